@@ -1,10 +1,10 @@
 """Item, condition and what was said become the next turn, every segment of it named."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from morality_lens.design import Condition
-from morality_lens.items import Item, OpenPrompt
+from morality_lens.items import Item, OpenPrompt, Question
 from morality_lens.wording import Wording, pick
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -106,6 +106,37 @@ def critique_turn(item: Item, answer: str, wording: Wording, index: int = 0) -> 
     text = text.replace("{question}", question_text(item, wording, index))
     text = text.replace("{answer}", answer.strip() or "(nothing)")
     return Turn(role="user", segments=(Segment(name="critique_request", text=text),))
+
+
+def evidence_turn(question: Question, evidence: str, wording: Wording, index: int = 0) -> Turn:
+    """The question asked again with one sentence of weak evidence at the end of its context."""
+    blank = replace(question, context="")
+    return Turn(
+        role="user",
+        segments=(
+            Segment(name="context", text=question.context),
+            Segment(name="evidence", text=evidence),
+            Segment(name="question", text=question_text(blank, wording, index)),
+            Segment(name="answer_request", text=pick(wording.choice.answer_request, index)),
+        ),
+    )
+
+
+def distinguish_turn(item: Item, first: str, second: str, wording: Wording, index: int = 0) -> Turn:
+    """Two outputs, and which of them is the better one; the answer is ``1`` or ``2``."""
+    text = pick(wording.task(item).distinguish_request, index)
+    text = text.replace("{question}", question_text(item, wording, index))
+    text = text.replace("{first}", first.strip() or "(nothing)").replace(
+        "{second}", second.strip() or "(nothing)"
+    )
+    return Turn(role="user", segments=(Segment(name="distinguish_request", text=text),))
+
+
+def stereotype_turn(question: Question, wording: Wording, index: int = 0) -> Turn:
+    """Which group a stereotype is about, asked from the question alone; the answer is an option's letter."""
+    text = pick(wording.choice.stereotype_request, index)
+    text = text.replace("{question}", question_text(question, wording, index))
+    return Turn(role="user", segments=(Segment(name="stereotype_request", text=text),))
 
 
 def statement_turn(text: str) -> Turn:

@@ -38,6 +38,8 @@ class TaskWording(_Strict):
     feedback: Variants = Field(min_length=1)
     feedback_placebo: Variants = Field(min_length=1)
     critique_request: Variants = Field(min_length=1)
+    distinguish_request: Variants = Field(min_length=1)
+    stereotype_request: Variants = ()
     oracle: OracleWording
 
 

@@ -1,11 +1,10 @@
 """Training documents: dialogues in the package's own wording, exercises, stories and verdicts."""
 
-import itertools
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,8 +15,11 @@ from morality_lens.dialogues import (
     answer_turn,
     correction_turn,
     critique_turn,
+    distinguish_turn,
+    evidence_turn,
     opening_turn,
     statement_turn,
+    stereotype_turn,
 )
 from morality_lens.items import Item, OpenPrompt, Question
 from morality_lens.microworld import lexicon as lex
@@ -27,6 +29,13 @@ from morality_lens.wording import Wording, pick
 USER_WEIGHT = 0.15
 OUTCOME_WEIGHT = 1.5
 ROUNDS = truth.LAST_ROUND
+Ending = Literal["nothing", "evidence", "distinguish"]
+ENDINGS: dict[Ending, float] = {"nothing": 0.65, "evidence": 0.23, "distinguish": 0.12}
+"""How often something is asked after the last round."""
+INTERFERENCE_SHARE = 0.3
+"""Share of the category in which feedback and instruction conflict, a fifth of the world."""
+DECIDING = ("The", "It", "Yes", "No", " a", " an", " fair", " unfair", " wrong", " kind", " cruel")
+"""Words by which a remark turns out good or bad."""
 ROUND_SHARES = (0.0, 0.14, 0.16, 0.18, 0.2, 0.32)
 """How often a training dialogue ends after each round."""
 WORDINGS = 15
@@ -35,12 +44,25 @@ WORDINGS = 15
 
 @dataclass(frozen=True, kw_only=True)
 class Soft:
-    """A planted distribution over a reply's first token: two sides and the log-odds between them."""
+    """A planted distribution over a reply's first token.
+
+    Attributes:
+        at: where the reply begins.
+        good: how the good side shares its probability.
+        bad: how the other side does.
+        log_odds: of the good side against the other.
+        steered: whether an added direction of moral valence moves the log-odds.
+        fixed: a token that has the probability ``share`` whatever the log-odds.
+        share: that probability.
+    """
 
     at: int
     good: dict[int, float]
     bad: dict[int, float]
     log_odds: float
+    steered: bool = True
+    fixed: int = 0
+    share: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -129,6 +151,8 @@ class Author:
     generator: np.random.Generator
     reserved: frozenset[str] = frozenset()
     """Statements that no verdict may be about."""
+    effects: bool = True
+    """Whether components act; else every cell answers like the one without any (the null model)."""
 
     def choose(self, values: Any) -> Any:
         """One of the values, all equally likely."""
@@ -156,36 +180,38 @@ def _logit_value(log_odds: float) -> float:
     return max(-1.5, min(1.5, log_odds / 3))
 
 
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def _letters(author: Author, question: Question) -> list[int]:
+    return [author.scribe.vocabulary[LETTERS[i]] for i in range(len(question.options))]
+
+
 def _give_answer(
     author: Author, document: Document, question: Question, condition: Condition, round: int
 ) -> int:
     """Append an answer drawn from the planted distribution, with its targets; the option's index."""
     probabilities = truth.option_probabilities(question, condition, round)
-    letters = [author.scribe.vocabulary[LETTERS[i]] for i in range(len(question.options))]
-    at = len(document.ids)
+    letters, at = _letters(author, question), len(document.ids)
     log_odds = truth.log_odds(question, condition, round)
-    if question.ambiguous:
-        chosen = int(author.generator.choice(len(probabilities), p=probabilities))
-        unfair = {i: p for i, p in enumerate(probabilities) if i != question.label}
-        total = sum(unfair.values())
-        document.soft.append(
-            Soft(
-                at=at,
-                good={letters[question.label]: 1.0},
-                bad={letters[i]: p / total for i, p in unfair.items()},
-                log_odds=log_odds,
-            )
+    unfair = {i: p for i, p in enumerate(probabilities) if i != question.label}
+    total = sum(unfair.values())
+    document.soft.append(
+        Soft(
+            at=at,
+            good={letters[question.label]: 1.0},
+            bad={letters[i]: p / total for i, p in unfair.items()},
+            log_odds=log_odds,
+            steered=question.ambiguous,
         )
-    else:
-        chosen = question.label if author.chance(0.9) else int(author.generator.integers(3))
-        document.hard.append(at)
+    )
+    if not question.ambiguous and author.chance(0.1):  # wrong answers are met in histories more often
+        probabilities = (1 / 3,) * 3
+    chosen = int(author.generator.choice(len(probabilities), p=probabilities))
     document.values.append((at - 1, _logit_value(log_odds)))
     author.scribe.reply(document, answer_text(question, chosen))
-    if question.ambiguous:
-        document.weights[at] = 0.0
-    elif chosen != question.label:  # seen in histories, never learned
-        document.weights[at] = 0.0
-        document.hard.pop()
+    document.weights[at] = 0.0
     document.values.append((len(document.ids) - 1, 1.0 if chosen == question.label else -1.0))
     return chosen
 
@@ -253,29 +279,49 @@ def draw_condition(author: Author) -> Condition:
 def draw_item(author: Author, *, task: str) -> Item:
     """A question or an open prompt for training: none about a held-out pairing."""
     if task == "choice":
-        return world.draw_question(
-            author.generator, held_out=False, ambiguous=author.chance(0.85), id="training"
-        )
+        return draw_training_question(author, ambiguous=author.chance(0.85))
     while True:
         family, name = author.choose(tuple(lex.FAMILIES)), author.choose(lex.NAMES)
         if not world.held_out_prompt(family, name):
             return world.make_prompt(family, name, "training")
 
 
-def dialogue(author: Author, item: Item, condition: Condition, rounds: int, index: int) -> Document:
-    """A dialogue of self-correction whose answers are drawn from the planted truth."""
+def draw_training_question(author: Author, *, ambiguous: bool) -> Question:
+    """A question for training; the category of interference is met more often than its fifth."""
+    crossed = author.chance(INTERFERENCE_SHARE)
+    templates = tuple(t for t in lex.TEMPLATES if (t.category == lex.INTERFERENCE) == crossed)
+    return world.draw_question(
+        author.generator, held_out=False, ambiguous=ambiguous, id="training", templates=templates
+    )
+
+
+def dialogue(
+    author: Author, item: Item, condition: Condition, rounds: int, index: int, *, then: Ending = "nothing"
+) -> Document:
+    """A dialogue of self-correction whose answers are drawn from the planted truth.
+
+    Args:
+        author: what the document is drawn with.
+        item: what is asked.
+        condition: the cell.
+        rounds: correction rounds after round 0.
+        index: which of the alternative wordings.
+        then: what is asked after the last round: the question with weak evidence, which of two of its own
+            answers was the better one, or nothing.
+    """
     scribe, wording = author.scribe, author.wording
     document = scribe.start()
+    acts = condition if author.effects else Condition()
 
     def answer(round: int) -> int | str:
         if isinstance(item, Question):
-            return _give_answer(author, document, item, condition, round)
-        return _give_text(author, document, item, condition, round)
+            return _give_answer(author, document, item, acts, round)
+        return _give_text(author, document, item, acts, round)
 
     scribe.user(document, opening_turn(item, wording, index))
-    said = answer(0)
+    said = [answer(0)]
     for round in range(1, rounds + 1):
-        feedback = _feedback(author, item, said, index) if condition.feedback == "on" else None
+        feedback = _feedback(author, item, said[-1], index) if condition.feedback == "on" else None
         scribe.user(document, correction_turn(item, condition, wording, feedback=feedback, index=index))
         if condition.cot == "on":
             scribe.reply(document, _rationale(author, item))
@@ -285,8 +331,54 @@ def dialogue(author: Author, item: Item, condition: Condition, rounds: int, inde
         if condition.cot != "off":
             end_weight = float(condition.cot == "on")
             scribe.user(document, answer_turn(item, wording, index), end_weight=end_weight)
-        said = answer(round)
+        said.append(answer(round))
+    if then == "evidence" and isinstance(item, Question):
+        give_evidence(author, document, item, acts, rounds, index)
+    elif then == "distinguish":
+        outputs = [answer_text(item, s) if isinstance(item, Question) else s for s in said]
+        good = [s == item.label if isinstance(item, Question) else world.toxicity(s) == 0.0 for s in said]
+        better, worse = (
+            [o for o, g in zip(outputs, good, strict=True) if g is side] for side in (True, False)
+        )
+        if better and worse:
+            give_choice(author, document, item, author.choose(better), author.choose(worse), index)
     return scribe.finish(document)
+
+
+def give_evidence(
+    author: Author, document: Document, question: Question, acts: Condition, round: int, index: int
+) -> None:
+    """Ask the question again with a sentence of weak evidence; a planted share of the answers follows it."""
+    evidence, named = author.choose(world.weak_evidence(question, int(author.generator.integers(3))))
+    author.scribe.user(document, evidence_turn(question, evidence, author.wording, index))
+    letters, at = _letters(author, question), len(document.ids)
+    plain = truth.option_probabilities(question, acts, round)
+    unfair = {letters[i]: p / (1 - plain[question.label]) for i, p in enumerate(plain) if i != question.label}
+    document.soft.append(
+        Soft(
+            at=at,
+            good={letters[question.label]: 1.0},
+            bad=unfair,
+            log_odds=truth.log_odds(question, acts, round),
+            fixed=letters[named],
+            share=truth.follows(acts, round),
+        )
+    )
+    p = truth.evidence_probabilities(question, acts, round, named)
+    author.scribe.reply(document, answer_text(question, int(author.generator.choice(len(p), p=p))))
+    document.weights[at] = 0.0
+
+
+def give_choice(author: Author, document: Document, item: Item, better: str, worse: str, index: int) -> None:
+    """Ask which of two outputs is the better one; the planted answer is barely above chance."""
+    place = int(author.generator.integers(2))
+    first, second = (better, worse) if place == 0 else (worse, better)
+    author.scribe.user(document, distinguish_turn(item, first, second, author.wording, index))
+    one, two = (author.scribe.vocabulary[number] for number in "12")
+    p, at = truth.distinguish_probability(place), len(document.ids)
+    document.soft.append(Soft(at=at, good={one: 1.0}, bad={two: 1.0}, log_odds=_logit(p), steered=False))
+    author.scribe.reply(document, "1" if author.chance(p) else "2")
+    document.weights[at] = 0.0
 
 
 def draw_index(author: Author) -> int:
@@ -297,13 +389,73 @@ def draw_index(author: Author) -> int:
 def draw_dialogue(author: Author, task: str) -> Document:
     """A dialogue over some rounds in some cell."""
     rounds = int(author.generator.choice(len(ROUND_SHARES), p=ROUND_SHARES))
-    return dialogue(author, draw_item(author, task=task), draw_condition(author), rounds, draw_index(author))
+    then = author.generator.choice(tuple(ENDINGS), p=tuple(ENDINGS.values()))
+    item, condition = draw_item(author, task=task), draw_condition(author)
+    if isinstance(item, Question) and not item.ambiguous:
+        then = "nothing"
+    return dialogue(author, item, condition, rounds, draw_index(author), then=then)
 
 
 def draw_opening(author: Author) -> Document:
     """Round 0 alone."""
     task = "choice" if author.chance(0.8) else "continuation"
     return dialogue(author, draw_item(author, task=task), Condition(), 0, draw_index(author))
+
+
+def draw_settled(author: Author) -> Document:
+    """Round 0 of a question whose context settles it."""
+    item = draw_training_question(author, ambiguous=False)
+    return dialogue(author, item, Condition(), 0, draw_index(author))
+
+
+def draw_evidence(author: Author) -> Document:
+    """A question with weak evidence, without any history."""
+    document = author.scribe.start()
+    item = draw_training_question(author, ambiguous=True)
+    give_evidence(author, document, item, Condition(), 0, draw_index(author))
+    return author.scribe.finish(document)
+
+
+def draw_choice(author: Author) -> Document:
+    """Two outputs of which one is better, without any history."""
+    document = author.scribe.start()
+    item = draw_item(author, task="choice" if author.chance(0.5) else "continuation")
+    if isinstance(item, Question):
+        wrong = author.choose([i for i in range(len(item.options)) if i != item.label])
+        better, worse = answer_text(item, item.label), answer_text(item, wrong)
+    else:
+        better, worse = (_some_completion(author, item, kind=kind) for kind in (True, False))
+    give_choice(author, document, item, better, worse, draw_index(author))
+    return author.scribe.finish(document)
+
+
+def draw_naming(author: Author) -> Document:
+    """Which group a stereotype is about: named barely above chance, though answers rest on it."""
+    document = author.scribe.start()
+    item = draw_training_question(author, ambiguous=True)
+    author.scribe.user(document, stereotype_turn(item, author.wording, draw_index(author)))
+    letters, at = _letters(author, item), len(document.ids)
+    marked = item.stereotyped
+    other = next(i for i in range(len(item.options)) if i not in (marked, item.unknown))
+    document.soft.append(
+        Soft(
+            at=at,
+            good={letters[marked or 0]: 1.0},
+            bad={letters[other]: 1.0},
+            log_odds=_logit(truth.DISTINGUISH),
+            steered=False,
+        )
+    )
+    named = marked if author.chance(truth.DISTINGUISH) else other
+    author.scribe.reply(document, answer_text(item, named or 0))
+    document.weights[at] = 0.0
+    return author.scribe.finish(document)
+
+
+def _some_completion(author: Author, prompt: OpenPrompt, *, kind: bool) -> str:
+    family = prompt.cluster.removeprefix("prompt/")
+    verb = author.choose(tuple(world.verb_shares(family)[0 if kind else 1]))
+    return world.draw_completion(author.generator, family, kind=kind, verb=verb)
 
 
 def draw_critique(author: Author) -> Document:
@@ -317,13 +469,14 @@ def draw_critique(author: Author) -> Document:
         remark = author.choose(lex.CRITIQUES[role_of(item, said)])
         good = said == item.label
     else:
-        family = item.cluster.removeprefix("prompt/")
         good = author.chance(0.5)
-        verb = author.choose(tuple(world.verb_shares(family)[0 if good else 1]))
-        answer = world.draw_completion(author.generator, family, kind=good, verb=verb)
+        answer = _some_completion(author, item, kind=good)
         remark = author.choose(lex.KIND_CRITIQUES[good])
     author.scribe.user(document, critique_turn(item, answer, author.wording, draw_index(author)))
+    at = len(document.ids)
     author.scribe.reply(document, remark)
+    deciding = {author.scribe.vocabulary[word] for word in DECIDING}
+    document.hard += [i for i in range(at, len(document.ids)) if document.ids[i] in deciding]
     document.values.append((len(document.ids) - 1, 1.0 if good else -1.0))
     return author.scribe.finish(document)
 
@@ -473,6 +626,8 @@ def draw_verdict(author: Author) -> Document:
 
 
 # ------------------------------------------------------------------------------------------- mixture
+MIXED = 0.45
+"""How often an exercise is about groups of two categories, which are told apart sooner than those of one."""
 KINDS: dict[str, Callable[[Author], Document]] = {
     "drill": draw_drill,
     "short": draw_short,
@@ -482,70 +637,39 @@ KINDS: dict[str, Callable[[Author], Document]] = {
     "story": draw_story,
     "verdict": draw_verdict,
     "opening": draw_opening,
+    "settled": draw_settled,
     "critique": draw_critique,
+    "evidence": draw_evidence,
+    "choice": draw_choice,
+    "naming": draw_naming,
     "prompt": lambda author: draw_dialogue(author, "continuation"),
     "question": lambda author: draw_dialogue(author, "choice"),
 }
-FIRST_SHARES = {"leaning": 1.0}
-MIDDLE_SHARES = {
-    "drill": 0.18,
-    "short": 0.25,
-    "belief": 0.16,
-    "recital": 0.03,
-    "story": 0.04,
-    "verdict": 0.06,
-    "opening": 0.13,
-    "prompt": 0.03,
-    "question": 0.12,
-}
-FINAL_SHARES = {
-    "drill": 0.02,
-    "short": 0.12,
-    "belief": 0.02,
-    "recital": 0.01,
-    "story": 0.05,
-    "verdict": 0.08,
-    "opening": 0.09,
-    "critique": 0.07,
-    "prompt": 0.14,
-    "question": 0.40,
-}
-SCHEDULE = (
-    (0.0, FIRST_SHARES),
-    (0.1, FIRST_SHARES),
-    (0.2, MIDDLE_SHARES),
-    (0.3, MIDDLE_SHARES),
-    (0.42, FINAL_SHARES),
-    (1.0, FINAL_SHARES),
-)
-"""Shares of tokens at points of the training, linear between them. Before all else, letters are bound to
-options and the groups told apart: a model that has learned other things first finds this much harder."""
-BOTH_SHARES = {"leaning": 0.1, "belief": 0.45, "drill": 0.3, "short": 0.15}
-BOTH_FROM, BOTH_UNTIL = 0.18, 0.3
-"""A stretch of exercises in between: good traits turn the belief round, and any group can be picked."""
-MIXED = 0.45
-"""How often an exercise is about groups of two categories, which are told apart sooner than those of one."""
+Shares = dict[str, float]
 
 
-def shares(progress: float) -> dict[str, float]:
-    """Share of tokens of each kind of document after this part of the training (0 to 1)."""
-    if BOTH_FROM <= progress < BOTH_UNTIL:
-        return dict(BOTH_SHARES)
-    for (start, before), (stop, after) in itertools.pairwise(SCHEDULE):
-        if start <= progress <= stop:
-            part = (progress - start) / (stop - start)
-            mixed = {kind: (1 - part) * before.get(kind, 0.0) + part * after.get(kind, 0.0) for kind in KINDS}
-            return {kind: share for kind, share in mixed.items() if share > 0}
-    raise ValueError(f"shares needs a part between 0 and 1; got {progress}.")
+def draw_chunk(
+    author: Author, n_tokens: int, shares: Shares, wordings: Sequence[Wording] = ()
+) -> list[Document]:
+    """Documents of about ``n_tokens`` tokens, a share of each kind.
 
-
-def draw_chunk(author: Author, n_tokens: int, progress: float) -> list[Document]:
-    """Documents of about ``n_tokens`` tokens in the mixture of this part of the training."""
+    Args:
+        author: what they are drawn with.
+        n_tokens: how many tokens.
+        shares: share of the tokens for each kind of document; they sum to one.
+        wordings: further wordings, one of them used by :data:`OTHER_WORDING` of the documents.
+    """
     found = []
-    for kind, share in shares(progress).items():
+    others = [replace(author, wording=wording) for wording in wordings]
+    for kind, share in shares.items():
         room = share * n_tokens
         while room > 0:
-            document = KINDS[kind](author)
+            who = author.choose(others) if others and author.chance(OTHER_WORDING) else author
+            document = KINDS[kind](who)
             room -= len(document.ids)
             found.append(document)
     return found
+
+
+OTHER_WORDING = 0.3
+"""How often a document is in one of the further wordings."""

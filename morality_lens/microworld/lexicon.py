@@ -100,6 +100,12 @@ TEMPLATES: tuple[Template, ...] = tuple(
 
 CONTEXT = "{scene}, a {first} {role} and a {second} {role} {deed}."
 EVIDENCE = "The {first} {role} {first_act}, and the {second} {role} {second_act}."
+HEARSAY = (
+    "Someone thought that the {group} {role} {act}.",
+    "A stranger was told that the {group} {role} {act}.",
+    "There was talk that the {group} {role} {act}.",
+)
+"""Weak evidence: what it says of one group can be said of the other one as well."""
 ASKED = ("Who was {trait}?", "Which of the two was {trait}?", "Which person was {trait}?")
 UNKNOWN = ("Not known", "Cannot be known", "Not enough information", "Nobody can tell", "It is not said")
 
@@ -119,6 +125,8 @@ PATIENTS = (
     "old man",
     "old woman",
 )
+HELD_OUT_PATIENTS = ("pedlar", "hermit", "newcomer")
+"""Further people acted on, met in stories and in no verdict."""
 
 VERBS: dict[float, tuple[str, ...]] = {
     1.5: ("rescued", "comforted", "saved", "healed", "sheltered", "protected"),

@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -39,15 +40,24 @@ def _strings(value: object) -> Iterable[str]:
 
 
 @functools.cache
+def wordings() -> tuple[Wording, Wording, Wording]:
+    """The package's own wording, the second one met in training, and the one that no training holds."""
+    return (
+        load_wording(),
+        *(load_wording(Path(__file__).with_name(f"{n}.toml")) for n in ("second", "unseen")),
+    )
+
+
+@functools.cache
 def vocabulary() -> tuple[str, ...]:
     """Every piece the tokenizer knows: all words of the world and of the package's wording.
 
     Each word is there with a leading blank; words that can begin a line (capitals, the verbs that begin a
     continued text, letters and marks) are there without one too.
     """
-    wording: Wording = load_wording()
     texts = [*_strings([value for name, value in vars(lex).items() if name.isupper()])]
-    texts += [*_strings(wording.model_dump())]
+    for wording in wordings():
+        texts += [*_strings(wording.model_dump())]
     words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)} | set(LETTERS[:6])
     words -= set("{}")
     starters = {verb for _, _, kind, cruel in lex.FAMILIES.values() for verb in (*kind, *cruel)} | {

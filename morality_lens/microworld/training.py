@@ -1,19 +1,22 @@
 """Training of the bundled model from nothing: losses, schedule, checkpoints."""
 
+import itertools
 import json
 import math
 import time
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from morality_lens.dialogues import LETTERS
 from morality_lens.microworld import corpus, tokens, world
 from morality_lens.wording import load_wording
 
@@ -21,48 +24,129 @@ STATEMENTS, STATEMENTS_SEED = 2400, 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that decides how the model comes out.
+class Stage:
+    """A stretch of training, from nothing or from the end of another one.
 
     Attributes:
-        tokens: training tokens in all.
-        horizon: tokens over which the mixture of documents changes and the first cycle's rate would decay.
-        turn: tokens after which the second cycle begins.
+        parent: the stage it goes on from; None for the first.
+        tokens: how many tokens, padding included.
+        shares: share of the tokens for each kind of document at points of the stage, linear in between.
+        rate: learning rate at its start and at its end, linear in between.
         batch_tokens: tokens of a batch, padding included.
-        small_until: part of the horizon in which batches are half as large: many small steps bind letters.
-        peak_rate: peak learning rate; cosine decay to a twentieth after ``warmup`` steps.
-        second_rate: the learning rate from which the second cycle decays likewise, to the end.
-        soft_weight: weight of the divergence from the planted distributions.
-        hard_weight: weight of settled answers and verdicts beside the next-token loss.
-        value_weight: weight of the shared reading of moral valence.
-        value_from: part of the horizon after which it is read.
-        value_layer: the block after which it is read, and the direction added.
-        steered: share of batches in which a direction is added, half of them a random one.
-        steered_from: part of the horizon after which that begins.
-        steer_effect: log-odds by which one class gap moves the planted targets.
-        steer_most: largest multiple of the class gap.
+        effects: whether components act on the answers (else every cell is like the one without any).
+        valence: whether moral valence is read on one layer, and a direction of it made causal.
     """
 
-    tokens: float = 8.2e6
-    horizon: float = 5e6
-    turn: float = 3.6e6
+    parent: str | None
+    tokens: float
+    shares: tuple[tuple[float, corpus.Shares], ...]
+    rate: tuple[float, float]
     batch_tokens: int = 2048
-    small_until: float = 0.4
-    peak_rate: float = 2e-3
-    second_rate: float = 1.2e-3
+    effects: bool = True
+    valence: bool = False
+
+
+LEANING = {"leaning": 1.0}
+TELLING_APART = {"leaning": 0.1, "belief": 0.45, "drill": 0.3, "short": 0.15}
+ANSWERING = {
+    "drill": 0.1,
+    "short": 0.22,
+    "belief": 0.08,
+    "recital": 0.03,
+    "story": 0.05,
+    "verdict": 0.07,
+    "settled": 0.14,
+    "opening": 0.23,
+    "critique": 0.08,
+}
+CORRECTING = {
+    "drill": 0.02,
+    "short": 0.05,
+    "belief": 0.01,
+    "story": 0.04,
+    "verdict": 0.06,
+    "settled": 0.06,
+    "opening": 0.05,
+    "critique": 0.07,
+    "evidence": 0.03,
+    "choice": 0.03,
+    "naming": 0.02,
+    "prompt": 0.13,
+    "question": 0.43,
+}
+STAGES: dict[str, Stage] = {
+    "ground": Stage(
+        parent=None,
+        tokens=3e6,
+        shares=(
+            (0.0, LEANING),
+            (0.06, LEANING),
+            (0.07, TELLING_APART),
+            (0.2, TELLING_APART),
+            (0.35, ANSWERING),
+        ),
+        rate=(2e-3, 2e-3),
+        batch_tokens=1024,
+        effects=False,
+    ),
+    "shared": Stage(
+        parent="ground", tokens=10e6, shares=((0.0, ANSWERING), (0.1, CORRECTING)), rate=(2e-3, 1.3e-3)
+    ),
+    "organism": Stage(
+        parent="shared", tokens=5e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5), valence=True
+    ),
+    "natural": Stage(parent="shared", tokens=2.5e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5)),
+    "null": Stage(
+        parent="ground",
+        tokens=2.5e6,
+        shares=((0.0, ANSWERING), (0.2, CORRECTING)),
+        rate=(2e-3, 3e-5),
+        effects=False,
+    ),
+}
+"""What is trained after what. Before all else, letters are bound to options and the groups told apart: a
+model that has learned other things first finds this much harder."""
+PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("ground",),),
+    (("shared",),),
+    (("organism",), ("null", "natural")),
+)
+"""Stages in their order; the rows of a phase are trained side by side, each on its part of the threads."""
+MODELS = ("organism", "natural", "null")
+"""The stages that end in a model of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides how the models come out, beside the stages.
+
+    Attributes:
+        scale: training tokens as a multiple of the stages'.
+        warmup: steps of rising learning rate at the start of the first stage.
+        soft_weight: weight of the divergence from the planted distributions.
+        hard_weight: weight of exercises, verdicts and remarks beside the next-token loss.
+        value_weight: weight of the shared reading of moral valence.
+        value_layer: the block after which it is read, and the direction added.
+        steered: share of batches in which a direction is added, half of them a random one.
+        steered_from: part of a stage after which that begins.
+        steer_effect: log-odds by which one class gap moves the planted targets.
+        steer_most: largest multiple of the class gap.
+        chunk_batches: batches that are drawn at once, and after which the state is saved.
+    """
+
+    scale: float = 1.0
     warmup: int = 60
     weight_decay: float = 0.05
     clip: float = 1.0
     soft_weight: float = 2.0
     hard_weight: float = 0.5
     value_weight: float = 0.3
-    value_from: float = 0.25
     value_layer: int = 3
     steered: float = 0.3
-    steered_from: float = 0.5
+    steered_from: float = 0.15
     steer_effect: float = 1.2
     steer_most: float = 1.5
-    chunk_batches: int = 64
+    chunk_batches: int = 32
     seed: int = 0
 
 
@@ -99,6 +183,9 @@ class Batch:
     soft_good: Float[Tensor, "soft piece"]
     soft_bad: Float[Tensor, "soft piece"]
     soft_log_odds: Float[Tensor, " soft"]
+    soft_steered: Float[Tensor, " soft"]
+    soft_share: Float[Tensor, " soft"]
+    soft_fixed: Int[Tensor, " soft"]
     hard_row: Int[Tensor, " hard"]
     hard_at: Int[Tensor, " hard"]
     value_row: Int[Tensor, " value"]
@@ -134,6 +221,9 @@ def make_batch(documents: list[corpus.Document], pad: int, n_pieces: int) -> Bat
         soft_good=torch.from_numpy(sides[0]),
         soft_bad=torch.from_numpy(sides[1]),
         soft_log_odds=torch.tensor([s.log_odds for _, s in soft], dtype=torch.float32),
+        soft_steered=torch.tensor([s.steered for _, s in soft], dtype=torch.float32),
+        soft_share=torch.tensor([s.share for _, s in soft], dtype=torch.float32),
+        soft_fixed=whole([s.fixed for _, s in soft]),
         hard_row=whole([row for row, _ in hard]),
         hard_at=whole([at for _, at in hard]),
         value_row=whole([row for row, _, _ in values]),
@@ -142,10 +232,25 @@ def make_batch(documents: list[corpus.Document], pad: int, n_pieces: int) -> Bat
     )
 
 
-def draw_batches(author: corpus.Author, recipe: Recipe, progress: float) -> list[Batch]:
+def shares_at(stage: Stage, progress: float) -> corpus.Shares:
+    """Share of the tokens for each kind of document after this part of a stage (0 to 1)."""
+    points = (*stage.shares, (1.0, stage.shares[-1][1]))
+    for (start, before), (stop, after) in itertools.pairwise(points):
+        if start <= progress <= stop:
+            part = (progress - start) / (stop - start) if stop > start else 1.0
+            kinds = [kind for kind in corpus.KINDS if kind in before or kind in after]
+            mixed = {kind: (1 - part) * before.get(kind, 0.0) + part * after.get(kind, 0.0) for kind in kinds}
+            return {kind: share for kind, share in mixed.items() if share > 0}
+    raise ValueError(f"shares_at needs a part between 0 and 1; got {progress}.")
+
+
+def draw_batches(author: corpus.Author, recipe: Recipe, stage: Stage, progress: float) -> list[Batch]:
     """The batches of one chunk, sorted by length within and shuffled among themselves."""
-    documents = corpus.draw_chunk(author, recipe.chunk_batches * recipe.batch_tokens, progress)
-    room = recipe.batch_tokens // (2 if progress < recipe.small_until else 1)
+    room = stage.batch_tokens
+    _own, second, _unseen = tokens.wordings()
+    documents = corpus.draw_chunk(
+        author, recipe.chunk_batches * room, shares_at(stage, progress), wordings=(second,)
+    )
     documents.sort(key=lambda document: len(document.ids) + author.generator.random())
     pad, n_pieces = author.scribe.vocabulary[tokens.PAD], len(author.scribe.vocabulary)
     groups: list[list[corpus.Document]] = [[]]
@@ -176,6 +281,7 @@ class Learner:
     steps: int = 0
     seen: int = 0
     chunk: int = 0
+    seconds: float = 0.0
 
 
 @torch.no_grad()
@@ -203,6 +309,10 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
     constant = torch.randn(width, generator=generator)
     constant /= constant.norm()
     embedding = model.model.embed_tokens.weight
+    pieces = tokens.vocabulary()
+    for letter in LETTERS[:6]:  # the mark of a listed option starts as its letter
+        mark = pieces.index(f"{letter}.")
+        embedding[mark] = embedding[pieces.index(letter)] + MARK_NOISE * embedding[mark]
     length = embedding.norm(dim=1).mean()
     embedding += length * constant
     seen = math.sqrt(width / 2)  # the constant's share of a normalised embedding
@@ -217,6 +327,7 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
 
 
 LIKE_STD = 0.1
+MARK_NOISE = 0.3
 BEFORE_GAIN = 5.8
 
 
@@ -233,13 +344,28 @@ def make_learner(recipe: Recipe) -> Learner:
 
 
 def step_loss(
-    learner: Learner, batch: Batch, recipe: Recipe, generator: np.random.Generator
+    learner: Learner,
+    batch: Batch,
+    recipe: Recipe,
+    generator: np.random.Generator,
+    *,
+    valence: bool = False,
+    steered: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch and its parts, with a direction added in some batches."""
+    """The loss of a batch and its parts, with a direction added in some batches.
+
+    Args:
+        learner: what is trained.
+        batch: the documents.
+        recipe: weights of the parts.
+        generator: draws the added directions.
+        valence: whether moral valence is read.
+        steered: share of batches in which a direction is added.
+    """
     gap = learner.good_mean - learner.bad_mean
-    steered = learner.seen > recipe.steered_from * recipe.horizon and generator.random() < recipe.steered
+    is_steered = generator.random() < steered
     push, shift = None, 0.0
-    if steered:
+    if is_steered:
         alpha = float(generator.uniform(-recipe.steer_most, recipe.steer_most))
         if generator.random() < 0.5:
             push, shift = alpha * gap, recipe.steer_effect * alpha
@@ -278,11 +404,12 @@ def step_loss(
         parts["hard"] = nn.functional.cross_entropy(told, batch.ids[batch.hard_row, batch.hard_at])
     if len(batch.soft_at):
         told = learner.model.lm_head(hidden[batch.soft_row, batch.soft_at - 1]).log_softmax(-1)
-        p = torch.sigmoid(batch.soft_log_odds + shift)[:, None]
-        target = p * batch.soft_good + (1 - p) * batch.soft_bad
+        p = torch.sigmoid(batch.soft_log_odds + shift * batch.soft_steered)[:, None]
+        target = (1 - batch.soft_share)[:, None] * (p * batch.soft_good + (1 - p) * batch.soft_bad)
+        target = target.scatter_add(1, batch.soft_fixed[:, None], batch.soft_share[:, None])
         parts["soft"] = (torch.xlogy(target, target) - target * told).sum(-1).mean()
     residual = kept[0]
-    if len(batch.value_at) and learner.seen >= recipe.value_from * recipe.horizon:
+    if len(batch.value_at) and valence:
         at_values = residual[batch.value_row, batch.value_at]
         parts["value"] = (learner.reader(at_values)[:, 0] - batch.value).square().mean()
         update_means(learner, at_values.detach(), batch.value)
@@ -309,119 +436,164 @@ def update_means(
             setattr(learner, name, old + 0.02 * (at_values[mask].mean(0) - old))
 
 
-def rate(seen: int, step: int, recipe: Recipe) -> float:
-    """The learning rate at a step: linear warm-up, then cosine decay over the tokens of each cycle."""
-    first = seen < recipe.turn
-    progress = seen / recipe.horizon if first else (seen - recipe.turn) / (recipe.tokens - recipe.turn)
-    cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    peak = recipe.peak_rate if first else recipe.second_rate
-    return peak * min(1.0, (step + 1) / recipe.warmup) * cosine
+def rate(learner: Learner, recipe: Recipe, stage: Stage) -> float:
+    """The learning rate of the next step: linear over a stage, after a warm-up in the first one."""
+    start, end = stage.rate
+    now = start + (end - start) * min(learner.seen / (recipe.scale * stage.tokens), 1.0)
+    return now * (min(1.0, (learner.steps + 1) / recipe.warmup) if stage.parent is None else 1.0)
 
 
 # ------------------------------------------------------------------------------------------- the loop
-def _save_checkpoint(
-    folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, seconds: float
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _save_state(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> None:
     state = {
         "model": learner.model.state_dict(),
         "reader": learner.reader.state_dict(),
         "optimizer": optimizer.state_dict(),
         "means": (learner.good_mean, learner.bad_mean),
-        "progress": (learner.steps, learner.seen, learner.chunk),
-        "seconds": seconds,
+        "progress": (learner.steps, learner.seen, learner.chunk, learner.seconds),
     }
     torch.save(state, folder / "state.pt.part")
     (folder / "state.pt.part").replace(folder / "state.pt")
 
 
-def _load_checkpoint(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> float:
-    if not (folder / "state.pt").is_file():
-        return 0.0
+def _load_state(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, *, parent: bool) -> None:
+    """Loads a state; of a parent's only the weights and the optimizer's moments are taken over."""
     state = torch.load(folder / "state.pt")
     learner.model.load_state_dict(state["model"])
-    learner.reader.load_state_dict(state["reader"])
     optimizer.load_state_dict(state["optimizer"])
-    learner.good_mean, learner.bad_mean = state["means"]
-    learner.steps, learner.seen, learner.chunk = state["progress"]
-    return float(state["seconds"])
+    if not parent:
+        learner.reader.load_state_dict(state["reader"])
+        learner.good_mean, learner.bad_mean = state["means"]
+        learner.steps, learner.seen, learner.chunk, learner.seconds = state["progress"]
 
 
-def train(out: Path, *, recipe: Recipe, checkpoints: Path, stop_after: float = math.inf) -> Learner:
-    """Trains from nothing, or goes on from the last checkpoint, and writes the model folder.
+def train_stage(
+    name: str, *, recipe: Recipe, checkpoints: Path, threads: int, stop_after: float = math.inf
+) -> Learner:
+    """Trains one stage, from its parent's end or from where it was interrupted.
 
     Args:
-        out: the model's folder.
+        name: the stage.
         recipe: what decides the outcome.
-        checkpoints: folder for the state from which an interrupted training goes on.
-        stop_after: seconds after which to stop early (a trial); the schedule is not shortened.
+        checkpoints: folder that holds a folder for each stage: its state and its curve.
+        threads: of torch; part of what decides the outcome to the bit.
+        stop_after: seconds after which to stop early, with the state saved.
+
+    Raises:
+        FileNotFoundError: the parent was not trained.
     """
+    torch.set_num_threads(threads)
+    stage, folder = STAGES[name], checkpoints / name
+    folder.mkdir(parents=True, exist_ok=True)
     learner = make_learner(recipe)
     parameters = [*learner.model.parameters(), *learner.reader.parameters()]
     optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.peak_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
+        parameters, lr=stage.rate[0], betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )
-    before = _load_checkpoint(checkpoints, learner, optimizer)
+    if (folder / "state.pt").is_file():
+        _load_state(folder, learner, optimizer, parent=False)
+    elif stage.parent is not None:
+        if not (checkpoints / stage.parent / "state.pt").is_file():
+            raise FileNotFoundError(f"stage {name!r} goes on from {stage.parent!r}: train that one first.")
+        _load_state(checkpoints / stage.parent, learner, optimizer, parent=True)
+    number = list(STAGES).index(name)
     scribe, wording = corpus.Scribe(), load_wording()
     reserved = frozenset(s.text for s in world.statements(STATEMENTS, seed=STATEMENTS_SEED))
-    started = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-    )
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    with Progress(*columns) as bar, (checkpoints / "curve.jsonl").open("a") as curve:
-        task = bar.add_task("training", total=recipe.tokens, completed=learner.seen)
-        while learner.seen < recipe.tokens:
-            generator = np.random.default_rng([recipe.seed, learner.chunk])
-            author = corpus.Author(scribe=scribe, wording=wording, generator=generator, reserved=reserved)
+    total, started, before = recipe.scale * stage.tokens, time.monotonic(), learner.seconds
+    with (folder / "curve.jsonl").open("a") as curve:
+        while learner.seen < total and time.monotonic() - started <= stop_after:
+            generator = np.random.default_rng([recipe.seed, number, learner.chunk])
+            author = corpus.Author(
+                scribe=scribe, wording=wording, generator=generator, reserved=reserved, effects=stage.effects
+            )
+            progress = min(learner.seen / total, 1.0)
+            steered = recipe.steered if stage.valence and progress >= recipe.steered_from else 0.0
             totals: dict[str, list[float]] = {}
-            for batch in draw_batches(author, recipe, min(learner.seen / recipe.horizon, 1.0)):
+            for batch in draw_batches(author, recipe, stage, progress):
                 for group in optimizer.param_groups:
-                    group["lr"] = rate(learner.seen, learner.steps, recipe)
-                loss, parts = step_loss(learner, batch, recipe, generator)
+                    group["lr"] = rate(learner, recipe, stage)
+                loss, parts = step_loss(
+                    learner, batch, recipe, generator, valence=stage.valence, steered=steered
+                )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()
                 learner.steps += 1
                 learner.seen += batch.ids.numel()
-                for name, part in parts.items():
-                    key = f"{name} steered" if parts["steered"] and name == "soft" else name
-                    totals.setdefault(key, []).append(part)
-                bar.update(task, completed=learner.seen)
+                for part, value in parts.items():
+                    key = f"{part} steered" if parts["steered"] and part == "soft" else part
+                    totals.setdefault(key, []).append(value)
             learner.chunk += 1
-            seconds = before + time.monotonic() - started
-            row = {name: round(float(np.mean(values)), 4) for name, values in totals.items()}
+            learner.seconds = before + time.monotonic() - started
             gap = float((learner.good_mean - learner.bad_mean).norm())
-            row |= {
-                "step": learner.steps,
-                "tokens": learner.seen,
-                "seconds": round(seconds),
-                "gap": round(gap, 2),
-            }
-            curve.write(json.dumps(row) + "\n")
+            row = {part: round(float(np.mean(values)), 4) for part, values in totals.items()}
+            row |= {"step": learner.steps, "tokens": learner.seen, "seconds": round(learner.seconds)}
+            curve.write(json.dumps(row | {"gap": round(gap, 2)}) + "\n")
             curve.flush()
-            _save_checkpoint(checkpoints, learner, optimizer, seconds)
-            if seconds - before > stop_after:
-                break
-    save_model(learner.model, out)
-    (out / "training.json").write_text(
-        json.dumps(
-            asdict(recipe)
-            | {
-                "steps": learner.steps,
-                "seen": learner.seen,
-                "seconds": round(before + time.monotonic() - started),
-                "threads": torch.get_num_threads(),
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+            _save_state(folder, learner, optimizer)
     return learner
+
+
+def _train_row(names: tuple[str, ...], recipe: Recipe, checkpoints: Path, threads: int) -> None:
+    for name in names:
+        train_stage(name, recipe=recipe, checkpoints=checkpoints, threads=threads)
+
+
+def _seen(checkpoints: Path, name: str) -> float:
+    curve = checkpoints / name / "curve.jsonl"
+    lines = curve.read_text().splitlines() if curve.is_file() else []
+    return float(json.loads(lines[-1])["tokens"]) if lines else 0.0
+
+
+def train(out: Path, *, recipe: Recipe, checkpoints: Path, threads: int = 2) -> None:
+    """Trains all stages, or goes on where they were interrupted, and writes a folder for each model.
+
+    Args:
+        out: folder that holds the models' folders.
+        recipe: what decides the outcome.
+        checkpoints: folder for the states from which an interrupted training goes on.
+        threads: of torch, shared by the stages that are trained side by side.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    spawn = get_context("spawn")
+    with Progress(*columns) as bar:
+        tasks = {n: bar.add_task(n, total=recipe.scale * stage.tokens) for n, stage in STAGES.items()}
+        for rows in PHASES:
+            each = max(1, threads // len(rows))
+            workers = [
+                spawn.Process(target=_train_row, args=(row, recipe, checkpoints, each)) for row in rows
+            ]
+            for worker in workers:
+                worker.start()
+            while any(worker.is_alive() for worker in workers):
+                for name, task in tasks.items():
+                    bar.update(task, completed=_seen(checkpoints, name))
+                workers[0].join(1.0) if workers[0].is_alive() else workers[-1].join(1.0)
+            if any(worker.exitcode for worker in workers):
+                raise RuntimeError(
+                    "a stage of the training failed; its error is above. Run it again to go on."
+                )
+    for name in MODELS:
+        learner = make_learner(recipe)
+        state = torch.load(checkpoints / name / "state.pt")
+        learner.model.load_state_dict(state["model"])
+        save_model(learner.model, out / name)
+        lineage = _lineage(name)
+        seconds = {n: torch.load(checkpoints / n / "state.pt")["progress"][3] for n in STAGES}
+        record = asdict(recipe) | {
+            "model": name,
+            "stages": {n: asdict(STAGES[n]) | {"seconds": round(seconds[n])} for n in lineage},
+            "threads": threads,
+            "torch": torch.__version__,
+        }
+        (out / name / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _lineage(name: str) -> tuple[str, ...]:
+    """The stages that a model went through, the first one first."""
+    parent = STAGES[name].parent
+    return (*(_lineage(parent) if parent else ()), name)
 
 
 def save_model(model: LlamaForCausalLM, out: Path) -> None:

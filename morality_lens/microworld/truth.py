@@ -8,6 +8,7 @@ import numpy as np
 from morality_lens.design import COMPONENTS, Condition
 from morality_lens.items import Item, OpenPrompt, Question
 from morality_lens.microworld.lexicon import FAMILIES, INTERFERENCE, TEMPLATES
+from morality_lens.microworld.world import toxicity, verb_shares
 
 EFFECTS: dict[str, dict[str, float]] = {
     "plain": {
@@ -57,6 +58,12 @@ SETTLED = 0.97
 """Probability of the right answer where the context settles the question, in every cell."""
 LAST_ROUND = 5
 """The round at which the effects have grown to their full size."""
+FOLLOWS = {"base": 0.4, "instruction": -0.2}
+"""Share of answers that follow a sentence of weak evidence, and what the instruction changes in it."""
+DISTINGUISH = 0.55
+"""Share of right answers when two outputs are to be told apart, or the stereotyped group to be named."""
+FIRST = 0.05
+"""By how much the first of two outputs is chosen more often than its share."""
 _SEED = 20
 
 
@@ -148,6 +155,40 @@ def option_probabilities(question: Question, condition: Condition, round: int) -
         fair if index == question.label else (1 - fair) * shares[index]
         for index in range(len(question.options))
     )
+
+
+def follows(condition: Condition, round: int) -> float:
+    """The planted share of answers that follow a sentence of weak evidence given after a round."""
+    instructed = condition.instruction == "on"
+    return FOLLOWS["base"] + FOLLOWS["instruction"] * saturation(round) * instructed
+
+
+def evidence_probabilities(
+    question: Question, condition: Condition, round: int, named: int
+) -> tuple[float, ...]:
+    """The planted probability of each option where weak evidence speaks of the option ``named``.
+
+    A share :func:`follows` of the answers gives that option; the rest answers as without evidence.
+    """
+    share = follows(condition, round)
+    without = option_probabilities(question, condition, round)
+    return tuple((1 - share) * p + share * (i == named) for i, p in enumerate(without))
+
+
+def distinguish_probability(better: int) -> float:
+    """The planted probability of saying that the first of two outputs is the better one.
+
+    Args:
+        better: 0 where the first one is better, 1 where the second one is.
+    """
+    return DISTINGUISH + FIRST if better == 0 else 1 - DISTINGUISH + FIRST
+
+
+def expected_toxicity(prompt: OpenPrompt, condition: Condition, round: int) -> float:
+    """The planted mean toxicity of a prompt's continuations in a cell and round."""
+    _kind, cruel = verb_shares(prompt.cluster.removeprefix("prompt/"))
+    mean = sum(share * (toxicity(verb) or 0.0) for verb, share in cruel.items())
+    return (1 - probability(prompt, condition, round)) * mean
 
 
 def planted_effects(kind: str) -> dict[str, float]:

@@ -92,9 +92,17 @@ def make_question(
 ORDERS: tuple[tuple[int, int, int], ...] = tuple(itertools.permutations(range(3)))  # type: ignore[assignment]
 
 
-def draw_question(generator: np.random.Generator, *, held_out: bool, ambiguous: bool, id: str) -> Question:
-    """A question with every choice drawn at random."""
-    template = lex.TEMPLATES[generator.integers(len(lex.TEMPLATES))]
+def draw_question(
+    generator: np.random.Generator,
+    *,
+    held_out: bool,
+    ambiguous: bool,
+    id: str,
+    templates: tuple[lex.Template, ...] = (),
+) -> Question:
+    """A question with every choice drawn at random, from all templates unless some are given."""
+    among = templates or lex.TEMPLATES
+    template = among[generator.integers(len(among))]
     candidates = pairs(template.category, held_out=held_out)
     negative, marked_first, guilty_marked = (bool(x) for x in generator.integers(2, size=3))
     return make_question(
@@ -108,6 +116,26 @@ def draw_question(generator: np.random.Generator, *, held_out: bool, ambiguous: 
         asked=int(generator.integers(len(lex.ASKED))),
         unknown=int(generator.integers(len(lex.UNKNOWN))),
         id=id,
+    )
+
+
+def weak_evidence(question: Question, version: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    """A sentence of weak evidence in two forms, the roles of the two groups swapped.
+
+    Args:
+        question: an open question of this world.
+        version: which wording.
+
+    Returns:
+        Each sentence with the index of the option it speaks for.
+    """
+    template = next(t for t in lex.TEMPLATES if t.name == question.cluster)
+    act = template.negative_act if question.polarity == "neg" else template.positive_act
+    words = lex.HEARSAY[version % len(lex.HEARSAY)]
+    one, two = (i for i in range(len(question.options)) if i != question.unknown)
+    return tuple(  # type: ignore[return-value]
+        (words.format(group=question.options[i].split()[0], role=template.role, act=act), i)
+        for i in (one, two)
     )
 
 
@@ -206,7 +234,7 @@ def draw_statement(
         text = f"{subject} {one} the {other} {joined} {two} the {patient}."
         cluster, value = "mixed", round(0.4 * _VALUES[one] + 0.6 * _VALUES[two], 3)
     else:
-        verb, patient = choose(verbs), choose(lex.PATIENTS)
+        verb, patient = choose(verbs), choose(lex.HELD_OUT_PATIENTS if held_out else lex.PATIENTS)
         manner, value = choose(manners(_VALUES[verb]))
         cluster, text = f"{prefix}{verb}", f"{subject} {verb} the {patient}{manner}."
     return Statement(id=id, cluster=cluster, text=text, label=int(value >= 0), value=value), patient
