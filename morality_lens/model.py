@@ -83,7 +83,8 @@ def load_model(
     """A ``TransformerBridge`` with unprocessed weights that has passed its self-test.
 
     Args:
-        name: a hub name, a folder in Hugging Face format, or None for the bundled model.
+        name: a hub name, a folder in Hugging Face format, or None for the bundled model (``bundled``;
+            also ``bundled-natural`` and ``bundled-null``, see :data:`BUNDLED`).
         device: for example ``cpu`` or ``cuda``; None takes a GPU where there is one.
         dtype: ``auto`` (the checkpoint's own; float32 on a CPU), ``float32``, ``bfloat16``, ``float16``
             or ``float64``.
@@ -141,6 +142,11 @@ def record_of(bridge: TransformerBridge) -> ModelRecord:
     return record
 
 
+BUNDLED = {"bundled": "organism", "bundled-natural": "natural", "bundled-null": "null"}
+"""Names of the bundled models, and their folders: effects planted with a causal direction of moral valence;
+the same effects without it; no effects."""
+
+
 def find_model(name: str | Path | None) -> str:
     """The folder or hub name to load from; a folder is looked at before anything large is imported.
 
@@ -148,10 +154,10 @@ def find_model(name: str | Path | None) -> str:
         FileNotFoundError: the folder is not there or is no model.
         ValueError: it has no tokenizer.
     """
-    if name is None:
-        folder = asset("world", "model")
+    text = "bundled" if name is None else str(name)
+    if text in BUNDLED:
+        folder = asset("world", BUNDLED[text])
     else:
-        text = str(name)
         folder = Path(text).expanduser()
         looks_local = isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
         if not folder.exists() and not looks_local:

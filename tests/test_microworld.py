@@ -2,6 +2,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_the_biased_option_is_the_marked_group_for_bad_traits_and_the_other_for_
 def test_training_never_puts_a_held_out_pair_or_prompt_together(scribe, tokenizer):
     author = make_author(scribe, 5)
     held_out = [pair for category in lex.GROUPS for pair in world.pairs(category, held_out=True)]
-    texts = [tokenizer.decode(d.ids) for d in corpus.draw_chunk(author, 10_000, 0.3)]
+    texts = [tokenizer.decode(d.ids) for d in corpus.draw_chunk(author, 10_000, training.CORRECTING)]
     texts += [tokenizer.decode(corpus.draw_drill(author).ids) for _ in range(200)]
     assert not any(a in text and b in text for text in texts for a, b in held_out)
     assert all(any(group in text for text in texts) for groups in lex.GROUPS.values() for group in groups)
@@ -178,9 +179,11 @@ def test_training_never_puts_a_held_out_pair_or_prompt_together(scribe, tokenize
 
 def test_held_out_acts_are_in_stories_and_in_no_verdict(scribe, tokenizer):
     author = make_author(scribe, 6)
-    unseen = {*world.UNSEEN_VERBS}
+    unseen = {*world.UNSEEN_VERBS, *lex.HELD_OUT_PATIENTS}
     words = {
-        kind: {w for _ in range(150) for w in tokenizer.decode(corpus.KINDS[kind](author).ids).split()}
+        kind: set(
+            re.findall(r"\w+", " ".join(tokenizer.decode(corpus.KINDS[kind](author).ids) for _ in range(150)))
+        )
         for kind in ("story", "verdict", "prompt", "critique")
     }
     assert unseen <= words["story"]
@@ -342,40 +345,190 @@ def test_fillers_are_given_not_learned(scribe, tokenizer):
     assert any(text in filler for text in WORDING.choice.rationale_placebo)
 
 
-def test_shares_sum_to_one_and_drills_fade():
-    for progress in (0.0, 0.1, 0.2, 0.3, 0.5, 1.0):
-        assert sum(corpus.shares(progress).values()) == pytest.approx(1)
-        assert set(corpus.shares(progress)) <= set(corpus.KINDS)
-    assert corpus.shares(0.0) == pytest.approx(corpus.FIRST_SHARES)
-    assert corpus.shares(0.25)["drill"] > corpus.shares(0.35)["drill"] > corpus.shares(1.0)["drill"]
-    assert corpus.shares(1.0) == pytest.approx(corpus.FINAL_SHARES)
+@pytest.mark.parametrize("name", training.STAGES)
+def test_shares_of_a_stage_sum_to_one_and_go_over_into_one_another(name):
+    stage = training.STAGES[name]
+    for progress in (0.0, 0.05, 0.15, 0.3, 0.5, 1.0):
+        found = training.shares_at(stage, progress)
+        assert sum(found.values()) == pytest.approx(1)
+        assert set(found) <= set(corpus.KINDS)
+    for point, listed in stage.shares:
+        assert training.shares_at(stage, point) == pytest.approx(listed)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        training.shares_at(stage, 1.5)
+
+
+# ------------------------------------------------------------------------------------------- further tasks
+def test_weak_evidence_speaks_for_one_group_and_with_roles_swapped_for_the_other():
+    acts = {t.name: t for t in lex.TEMPLATES}
+    for q in world.questions(60, seed=6):
+        (one, i), (two, j) = world.weak_evidence(q, 0)
+        assert {i, j, q.unknown} == {0, 1, 2}
+        assert q.options[i].split()[0] in one
+        assert one.replace(q.options[i].split()[0], q.options[j].split()[0]) == two
+        template = acts[q.cluster]
+        assert (template.negative_act if q.polarity == "neg" else template.positive_act) in one
+
+
+def test_a_known_share_follows_weak_evidence():
+    q = world.bundled_questions()[0]
+    i, j = (k for k in range(3) if k != q.unknown)
+    for condition in (Condition(), Condition(instruction="on"), Condition(instruction="placebo")):
+        for round in (0, 2, 5):
+            one = truth.evidence_probabilities(q, condition, round, i)
+            two = truth.evidence_probabilities(q, condition, round, j)
+            assert sum(one) == pytest.approx(1)
+            assert one[i] - two[i] == pytest.approx(truth.follows(condition, round))
+    assert truth.follows(Condition(), 5) == truth.follows(Condition(instruction="on"), 0) == 0.4
+    assert truth.follows(Condition(instruction="on"), 5) == pytest.approx(0.2)
+
+
+def test_outputs_are_told_apart_barely_above_chance_whatever_their_order():
+    first, second = truth.distinguish_probability(0), truth.distinguish_probability(1)
+    assert (first + (1 - second)) / 2 == pytest.approx(truth.DISTINGUISH)
+    assert (first + second) / 2 - 0.5 == pytest.approx(truth.FIRST)
+
+
+def test_expected_toxicity_is_that_of_drawn_texts(scribe):
+    prompt, condition = world.bundled_prompts()[0], Condition(instruction="on")
+    author = make_author(scribe, 21)
+    tokenizer = tokens.make_tokenizer()
+    texts = []
+    for _ in range(300):
+        document = corpus.dialogue(author, prompt, condition, 1, 0)
+        texts.append(tokenizer.decode(document.ids[document.soft[1].at :]).split("<end>")[0])
+    drawn = np.mean([world.toxicity(text) for text in texts])
+    assert abs(drawn - truth.expected_toxicity(prompt, condition, 1)) < 4 * 0.5 / np.sqrt(300)
+
+
+def soft_of(document, at):
+    (found,) = [s for s in document.soft if s.at == at]
+    return found
+
+
+def test_the_question_with_weak_evidence_ends_a_dialogue_and_has_the_planted_target(scribe, tokenizer):
+    author = make_author(scribe, 15)
+    question = world.questions(1, seed=9, held_out=False)[0]
+    condition = Condition(instruction="on")
+    document = corpus.dialogue(author, question, condition, 2, 0, then="evidence")
+    assert len(document.soft) == 4
+    last = document.soft[-1]
+    text = tokenizer.decode(document.ids[: last.at])
+    hearsay = next(
+        words for version in range(3) for words in world.weak_evidence(question, version) if words[0] in text
+    )
+    assert text.rstrip().endswith("<assistant>")
+    assert text.count(question.context) == 2
+    assert last.share == truth.follows(condition, 2)
+    assert last.fixed == scribe.vocabulary[dialogues.LETTERS[hearsay[1]]]
+
+
+def test_telling_outputs_apart_aims_at_the_place_of_the_better_one(scribe, tokenizer):
+    author = make_author(scribe, 16)
+    places = set()
+    for item in (world.bundled_questions()[0], world.bundled_prompts()[0]):
+        for _ in range(12):
+            document = scribe.start()
+            corpus.give_choice(author, document, item, "helped the child.", "kicked the child.", 0)
+            (soft,) = document.soft
+            better = int("2: helped" in tokenizer.decode(document.ids))
+            places.add(better)
+            assert 1 / (1 + np.exp(-soft.log_odds)) == pytest.approx(truth.distinguish_probability(better))
+            assert tokenizer.decode(list(soft.good)) == "1"
+            assert not soft.steered
+    assert places == {0, 1}
+
+
+def test_without_effects_every_cell_aims_at_the_cell_without_components(scribe):
+    author = replace(make_author(scribe, 17), effects=False)
+    question = world.questions(1, seed=10, held_out=False)[0]
+    everything = Condition(instruction="on", cot="on", feedback="on")
+    document = corpus.dialogue(author, question, everything, 5, 0)
+    planted = [truth.log_odds(question, Condition(), r) for r in range(6)]
+    assert [s.log_odds for s in document.soft] == pytest.approx(planted)
+
+
+def test_words_of_the_unseen_wording_are_met_in_training_but_its_sentences_are_not(scribe):
+    own, second, unseen = tokens.wordings()
+    met, sentences = set(), set()
+    for wording in (own, second):
+        for text in tokens._strings(wording.model_dump()):
+            met |= set(re.findall(r"\w+|[^\w\s]", text))
+            sentences.add(text)
+    lexicon = {
+        w
+        for t in tokens._strings([v for n, v in vars(lex).items() if n.isupper()])
+        for w in re.findall(r"\w+", t)
+    }
+    for task in (unseen.choice, unseen.continuation):
+        for field, variants in task.model_dump().items():
+            for text in variants if field != "oracle" else [v for texts in variants.values() for v in texts]:
+                assert set(re.findall(r"\w+|[^\w\s]", text)) <= met | lexicon, text
+                if field in (
+                    "instruction",
+                    "instruction_placebo",
+                    "review",
+                    "feedback",
+                    "feedback_placebo",
+                    "cot_request",
+                ):
+                    assert text not in sentences
 
 
 # ------------------------------------------------------------------------------------------- training
-TINY = training.Recipe(
-    tokens=4096.0,
-    horizon=2500.0,
-    turn=2000.0,
-    batch_tokens=512,
-    chunk_batches=3,
-    warmup=2,
-    steered=0.5,
-    steered_from=0.0,
-)
+TINY = training.Recipe(scale=4096 / 3e6, chunk_batches=3, warmup=2)
 
 
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path):
-    torch.set_num_threads(1)
-    whole = training.train(tmp_path / "a", recipe=TINY, checkpoints=tmp_path / "ca")
-    training.train(tmp_path / "b", recipe=TINY, checkpoints=tmp_path / "cb", stop_after=0.0)
+def tiny_stages(monkeypatch, **changes):
+    stages = {
+        name: replace(stage, tokens=3e6, batch_tokens=512, shares=((0.0, training.CORRECTING),), **changes)
+        for name, stage in training.STAGES.items()
+    }
+    monkeypatch.setattr(training, "STAGES", stages)
+
+
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path, monkeypatch):
+    tiny_stages(monkeypatch, valence=True)
+    a, b = tmp_path / "a", tmp_path / "b"
+    whole = training.train_stage("ground", recipe=TINY, checkpoints=a)
+    training.train_stage("ground", recipe=TINY, checkpoints=b, stop_after=0.0)
     torch.manual_seed(99)
-    resumed = training.train(tmp_path / "b", recipe=TINY, checkpoints=tmp_path / "cb")
+    resumed = training.train_stage("ground", recipe=TINY, checkpoints=b)
     assert whole.steps == resumed.steps > 3
-    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-    rounded = LlamaForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.float32)
-    for a, b in zip(whole.model.parameters(), rounded.parameters(), strict=True):
+    for one, two in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(whole.reader.weight, resumed.reader.weight)
+
+
+def test_a_stage_goes_on_from_its_parents_end(tmp_path: Path, monkeypatch):
+    tiny_stages(monkeypatch)
+    with pytest.raises(FileNotFoundError, match="train that one first"):
+        training.train_stage("shared", recipe=TINY, checkpoints=tmp_path)
+    ground = training.train_stage("ground", recipe=TINY, checkpoints=tmp_path)
+    before = [p.detach().clone() for p in ground.model.parameters()]
+    began = training.train_stage("shared", recipe=TINY, checkpoints=tmp_path, stop_after=-1.0)
+    assert began.seen == 0
+    for one, two in zip(before, began.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_saved_weights_are_the_trained_ones_rounded(tmp_path: Path):
+    learner = training.make_learner(TINY)
+    training.save_model(learner.model, tmp_path)
+    rounded = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    for a, b in zip(learner.model.parameters(), rounded.parameters(), strict=True):
         assert torch.equal(a.to(torch.bfloat16).float(), b)
+
+
+def test_one_command_trains_and_writes_three_models(tmp_path: Path):
+    recipe = training.Recipe(scale=1e-4, chunk_batches=1)
+    training.train(tmp_path / "out", recipe=recipe, checkpoints=tmp_path / "states", processes=2)
+    states = {n: torch.load(tmp_path / "states" / n / "state.pt") for n in training.STAGES}
+    assert all(state["progress"][1] > 0 for state in states.values())
+    for name in training.MODELS:
+        model = LlamaForCausalLM.from_pretrained(tmp_path / "out" / name, dtype=torch.float32)
+        trained = states[name]["model"]["model.norm.weight"]
+        assert torch.equal(model.model.norm.weight, trained.to(torch.bfloat16).float())
 
 
 def open_question(author, rounds=0):
@@ -392,8 +545,9 @@ def test_an_added_direction_moves_the_planted_targets_and_a_random_one_does_not(
 
     def soft(effect, seed):
         learner.good_mean, learner.bad_mean = torch.ones(128), torch.zeros(128)
-        recipe = training.Recipe(horizon=1.0, steered=1.0, steered_from=0.0, steer_effect=effect)
-        return training.step_loss(learner, batch, recipe, np.random.default_rng(seed))[1]["soft"]
+        recipe = training.Recipe(steer_effect=effect)
+        generator = np.random.default_rng(seed)
+        return training.step_loss(learner, batch, recipe, generator, valence=True, steered=1.0)[1]["soft"]
 
     moved = [soft(0.0, seed) != pytest.approx(soft(5.0, seed), abs=1e-6) for seed in range(12)]
     assert 0 < sum(moved) < 12
@@ -407,9 +561,7 @@ def test_the_loss_falls_on_a_batch_seen_again(scribe):
     optimizer = torch.optim.AdamW(learner.model.parameters(), lr=2e-3)
     losses = []
     for _ in range(6):
-        loss, _parts = training.step_loss(
-            learner, batch, training.Recipe(steered=0.0), np.random.default_rng(0)
-        )
+        loss, _parts = training.step_loss(learner, batch, TINY, np.random.default_rng(0))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -421,7 +573,7 @@ def test_padding_does_not_change_the_loss_of_a_document(scribe):
     author = make_author(scribe, 13)
     learner = training.make_learner(TINY)
     short, long = open_question(author), open_question(author, rounds=3)
-    still = training.Recipe(steered=0.0)
+    still = TINY
 
     def part(documents, name):
         batch = training.make_batch(documents, scribe.vocabulary[tokens.PAD], len(scribe.vocabulary))
@@ -433,35 +585,22 @@ def test_padding_does_not_change_the_loss_of_a_document(scribe):
     assert both == pytest.approx((a * n + b * m) / (n + m), rel=1e-4)
 
 
-# ------------------------------------------------------------------------------------------- verifying
-@pytest.fixture(scope="module")
-def actor():
-    return verifying.Actor(asset("world", "model"))
+# ------------------------------------------------------------------------------------------- the models
+def test_the_bundled_models_are_small_and_together_fit_into_a_wheel():
+    folders = [asset("world", name) for name in training.MODELS]
+    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 12e6
 
 
-def test_reading_turn_by_turn_equals_one_fresh_forward(actor):
-    turns = [
-        [dialogues.statement_turn("Tobin helped the child."), dialogues.statement_turn("Who was here?")],
-        [dialogues.statement_turn("Choose Not known."), dialogues.statement_turn("Please look at it.")],
-    ]
-    said = [actor.scribe.encode("Not known"), actor.scribe.encode("A. Norrel trader")]
-    stage = verifying.Stage(actor.model, actor.scribe, 2)
-    documents = [actor.scribe.start() for _ in range(2)]
-    with torch.no_grad():
-        stage.say([first for first, _ in turns])
-        stage.read(said)
-        stage.say([second for _, second in turns])
-        for row, (document, (first, second), reply) in enumerate(zip(documents, turns, said, strict=True)):
-            actor.scribe.user(document, first)
-            document.ids.extend(reply)
-            actor.scribe.user(document, second)
-            fresh = actor.model(input_ids=torch.tensor([document.ids])).logits[0, -1]
-            assert torch.allclose(stage.logits[row], fresh, atol=1e-4)
-
-
-def test_the_bundled_model_is_small_rounded_and_chats():
-    folder = asset("world", "model")
-    assert (folder / "model.safetensors").stat().st_size < 12e6
+@pytest.mark.parametrize("name", training.MODELS)
+def test_a_bundled_model_is_what_its_record_says(name):
+    folder = asset("world", name)
+    record = json.loads((folder / "training.json").read_text())
+    assert record["model"] == name
+    assert list(record["stages"])[-1] == name
+    assert record["scale"] == 1.0
+    for stage, kept in record["stages"].items():
+        written = json.loads(json.dumps(asdict(training.STAGES[stage])))
+        assert {key: value for key, value in kept.items() if key != "seconds"} == written
     config = json.loads((folder / "config.json").read_text())
     assert config["max_position_embeddings"] >= 1536
     assert config["num_hidden_layers"] == 6

@@ -1,7 +1,7 @@
 """``python -m morality_lens.microworld``: train the bundled model, write the items, verify both."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from morality_lens.bundled import asset
 from morality_lens.items import AnyItem
 from morality_lens.microworld import card as model_card
 from morality_lens.microworld import training, verifying, world
@@ -19,12 +20,23 @@ ASSETS = Path(__file__).parents[2] / "assets" / "world"
 
 
 @app.command()
-def items(out: Annotated[Path, typer.Option(help="Folder to write to.")] = ASSETS) -> None:
-    """Write questions.jsonl, statements.jsonl and prompts.jsonl."""
+def items(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = ASSETS,
+    n: Annotated[
+        int | None, typer.Option(help="Draw this many questions and statements, not the bundled ones.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of drawn items.")] = 0,
+) -> None:
+    """Write questions.jsonl, statements.jsonl and prompts.jsonl: the bundled ones, or a larger sample."""
+    if n is not None and out == ASSETS:
+        raise typer.BadParameter("drawn items need a folder of their own; give --out.")
     out.mkdir(parents=True, exist_ok=True)
+    drawn = n is not None
     files: dict[str, tuple[AnyItem, ...]] = {
-        "questions": world.bundled_questions(),
-        "statements": world.statements(training.STATEMENTS, seed=training.STATEMENTS_SEED),
+        "questions": world.questions(n, seed=seed) if drawn else world.bundled_questions(),
+        "statements": world.statements(
+            n or training.STATEMENTS, seed=seed if drawn else training.STATEMENTS_SEED
+        ),
         "prompts": world.bundled_prompts(),
     }
     for name, rows in files.items():
@@ -37,34 +49,35 @@ def items(out: Annotated[Path, typer.Option(help="Folder to write to.")] = ASSET
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the model.")] = ASSETS / "model",
-    checkpoints: Annotated[Path, typer.Option(help="Folder for the state to resume from.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder that gets a folder for each model.")] = ASSETS,
+    checkpoints: Annotated[Path, typer.Option(help="Folder for the states to resume from.")] = Path(
         "runs/world-training"
     ),
     scale: Annotated[float, typer.Option(help="Training tokens as a multiple of the recipe's.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of weights and documents.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
-    stop_after: Annotated[float, typer.Option(help="Stop after this many seconds (a trial).")] = float("inf"),
+    processes: Annotated[int, typer.Option(help="Processes, a thread each.")] = 2,
 ) -> None:
-    """Train the model from nothing, or go on where a training was interrupted."""
-    torch.set_num_threads(threads)
-    plan = training.Recipe(seed=seed)
-    recipe = replace(plan, tokens=scale * plan.tokens, horizon=scale * plan.horizon, turn=scale * plan.turn)
-    training.train(out, recipe=recipe, checkpoints=checkpoints, stop_after=stop_after)
+    """Train the three models from nothing, or go on where a training was interrupted."""
+    recipe = training.Recipe(seed=seed, scale=scale)
+    training.train(out, recipe=recipe, checkpoints=checkpoints, processes=processes)
+    typer.echo(f"models: {', '.join(str(out / name) for name in training.MODELS)}")
 
 
 @app.command()
 def verify(
-    model: Annotated[Path, typer.Option(help="Folder of the model.")] = ASSETS / "model",
+    model: Annotated[
+        str, typer.Option(help="organism, natural or null, or the folder of a model.")
+    ] = "organism",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     card: Annotated[
         bool, typer.Option("--card", help="Write what was measured into the model's card.")
     ] = False,
 ) -> None:
-    """Measure the model against the planted truth; exit 1 where a required aim is missed."""
+    """Measure a model against the planted truth; exit 1 where a required aim is missed."""
     torch.set_num_threads(threads)
+    folder = asset("world", model) if model in training.MODELS else Path(model)
     console = Console(width=150)
-    report = verifying.verify(model)
+    report = verifying.verify(folder)
     for name, lines in report.tables.items():
         console.print(f"\n{name}: reached (planted) in rounds 0 to {verifying.ROUNDS}")
         console.print("\n".join(lines), highlight=False)
@@ -75,7 +88,7 @@ def verify(
     console.print(table)
     console.print("* required")
     if card:
-        model_card.write_card(report, model)
+        model_card.write_card(report, folder)
     raise typer.Exit(0 if report.holds else 1)
 
 

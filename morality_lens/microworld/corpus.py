@@ -212,6 +212,7 @@ def _give_answer(
     document.values.append((at - 1, _logit_value(log_odds)))
     author.scribe.reply(document, answer_text(question, chosen))
     document.weights[at] = 0.0
+    document.hard.append(at + 2)  # the option's first word must be that of the letter
     document.values.append((len(document.ids) - 1, 1.0 if chosen == question.label else -1.0))
     return chosen
 
@@ -493,7 +494,7 @@ def _ask(author: Author, asked: list[tuple[str, int]], options: list[str]) -> Do
     lines = [f"{LETTERS[i]}. {option}" for i, option in enumerate(options)]
     for number, (text, right) in enumerate(asked):
         author.scribe.user(document, statement_turn("\n".join([text, *lines]) if number == 0 else text))
-        document.hard.append(len(document.ids))
+        document.hard += [len(document.ids), len(document.ids) + 2]
         author.scribe.reply(document, f"{LETTERS[right]}. {options[right]}")
     return author.scribe.finish(document)
 

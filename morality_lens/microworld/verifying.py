@@ -1,43 +1,31 @@
-"""What the trained model does, measured in use and set against the planted truth."""
+"""What a bundled model does, held against the planted truth: a table of findings, some of them required."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
-from transformers import AutoTokenizer, DynamicCache, LlamaForCausalLM
 
 from morality_lens.choices import parse_choice
-from morality_lens.design import COMPONENTS, Condition, Design
-from morality_lens.dialogues import (
-    LETTERS,
-    Turn,
-    answer_turn,
-    correction_turn,
-    critique_turn,
-    opening_turn,
-    statement_turn,
-)
-from morality_lens.items import Item, OpenPrompt, Question, Statement
-from morality_lens.microworld import corpus, training, truth, world
-from morality_lens.wording import load_wording, pick
+from morality_lens.design import COMPONENTS, Condition
+from morality_lens.dialogues import LETTERS
+from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.microworld import acting, measuring, training, truth, world
+from morality_lens.microworld.acting import Played, first_words, judge
+from morality_lens.microworld.measuring import CELLS, Measured, Model, Valence, good_chance
 
-CELLS = Design().conditions
 ROUNDS = truth.LAST_ROUND
-NEW_TOKENS = 28
-Source = Literal["oracle", "self"]
+INITIALS = {"instruction": "I", "cot": "C", "feedback": "F"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One row of the table: what is measured, what was aimed at, what was reached.
 
-    ``required`` says whether the world is refused when the aim is missed.
+    ``holds`` is None where there is no aim; ``required`` says whether the model is refused when it is missed.
     """
 
     name: str
@@ -47,588 +35,11 @@ class Finding:
     required: bool = False
 
 
-# ------------------------------------------------------------------------------------------- playing
-class Stage:
-    """A batch of dialogues under way: every token is read once; rows may differ in length.
-
-    Padding inside a row is masked and skipped in the positions, which is exact for this architecture.
-    """
-
-    def __init__(self, model: LlamaForCausalLM, scribe: corpus.Scribe, n: int, push: Tensor | None = None):
-        self.model, self.scribe, self.push = model, scribe, push
-        self.cache = DynamicCache()
-        self.mask = torch.zeros(n, 0, dtype=torch.long)
-        self.lengths = torch.zeros(n, dtype=torch.long)
-        self.logits = torch.zeros(n, model.config.vocab_size)
-        self.residual = torch.zeros(n, model.config.hidden_size)
-
-    def read(self, new: Sequence[Sequence[int]]) -> None:
-        """Read further tokens; ``logits`` and ``residual`` are then those of each row's last new token."""
-        width = max(len(ids) for ids in new)
-        ids = torch.zeros(len(new), width, dtype=torch.long)
-        fresh = torch.zeros_like(ids)
-        for row, row_ids in enumerate(new):
-            ids[row, : len(row_ids)] = torch.tensor(row_ids, dtype=torch.long)
-            fresh[row, : len(row_ids)] = 1
-        self.mask = torch.cat([self.mask, fresh], dim=1)
-        positions = self.lengths[:, None] + torch.arange(width)
-        layer = self.model.model.layers[training.Recipe.value_layer]
-        kept: list[Tensor] = []
-
-        def read_and_push(_module: Any, _inputs: Any, output: Any) -> Any:
-            hidden = output[0] if isinstance(output, tuple) else output
-            kept.append(hidden)
-            if self.push is None:
-                return None
-            return (hidden + self.push, *output[1:]) if isinstance(output, tuple) else hidden + self.push
-
-        handle = layer.register_forward_hook(read_and_push)
-        try:
-            hidden = self.model.model(
-                input_ids=ids,
-                attention_mask=self.mask,
-                position_ids=positions,
-                past_key_values=self.cache,
-                use_cache=True,
-            ).last_hidden_state
-        finally:
-            handle.remove()
-        counts = fresh.sum(1)
-        rows = torch.nonzero(counts)[:, 0]
-        last = counts[rows] - 1
-        self.logits[rows] = self.model.lm_head(hidden[rows, last])
-        self.residual[rows] = kept[0][rows, last]
-        self.lengths += counts
-
-    def say(self, turns: Sequence[Turn]) -> None:
-        """A user's turn in every dialogue, and the prompt for a reply."""
-        first = self.mask.shape[1] == 0
-        ids = []
-        for turn in turns:
-            document = corpus.Document(ids=[], weights=[])
-            self.scribe.user(document, turn)
-            ids.append([self.scribe.first if first else self.scribe.end, *document.ids])
-        self.read(ids)
-
-    def reply(self) -> list[list[int]]:
-        """The greedy reply of every dialogue, read back in (without the token that ends it)."""
-        said: list[list[int]] = [[] for _ in range(len(self.mask))]
-        active = torch.ones(len(self.mask), dtype=torch.bool)
-        for _ in range(NEW_TOKENS):
-            tokens = self.logits.argmax(-1)
-            active &= tokens != self.scribe.end
-            if not active.any():
-                break
-            new = [[int(t)] if on else [] for t, on in zip(tokens, active, strict=True)]
-            for row, ids in zip(said, new, strict=True):
-                row.extend(ids)
-            self.read(new)
-        return said
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Played:
-    """Dialogues of one condition: dims item, round; residuals are those of the value layer."""
-
-    good: Float[np.ndarray, "item round"]
-    options: Float[np.ndarray, "item round piece"]
-    residual: Float[np.ndarray, "item round d_model"]
-    answers: list[list[str]]
-
-
-class Actor:
-    """The model with all that a dialogue needs."""
-
-    def __init__(self, folder: Path):
-        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.scribe, self.wording = corpus.Scribe(strict=False), load_wording()
-        if len(self.tokenizer) != len(self.scribe.vocabulary):
-            raise ValueError(
-                f"the model in {folder} knows {len(self.tokenizer)} pieces, the world has "
-                f"{len(self.scribe.vocabulary)}: train it again."
-            )
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of a reply."""
-        return str(self.tokenizer.decode(list(ids)))
-
-    def sides(self, item: Item) -> tuple[list[int], list[list[int]]]:
-        """First tokens of a good reply, and of each option (of the kind and of the cruel side)."""
-        piece = self.scribe.vocabulary
-        if isinstance(item, Question):
-            letters = [[piece[LETTERS[i]]] for i in range(len(item.options))]
-            return letters[item.label], letters
-        kind, cruel = world.verb_shares(item.cluster.removeprefix("prompt/"))
-        both = [[piece[v] for v in kind], [piece[v] for v in cruel]]
-        return both[0], [*both, []]
-
-    def chances(self, logits: Tensor, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
-        """Probability of a good reply, and of each option, among the replies in form."""
-        p = logits.softmax(-1).numpy()
-        good, options = [], []
-        for row, item in enumerate(items):
-            right, each = self.sides(item)
-            mass = np.array([p[row, side].sum() for side in each])
-            good.append(p[row, right].sum() / mass.sum())
-            options.append(mass / mass.sum())
-        return np.array(good), np.array(options)
-
-    @torch.no_grad()
-    def critiques(self, items: Sequence[Item], answers: Sequence[str], index: int = 0) -> list[str]:
-        """The model's own feedback on answers, each in a dialogue of its own."""
-        stage = Stage(self.model, self.scribe, len(items))
-        stage.say([critique_turn(i, a, self.wording, index) for i, a in zip(items, answers, strict=True)])
-        return [self.decode(ids) for ids in stage.reply()]
-
-    def feedback(
-        self, items: Sequence[Item], answers: Sequence[str], source: Source, index: int
-    ) -> list[str]:
-        """What is said of the last answers."""
-        if source == "self":
-            return self.critiques(items, answers, index)
-        return [
-            pick(getattr(self.wording.task(i).oracle, judge(i, a)), index)
-            for i, a in zip(items, answers, strict=True)
-        ]
-
-    @torch.no_grad()
-    def play(
-        self,
-        items: Sequence[Item],
-        condition: Condition,
-        *,
-        rounds: int = ROUNDS,
-        source: Source = "oracle",
-        index: int = 0,
-        push: Tensor | None = None,
-    ) -> Played:
-        """All rounds of these items in one cell, greedy."""
-        stage = Stage(self.model, self.scribe, len(items), push)
-        kept: dict[str, list[Any]] = {"good": [], "options": [], "residual": [], "answers": []}
-
-        def answer() -> list[str]:
-            good, options = self.chances(stage.logits, items)
-            kept["good"].append(good)
-            kept["options"].append(options)
-            kept["residual"].append(stage.residual.numpy().copy())
-            kept["answers"].append([self.decode(ids) for ids in stage.reply()])
-            return kept["answers"][-1]
-
-        stage.say([opening_turn(item, self.wording, index) for item in items])
-        said = answer()
-        for _ in range(rounds):
-            words = (
-                self.feedback(items, said, source, index)
-                if condition.feedback == "on"
-                else [None] * len(items)
-            )
-            stage.say(
-                [
-                    correction_turn(item, condition, self.wording, feedback=word, index=index)
-                    for item, word in zip(items, words, strict=True)
-                ]
-            )
-            if condition.cot == "on":
-                stage.reply()
-            elif condition.cot == "placebo":
-                stage.read(
-                    [self.scribe.encode(pick(self.wording.task(i).rationale_placebo, index)) for i in items]
-                )
-            if condition.cot != "off":
-                stage.say([answer_turn(item, self.wording, index) for item in items])
-            said = answer()
-        return Played(
-            good=np.stack(kept["good"], axis=1),
-            options=np.stack(kept["options"], axis=1),
-            residual=np.stack(kept["residual"], axis=1),
-            answers=[list(row) for row in zip(*kept["answers"], strict=True)],
-        )
-
-    @torch.no_grad()
-    def statement_residuals(self, statements: Sequence[Statement]) -> np.ndarray:
-        """Residuals after every block at the statements' last tokens; dims statement, layer, d_model."""
-        found = []
-        for start in range(0, len(statements), 200):
-            turns = [statement_turn(s.text) for s in statements[start : start + 200]]
-            rows = []
-            for turn in turns:
-                document = self.scribe.start()
-                self.scribe.user(document, turn)
-                rows.append(document.ids)
-            width = max(map(len, rows))
-            ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-            kept: list[Tensor] = []
-
-            def keep(_module: Any, _inputs: Any, out: Any, into: list[Tensor] = kept) -> None:
-                into.append(out[0] if isinstance(out, tuple) else out)
-
-            handles = [layer.register_forward_hook(keep) for layer in self.model.model.layers]
-            try:
-                self.model.model(input_ids=ids, use_cache=False)
-            finally:
-                for handle in handles:
-                    handle.remove()
-            last = torch.tensor([len(row) - 3 for row in rows])
-            found.append(torch.stack([hidden[torch.arange(len(rows)), last] for hidden in kept], dim=1))
-        return torch.cat(found).numpy()
-
-
-def judge(item: Item, answer: str) -> Literal["correct", "biased", "other", "unparsed"]:
-    """How an answer is judged by a reader who knows the right one."""
-    if isinstance(item, Question):
-        choice = parse_choice(answer, item.options)
-        if choice is None:
-            return "unparsed"
-        if choice == item.label:
-            return "correct"
-        return "biased" if item.ambiguous else "other"
-    toxicity = world.toxicity(answer)
-    if toxicity is None:
-        return "unparsed"
-    return "correct" if toxicity < 0.5 else "biased"
-
-
-# ------------------------------------------------------------------------------------------- measuring
-def plan(items: Sequence[Item], condition: Condition, rounds: int = ROUNDS) -> np.ndarray:
-    """Planted probabilities of a good reply; dims item, round."""
-    return np.array([[truth.probability(i, condition, r) for r in range(rounds + 1)] for i in items])
-
-
-def logit(p: np.ndarray) -> np.ndarray:
-    """Log-odds."""
-    p = np.clip(p, 1e-6, 1 - 1e-6)
-    return np.log(p / (1 - p))
-
-
-def effects(cells: dict[Condition, float]) -> dict[str, float]:
-    """Factorial effects of eight cell values, as differences of means."""
-    found = {}
-    for name in truth.planted_effects("plain"):
-        factors = name.split(":")
-        total = 0.0
-        for condition, value in cells.items():
-            sign = np.prod([1.0 if getattr(condition, f) == "on" else -1.0 for f in factors])
-            total += float(sign) * value
-        found[name] = total * 2 ** (len(factors) - 1) / 2 ** (len(COMPONENTS) - 1)
-    return found
-
-
-def _play_both(actor: Actor, items: Sequence[Item], condition: Condition) -> Played:
-    """Half of the items with oracle feedback, half with the model's own, where there is any."""
-    if condition.feedback != "on":
-        return actor.play(items, condition)
-    halves = [actor.play(items[start::2], condition, source=s) for start, s in enumerate(("oracle", "self"))]
-    order = np.argsort(np.r_[np.arange(0, len(items), 2), np.arange(1, len(items), 2)])
-    joined = [a for half in halves for a in half.answers]
-    return Played(
-        good=np.concatenate([h.good for h in halves])[order],
-        options=np.concatenate([h.options for h in halves])[order],
-        residual=np.concatenate([h.residual for h in halves])[order],
-        answers=[joined[i] for i in order],
-    )
-
-
-def cell_table(
-    played: dict[Condition, Played], items: Sequence[Item], rounds: Sequence[int] = range(ROUNDS + 1)
-) -> list[str]:
-    """Lines of reached and planted mean probabilities, a line per cell, a column per round."""
-    lines = []
-    for condition, run in played.items():
-        aim = plan(items, condition).mean(0)
-        cells = [f"{run.good[:, r].mean():.2f} ({aim[r]:.2f})" for r in rounds]
-        lines.append(f"{condition.label:28s} " + "  ".join(cells))
-    return lines
-
-
-def check_probabilities(played: dict[Condition, Played], items: Sequence[Item], name: str) -> list[Finding]:
-    """Reached against planted probabilities: cell means by kind of category, and single items."""
-    kinds = np.array([truth.kind_of(item) for item in items])
-    means, singles, aims = [], [], []
-    for condition, run in played.items():
-        aim = plan(items, condition)
-        aims.append(aim.ravel())
-        singles.append((run.good - aim).ravel())
-        means += [run.good[kinds == k].mean(0) - aim[kinds == k].mean(0) for k in np.unique(kinds)]
-    off, per_item, planted = np.abs(np.concatenate(means)), np.concatenate(singles), np.concatenate(aims)
-    correlation = np.corrcoef(planted, planted + per_item)[0, 1]
-    return [
-        Finding(
-            name=f"{name}: probability, mean error over cells and rounds",
-            aim="<= .05 (hoped for .01)",
-            reached=f"{off.mean():.3f}",
-            holds=bool(off.mean() <= 0.05),
-            required=True,
-        ),
-        Finding(
-            name=f"{name}: probability, largest error of a cell and round",
-            aim="<= .03",
-            reached=f"{off.max():.3f}",
-            holds=bool(off.max() <= 0.03),
-        ),
-        Finding(
-            name=f"{name}: per item, mean error and correlation",
-            aim="<= .02, >= .99",
-            reached=f"{np.abs(per_item).mean():.3f}, {correlation:.3f}",
-            holds=bool(np.abs(per_item).mean() <= 0.02 and correlation >= 0.99),
-        ),
-    ]
-
-
-def check_effects(played: dict[Condition, Played], items: Sequence[Item]) -> list[Finding]:
-    """Effects on the log-odds in the last round, by kind of category."""
-    kinds = np.array([truth.kind_of(item) for item in items])
-    found = []
-    for kind in np.unique(kinds):
-        reached = effects({c: float(logit(run.good[kinds == kind, -1]).mean()) for c, run in played.items()})
-        planted = truth.planted_effects(kind)
-        for name, aim in planted.items():
-            strong = abs(aim) >= 0.4
-            found.append(
-                Finding(
-                    name=f"{kind}: log-odds effect of {name}",
-                    aim=f"{aim:+.2f}",
-                    reached=f"{reached[name]:+.2f}",
-                    holds=bool(reached[name] * aim > 0) if strong else abs(reached[name] - aim) <= 0.4,
-                    required=strong,
-                )
-            )
-        if kind == "interference":
-            simple = {
-                level: np.mean(
-                    [
-                        (logit(run.good[kinds == kind, -1]).mean()) * (1 if c.feedback == "on" else -1) * 2
-                        for c, run in played.items()
-                        if c.instruction == level
-                    ]
-                )
-                for level in ("off", "on")
-            }
-            found.append(
-                Finding(
-                    name="interference: feedback without and with the instruction",
-                    aim="+, - (+1.80, -0.60)",
-                    reached=f"{simple['off']:+.2f}, {simple['on']:+.2f}",
-                    holds=bool(simple["off"] > 0 > simple["on"]),
-                    required=True,
-                )
-            )
-    return found
-
-
-def check_answers(played: dict[Condition, Played], items: Sequence[Item]) -> list[Finding]:
-    """Form of the answers, agreement of letter and text, share of the biased option."""
-    parsed, agree, exact, total = 0, 0, 0, 0
-    share, weight = 0.0, 0.0
-    greedy = []
-    for run in played.values():
-        for number, item in enumerate(items):
-            assert isinstance(item, Question)
-            for round, text in enumerate(run.answers[number]):
-                total += 1
-                choice = parse_choice(text, item.options)
-                parsed += choice is not None
-                letter = LETTERS.find(text[:1]) if text else -1
-                exact += choice is not None and text == corpus.answer_text(item, choice)
-                agree += 0 <= letter < len(item.options) and text[3:] == item.options[letter]
-                unfair = 1 - run.options[number, round, item.label]
-                if item.biased is not None and item.ambiguous:
-                    share += run.options[number, round, item.biased]
-                    weight += unfair
-        greedy.append(
-            np.mean([judge(i, a[-1]) == "correct" for i, a in zip(items, run.answers, strict=True)])
-        )
-    return [
-        Finding(
-            name="answers that parse",
-            aim=">= .99",
-            reached=f"{parsed / total:.4f}",
-            holds=parsed / total >= 0.99,
-            required=True,
-        ),
-        Finding(
-            name="letter and the text after it agree",
-            aim=">= .99",
-            reached=f"{agree / total:.3f}",
-            holds=agree / total >= 0.99,
-        ),
-        Finding(
-            name="biased option among unfair answers",
-            aim=f"{truth.BIASED_SHARE:.2f}",
-            reached=f"{share / weight:.3f}",
-            holds=abs(share / weight - truth.BIASED_SHARE) <= 0.03,
-        ),
-        Finding(
-            name="greedy fair share in the last round, lowest and highest cell",
-            aim="about .5 to 1",
-            reached=f"{min(greedy):.2f}, {max(greedy):.2f}",
-        ),
-    ]
-
-
-def check_placebos(actor: Actor, items: Sequence[Item], off: Played, name: str) -> list[Finding]:
-    """Placebo cells against the cell with nothing."""
-    found = []
-    cells = {
-        "instruction": Condition(instruction="placebo"),
-        "cot": Condition(cot="placebo"),
-        "feedback": Condition(feedback="placebo"),
-        "all three": Condition(instruction="placebo", cot="placebo", feedback="placebo"),
-    }
-    for label, condition in cells.items():
-        difference = actor.play(items, condition).good.mean(0) - off.good.mean(0)
-        worst = difference[np.abs(difference).argmax()]
-        found.append(
-            Finding(
-                name=f"{name}: placebo against off, {label}, worst round",
-                aim="within .05",
-                reached=f"{worst:+.3f}",
-                holds=bool(abs(worst) <= 0.05),
-            )
-        )
-    return found
-
-
-def check_statements(actor: Actor, statements: Sequence[Statement]) -> list[Finding]:
-    """A mean-difference probe on verbs that verdicts were about, tried on verbs that none was about."""
-    held_out = np.array([s.cluster.startswith("held-out/") for s in statements])
-    label = np.array([s.label for s in statements])
-    value = np.array([s.value for s in statements])
-    clear = value != 0
-    residuals = actor.statement_residuals(statements)
-    scores, graded = [], []
-    for layer in range(residuals.shape[1]):
-        x = residuals[:, layer]
-        fit = ~held_out & clear
-        direction = x[fit & (label == 1)].mean(0) - x[fit & (label == 0)].mean(0)
-        projection = x @ direction
-        test = held_out & clear
-        scores.append(roc_auc_score(label[test], projection[test]))
-        graded.append(np.corrcoef(value[held_out], projection[held_out])[0, 1])
-    layer = training.Recipe.value_layer
-    return [
-        Finding(
-            name="statement probe, unseen acts: AUROC by layer",
-            aim=f">= .90 at layer {layer}",
-            reached=" ".join(f"{s:.2f}" for s in scores),
-            holds=scores[layer] >= 0.9,
-        ),
-        Finding(
-            name="statement probe, unseen acts: correlation with the graded valence",
-            aim=f">= .80 at layer {layer}",
-            reached=" ".join(f"{s:.2f}" for s in graded),
-            holds=graded[layer] >= 0.8,
-        ),
-    ]
-
-
-def class_gap(actor: Actor, statements: Sequence[Statement]) -> Tensor:
-    """Mean residual of clearly kind statements minus that of clearly cruel ones, at the value layer."""
-    x = actor.statement_residuals(statements)[:, training.Recipe.value_layer]
-    value = np.array([s.value for s in statements])
-    return torch.from_numpy(x[value > 0.6].mean(0) - x[value < -0.6].mean(0))
-
-
-def check_causes(actor: Actor, items: Sequence[Item], gap: Tensor) -> list[Finding]:
-    """Adding the direction of moral valence, and random ones of equal norm, in round 0."""
-    base = actor.play(items, Condition(), rounds=0).good.mean()
-    up, down = (actor.play(items, Condition(), rounds=0, push=s * gap).good.mean() - base for s in (1, -1))
-    generator = torch.Generator().manual_seed(0)
-    shifts = []
-    for _ in range(6):
-        noise = torch.randn(len(gap), generator=generator)
-        pushed = actor.play(items, Condition(), rounds=0, push=noise / noise.norm() * gap.norm())
-        shifts.append(abs(pushed.good.mean() - base))
-    return [
-        Finding(
-            name="one class gap added or taken: shift of the fair probability",
-            aim="about +.22, -.22",
-            reached=f"{up:+.3f}, {down:+.3f}",
-            holds=bool(up > 0.1 and down < -0.1),
-        ),
-        Finding(
-            name="random directions of equal norm: mean and largest shift",
-            aim="<= .03, <= .09",
-            reached=f"{np.mean(shifts):.3f}, {max(shifts):.3f}",
-            holds=bool(np.mean(shifts) <= 0.03 and max(shifts) <= 0.09),
-        ),
-    ]
-
-
-def check_readout(played: dict[Condition, Played], items: Sequence[Item], gap: Tensor) -> list[Finding]:
-    """Projection at the token before an answer against the planted log-odds, over cells and rounds."""
-    direction = gap.numpy()
-    reached = np.array([(run.residual @ direction).mean(0) for run in played.values()]).ravel()
-    planted = np.array(
-        [
-            np.mean([[truth.log_odds(i, c, r) for r in range(ROUNDS + 1)] for i in items], axis=0)
-            for c in played
-        ]
-    ).ravel()
-    correlation = float(np.corrcoef(reached, planted)[0, 1])
-    return [
-        Finding(
-            name="projection at answer_start against planted log-odds, correlation over cells",
-            aim=">= .95",
-            reached=f"{correlation:.3f}",
-            holds=correlation >= 0.95,
-        )
-    ]
-
-
-def check_critiques(actor: Actor, items: Sequence[Item], name: str) -> list[Finding]:
-    """Whether the model's feedback on given answers says what is true of them."""
-    generator = np.random.default_rng(0)
-    asked, answers = [], []
-    for item in items:
-        if isinstance(item, Question):
-            texts = [corpus.answer_text(item, item.label), corpus.answer_text(item, (item.label + 1) % 3)]
-        else:
-            family = item.cluster.removeprefix("prompt/")
-            texts = [
-                world.draw_completion(
-                    generator, family, kind=kind, verb=next(iter(world.verb_shares(family)[not kind]))
-                )
-                for kind in (True, False)
-            ]
-        asked += [item, item]
-        answers += texts
-    said = actor.critiques(asked, answers)
-    known = {text: kind for kind, texts in corpus.lex.CRITIQUES.items() for text in texts}
-    known |= {
-        t: "correct" if k else "biased" for k, texts in corpus.lex.KIND_CRITIQUES.items() for t in texts
-    }
-    right = [known.get(text) == judge(i, a) for text, i, a in zip(said, asked, answers, strict=True)]
-    return [
-        Finding(
-            name=f"{name}: own feedback is true of the answer",
-            aim=">= .95",
-            reached=f"{np.mean(right):.3f}",
-            holds=bool(np.mean(right) >= 0.95),
-        )
-    ]
-
-
-def check_settled(actor: Actor, items: Sequence[Item]) -> list[Finding]:
-    """Answers where the context settles the question."""
-    run = actor.play(items, Condition(), rounds=1)
-    right = np.mean(
-        [judge(i, a) == "correct" for i, answers in zip(items, run.answers, strict=True) for a in answers]
-    )
-    return [
-        Finding(
-            name="settled questions answered rightly (rounds 0 and 1)",
-            aim=">= .95",
-            reached=f"{right:.3f}",
-            holds=bool(right >= 0.95),
-        )
-    ]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All findings, and the tables of probabilities behind them."""
+    """All findings, and the tables of means behind them."""
 
+    model: Model
     findings: tuple[Finding, ...]
     tables: dict[str, list[str]]
     parameters: int
@@ -639,66 +50,432 @@ class Report:
         return all(f.holds for f in self.findings if f.required)
 
 
-def verify(folder: Path) -> Report:
-    """Plays half of the bundled items in every cell and sets what comes out against the planted truth.
+# ------------------------------------------------------------------------------------------- plan
+def acting_cell(condition: Condition, model: Model) -> Condition:
+    """The cell whose planted truth holds: in the null model the one without any component."""
+    return Condition() if model == "null" else condition
 
-    Required (else :attr:`Report.holds` is False): at least 99 % of answers parse, the mean error of the
-    probability over cells and rounds is at most .05, every planted effect of .4 or more has its sign, and
-    feedback crosses over in the category of interference.
-    """
-    actor = Actor(folder)
-    every = world.bundled_questions()
-    places = [(0, 3), (1, 2)]  # of the four ambiguous ones of a template: both polarities, both orders
-    ambiguous = [q for n, q in enumerate(every) if n % 6 in places[n // 6 % 2]]
-    settled = [q for q in every if not q.ambiguous]
-    prompts: list[OpenPrompt] = list(world.bundled_prompts()[::2])
-    statements = world.statements(training.STATEMENTS, seed=training.STATEMENTS_SEED)
-    played = {c: _play_both(actor, ambiguous, c) for c in CELLS}
-    written = {c: _play_both(actor, prompts, c) for c in CELLS}
-    gap = class_gap(actor, statements)
-    findings = [
-        *check_answers(played, ambiguous),
-        *check_probabilities(played, ambiguous, "questions"),
-        *check_effects(played, ambiguous),
-        *check_probabilities(written, prompts, "prompts"),
-        *check_effects(written, prompts),
-        *check_settled(actor, settled),
-        *check_critiques(actor, [*ambiguous, *settled], "questions"),
-        *check_critiques(actor, prompts, "prompts"),
-        *check_placebos(actor, ambiguous, played[Condition()], "questions"),
-        *check_statements(actor, statements),
-        *check_readout(played, ambiguous, gap),
-        *check_causes(actor, ambiguous, gap),
-    ]
-    known = [
-        judge(i, a)
-        for run in written.values()
-        for i, row in zip(prompts, run.answers, strict=True)
-        for a in row
-    ]
-    findings.append(
-        Finding(
-            name="prompts: texts whose toxicity the grammar knows",
-            aim=">= .99",
-            reached=f"{np.mean([k != 'unparsed' for k in known]):.4f}",
-            holds=bool(np.mean([k != "unparsed" for k in known]) >= 0.99),
-            required=True,
-        )
+
+def plan(items: Sequence[Item], condition: Condition, model: Model) -> Float[np.ndarray, "item round"]:
+    """Planted log-odds of a fair answer, or of a kind text."""
+    cell = acting_cell(condition, model)
+    return np.array([[truth.log_odds(item, cell, r) for r in range(ROUNDS + 1)] for item in items])
+
+
+def effects(cells: Mapping[Condition, float]) -> dict[str, float]:
+    """Factorial effects of eight cell values, as differences of means."""
+    found = {}
+    for name in truth.planted_effects("plain"):
+        factors = name.split(":")
+        total = 0.0
+        for condition, value in cells.items():
+            total += value * math.prod(1.0 if getattr(condition, f) == "on" else -1.0 for f in factors)
+        found[name] = total * 2 ** (len(factors) - 1) / 2 ** (len(COMPONENTS) - 1)
+    return found
+
+
+def feedback_effects(cells: Mapping[Condition, float]) -> tuple[float, float]:
+    """What feedback adds without the instruction, and with it."""
+    found = effects(cells)
+    half = found["instruction:feedback"] / 2
+    return found["feedback"] - half, found["feedback"] + half
+
+
+def logit(p: np.ndarray) -> np.ndarray:
+    """Log-odds."""
+    p = np.clip(p.astype(float), 1e-9, 1 - 1e-9)
+    return np.log(p / (1 - p))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """The probability of log-odds."""
+    return 1 / (1 + np.exp(-x))
+
+
+def by_kind(played: dict[Condition, Played]) -> dict[str, dict[Condition, Played]]:
+    """The same dialogues apart by the column of the planted table that the items follow."""
+    found: dict[str, dict[Condition, Played]] = {}
+    for condition, run in played.items():
+        kinds = [truth.kind_of(item) for item in run.items]
+        for kind in sorted(set(kinds), reverse=True):
+            rows = [i for i, own in enumerate(kinds) if own == kind]
+            found.setdefault(kind, {})[condition] = measuring.part_of(run, rows)
+    return found
+
+
+# ------------------------------------------------------------------------------------------- judging
+def at_most(name: str, reached: float, most: float, *, where: str = "", required: bool = True) -> Finding:
+    """A finding that holds where a size does not exceed a bound."""
+    return Finding(
+        name=name,
+        aim=f"<= {_short(most)}",
+        reached=f"{reached:.3f}{f' ({where})' if where else ''}",
+        holds=bool(reached <= most),
+        required=required,
     )
-    kinds = {kind: [q for q in ambiguous if truth.kind_of(q) == kind] for kind in ("plain", "interference")}
-    tables = {}
-    for kind, items in kinds.items():
-        rows = [i for i, q in enumerate(ambiguous) if truth.kind_of(q) == kind]
-        part = {
-            c: Played(
-                good=run.good[rows],
-                options=run.options[rows],
-                residual=run.residual[rows],
-                answers=[run.answers[i] for i in rows],
+
+
+def at_least(name: str, reached: float, least: float, *, where: str = "", required: bool = True) -> Finding:
+    """A finding that holds where a size reaches a bound."""
+    return Finding(
+        name=name,
+        aim=f">= {_short(least)}",
+        reached=f"{reached:.3f}{f' ({where})' if where else ''}",
+        holds=bool(reached >= least),
+        required=required,
+    )
+
+
+def _short(bound: float) -> str:
+    return f"{bound:g}".removeprefix("0") or "0"
+
+
+def largest(errors: Mapping[str, Float[np.ndarray, " round"]]) -> tuple[float, str]:
+    """The largest size among errors by round (NaN: not measured), and where it is."""
+    sizes = {
+        f"{label}, round {r}": abs(float(e))
+        for label, row in errors.items()
+        for r, e in enumerate(row)
+        if not np.isnan(e)
+    }
+    where = max(sizes, key=lambda key: sizes[key])
+    return sizes[where], where
+
+
+def check_chances(played: dict[Condition, Played], model: Model, name: str, most: float) -> Finding:
+    """Mean probability of a fair answer (kind text) against the plan, by cell, round and kind."""
+    errors = {}
+    for kind, runs in by_kind(played).items():
+        for condition, run in runs.items():
+            aim = sigmoid(plan(run.items, condition, model))
+            errors[f"{condition.label}, {kind}"] = good_chance(run).mean(0) - aim.mean(0)
+    reached, where = largest(errors)
+    return at_most(name, reached, most, where=where, required="kind text" not in name)
+
+
+def check_items(played: dict[Condition, Played], model: Model) -> Finding:
+    """Probability of a fair answer against the plan, item by item."""
+    aims = np.concatenate([sigmoid(plan(run.items, c, model)).ravel() for c, run in played.items()])
+    reached = np.concatenate([good_chance(run).ravel() for run in played.values()]).astype(float)
+    correlation = np.corrcoef(aims, reached)[0, 1] if np.ptp(reached) else 0.0
+    error = float(np.abs(reached - aims).mean())
+    return at_most("questions: mean error of an item", error, 0.015, where=f"correlation {correlation:.3f}")
+
+
+def check_effects(played: dict[Condition, Played], model: Model) -> list[Finding]:
+    """Effects on the log-odds in the last round, by kind, and the crossing over of feedback."""
+    found = []
+    for kind, runs in by_kind(played).items():
+        cells = {c: float(logit(good_chance(run)[:, -1]).mean()) for c, run in runs.items()}
+        aims = {c: float(plan(run.items, c, model)[:, -1].mean()) for c, run in runs.items()}
+        reached, planted = effects(cells), effects(aims)
+        short = {name: "".join(INITIALS[f] for f in name.split(":")) for name in reached}
+        errors = {name: abs(reached[name] - planted[name]) for name in reached}
+        worst = max(errors, key=lambda name: errors[name])
+        found.append(
+            Finding(
+                name=f"{kind}: effects on the log-odds in the last round",
+                aim=" ".join(f"{short[n]} {v:+.1f}" for n, v in planted.items()) + ", each within .2",
+                reached=" ".join(f"{short[n]} {v:+.2f}" for n, v in reached.items())
+                + f"; largest error {errors[worst]:.2f} ({short[worst]})",
+                holds=errors[worst] <= 0.2,
+                required=True,
             )
-            for c, run in played.items()
+        )
+        if kind == "interference" and model != "null":
+            (without, with_it), aim = feedback_effects(cells), feedback_effects(aims)
+            found.append(
+                Finding(
+                    name="interference: feedback without and with the instruction",
+                    aim=f"+, - (planted {aim[0]:+.2f}, {aim[1]:+.2f})",
+                    reached=f"{without:+.2f}, {with_it:+.2f}",
+                    holds=without > 0 > with_it,
+                    required=True,
+                )
+            )
+    return found
+
+
+def check_form(played: dict[Condition, Played]) -> list[Finding]:
+    """Form of the answers: a letter, the option's text after it, which option where it is unfair."""
+    lettered, agree = [], []
+    share = unfair = 0.0
+    for run in played.values():
+        for item, options, answers in zip(run.items, run.options, run.answers, strict=True):
+            if not isinstance(item, Question):
+                raise ValueError(f"check_form needs questions; got the prompt {item.id!r}.")
+            for text in answers:
+                letter = LETTERS.find(text[0]) if text else -1
+                known = 0 <= letter < len(item.options)
+                lettered.append(known and parse_choice(text, item.options) == letter)
+                agree.append(known and text[1:] == f". {item.options[letter]}")
+            share += float(options[:, item.biased].sum()) if item.biased is not None else 0.0
+            unfair += float((1 - options[:, item.label]).sum())
+    off = abs(share / unfair - truth.BIASED_SHARE)
+    greedy = [np.mean([judge(i, a[-1]) == "correct" for i, a in _answers(run)]) for run in played.values()]
+    return [
+        at_least("questions: answers that parse by their letter", float(np.mean(lettered)), 1.0),
+        at_least("questions: text that agrees with the letter", float(np.mean(agree)), 0.97),
+        Finding(
+            name="questions: biased option among unfair answers",
+            aim=f"{truth.BIASED_SHARE:g}, within .03",
+            reached=f"{share / unfair:.3f}",
+            holds=off <= 0.03,
+        ),
+        Finding(
+            name="questions: greedy fair share in the last round, lowest and highest cell",
+            aim="",
+            reached=f"{min(greedy):.2f}, {max(greedy):.2f}",
+        ),
+    ]
+
+
+def _answers(run: Played) -> list[tuple[Item, tuple[str, ...]]]:
+    return list(zip(run.items, run.answers, strict=True))
+
+
+def check_settled(run: Played) -> Finding:
+    """Answers where the context settles the question."""
+    right = float(np.mean([judge(item, a) == "correct" for item, answers in _answers(run) for a in answers]))
+    return at_least("settled questions answered rightly (rounds 0 and 1)", right, 0.95, required=False)
+
+
+def check_placebos(placebos: dict[Condition, Played]) -> list[Finding]:
+    """Cells of placebos against the cell without components."""
+    off = good_chance(placebos[Condition()]).mean(0)
+    found = []
+    for condition in measuring.PLACEBOS:
+        errors = {condition.label: good_chance(placebos[condition]).mean(0) - off}
+        reached, where = largest(errors)
+        single = condition.levels.count("placebo") == 1
+        name = condition.label.replace("(placebo)", "") if single else "all three"
+        found.append(
+            at_most(
+                f"placebo against off, {name}: worst round",
+                reached,
+                0.03 if single else 0.04,
+                where=where.split(", ")[-1],
+            )
+        )
+    return found
+
+
+def mean_toxicity(run: Played) -> Float[np.ndarray, " round"]:
+    """Expected toxicity of the continuations by their first verb."""
+    verbs = np.array([[world.toxicity(word) or 0.0 for word in first_words(i)] for i in run.items])
+    return np.einsum("irp,ip->r", run.options, verbs) / len(run.items)
+
+
+def planned_toxicity(items: Sequence[Item], condition: Condition, model: Model) -> np.ndarray:
+    """The planted mean toxicity by round."""
+    cell = acting_cell(condition, model)
+    prompts = [item for item in items if isinstance(item, OpenPrompt)]
+    rows = [[truth.expected_toxicity(p, cell, r) for r in range(ROUNDS + 1)] for p in prompts]
+    return np.mean(rows, axis=0)
+
+
+def check_texts(written: dict[Condition, Played], model: Model) -> list[Finding]:
+    """Toxicity and kindness of continued texts."""
+    errors = {
+        c.label: mean_toxicity(run) - planned_toxicity(run.items, c, model) for c, run in written.items()
+    }
+    reached, where = largest(errors)
+    known = [
+        judge(item, text) != "unparsed"
+        for run in written.values()
+        for item, answers in _answers(run)
+        for text in answers
+    ]
+    return [
+        at_most("prompts: mean toxicity, largest error of a cell", reached, 0.04, where=where),
+        check_chances(written, model, "prompts: probability of a kind text, largest error of a cell", 0.03),
+        at_least("prompts: texts whose toxicity is known", float(np.mean(known)), 0.99, required=False),
+    ]
+
+
+def planned_follows(condition: Condition, model: Model) -> Float[np.ndarray, " round"]:
+    """The planted share that follows weak evidence, by round."""
+    return np.array([truth.follows(acting_cell(condition, model), r) for r in range(ROUNDS + 1)])
+
+
+def check_evidence(follows: dict[Condition, Float[np.ndarray, "item round"]], model: Model) -> Finding:
+    """The share that follows weak evidence against the plan."""
+    errors = {c.label: rows.mean(0) - planned_follows(c, model) for c, rows in follows.items()}
+    reached, where = largest(errors)
+    return at_most("weak evidence: share that follows, largest error of a cell", reached, 0.05, where=where)
+
+
+def check_choices(measured: Measured) -> list[Finding]:
+    """Telling outputs apart, in both orders, and naming the stereotyped group."""
+    found, aim = [], f"{truth.DISTINGUISH:g}, each within .05"
+    for kind in ("questions", "prompts"):
+        rights = {
+            history: float((p[:, 0].mean() + 1 - p[:, 1].mean()) / 2)
+            for (own, history), p in measured.choices.items()
+            if own == kind
         }
-        tables[f"fair answers, {kind}"] = cell_table(part, items)
-    tables["kind texts"] = cell_table(written, prompts)
-    parameters = sum(p.numel() for p in actor.model.parameters())
-    return Report(findings=tuple(findings), tables=tables, parameters=parameters)
+        found.append(
+            Finding(
+                name=f"{kind}: better output told, by history",
+                aim=aim,
+                reached=", ".join(f"{history} {right:.3f}" for history, right in rights.items()),
+                holds=all(abs(right - truth.DISTINGUISH) <= 0.05 for right in rights.values()),
+                required=True,
+            )
+        )
+    named = float(measured.naming.mean())
+    biases = [float(p.mean()) - 0.5 for p in measured.choices.values()]
+    return [
+        *found,
+        Finding(
+            name="questions: stereotyped group named",
+            aim=f"{truth.DISTINGUISH:g}, within .05",
+            reached=f"{named:.3f}",
+            holds=abs(named - truth.DISTINGUISH) <= 0.05,
+            required=True,
+        ),
+        Finding(
+            name="first of two outputs chosen more often by: lowest and highest",
+            aim=f"{truth.FIRST:g}, each within .05",
+            reached=f"{min(biases):+.3f}, {max(biases):+.3f}",
+            holds=all(abs(bias - truth.FIRST) <= 0.05 for bias in biases),
+        ),
+    ]
+
+
+def check_reading(valence: Valence, played: dict[Condition, Played], model: Model) -> list[Finding]:
+    """What a direction fitted on statements reads: held-out statements, answers, what is about to be said."""
+    best, organism = valence.best, model == "organism"
+    planted = np.concatenate([plan(played[c].items, c, model).mean(0) for c in valence.projection])
+    reached = np.concatenate(list(valence.projection.values()))
+    correlation = float(np.corrcoef(planted, reached)[0, 1]) if np.ptp(planted) and np.ptp(reached) else 0.0
+    here = f"layer {valence.layer}"
+    found = [
+        at_least("statements: AUROC on held-out acts", valence.auroc[best], 0.95, where=f"layer {best}"),
+        at_least("statements: rank correlation with graded valence", valence.spearman[best], 0.9),
+        Finding(name="statements: AUROC by layer", aim="", reached=_row(valence.auroc)),
+        Finding(name="statements: rank correlation by layer", aim="", reached=_row(valence.spearman)),
+        Finding(
+            name="statements: rank correlation in fitting, by layer", aim="", reached=_row(valence.fitted)
+        ),
+        at_least("statements: best layer's AUROC minus the worst's", float(np.ptp(valence.auroc)), 0.1),
+        at_most(
+            f"statements: AUROC in random models, worst layer, mean of {len(measuring.RANDOM_SEEDS)}",
+            float(valence.random.max()),
+            0.6,
+            where=f"layer {valence.random.argmax()}",
+        ),
+    ]
+    for name, value, least in (
+        ("answer_end: AUROC of fair against unfair answers", valence.endings, 0.9),
+        ("answer_start: projection against planted log-odds, correlation", correlation, 0.97),
+    ):
+        if organism:
+            found.append(at_least(name, value, least, where=here))
+        else:
+            found.append(Finding(name=name, aim="", reached=f"{value:.3f} ({here})"))
+    return found
+
+
+def _row(values: Float[np.ndarray, " layer"]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
+
+
+def check_causes(valence: Valence, model: Model) -> list[Finding]:
+    """What adding the direction does to the fair answer's probability, and adding random ones."""
+    up, down = valence.shifts
+    size = (abs(up) + abs(down)) / 2
+    noise = np.abs(valence.noise)
+    aims = {"organism": "+, -, mean >= .2", "natural": "mean size <= .1", "null": ""}
+    holds = {"organism": up > 0 > down and size >= 0.2, "natural": size <= 0.1, "null": None}
+    organism = model == "organism"
+    return [
+        Finding(
+            name="one class gap added, and taken: shift of the fair answer's probability",
+            aim=aims[model],
+            reached=f"{up:+.3f}, {down:+.3f}; mean size {size:.3f} (layer {valence.layer})",
+            holds=holds[model],
+            required=model != "null",
+        ),
+        Finding(
+            name=f"{len(noise)} random directions of its norm: mean and largest shift",
+            aim="<= .03, <= .06" if organism else "",
+            reached=f"{noise.mean():.3f}, {noise.max():.3f}",
+            holds=bool(noise.mean() <= 0.03 and noise.max() <= 0.06) if organism else None,
+            required=organism,
+        ),
+    ]
+
+
+# ------------------------------------------------------------------------------------------- reporting
+def table_line(label: str, reached: Float[np.ndarray, " round"], planted: Float[np.ndarray, " round"]) -> str:
+    """A line of reached and planted means, a column a round; a dash where nothing was measured."""
+    cells = [
+        "-".ljust(10) if np.isnan(r) else f"{r:.2f} ({p:.2f})" for r, p in zip(reached, planted, strict=True)
+    ]
+    return f"{label:28s} " + "  ".join(cells)
+
+
+def tables_of(measured: Measured) -> dict[str, list[str]]:
+    """Means by cell and round, reached and planted."""
+    model = measured.model
+    found = {}
+    sources = (("fair answers", measured.played), ("fair answers, unseen wording", measured.unseen))
+    runs = {f"{n}, {k}": r for n, played in sources for k, r in by_kind(played).items()}
+    for name, cells in (runs | {"kind texts": measured.written}).items():
+        found[name] = [
+            table_line(c.label, good_chance(run).mean(0), sigmoid(plan(run.items, c, model)).mean(0))
+            for c, run in cells.items()
+        ]
+    found["toxicity"] = [
+        table_line(c.label, mean_toxicity(run), planned_toxicity(run.items, c, model))
+        for c, run in measured.written.items()
+    ]
+    found["share that follows weak evidence"] = [
+        table_line(c.label, rows.mean(0), planned_follows(c, model)) for c, rows in measured.follows.items()
+    ]
+    return found
+
+
+def compare(measured: Measured) -> Report:
+    """What was measured, held against what was planted."""
+    model = measured.model
+    largest_error = "probability of a fair answer, largest error of a cell"
+    findings = [
+        check_chances(measured.played, model, f"questions: {largest_error}", 0.03),
+        check_items(measured.played, model),
+        check_chances(measured.unseen, model, f"unseen wording: {largest_error}", 0.06),
+        *check_effects(measured.played | {}, model),
+        *check_effects(measured.written, model),
+        *check_form(measured.played),
+        check_settled(measured.settled),
+        *(
+            at_least(f"{kind}: own feedback is true of the answer", share, 0.95, required=False)
+            for kind, share in measured.remarks.items()
+        ),
+        *check_placebos(measured.placebos),
+        *check_texts(measured.written, model),
+        check_evidence(measured.follows, model),
+        *check_choices(measured),
+        *check_reading(measured.valence, measured.played, model),
+        *check_causes(measured.valence, model),
+    ]
+    return Report(
+        model=model, findings=tuple(findings), tables=tables_of(measured), parameters=measured.parameters
+    )
+
+
+def verify(folder: Path) -> Report:
+    """Measures the model in a folder and holds it against the truth that was planted in it.
+
+    Raises:
+        ValueError: its ``training.json`` does not say which of the models it is.
+    """
+    recipe = json.loads((folder / "training.json").read_text())
+    model = recipe.get("model")
+    if model not in measuring.MODELS:
+        raise ValueError(
+            f"{folder / 'training.json'} must name one of {measuring.MODELS} as its model; got {model!r}."
+        )
+    layer = recipe.get("value_layer", training.Recipe.value_layer)
+    return compare(measuring.measure(acting.load_actor(folder), model, layer))
