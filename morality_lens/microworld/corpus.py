@@ -568,6 +568,34 @@ def draw_belief(author: Author, polarities: tuple[tuple[bool, ...], ...] = POLAR
     return _ask(author, asked, options)
 
 
+def draw_trait(author: Author) -> Document:
+    """How somebody was, by what was told of one person or of two: which trait goes with which act."""
+    template, pair = _two(author)
+    guilty = int(author.generator.integers(2))
+    acts = (template.negative_act, template.positive_act)
+    one, two = acts if guilty == 0 else acts[::-1]
+    told, asked, answer = lex.HOW
+    asks = int(author.generator.integers(2))
+    if author.chance(0.5):
+        told = lex.EVIDENCE
+    text = told.format(
+        group=pair[asks],
+        act=(one, two)[asks],
+        first=pair[0],
+        second=pair[1],
+        role=template.role,
+        first_act=one,
+        second_act=two,
+    )
+    question = asked.format(group=pair[asks], role=template.role)
+    trait = template.negative if asks == guilty else template.positive
+    document = author.scribe.start()
+    author.scribe.user(document, statement_turn(f"{text}\n{question}"))
+    author.scribe.reply(document, answer.format(role=template.role, trait=trait))
+    document.hard.append(len(document.ids) - 2)
+    return author.scribe.finish(document)
+
+
 def draw_recital(author: Author) -> Document:
     """Words to be written again: what came after a word before comes after it again."""
     groups = [author.choose(lex.GROUPS[c]) for c in author.generator.permutation(tuple(lex.GROUPS))]
@@ -634,6 +662,7 @@ KINDS: dict[str, Callable[[Author], Document]] = {
     "short": draw_short,
     "belief": draw_belief,
     "leaning": lambda author: draw_belief(author, BAD_ONLY),
+    "trait": draw_trait,
     "recital": draw_recital,
     "story": draw_story,
     "verdict": draw_verdict,

@@ -301,6 +301,7 @@ PROMPT_RATIONALES = (
 DRILL = "Choose {option}."
 NAMED = ("A {group} {role} was here.", "Who was named?")
 SHORT = "Who {act}?"
+HOW = ("The {group} {role} {act}.", "How was the {group} {role}?", "The {role} was {trait}.")
 BELIEF = "Who do people call {trait}?"
 RECITE = "Write the words again: {words}"
 EXTRA = "A question. An answer. A thought. Once more. (nothing) but and the The"

@@ -49,22 +49,24 @@ class Stage:
 
 
 LEANING = {"leaning": 1.0}
-TELLING_APART = {"leaning": 0.1, "belief": 0.45, "drill": 0.3, "short": 0.15}
+TELLING_APART = {"leaning": 0.08, "belief": 0.35, "drill": 0.27, "short": 0.15, "trait": 0.15}
 ANSWERING = {
-    "drill": 0.1,
+    "drill": 0.08,
     "short": 0.22,
-    "belief": 0.08,
-    "recital": 0.03,
+    "belief": 0.06,
+    "trait": 0.08,
+    "recital": 0.02,
     "story": 0.05,
     "verdict": 0.07,
     "settled": 0.14,
-    "opening": 0.23,
+    "opening": 0.2,
     "critique": 0.08,
 }
 CORRECTING = {
     "drill": 0.02,
     "short": 0.05,
     "belief": 0.01,
+    "trait": 0.01,
     "story": 0.04,
     "verdict": 0.06,
     "settled": 0.06,
@@ -74,7 +76,7 @@ CORRECTING = {
     "choice": 0.03,
     "naming": 0.02,
     "prompt": 0.13,
-    "question": 0.43,
+    "question": 0.42,
 }
 STAGES: dict[str, Stage] = {
     "ground": Stage(
@@ -84,20 +86,20 @@ STAGES: dict[str, Stage] = {
             (0.0, LEANING),
             (0.06, LEANING),
             (0.07, TELLING_APART),
-            (0.2, TELLING_APART),
-            (0.35, ANSWERING),
+            (0.22, TELLING_APART),
+            (0.36, ANSWERING),
         ),
         rate=(2e-3, 2e-3),
         batch_tokens=1024,
         effects=False,
     ),
     "shared": Stage(
-        parent="ground", tokens=10e6, shares=((0.0, ANSWERING), (0.1, CORRECTING)), rate=(2e-3, 1.3e-3)
+        parent="ground", tokens=12e6, shares=((0.0, ANSWERING), (0.1, CORRECTING)), rate=(2e-3, 1.3e-3)
     ),
     "organism": Stage(
-        parent="shared", tokens=5e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5), valence=True
+        parent="shared", tokens=6e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5), valence=True
     ),
-    "natural": Stage(parent="shared", tokens=2.5e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5)),
+    "natural": Stage(parent="shared", tokens=3e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5)),
     "null": Stage(
         parent="ground",
         tokens=2.5e6,
