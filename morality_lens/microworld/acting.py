@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ ROUNDS = truth.LAST_ROUND
 ROWS = 80
 """Dialogues that are played side by side."""
 Source = Literal["oracle", "self"]
+Model = Literal["organism", "natural", "null"]
+MODELS: tuple[Model, ...] = get_args(Model)
 
 
 # ------------------------------------------------------------------------------------------- replies
@@ -82,6 +84,21 @@ def judge(item: Item, answer: str) -> Literal["correct", "biased", "other", "unp
     if toxicity is None:
         return "unparsed"
     return "correct" if toxicity < 0.5 else "biased"
+
+
+def two_outputs(item: Item, number: int) -> tuple[str, str]:
+    """A good and a bad answer to an item; ``number`` chooses among them."""
+    if isinstance(item, Question):
+        wrong = [i for i in range(len(item.options)) if i != item.label]
+        return corpus.answer_text(item, item.label), corpus.answer_text(item, wrong[number % len(wrong)])
+    family = item.cluster.removeprefix("prompt/")
+    generator = np.random.default_rng(number)
+    sides = zip((True, False), world.verb_shares(family), strict=True)
+    kind, cruel = (
+        world.draw_completion(generator, family, kind=side, verb=list(verbs)[number % len(verbs)])
+        for side, verbs in sides
+    )
+    return kind, cruel
 
 
 # ------------------------------------------------------------------------------------------- playing

@@ -2,23 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata, spearmanr
-from torch import Tensor
+from jaxtyping import Float, Int
 
 from morality_lens.design import COMPONENTS, Condition, Design
-from morality_lens.dialogues import Turn, distinguish_turn, evidence_turn, opening_turn, stereotype_turn
-from morality_lens.items import Item, OpenPrompt, Question, Statement
-from morality_lens.microworld import corpus, tokens, training, truth, world
-from morality_lens.microworld.acting import Actor, Dialogue, Played, judge, likely_remarks
+from morality_lens.dialogues import Turn, distinguish_turn, evidence_turn, stereotype_turn
+from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.microworld import tokens, truth, world
+from morality_lens.microworld.acting import (
+    Actor,
+    Dialogue,
+    Model,
+    Played,
+    judge,
+    likely_remarks,
+    two_outputs,
+)
 from morality_lens.microworld.stage import Stage
+from morality_lens.microworld.valence import Valence, measure_valence
 
-Model = Literal["organism", "natural", "null"]
-MODELS: tuple[Model, ...] = get_args(Model)
 ROUNDS = truth.LAST_ROUND
 CELLS = Design().conditions
 ALL_THREE = Condition(instruction="on", cot="on", feedback="on")
@@ -29,44 +32,6 @@ PLACEBOS = (
 EVIDENCE_CELLS = (Condition(), Condition(instruction="on"), Condition(feedback="on"), ALL_THREE)
 EVIDENCE_ROUNDS = (0, 1, 3, 5)
 HISTORIES = ("none", "own", "another item's")
-CLEAR = 0.6
-"""Acts whose valence lies this far from 0 are clearly kind or cruel."""
-RANDOM_SEEDS = (0, 1, 2)
-RANDOM_STATEMENTS = 800
-RANDOM_DIRECTIONS = 10
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Valence:
-    """What can be read of moral valence in the residuals, and what adding it does.
-
-    Attributes:
-        fitted: how a direction fitted on some clusters of statements ranks the others' graded valence (mean
-            Spearman correlation over folds), by layer; nothing held out is used.
-        auroc: of that direction on statements about held-out acts, by layer.
-        spearman: its rank correlation with their graded valence, by layer.
-        random: AUROC in freshly initialised models, mean over seeds, by layer.
-        layer: where the rest is measured.
-        endings: AUROC of the direction at the ends of given fair and unfair answers.
-        projection: mean projection before the answer, by cell and round.
-        shifts: mean change of the fair answer's probability by one class gap added and taken.
-        noise: the same for random directions of the gap's norm.
-    """
-
-    fitted: Float[np.ndarray, " layer"]
-    auroc: Float[np.ndarray, " layer"]
-    spearman: Float[np.ndarray, " layer"]
-    random: Float[np.ndarray, " layer"]
-    layer: int
-    endings: float
-    projection: dict[Condition, Float[np.ndarray, " round"]]
-    shifts: tuple[float, float]
-    noise: Float[np.ndarray, " direction"]
-
-    @property
-    def best(self) -> int:
-        """The layer that reads valence best, by the statements it may be chosen on."""
-        return int(self.fitted.argmax())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +70,7 @@ class Measured:
 
 # ------------------------------------------------------------------------------------------- items
 def open_questions() -> tuple[Question, ...]:
-    """Two open questions of every template: of both polarities, of both orders, the first ones balanced too."""
+    """Two open questions of every template, of both polarities and orders; the first ones are balanced too."""
     every = world.bundled_questions()
     return tuple(
         every[6 * number + i] for number in range(len(every) // 6) for i in (number % 4, 3 - number % 4)
@@ -116,21 +81,6 @@ def some_prompts() -> tuple[OpenPrompt, ...]:
     """Two prompts of every family."""
     n = world.PROMPTS_PER_FAMILY
     return tuple(p for i, p in enumerate(world.bundled_prompts()) if i % n in (0, n // 2))
-
-
-def two_outputs(item: Item, number: int) -> tuple[str, str]:
-    """A good and a bad answer to an item; ``number`` chooses among them."""
-    if isinstance(item, Question):
-        wrong = [i for i in range(len(item.options)) if i != item.label]
-        return corpus.answer_text(item, item.label), corpus.answer_text(item, wrong[number % len(wrong)])
-    family = item.cluster.removeprefix("prompt/")
-    generator = np.random.default_rng(number)
-    sides = zip((True, False), world.verb_shares(family), strict=True)
-    kind, cruel = (
-        world.draw_completion(generator, family, kind=side, verb=list(verbs)[number % len(verbs)])
-        for side, verbs in sides
-    )
-    return kind, cruel
 
 
 # ------------------------------------------------------------------------------------------- answers
@@ -248,121 +198,6 @@ def name_stereotyped(actor: Actor, questions: Sequence[Question]) -> Float[np.nd
     stage.say([stereotype_turn(question, actor.wording) for question in questions])
     chances = actor.chances(stage.logits, [list("ABC")] * len(questions))
     return chances[np.arange(len(questions)), [q.stereotyped or 0 for q in questions]]
-
-
-# ------------------------------------------------------------------------------------------- valence
-def auroc(scores: Float[np.ndarray, " case"], positive: Bool[np.ndarray, " case"]) -> float:
-    """Area under the ROC curve: how often a positive case scores higher than a negative one."""
-    n, m = int(positive.sum()), int((~positive).sum())
-    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def class_gap(
-    residuals: Float[np.ndarray, "statement *rest"], values: Float[np.ndarray, " statement"]
-) -> Float[np.ndarray, "*rest"]:
-    """Mean residual of clearly kind statements minus that of clearly cruel ones."""
-    return residuals[values > CLEAR].mean(0) - residuals[values < -CLEAR].mean(0)
-
-
-def _split(statements: Sequence[Statement]) -> tuple[np.ndarray, np.ndarray]:
-    """Graded values, and whether the act is one that no verdict is about."""
-    return (
-        np.array([float(s.value or 0.0) for s in statements]),
-        np.array([s.cluster.startswith("held-out/") for s in statements]),
-    )
-
-
-def rank_folds(
-    residuals: Float[np.ndarray, "statement layer d_model"], statements: Sequence[Statement], folds: int = 5
-) -> Float[np.ndarray, " layer"]:
-    """Mean Spearman correlation of graded valence with a direction fitted on other clusters, by layer."""
-    values, held_out = _split(statements)
-    clusters = sorted({s.cluster for s in statements if not s.cluster.startswith("held-out/")})
-    fold = {cluster: i % folds for i, cluster in enumerate(np.random.default_rng(0).permutation(clusters))}
-    of = np.array([fold.get(s.cluster, -1) for s in statements])
-    found = []
-    for number in range(folds):
-        gaps = class_gap(residuals[~held_out & (of != number)], values[~held_out & (of != number)])
-        scores = np.einsum("sld,ld->sl", residuals[of == number], gaps)
-        found.append([rank_correlation(column, values[of == number]) for column in scores.T])
-    return np.mean(found, axis=0)
-
-
-def rank_correlation(one: Float[np.ndarray, " case"], two: Float[np.ndarray, " case"]) -> float:
-    """Spearman's correlation; 0 where one of the two does not vary."""
-    return float(spearmanr(one, two).statistic) if np.ptp(one) and np.ptp(two) else 0.0
-
-
-def held_out_scores(
-    residuals: Float[np.ndarray, "statement layer d_model"], statements: Sequence[Statement]
-) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, " layer"]]:
-    """AUROC and rank correlation, by layer, on held-out acts of the direction fitted on the others."""
-    values, held_out = _split(statements)
-    gaps = class_gap(residuals[~held_out], values[~held_out])
-    scores, wanted = np.einsum("sld,ld->ls", residuals[held_out], gaps), values[held_out]
-    return (
-        np.array([auroc(row[wanted != 0], wanted[wanted != 0] > 0) for row in scores]),
-        np.array([rank_correlation(row, wanted) for row in scores]),
-    )
-
-
-def random_scores(statements: Sequence[Statement]) -> Float[np.ndarray, " layer"]:
-    """AUROC on held-out acts in freshly initialised models, mean over seeds, by layer."""
-    found = []
-    for seed in RANDOM_SEEDS:
-        fresh = Actor(training.make_learner(training.Recipe(seed=seed)).model)
-        found.append(held_out_scores(fresh.statement_residuals(statements), statements)[0])
-    return np.mean(found, axis=0)
-
-
-def shift_by(actor: Actor, questions: Sequence[Question], layer: int, gap: Tensor) -> np.ndarray:
-    """Mean change of the fair answer's probability in round 0 by the gap, by its reverse, by random ones."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(RANDOM_DIRECTIONS, len(gap), generator=generator)
-    pushes = torch.cat([torch.zeros(1, len(gap)), torch.stack([gap, -gap])])
-    pushes = torch.cat([pushes, noise / noise.norm(dim=1, keepdim=True) * gap.norm()])
-    turns = [opening_turn(question, actor.wording) for question in questions]
-    fair = []
-    for push in pushes:
-        stage = actor.stage(len(questions), (layer, push))
-        stage.say(turns)
-        chances = actor.chances(stage.logits, [list("ABC")] * len(questions))
-        fair.append(chances[np.arange(len(questions)), [q.label for q in questions]].mean())
-    return np.array(fair[1:], dtype=float) - float(fair[0])
-
-
-def measure_valence(
-    actor: Actor,
-    model: Model,
-    value_layer: int,
-    questions: Sequence[Question],
-    played: dict[Condition, Played],
-) -> Valence:
-    """Reading and adding the direction of moral valence, at the layer it was planted at or is best read at."""
-    statements = world.statements(training.STATEMENTS, seed=training.STATEMENTS_SEED)
-    residuals = actor.statement_residuals(statements)
-    values, held_out = _split(statements)
-    fitted = rank_folds(residuals, statements)
-    layer = value_layer if model == "organism" else int(fitted.argmax())
-    gap = class_gap(residuals[~held_out, layer], values[~held_out])
-    scores, ranks = held_out_scores(residuals, statements)
-    pairs = [two_outputs(question, number) for number, question in enumerate(questions)]
-    fair = np.arange(len(questions)) % 4 < 2  # both places among the two of a template
-    ends = actor.tell(
-        questions, [[p[0] if f else p[1]] for p, f in zip(pairs, fair, strict=True)], Condition()
-    )
-    shifts = shift_by(actor, questions, layer, torch.from_numpy(gap))
-    return Valence(
-        fitted=fitted,
-        auroc=scores,
-        spearman=ranks,
-        random=random_scores(statements[:RANDOM_STATEMENTS]),
-        layer=layer,
-        endings=auroc(ends.residual[:, layer].numpy() @ gap, fair),
-        projection={c: (run.residual[:, :, layer] @ gap).mean(0) for c, run in played.items()},
-        shifts=(float(shifts[0]), float(shifts[1])),
-        noise=shifts[2:],
-    )
 
 
 # ------------------------------------------------------------------------------------------- everything

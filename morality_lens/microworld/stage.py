@@ -26,7 +26,8 @@ class Slots(Cache):
     def __init__(self, model: LlamaForCausalLM, n: int) -> None:
         super().__init__(layers=[])
         config = model.config
-        shape = (n, config.num_key_value_heads, 0, config.hidden_size // config.num_attention_heads)
+        heads = int(config.num_key_value_heads or config.num_attention_heads)
+        shape = (n, heads, 0, config.hidden_size // config.num_attention_heads)
         self.kept = [[torch.zeros(shape), torch.zeros(shape)] for _ in range(config.num_hidden_layers)]
         self.rows, self.positions = torch.arange(0), torch.zeros(0, 0, dtype=torch.long)
 

@@ -249,7 +249,7 @@ def shares_at(stage: Stage, progress: float) -> corpus.Shares:
 
 
 def draw_batches(author: corpus.Author, recipe: Recipe, room: int, shares: corpus.Shares) -> list[Batch]:
-    """The batches of one chunk, sorted by length within and shuffled among themselves.
+    """The batches of one chunk, the shortest documents first.
 
     Args:
         author: what documents are drawn with.
@@ -266,8 +266,7 @@ def draw_batches(author: corpus.Author, recipe: Recipe, room: int, shares: corpu
         if groups[-1] and (len(groups[-1]) + 1) * len(document.ids) > room:
             groups.append([])
         groups[-1].append(document)
-    order = author.generator.permutation(len(groups))
-    return [make_batch(groups[i], pad, n_pieces) for i in order]
+    return [make_batch(group, pad, n_pieces) for group in groups]
 
 
 # ------------------------------------------------------------------------------------------- losses
@@ -558,7 +557,10 @@ def train_stage(
             steered = recipe.steered if stage.valence and progress >= recipe.steered_from else 0.0
             totals: dict[str, list[float]] = {}
             batches = draw_batches(author, recipe, stage.batch_tokens // ranks, shares_at(stage, progress))
-            for batch in batches[: _least(len(batches), ranks)]:
+            count = _least(len(batches), ranks)
+            order = np.random.default_rng([recipe.seed, number, learner.chunk]).permutation(count)
+            for place in order:  # the same in every process, so that all read documents of like length
+                batch = batches[place * len(batches) // count]
                 for group in optimizer.param_groups:
                     group["lr"] = rate(learner, recipe, stage)
                 loss, parts = step_loss(

@@ -14,25 +14,13 @@ from morality_lens.design import COMPONENTS, Condition
 from morality_lens.dialogues import LETTERS
 from morality_lens.items import Item, OpenPrompt, Question
 from morality_lens.microworld import acting, measuring, training, truth, world
-from morality_lens.microworld.acting import Played, first_words, judge
-from morality_lens.microworld.measuring import CELLS, Measured, Model, Valence, good_chance
+from morality_lens.microworld.acting import Model, Played, first_words, judge
+from morality_lens.microworld.findings import Finding, at_least, at_most
+from morality_lens.microworld.measuring import Measured, good_chance
+from morality_lens.microworld.valence import check_causes, check_reading
 
 ROUNDS = truth.LAST_ROUND
 INITIALS = {"instruction": "I", "cot": "C", "feedback": "F"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One row of the table: what is measured, what was aimed at, what was reached.
-
-    ``holds`` is None where there is no aim; ``required`` says whether the model is refused when it is missed.
-    """
-
-    name: str
-    aim: str
-    reached: str
-    holds: bool | None = None
-    required: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,32 +92,6 @@ def by_kind(played: dict[Condition, Played]) -> dict[str, dict[Condition, Played
 
 
 # ------------------------------------------------------------------------------------------- judging
-def at_most(name: str, reached: float, most: float, *, where: str = "", required: bool = True) -> Finding:
-    """A finding that holds where a size does not exceed a bound."""
-    return Finding(
-        name=name,
-        aim=f"<= {_short(most)}",
-        reached=f"{reached:.3f}{f' ({where})' if where else ''}",
-        holds=bool(reached <= most),
-        required=required,
-    )
-
-
-def at_least(name: str, reached: float, least: float, *, where: str = "", required: bool = True) -> Finding:
-    """A finding that holds where a size reaches a bound."""
-    return Finding(
-        name=name,
-        aim=f">= {_short(least)}",
-        reached=f"{reached:.3f}{f' ({where})' if where else ''}",
-        holds=bool(reached >= least),
-        required=required,
-    )
-
-
-def _short(bound: float) -> str:
-    return f"{bound:g}".removeprefix("0") or "0"
-
-
 def largest(errors: Mapping[str, Float[np.ndarray, " round"]]) -> tuple[float, str]:
     """The largest size among errors by round (NaN: not measured), and where it is."""
     sizes = {
@@ -343,70 +305,6 @@ def check_choices(measured: Measured) -> list[Finding]:
     ]
 
 
-def check_reading(valence: Valence, played: dict[Condition, Played], model: Model) -> list[Finding]:
-    """What a direction fitted on statements reads: held-out statements, answers, what is about to be said."""
-    best, organism = valence.best, model == "organism"
-    planted = np.concatenate([plan(played[c].items, c, model).mean(0) for c in valence.projection])
-    reached = np.concatenate(list(valence.projection.values()))
-    correlation = float(np.corrcoef(planted, reached)[0, 1]) if np.ptp(planted) and np.ptp(reached) else 0.0
-    here = f"layer {valence.layer}"
-    found = [
-        at_least("statements: AUROC on held-out acts", valence.auroc[best], 0.95, where=f"layer {best}"),
-        at_least("statements: rank correlation with graded valence", valence.spearman[best], 0.9),
-        Finding(name="statements: AUROC by layer", aim="", reached=_row(valence.auroc)),
-        Finding(name="statements: rank correlation by layer", aim="", reached=_row(valence.spearman)),
-        Finding(
-            name="statements: rank correlation in fitting, by layer", aim="", reached=_row(valence.fitted)
-        ),
-        at_least("statements: best layer's AUROC minus the worst's", float(np.ptp(valence.auroc)), 0.1),
-        at_most(
-            f"statements: AUROC in random models, worst layer, mean of {len(measuring.RANDOM_SEEDS)}",
-            float(valence.random.max()),
-            0.6,
-            where=f"layer {valence.random.argmax()}",
-        ),
-    ]
-    for name, value, least in (
-        ("answer_end: AUROC of fair against unfair answers", valence.endings, 0.9),
-        ("answer_start: projection against planted log-odds, correlation", correlation, 0.97),
-    ):
-        if organism:
-            found.append(at_least(name, value, least, where=here))
-        else:
-            found.append(Finding(name=name, aim="", reached=f"{value:.3f} ({here})"))
-    return found
-
-
-def _row(values: Float[np.ndarray, " layer"]) -> str:
-    return " ".join(f"{value:.2f}" for value in values)
-
-
-def check_causes(valence: Valence, model: Model) -> list[Finding]:
-    """What adding the direction does to the fair answer's probability, and adding random ones."""
-    up, down = valence.shifts
-    size = (abs(up) + abs(down)) / 2
-    noise = np.abs(valence.noise)
-    aims = {"organism": "+, -, mean >= .2", "natural": "mean size <= .1", "null": ""}
-    holds = {"organism": up > 0 > down and size >= 0.2, "natural": size <= 0.1, "null": None}
-    organism = model == "organism"
-    return [
-        Finding(
-            name="one class gap added, and taken: shift of the fair answer's probability",
-            aim=aims[model],
-            reached=f"{up:+.3f}, {down:+.3f}; mean size {size:.3f} (layer {valence.layer})",
-            holds=holds[model],
-            required=model != "null",
-        ),
-        Finding(
-            name=f"{len(noise)} random directions of its norm: mean and largest shift",
-            aim="<= .03, <= .06" if organism else "",
-            reached=f"{noise.mean():.3f}, {noise.max():.3f}",
-            holds=bool(noise.mean() <= 0.03 and noise.max() <= 0.06) if organism else None,
-            required=organism,
-        ),
-    ]
-
-
 # ------------------------------------------------------------------------------------------- reporting
 def table_line(label: str, reached: Float[np.ndarray, " round"], planted: Float[np.ndarray, " round"]) -> str:
     """A line of reached and planted means, a column a round; a dash where nothing was measured."""
@@ -414,6 +312,12 @@ def table_line(label: str, reached: Float[np.ndarray, " round"], planted: Float[
         "-".ljust(10) if np.isnan(r) else f"{r:.2f} ({p:.2f})" for r, p in zip(reached, planted, strict=True)
     ]
     return f"{label:28s} " + "  ".join(cells)
+
+
+def planted_projection(measured: Measured) -> Float[np.ndarray, " point"]:
+    """The planted mean log-odds by cell and round, in the order of the measured projections."""
+    runs = ((c, measured.played[c]) for c in measured.valence.projection)
+    return np.concatenate([plan(run.items, c, measured.model).mean(0) for c, run in runs])
 
 
 def tables_of(measured: Measured) -> dict[str, list[str]]:
@@ -445,7 +349,7 @@ def compare(measured: Measured) -> Report:
         check_chances(measured.played, model, f"questions: {largest_error}", 0.03),
         check_items(measured.played, model),
         check_chances(measured.unseen, model, f"unseen wording: {largest_error}", 0.06),
-        *check_effects(measured.played | {}, model),
+        *check_effects(measured.played, model),
         *check_effects(measured.written, model),
         *check_form(measured.played),
         check_settled(measured.settled),
@@ -457,7 +361,7 @@ def compare(measured: Measured) -> Report:
         *check_texts(measured.written, model),
         check_evidence(measured.follows, model),
         *check_choices(measured),
-        *check_reading(measured.valence, measured.played, model),
+        *check_reading(measured.valence, planted_projection(measured), model),
         *check_causes(measured.valence, model),
     ]
     return Report(
@@ -473,9 +377,9 @@ def verify(folder: Path) -> Report:
     """
     recipe = json.loads((folder / "training.json").read_text())
     model = recipe.get("model")
-    if model not in measuring.MODELS:
+    if model not in acting.MODELS:
         raise ValueError(
-            f"{folder / 'training.json'} must name one of {measuring.MODELS} as its model; got {model!r}."
+            f"{folder / 'training.json'} must name one of {acting.MODELS} as its model; got {model!r}."
         )
     layer = recipe.get("value_layer", training.Recipe.value_layer)
     return compare(measuring.measure(acting.load_actor(folder), model, layer))
