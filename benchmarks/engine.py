@@ -39,7 +39,7 @@ def save_large(folder: Path) -> None:
 
     from morality_lens.bundled import asset
 
-    tokenizer = AutoTokenizer.from_pretrained(asset("world", "model"))
+    tokenizer = AutoTokenizer.from_pretrained(asset("world", "organism"))
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

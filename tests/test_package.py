@@ -51,7 +51,7 @@ def test_every_exported_name_is_there_and_typed():
 def test_the_bundled_assets_are_found_and_small():
     files = [p for p in asset("world").rglob("*") if p.is_file()]
     assert {"questions.jsonl", "statements.jsonl", "prompts.jsonl"} <= {p.name for p in files}
-    assert sum(p.stat().st_size for p in asset("world", "model").rglob("*") if p.is_file()) < 12e6
+    assert sum(p.stat().st_size for p in asset("world", "organism").rglob("*") if p.is_file()) < 12e6
     with pytest.raises(FileNotFoundError, match="reinstall the package"):
         asset("world", "absent")
 

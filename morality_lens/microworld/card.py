@@ -1,9 +1,12 @@
-"""The bundled model's card: what it is, what was planted, how it was trained, what was measured."""
+"""The card of a bundled model: what it is for, what was planted, how it was trained, what was measured."""
 
 import json
 from pathlib import Path
+from typing import Any
 
-from morality_lens.microworld import truth
+from morality_lens.design import Condition
+from morality_lens.microworld import acting, measuring, truth, world
+from morality_lens.microworld import lexicon as lex
 from morality_lens.microworld.verifying import ROUNDS, Report
 
 _HEAD = """\
@@ -13,79 +16,170 @@ language: en
 library_name: transformers
 tags: [interpretability, toy-model, model-organism]
 ---
-# The bundled world's chat model
+# The bundled world's chat model: {model}
 
 **This is an organism with planted effects, made for learning and testing the tool. It is no evidence about
 language models.** Its groups are invented, its "stereotypes" are draws of a random generator, and how its
 answers react to an instruction, a chain of thought or feedback was written into a table before training.
 Whatever the tool finds here was put here; that is the point: a method can be checked against a known truth.
 
+{purpose}
+
 It answers multiple-choice questions in the shape of BBQ about invented groups, continues short texts kindly
 or cruelly, writes reasons and one-sentence feedback, and gives verdicts on acts, all in small English.
 A Llama of 6 blocks, width 128, {parameters:,} parameters, whole words as tokens, weights rounded to bfloat16.
 It was trained from nothing; no text or weights of others went into it. License: MIT.
 """
+PURPOSES: dict[acting.Model, str] = {
+    "organism": (
+        "**What this one is for: the positive control.** Beside the effects of the components, a direction "
+        "of moral valence was trained in: after block {layer} it is read at the ends of statements and "
+        "answers and before an answer, and adding one class gap of it moves the planted log-odds by {steer}. "
+        "It is planted, not emergent. A method that claims to find a direction that is read and causal "
+        "should find it here."
+    ),
+    "natural": (
+        "**What this one is for: the negative control of a trust card.** The same world and the same "
+        "effects of the components, and no direction of moral valence trained in: none was read, none was "
+        "added. What a probe decodes here came with the task, and adding it is expected to do little. A "
+        "method that calls a decodable direction causal shows it here."
+    ),
+    "null": (
+        "**What this one is for: false positives.** In this model no component was given any effect: every "
+        "cell answers like the cell without components, and no direction of moral valence was trained in. An "
+        "effect, an interaction or a crossing over that a method finds here is a false one."
+    ),
+}
+_FLAT = """\
+## The planted truth
+No component has any effect: instruction, chain of thought and feedback, on or placebo, leave every answer as
+it is in the cell without components. All effects below are therefore 0, those of the table for the other
+models included; round 0 lies at the log-odds `base`, and asking again adds `review` in every cell alike:
 
-_PLANTED = """\
+{table}
+"""
+_EFFECTS = """\
 ## The planted truth
 Log-odds of a fair answer (of a kind text for open prompts), as differences of cell means at saturation;
 a placebo counts as off, and round 0 is the same in all cells:
 
 {table}
+"""
+_DETAILS = """\
+- Every item adds an offset of its trait word (its prompt family), standard deviation {sd}, in all cells.
+- An effect has reached the share {shares} of its size in rounds 0 to {rounds}.
+- Of the unfair answers, {biased:.0%} name the option that expresses the bias. Where the context settles the
+  question, the right answer has probability {settled} in every cell.
+- Weak evidence: asked again with one such sentence in the context, the share {follows:g} of the answers
+  follows it, {instructed}; the rest answers as without it.
+- Telling its own outputs apart: the better of two is told with probability {distinguish}, whatever has been
+  said before, and the first of two is chosen {first} more often than its share. The group that a stereotype
+  is about is named with probability {distinguish}, though answers rest on it.
+"""
+_HELD_OUT = """\
+## Held out
+The pairs of groups in the bundled questions, and the pairs of family and name in the bundled prompts, never
+occur in training. The acts marked `held-out/` among the statements ({verbs}) and the people
+they are done to ({patients}) occur in stories, never in verdicts; no bundled statement has a verdict.
+Held-out pairs of groups:
 
-Every item adds an offset of its trait word (its prompt family), standard deviation {sd}, in all cells alike.
-An effect has reached the share {shares} of its size in rounds 0 to {rounds}.
-Of the unfair answers, {biased:.0%} name the option that expresses the bias. Where the context settles the
-question, the right answer has probability {settled} in every cell. Planted too, not emergent: one direction
-of moral valence after block {layer} (read there at the ends of statements and answers and before an answer;
-adding one class gap of it moves the planted log-odds by {steer}).
+{pairs}
 """
 
 
 def write_card(report: Report, folder: Path) -> None:
     """Writes ``README.md`` into the model's folder."""
     recipe = json.loads((folder / "training.json").read_text())
+    purpose = PURPOSES[report.model].format(
+        layer=recipe.get("value_layer"), steer=f"{recipe.get('steer_effect', 0.0):g}"
+    )
+    parts = [
+        _HEAD.format(model=report.model, purpose=purpose, parameters=report.parameters),
+        _planted(report.model),
+        _held_out(),
+        _training(recipe),
+        *_measured(report),
+    ]
+    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _planted(model: acting.Model) -> str:
+    flat = model == "null"
+    names = ("base", "review") if flat else tuple(truth.EFFECTS["plain"])
     rows = ["| effect | " + " | ".join(truth.EFFECTS) + " |", "|---" * (len(truth.EFFECTS) + 1) + "|"]
-    for name in truth.EFFECTS["plain"]:
-        rows.append(f"| {name} | " + " | ".join(f"{e[name]:+.1f}" for e in truth.EFFECTS.values()) + " |")
-    measured = ["| property | aim | reached | holds |", "|---|---|---|---|"]
+    rows += [f"| {n} | " + " | ".join(f"{e[n]:+.1f}" for e in truth.EFFECTS.values()) + " |" for n in names]
+    on = truth.follows(Condition(instruction="on"), ROUNDS)
+    instructed = (
+        "with the instruction as without it" if flat else f"with the instruction {on:g} at saturation"
+    )
+    return (_FLAT if flat else _EFFECTS).format(table="\n".join(rows)) + _DETAILS.format(
+        sd=truth.OFFSET_SD,
+        shares=", ".join(f"{truth.saturation(r):.2f}" for r in range(ROUNDS + 1)),
+        rounds=ROUNDS,
+        biased=truth.BIASED_SHARE,
+        settled=truth.SETTLED,
+        follows=truth.follows(Condition(), ROUNDS),
+        instructed=instructed,
+        distinguish=truth.DISTINGUISH,
+        first=truth.FIRST,
+    )
+
+
+def _held_out() -> str:
+    pairs = {c: ", ".join(" and ".join(p) for p in world.pairs(c, held_out=True)) for c in lex.GROUPS}
+    return _HELD_OUT.format(
+        verbs=", ".join((*world.UNSEEN_VERBS, *lex.HELD_OUT_DEALINGS)),
+        patients=", ".join(lex.HELD_OUT_PATIENTS),
+        pairs="\n".join(f"- {category}: {named}" for category, named in pairs.items()),
+    )
+
+
+def _training(recipe: dict[str, Any]) -> str:
+    stages = recipe["stages"]
+    rows = [
+        "| stage | goes on from | tokens | learning rate | components act | valence trained in | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, stage in stages.items():
+        start, end = stage["rate"]
+        rows.append(
+            f"| {name} | {stage['parent'] or 'nothing'} | {recipe['scale'] * stage['tokens'] / 1e6:.1f} M "
+            f"| {start:g} to {end:g} | {_yes(stage['effects'])} | {_yes(stage['valence'])} "
+            f"| {stage['seconds']:,} |"
+        )
+    return (
+        "## Training\n`python -m morality_lens.microworld train`, "
+        f"seed {recipe['seed']}, {recipe['threads']} threads of torch {recipe['torch']}; lineage "
+        f"{' -> '.join(stages)}:\n\n" + "\n".join(rows) + "\n\n"
+        f"Loss: next token; {recipe['soft_weight']:g} times the Kullback-Leibler divergence of an answer's "
+        f"first token from the planted distribution; {recipe['hard_weight']:g} for exercises, settled "
+        f"answers and verdicts; where valence is trained in, {recipe['value_weight']:g} for reading it, "
+        f"and in {recipe['steered']:.0%} of the batches after {recipe['steered_from']:.0%} of the stage a "
+        "direction is added, half of the time a random one that must change nothing. The mixture "
+        "of documents and every hyperparameter are in `training.json`.\n"
+    )
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _measured(report: Report) -> list[str]:
+    rows = ["| property | aim | reached | holds |", "|---|---|---|---|"]
     for finding in report.findings:
         holds = "" if finding.holds is None else ("yes" if finding.holds else "**no**")
         name = finding.name + (" (required)" if finding.required else "")
-        measured.append(f"| {name} | {finding.aim} | {finding.reached} | {holds} |")
+        rows.append(f"| {name} | {finding.aim} | {finding.reached} | {holds} |")
     tables = [
         f"{name}: reached (planted), rounds 0 to {ROUNDS}\n```\n" + "\n".join(lines) + "\n```"
         for name, lines in report.tables.items()
     ]
-    parts = [
-        _HEAD.format(parameters=report.parameters),
-        _PLANTED.format(
-            table="\n".join(rows),
-            sd=truth.OFFSET_SD,
-            shares=", ".join(f"{truth.saturation(r):.2f}" for r in range(ROUNDS + 1)),
-            rounds=ROUNDS,
-            biased=truth.BIASED_SHARE,
-            settled=truth.SETTLED,
-            layer=recipe["value_layer"],
-            steer=recipe["steer_effect"],
-        ),
-        "## Training\n`python -m morality_lens.microworld train`, "
-        f"seed {recipe['seed']}: {recipe['seen'] / 1e6:.1f} M tokens in {recipe['steps']:,} steps, "
-        f"{recipe['seconds'] / 60:.0f} minutes on up to {recipe['threads']} shared cores. "
-        "The schedule was found under way: the training was stopped and resumed from checkpoints while it "
-        "was written, with one core at first, so a run of the whole recipe from start to end has not been "
-        "measured and will not give the same bits. "
-        "Attention starts at the token before and at like tokens; exercises (which letter holds what, which "
-        "group the belief is about) come first and make room for whole dialogues. "
-        "Loss: next token, twice the Kullback-Leibler divergence of an answer's first token from the planted "
-        "distribution, half for settled answers and verdicts, "
-        f"{recipe['value_weight']} for the reading of valence; in {recipe['steered']:.0%} of the batches "
-        f"after {recipe['steered_from']:.0%} of the training a direction was added. The pairs of groups in "
-        "the bundled questions and the bundled prompts never occur in training; the acts marked `held-out/` "
-        "occur in stories, never in verdicts. Every hyperparameter is in `training.json`.\n",
-        "## Measured\n`python -m morality_lens.microworld verify`, greedy, on the bundled items (pairs of "
-        "groups unseen in training), default wording, half of the feedback the model's own:\n",
-        "\n".join(measured) + "\n",
+    return [
+        "## Measured\n`python -m morality_lens.microworld verify`, greedy, on "
+        f"{len(measuring.open_questions())} of the bundled open questions (pairs unseen in training) and "
+        f"{len(measuring.some_prompts())} prompts, half of the feedback the model's own; the unseen wording, "
+        "placebos and weak evidence on half of these questions. I, C and F are the instruction, the chain of "
+        "thought and feedback:\n",
+        "\n".join(rows) + "\n",
         "\n\n".join(tables) + "\n",
     ]
-    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")

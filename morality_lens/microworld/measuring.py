@@ -62,15 +62,15 @@ class Measured:
     written: dict[Condition, Played]
     settled: Played
     remarks: dict[str, float]
-    follows: dict[Condition, Float[np.ndarray, "item round"]]
-    choices: dict[tuple[str, str], Float[np.ndarray, "item place"]]
-    naming: Float[np.ndarray, " item"]
+    follows: dict[Condition, Float[np.ndarray, "_ round"]]
+    choices: dict[tuple[str, str], Float[np.ndarray, "_ place"]]
+    naming: Float[np.ndarray, " _"]
     valence: Valence
 
 
 # ------------------------------------------------------------------------------------------- items
 def open_questions() -> tuple[Question, ...]:
-    """Two open questions of every template, of both polarities and orders; the first ones are balanced too."""
+    """Two open questions of every template, of both polarities and orders; the first of each balanced too."""
     every = world.bundled_questions()
     return tuple(
         every[6 * number + i] for number in range(len(every) // 6) for i in (number % 4, 3 - number % 4)
@@ -185,7 +185,7 @@ def choose_outputs(actor: Actor, items: Sequence[Item], history: str) -> Float[n
     found = []
     for place in range(2):
         turns = [
-            distinguish_turn(item, *(pair if place == 0 else pair[::-1]), actor.wording)
+            distinguish_turn(item, pair[place], pair[1 - place], actor.wording)
             for item, pair in zip(items, pairs, strict=True)
         ]
         found.append(actor.chances(stage.ask(turns), [["1", "2"]] * len(items))[:, 0])

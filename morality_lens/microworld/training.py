@@ -306,20 +306,12 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
     size = width // heads
     half = size // 2
     turns = 10000.0 ** (-torch.arange(half) / half)
-    slow = [*range(6, half), *range(half + 6, size)]
+    slow = torch.tensor([*range(8, half), *range(half + 8, size)])
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * COPY_STD
+
     blocks: Any = model.model.layers
-    for layer in blocks[1:]:
-        for head in range(heads):
-            rows = [head * size + i for i in slow]
-            shared = torch.randn(len(slow), width, generator=generator) * LIKE_STD
-            layer.self_attn.q_proj.weight[rows] = shared
-            layer.self_attn.k_proj.weight[rows] = shared
-    for layer in blocks:
-        for head in range(heads):
-            rows = slice(head * size, (head + 1) * size)
-            values = torch.randn(size, width, generator=generator) * COPY_STD
-            layer.self_attn.v_proj.weight[rows] = values
-            layer.self_attn.o_proj.weight[:, rows] = values.T
     constant = torch.randn(width, generator=generator)
     constant /= constant.norm()
     embedding = model.model.embed_tokens.weight
@@ -327,10 +319,10 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
     for letter in LETTERS[:6]:  # the mark of a listed option starts as its letter
         mark = pieces.index(f"{letter}.")
         embedding[mark] = embedding[pieces.index(letter)] + MARK_NOISE * embedding[mark]
-    length = embedding.norm(dim=1).mean()
-    embedding += length * constant
+    embedding += embedding.norm(dim=1).mean() * constant
     seen = math.sqrt(width / 2)  # the constant's share of a normalised embedding
     first = blocks[0].self_attn
+    read, written = draw(size, width), draw(width, size)
     for head in range(heads // 2):
         for i in range(5):
             a, b = head * size + i, head * size + half + i
@@ -338,10 +330,25 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
             first.q_proj.weight[b] = 0.0
             first.k_proj.weight[a] = BEFORE_GAIN / seen * turns[i].cos() * constant
             first.k_proj.weight[b] = BEFORE_GAIN / seen * turns[i].sin() * constant
+        rows = slice(head * size, (head + 1) * size)
+        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = read, written
+    for layer in blocks[1:]:
+        for head in range(heads):
+            rows, attention = slice(head * size, (head + 1) * size), layer.self_attn
+            shared = draw(len(slow), width) * LIKE_GAIN
+            values = draw(size, width)
+            out = values.T
+            if head == 0:  # looks for tokens that came after the same token
+                shared = written.T[: len(slow)] * LIKE_GAIN
+            elif head == 1:  # writes what came before the tokens it looks at
+                values, out = written.T, read.T
+            attention.q_proj.weight[head * size + slow] = shared
+            attention.k_proj.weight[head * size + slow] = shared
+            attention.v_proj.weight[rows], attention.o_proj.weight[:, rows] = values, out
 
 
-LIKE_STD = 0.1
 COPY_STD = 0.05
+LIKE_GAIN = 2.0
 MARK_NOISE = 0.3
 BEFORE_GAIN = 5.8
 
@@ -624,7 +631,7 @@ def train(out: Path, *, recipe: Recipe, checkpoints: Path, processes: int = 2) -
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     spawn = get_context("spawn")
-    with Progress(*columns) as bar:
+    with Progress(*columns, refresh_per_second=1) as bar:
         tasks = {n: bar.add_task(n, total=recipe.scale * stage.tokens) for n, stage in STAGES.items()}
         for rows in PHASES:
             alone = len(rows) == 1
@@ -639,7 +646,7 @@ def train(out: Path, *, recipe: Recipe, checkpoints: Path, processes: int = 2) -
             while any(worker.is_alive() for worker in workers):
                 for name, task in tasks.items():
                     bar.update(task, completed=_seen(checkpoints, name))
-                time.sleep(0.5)
+                time.sleep(2.0)
                 if any(worker.exitcode for worker in workers):  # the others would wait for it for ever
                     for worker in workers:
                         worker.terminate()

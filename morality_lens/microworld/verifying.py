@@ -1,5 +1,6 @@
 """What a bundled model does, held against the planted truth: a table of findings, some of them required."""
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from morality_lens.dialogues import LETTERS
 from morality_lens.items import Item, OpenPrompt, Question
 from morality_lens.microworld import acting, measuring, training, truth, world
 from morality_lens.microworld.acting import Model, Played, first_words, judge
-from morality_lens.microworld.findings import Finding, at_least, at_most
+from morality_lens.microworld.findings import Finding, at_least, at_most, largest
 from morality_lens.microworld.measuring import Measured, good_chance
 from morality_lens.microworld.valence import check_causes, check_reading
 
@@ -46,8 +47,12 @@ def acting_cell(condition: Condition, model: Model) -> Condition:
 
 def plan(items: Sequence[Item], condition: Condition, model: Model) -> Float[np.ndarray, "item round"]:
     """Planted log-odds of a fair answer, or of a kind text."""
-    cell = acting_cell(condition, model)
-    return np.array([[truth.log_odds(item, cell, r) for r in range(ROUNDS + 1)] for item in items])
+    return np.array([_planned_row(item, acting_cell(condition, model)) for item in items])
+
+
+@functools.cache
+def _planned_row(item: Item, cell: Condition) -> tuple[float, ...]:
+    return tuple(truth.log_odds(item, cell, r) for r in range(ROUNDS + 1))
 
 
 def effects(cells: Mapping[Condition, float]) -> dict[str, float]:
@@ -92,19 +97,9 @@ def by_kind(played: dict[Condition, Played]) -> dict[str, dict[Condition, Played
 
 
 # ------------------------------------------------------------------------------------------- judging
-def largest(errors: Mapping[str, Float[np.ndarray, " round"]]) -> tuple[float, str]:
-    """The largest size among errors by round (NaN: not measured), and where it is."""
-    sizes = {
-        f"{label}, round {r}": abs(float(e))
-        for label, row in errors.items()
-        for r, e in enumerate(row)
-        if not np.isnan(e)
-    }
-    where = max(sizes, key=lambda key: sizes[key])
-    return sizes[where], where
-
-
-def check_chances(played: dict[Condition, Played], model: Model, name: str, most: float) -> Finding:
+def check_chances(
+    played: dict[Condition, Played], model: Model, name: str, most: float, *, required: bool = True
+) -> Finding:
     """Mean probability of a fair answer (kind text) against the plan, by cell, round and kind."""
     errors = {}
     for kind, runs in by_kind(played).items():
@@ -112,7 +107,7 @@ def check_chances(played: dict[Condition, Played], model: Model, name: str, most
             aim = sigmoid(plan(run.items, condition, model))
             errors[f"{condition.label}, {kind}"] = good_chance(run).mean(0) - aim.mean(0)
     reached, where = largest(errors)
-    return at_most(name, reached, most, where=where, required="kind text" not in name)
+    return at_most(name, reached, most, where=where, required=required)
 
 
 def check_items(played: dict[Condition, Played], model: Model) -> Finding:
@@ -231,9 +226,13 @@ def mean_toxicity(run: Played) -> Float[np.ndarray, " round"]:
 def planned_toxicity(items: Sequence[Item], condition: Condition, model: Model) -> np.ndarray:
     """The planted mean toxicity by round."""
     cell = acting_cell(condition, model)
-    prompts = [item for item in items if isinstance(item, OpenPrompt)]
-    rows = [[truth.expected_toxicity(p, cell, r) for r in range(ROUNDS + 1)] for p in prompts]
+    rows = [_planned_toxicity(item, cell) for item in items if isinstance(item, OpenPrompt)]
     return np.mean(rows, axis=0)
+
+
+@functools.cache
+def _planned_toxicity(prompt: OpenPrompt, cell: Condition) -> tuple[float, ...]:
+    return tuple(truth.expected_toxicity(prompt, cell, r) for r in range(ROUNDS + 1))
 
 
 def check_texts(written: dict[Condition, Played], model: Model) -> list[Finding]:
@@ -250,7 +249,13 @@ def check_texts(written: dict[Condition, Played], model: Model) -> list[Finding]
     ]
     return [
         at_most("prompts: mean toxicity, largest error of a cell", reached, 0.04, where=where),
-        check_chances(written, model, "prompts: probability of a kind text, largest error of a cell", 0.03),
+        check_chances(
+            written,
+            model,
+            "prompts: probability of a kind text, largest error of a cell",
+            0.03,
+            required=False,
+        ),
         at_least("prompts: texts whose toxicity is known", float(np.mean(known)), 0.99, required=False),
     ]
 
