@@ -178,8 +178,8 @@ def _measured(report: Report) -> list[str]:
         "## Measured\n`python -m morality_lens.microworld verify`, greedy, on "
         f"{len(measuring.open_questions())} of the bundled open questions (pairs unseen in training) and "
         f"{len(measuring.some_prompts())} prompts, half of the feedback the model's own; the unseen wording, "
-        "placebos and weak evidence on half of these questions. I, C and F are the instruction, the chain of "
-        "thought and feedback:\n",
+        "placebos and telling outputs apart on half of these questions, weak evidence on a quarter. I, C and "
+        "F are the instruction, the chain of thought and feedback:\n",
         "\n".join(rows) + "\n",
         "\n\n".join(tables) + "\n",
     ]
