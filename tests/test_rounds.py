@@ -404,9 +404,11 @@ def test_the_bound_counts_the_words_of_the_chosen_wording(llama, questions):
     wording = words.model_copy(update={"choice": long})
     renderer = record_of(llama).renderer
     short, wordy = (
-        longest_dialogues(renderer, questions[:1], replace(SHORT, wording_index=i), wording)[0]
+        longest_dialogues(
+            renderer, questions[:1], replace(SHORT, wording_index=i, rationale_tokens=400), wording
+        )[0]
         for i in (0, 1)
-    )
+    )  # so long a rationale that the longest cell is one where the answer is asked for after it
     asked = len(rendering.encode(renderer, "Answer. " * 59)[0])
     assert wordy - short >= asked * (1 + SHORT.design.rounds), "it is asked for in every round"
 

@@ -143,7 +143,7 @@ class Recipe:
     weight_decay: float = 0.05
     clip: float = 1.0
     soft_weight: float = 2.0
-    hard_weight: float = 1.0
+    hard_weight: float = 0.5
     value_weight: float = 0.3
     value_layer: int = 3
     steered: float = 0.3
@@ -323,17 +323,15 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
     seen = math.sqrt(width / 2)  # the constant's share of a normalised embedding
     first = blocks[0].self_attn
     read, written = draw(size, width), draw(width, size)
-    for head in range(heads - 1):
-        back = head + 1  # how many tokens before
+    for head in range(heads // 2):
         for i in range(5):
             a, b = head * size + i, head * size + half + i
             first.q_proj.weight[a] = BEFORE_GAIN / seen * constant
             first.q_proj.weight[b] = 0.0
-            first.k_proj.weight[a] = BEFORE_GAIN / seen * (back * turns[i]).cos() * constant
-            first.k_proj.weight[b] = BEFORE_GAIN / seen * (back * turns[i]).sin() * constant
+            first.k_proj.weight[a] = BEFORE_GAIN / seen * turns[i].cos() * constant
+            first.k_proj.weight[b] = BEFORE_GAIN / seen * turns[i].sin() * constant
         rows = slice(head * size, (head + 1) * size)
-        if head == 0:
-            first.v_proj.weight[rows], first.o_proj.weight[:, rows] = read, written
+        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = read, written
     for layer in blocks[1:]:
         for head in range(heads):
             rows, attention = slice(head * size, (head + 1) * size), layer.self_attn
