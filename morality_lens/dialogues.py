@@ -1,5 +1,6 @@
 """Item, condition and what was said become the next turn, every segment of it named."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -100,11 +101,19 @@ def answer_turn(item: Item, wording: Wording, index: int = 0) -> Turn:
     return Turn(role="user", segments=(Segment(name="answer_request", text=text),))
 
 
+def _filled(text: str, **values: str) -> str:
+    """The text with every ``{name}`` replaced at once: what a value holds in braces stays as it is."""
+    return re.sub(
+        "|".join(f"{{{name}}}" for name in values),
+        lambda found: values[found[0][1:-1]].strip() or "(nothing)",
+        text,
+    )
+
+
 def critique_turn(item: Item, answer: str, wording: Wording, index: int = 0) -> Turn:
     """The question that asks for feedback, in a dialogue of its own."""
     text = pick(wording.task(item).critique_request, index)
-    text = text.replace("{question}", question_text(item, wording, index))
-    text = text.replace("{answer}", answer.strip() or "(nothing)")
+    text = _filled(text, question=question_text(item, wording, index), answer=answer)
     return Turn(role="user", segments=(Segment(name="critique_request", text=text),))
 
 
@@ -125,17 +134,14 @@ def evidence_turn(question: Question, evidence: str, wording: Wording, index: in
 def distinguish_turn(item: Item, first: str, second: str, wording: Wording, index: int = 0) -> Turn:
     """Two outputs, and which of them is the better one; the answer is ``1`` or ``2``."""
     text = pick(wording.task(item).distinguish_request, index)
-    text = text.replace("{question}", question_text(item, wording, index))
-    text = text.replace("{first}", first.strip() or "(nothing)").replace(
-        "{second}", second.strip() or "(nothing)"
-    )
+    text = _filled(text, question=question_text(item, wording, index), first=first, second=second)
     return Turn(role="user", segments=(Segment(name="distinguish_request", text=text),))
 
 
 def stereotype_turn(question: Question, wording: Wording, index: int = 0) -> Turn:
     """Which group a stereotype is about, asked from the question alone; the answer is an option's letter."""
     text = pick(wording.choice.stereotype_request, index)
-    text = text.replace("{question}", question_text(question, wording, index))
+    text = _filled(text, question=question_text(question, wording, index))
     return Turn(role="user", segments=(Segment(name="stereotype_request", text=text),))
 
 

@@ -278,3 +278,31 @@ def test_a_slow_tokenizer_is_refused():
 
     with pytest.raises(ValueError, match="no character offsets"):
         rendering.make_renderer(Slow())
+
+
+def test_weak_evidence_stands_at_the_end_of_the_context_in_a_segment_of_its_own(renderer):
+    evidence = "Someone thought that it was the first one."
+    turn = dialogues.evidence_turn(QUESTION, evidence, WORDING)
+    assert [s.name for s in turn.segments] == ["context", "evidence", "question", "answer_request"]
+    plain = dialogues.opening_turn(QUESTION, WORDING).content
+    assert turn.content == plain.replace(QUESTION.context, f"{QUESTION.context}\n{evidence}")
+    transcript = rendering.append_turn(renderer, Transcript(), turn, round=0)
+    span = transcript.span("evidence", 0)
+    told = renderer.tokenizer.decode(transcript.token_ids[span.start : span.stop])
+    assert told.strip() == evidence
+
+
+def test_two_outputs_stand_in_the_order_given_and_an_empty_one_is_named():
+    turn = dialogues.distinguish_turn(QUESTION, "B. Not known", "  ", WORDING)
+    assert turn.content.index("1: B. Not known") < turn.content.index("2: (nothing)")
+    assert QUESTION.question in turn.content
+    prompt = OpenPrompt(id="p", cluster="p", text="The man {first} said")
+    told = dialogues.distinguish_turn(prompt, "a {second} word", "another", WORDING).content
+    assert "The man {first} said" in told
+    assert "1: a {second} word" in told
+
+
+def test_the_stereotyped_group_is_asked_for_with_the_questions_own_letters():
+    told = dialogues.stereotype_turn(QUESTION, WORDING).content
+    assert dialogues.question_text(QUESTION, WORDING) in told
+    assert "stereotype" in told

@@ -43,6 +43,13 @@ def test_the_real_checkpoint_proves_itself():
     assert "there was a little girl named" in record.renderer.tokenizer.decode(out[0])
 
 
+@pytest.mark.parametrize("name", [None, *model.BUNDLED])
+def test_the_bundled_models_are_found_by_name(name):
+    folder = Path(model.find_model(name))
+    assert folder.name == model.BUNDLED[name or "bundled"]
+    assert json.loads((folder / "training.json").read_text())["model"] == folder.name
+
+
 def test_the_bridge_is_a_transformer_bridge_with_the_plain_models_weights(zoo_folder):
     from transformer_lens.model_bridge import TransformerBridge
 

@@ -149,8 +149,8 @@ def _training(recipe: dict[str, Any]) -> str:
         )
     return (
         "## Training\n`python -m morality_lens.microworld train`, "
-        f"seed {recipe['seed']}, {recipe['threads']} threads of torch {recipe['torch']}; lineage "
-        f"{' -> '.join(stages)}:\n\n" + "\n".join(rows) + "\n\n"
+        f"seed {recipe['seed']}, {recipe['processes']} processes of a thread each, torch {recipe['torch']}; "
+        f"lineage {' -> '.join(stages)}:\n\n" + "\n".join(rows) + "\n\n"
         f"Loss: next token; {recipe['soft_weight']:g} times the Kullback-Leibler divergence of an answer's "
         f"first token from the planted distribution; {recipe['hard_weight']:g} for exercises, settled "
         f"answers and verdicts; where valence is trained in, {recipe['value_weight']:g} for reading it, "
@@ -178,8 +178,9 @@ def _measured(report: Report) -> list[str]:
         "## Measured\n`python -m morality_lens.microworld verify`, greedy, on "
         f"{len(measuring.open_questions())} of the bundled open questions (pairs unseen in training) and "
         f"{len(measuring.some_prompts())} prompts, half of the feedback the model's own; the unseen wording, "
-        "placebos and telling outputs apart on half of these questions, weak evidence on a quarter. I, C and "
-        "F are the instruction, the chain of thought and feedback:\n",
+        "placebos and telling outputs apart on half of these questions, weak evidence on a quarter. "
+        "Held-out acts are, for the AUROC, held-out verbs without a manner that goes with one side only. "
+        "I, C and F are the instruction, the chain of thought and feedback:\n",
         "\n".join(rows) + "\n",
         "\n\n".join(tables) + "\n",
     ]
