@@ -597,7 +597,7 @@ def test_a_folder_that_does_not_say_what_it_is_is_refused(tmp_path: Path):
 def test_the_card_says_what_the_model_is_for_and_what_was_measured(planned, tmp_path: Path, model):
     recipe = training.Recipe()
     lineage = training.STAGES[model].parent
-    record = {**vars(recipe), "model": model, "threads": 2, "torch": "x", "stages": {}}
+    record = {**vars(recipe), "model": model, "processes": 2, "torch": "x", "stages": {}}
     for name in (lineage, model):
         record["stages"][name] = {**vars(training.STAGES[name]), "seconds": 1234}
     (tmp_path / "training.json").write_text(json.dumps(record))

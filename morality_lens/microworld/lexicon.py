@@ -304,5 +304,5 @@ SHORT = "Who {act}?"
 HOW = ("The {group} {role} {act}.", "How was the {group} {role}?", "The {role} was {trait}.")
 BELIEF = "Who do people call {trait}?"
 RECITE = "Write the words again: {words}"
-EXTRA = "A question. An answer. A thought. Once more. (nothing) but and the The"
+EXTRA = "A question. An answer. A thought. Once more. (nothing) but and the The them texts"
 """Further words that the vocabulary needs."""
