@@ -336,8 +336,12 @@ def dialogue(
     if then == "evidence" and isinstance(item, Question):
         give_evidence(author, document, item, acts, rounds, index)
     elif then == "distinguish":
-        outputs = [answer_text(item, s) if isinstance(item, Question) else s for s in said]
-        good = [s == item.label if isinstance(item, Question) else world.toxicity(s) == 0.0 for s in said]
+        if isinstance(item, Question):
+            outputs = [answer_text(item, int(option)) for option in said]
+            good = [option == item.label for option in said]
+        else:
+            outputs = [str(text) for text in said]
+            good = [world.toxicity(text) == 0.0 for text in outputs]
         better, worse = (
             [o for o, g in zip(outputs, good, strict=True) if g is side] for side in (True, False)
         )

@@ -42,10 +42,8 @@ def _strings(value: object) -> Iterable[str]:
 @functools.cache
 def wordings() -> tuple[Wording, Wording, Wording]:
     """The package's own wording, the second one met in training, and the one that no training holds."""
-    return (
-        load_wording(),
-        *(load_wording(Path(__file__).with_name(f"{n}.toml")) for n in ("second", "unseen")),
-    )
+    here = Path(__file__).parent
+    return load_wording(), load_wording(here / "second.toml"), load_wording(here / "unseen.toml")
 
 
 @functools.cache
