@@ -135,7 +135,7 @@ def _held_out() -> str:
 
 
 def _training(recipe: dict[str, Any]) -> str:
-    stages = recipe["stages"]
+    stages, note = recipe["stages"], f" {recipe['note']}" if "note" in recipe else ""
     rows = [
         "| stage | goes on from | tokens | learning rate | components act | valence trained in | seconds |",
         "|---|---|---|---|---|---|---|",
@@ -156,7 +156,7 @@ def _training(recipe: dict[str, Any]) -> str:
         f"answers and verdicts; where valence is trained in, {recipe['value_weight']:g} for reading it, "
         f"and in {recipe['steered']:.0%} of the batches after {recipe['steered_from']:.0%} of the stage a "
         "direction is added, half of the time a random one that must change nothing. The mixture "
-        "of documents and every hyperparameter are in `training.json`.\n"
+        "of documents and every hyperparameter are in `training.json`." + note + "\n"
     )
 
 
