@@ -523,7 +523,8 @@ def train_stage(
     """Trains one stage, from its parent's end or from where it was interrupted, on one thread.
 
     Several processes can share a stage: each reads its part of every batch, and gradients are averaged. Two
-    processes with a thread each read about a third more tokens a second than one process with two threads.
+    processes of one thread read as many tokens a second as one process of two threads, which any other work
+    on the machine slows tenfold.
 
     Args:
         name: the stage.
