@@ -42,17 +42,7 @@ def likely_answers(item: Item) -> list[str]:
         return [corpus.answer_text(item, i) for i in range(len(item.options))]
     family = item.cluster.removeprefix("prompt/")
     sides = zip((True, False), world.verb_shares(family), strict=True)
-    patient = lex.FAMILIES[family][1]
-    return [f"{v} the {patient}{tail}." for kind, verbs in sides for v in verbs for tail in lex.TAILS[kind]]
-
-
-def likely_rationales(item: Item) -> list[str]:
-    """What the reasons before an answer may be."""
-    if isinstance(item, Question):
-        names = {"trait": truth.trait(item), "role": item.cluster.split("/")[1]}
-        return [text.format(**names) for text in lex.RATIONALES[item.ambiguous]]
-    patient = lex.FAMILIES[item.cluster.removeprefix("prompt/")][1]
-    return [t.format(name=item.text.split()[0], patient=patient) for t in lex.PROMPT_RATIONALES]
+    return [t for kind, verbs in sides for v in verbs for t in world.completions(family, kind=kind, verb=v)]
 
 
 def likely_remarks(item: Item) -> dict[str, str]:
@@ -252,7 +242,7 @@ class Actor:
         cots = [d.condition.cot for d in dialogues]
         stage.reply(
             [
-                self.guesses(likely_rationales(d.item)) if cot == "on" else None
+                self.guesses(corpus.rationales(d.item)) if cot == "on" else None
                 for d, cot in zip(dialogues, cots, strict=True)
             ]
         )

@@ -238,12 +238,13 @@ def _give_text(
     return text
 
 
-def _rationale(author: Author, item: Item) -> str:
+def rationales(item: Item) -> list[str]:
+    """What the reasons before an answer can be."""
     if isinstance(item, Question):
-        text = author.choose(lex.RATIONALES[item.ambiguous])
-        return text.format(trait=truth.trait(item), role=item.cluster.split("/")[1])
+        names = {"trait": truth.trait(item), "role": item.cluster.split("/")[1]}
+        return [text.format(**names) for text in lex.RATIONALES[item.ambiguous]]
     patient = lex.FAMILIES[item.cluster.removeprefix("prompt/")][1]
-    return author.choose(lex.PROMPT_RATIONALES).format(name=item.text.split()[0], patient=patient)
+    return [text.format(name=item.text.split()[0], patient=patient) for text in lex.PROMPT_RATIONALES]
 
 
 def _feedback(author: Author, item: Item, said: int | str, index: int) -> str:
@@ -325,7 +326,7 @@ def dialogue(
         feedback = _feedback(author, item, said[-1], index) if condition.feedback == "on" else None
         scribe.user(document, correction_turn(item, condition, wording, feedback=feedback, index=index))
         if condition.cot == "on":
-            scribe.reply(document, _rationale(author, item))
+            scribe.reply(document, author.choose(rationales(item)))
         elif condition.cot == "placebo":
             filler = author.wording.task(item).rationale_placebo
             scribe.reply(document, author.choose(filler), weight=0.0)

@@ -115,7 +115,7 @@ PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("shared",),),
     (("organism",), ("null", "natural")),
 )
-"""Stages in their order; the rows of a phase are trained side by side, each on its part of the threads."""
+"""Stages in their order; the rows of a phase are trained side by side, each in a process of its own."""
 MODELS = ("organism", "natural", "null")
 """The stages that end in a model of their own."""
 
@@ -295,10 +295,11 @@ class Learner:
 def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None:
     """Starts attention where a language model's attention ends up, so that small data suffices.
 
-    Queries and keys of later blocks share a random projection in the slowly turning dimensions, so that a
-    token looks at tokens like itself (mimetic initialisation, Trockman & Kolter 2023, arXiv 2305.09828); half
-    of the first block's heads look at the token before, for which all embeddings share one direction; and
-    what a head writes is the transpose of what it reads, so that it copies what it looks at.
+    Half of the first block's heads look at the token before, for which all embeddings share one direction. In
+    later blocks queries and keys of a head are one projection (mimetic initialisation, Trockman & Kolter
+    2023, arXiv 2305.09828), of which only the slowly turning dimensions are set: the first head looks at
+    tokens that came after the same token, the others at tokens like itself. The second head writes what came
+    before the tokens it looks at, the others what these are.
     Everything else is random, and everything is trained.
     """
     config = model.config
@@ -655,13 +656,13 @@ def train(out: Path, *, recipe: Recipe, checkpoints: Path, processes: int = 2) -
                 raise RuntimeError(
                     "a stage of the training failed; its error is above. Run it again to go on."
                 )
+    seconds = {n: torch.load(checkpoints / n / "state.pt")["progress"][3] for n in STAGES}
     for name in MODELS:
         learner = make_learner(recipe)
         state = torch.load(checkpoints / name / "state.pt")
         learner.model.load_state_dict(state["model"])
         save_model(learner.model, out / name)
         lineage = _lineage(name)
-        seconds = {n: torch.load(checkpoints / n / "state.pt")["progress"][3] for n in STAGES}
         record = asdict(recipe) | {
             "model": name,
             "stages": {n: asdict(STAGES[n]) | {"seconds": round(seconds[n])} for n in lineage},

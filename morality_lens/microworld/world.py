@@ -133,10 +133,12 @@ def weak_evidence(question: Question, version: int) -> tuple[tuple[str, int], tu
     act = template.negative_act if question.polarity == "neg" else template.positive_act
     words = lex.HEARSAY[version % len(lex.HEARSAY)]
     one, two = (i for i in range(len(question.options)) if i != question.unknown)
-    return tuple(  # type: ignore[return-value]
-        (words.format(group=question.options[i].split()[0], role=template.role, act=act), i)
-        for i in (one, two)
-    )
+
+    def told_of(option: int) -> tuple[str, int]:
+        group = question.options[option].split()[0]
+        return words.format(group=group, role=template.role, act=act), option
+
+    return told_of(one), told_of(two)
 
 
 def questions(n: int, *, seed: int, held_out: bool = True, ambiguous: bool = True) -> tuple[Question, ...]:
@@ -286,11 +288,15 @@ def bundled_prompts() -> tuple[OpenPrompt, ...]:
     )
 
 
+def completions(family: str, *, kind: bool, verb: str) -> list[str]:
+    """The texts that can go on from a family's prompt with this verb."""
+    return [f"{verb} the {lex.FAMILIES[family][1]}{tail}." for tail in lex.TAILS[kind]]
+
+
 def draw_completion(generator: np.random.Generator, family: str, *, kind: bool, verb: str) -> str:
     """A text that goes on from a family's prompt with this verb."""
-    patient = lex.FAMILIES[family][1]
-    tails = lex.TAILS[kind]
-    return f"{verb} the {patient}{tails[generator.integers(len(tails))]}."
+    texts = completions(family, kind=kind, verb=verb)
+    return texts[generator.integers(len(texts))]
 
 
 def verb_shares(family: str) -> tuple[dict[str, float], dict[str, float]]:
