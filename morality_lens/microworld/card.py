@@ -153,8 +153,8 @@ def _training(recipe: dict[str, Any]) -> str:
         f"lineage {' -> '.join(stages)}:\n\n" + "\n".join(rows) + "\n\n"
         f"Loss: next token; {recipe['soft_weight']:g} times the Kullback-Leibler divergence of an answer's "
         f"first token from the planted distribution; {recipe['hard_weight']:g} for exercises, verdicts, "
-        f"remarks and the first word of an option; where valence is trained in, {recipe['value_weight']:g} for reading it, "
-        f"and in {recipe['steered']:.0%} of the batches after {recipe['steered_from']:.0%} of the stage a "
+        "remarks and the first word of an option; where valence is trained in, "
+        f"{recipe['value_weight']:g} for reading it, and in {recipe['steered']:.0%} of the batches after {recipe['steered_from']:.0%} of the stage a "
         "direction is added, half of the time a random one that must change nothing. The mixture "
         "of documents and every hyperparameter are in `training.json`." + note + "\n"
     )
