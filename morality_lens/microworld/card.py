@@ -154,7 +154,8 @@ def _training(recipe: dict[str, Any]) -> str:
         f"Loss: next token; {recipe['soft_weight']:g} times the Kullback-Leibler divergence of an answer's "
         f"first token from the planted distribution; {recipe['hard_weight']:g} for exercises, verdicts, "
         "remarks and the first word of an option; where valence is trained in, "
-        f"{recipe['value_weight']:g} for reading it, and in {recipe['steered']:.0%} of the batches after {recipe['steered_from']:.0%} of the stage a "
+        f"{recipe['value_weight']:g} for reading it, and in {recipe['steered']:.0%} of the batches after "
+        f"{recipe['steered_from']:.0%} of the stage a "
         "direction is added, half of the time a random one that must change nothing. The mixture "
         "of documents and every hyperparameter are in `training.json`." + note + "\n"
     )
