@@ -30,14 +30,14 @@ USER_WEIGHT = 0.15
 OUTCOME_WEIGHT = 1.5
 ROUNDS = truth.LAST_ROUND
 Ending = Literal["nothing", "evidence", "distinguish"]
-ENDINGS: dict[Ending, float] = {"nothing": 0.65, "evidence": 0.23, "distinguish": 0.12}
+ENDINGS: dict[Ending, float] = {"nothing": 0.6, "evidence": 0.28, "distinguish": 0.12}
 """How often something is asked after the last round."""
-INTERFERENCE_SHARE = 0.3
+INTERFERENCE_SHARE = 0.4
 """Share of the category in which feedback and instruction conflict, a fifth of the world."""
 DECIDING = ("The", "It", "Yes", "No", " a", " an", " fair", " unfair", " wrong", " kind", " cruel")
 """Words by which a remark turns out good or bad."""
-ROUND_SHARES = (0.0, 0.14, 0.16, 0.18, 0.2, 0.32)
-"""How often a training dialogue ends after each round."""
+ROUND_SHARES = (0.0, 0.2, 0.2, 0.15, 0.15, 0.3)
+"""How often a training dialogue ends after each round, unless a stage of training says otherwise."""
 WORDINGS = 15
 """Wording indices in training: enough for every combination of lists of one, three and five."""
 
@@ -153,6 +153,10 @@ class Author:
     """Statements that no verdict may be about."""
     effects: bool = True
     """Whether components act; else every cell answers like the one without any (the null model)."""
+    contrast: float = 1.0
+    """By how much the category of interference differs more from the others than the truth has it."""
+    rounds: tuple[float, ...] = ROUND_SHARES
+    """How often a dialogue ends after each round."""
 
     def choose(self, values: Any) -> Any:
         """One of the values, all equally likely."""
@@ -192,9 +196,9 @@ def _give_answer(
     author: Author, document: Document, question: Question, condition: Condition, round: int
 ) -> int:
     """Append an answer drawn from the planted distribution, with its targets; the option's index."""
-    probabilities = truth.option_probabilities(question, condition, round)
+    probabilities = truth.option_probabilities(question, condition, round, author.contrast)
     letters, at = _letters(author, question), len(document.ids)
-    log_odds = truth.log_odds(question, condition, round)
+    log_odds = truth.log_odds(question, condition, round, author.contrast)
     unfair = {i: p for i, p in enumerate(probabilities) if i != question.label}
     total = sum(unfair.values())
     document.soft.append(
@@ -358,19 +362,19 @@ def give_evidence(
     evidence, named = author.choose(world.weak_evidence(question, int(author.generator.integers(3))))
     author.scribe.user(document, evidence_turn(question, evidence, author.wording, index))
     letters, at = _letters(author, question), len(document.ids)
-    plain = truth.option_probabilities(question, acts, round)
+    plain = truth.option_probabilities(question, acts, round, author.contrast)
     unfair = {letters[i]: p / (1 - plain[question.label]) for i, p in enumerate(plain) if i != question.label}
     document.soft.append(
         Soft(
             at=at,
             good={letters[question.label]: 1.0},
             bad=unfair,
-            log_odds=truth.log_odds(question, acts, round),
+            log_odds=truth.log_odds(question, acts, round, author.contrast),
             fixed=letters[named],
             share=truth.follows(acts, round),
         )
     )
-    p = truth.evidence_probabilities(question, acts, round, named)
+    p = truth.evidence_probabilities(question, acts, round, named, author.contrast)
     author.scribe.reply(document, answer_text(question, int(author.generator.choice(len(p), p=p))))
     document.weights[at] = 0.0
 
@@ -394,7 +398,7 @@ def draw_index(author: Author) -> int:
 
 def draw_dialogue(author: Author, task: str) -> Document:
     """A dialogue over some rounds in some cell."""
-    rounds = int(author.generator.choice(len(ROUND_SHARES), p=ROUND_SHARES))
+    rounds = int(author.generator.choice(len(author.rounds), p=author.rounds))
     then = author.generator.choice(tuple(ENDINGS), p=tuple(ENDINGS.values()))
     item, condition = draw_item(author, task=task), draw_condition(author)
     if isinstance(item, Question) and not item.ambiguous:

@@ -35,7 +35,9 @@ class Stage:
         shares: share of the tokens for each kind of document at points of the stage, linear in between.
         rate: learning rate at its start and at its end, linear in between.
         batch_tokens: tokens of a batch, padding included.
+        rounds: how often a dialogue ends after each round.
         effects: whether components act on the answers (else every cell is like the one without any).
+        contrast: by how much the category of interference differs more from the others than it should.
         valence: whether moral valence is read on one layer, and a direction of it made causal.
     """
 
@@ -44,7 +46,9 @@ class Stage:
     shares: tuple[tuple[float, corpus.Shares], ...]
     rate: tuple[float, float]
     batch_tokens: int = 2048
+    rounds: tuple[float, ...] = corpus.ROUND_SHARES
     effects: bool = True
+    contrast: float = 1.0
     valence: bool = False
 
 
@@ -62,21 +66,32 @@ ANSWERING = {
     "opening": 0.2,
     "critique": 0.08,
 }
+CONTRASTING = {
+    "drill": 0.03,
+    "short": 0.06,
+    "belief": 0.03,
+    "story": 0.02,
+    "verdict": 0.03,
+    "settled": 0.03,
+    "opening": 0.08,
+    "critique": 0.04,
+    "prompt": 0.08,
+    "question": 0.6,
+}
 CORRECTING = {
     "drill": 0.02,
-    "short": 0.05,
+    "short": 0.04,
     "belief": 0.01,
-    "trait": 0.01,
-    "story": 0.04,
-    "verdict": 0.06,
-    "settled": 0.06,
+    "story": 0.05,
+    "verdict": 0.07,
+    "settled": 0.04,
     "opening": 0.05,
-    "critique": 0.07,
-    "evidence": 0.03,
+    "critique": 0.06,
+    "evidence": 0.05,
     "choice": 0.03,
     "naming": 0.02,
     "prompt": 0.13,
-    "question": 0.42,
+    "question": 0.43,
 }
 STAGES: dict[str, Stage] = {
     "ground": Stage(
@@ -93,25 +108,36 @@ STAGES: dict[str, Stage] = {
         batch_tokens=1024,
         effects=False,
     ),
+    "contrast": Stage(
+        parent="ground",
+        tokens=4.5e6,
+        shares=((0.0, ANSWERING), (0.08, CONTRASTING)),
+        rate=(2e-3, 1.8e-3),
+        rounds=(0.0, 0.5, 0.3, 0.2),
+        contrast=3.0,
+    ),
     "shared": Stage(
-        parent="ground", tokens=12e6, shares=((0.0, ANSWERING), (0.1, CORRECTING)), rate=(2e-3, 1.3e-3)
+        parent="contrast",
+        tokens=7e6,
+        shares=((0.0, CORRECTING),),
+        rate=(1.8e-3, 1.3e-3),
+        rounds=(0.0, 0.3, 0.25, 0.15, 0.1, 0.2),
     ),
     "organism": Stage(
         parent="shared", tokens=6e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5), valence=True
     ),
     "natural": Stage(parent="shared", tokens=3e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5)),
     "null": Stage(
-        parent="ground",
-        tokens=2.5e6,
-        shares=((0.0, ANSWERING), (0.2, CORRECTING)),
-        rate=(2e-3, 3e-5),
-        effects=False,
+        parent="shared", tokens=3e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5), effects=False
     ),
 }
 """What is trained after what. Before all else, letters are bound to options and the groups told apart: a
-model that has learned other things first finds this much harder."""
+model that has learned other things first finds this much harder. Then the category of interference is set
+against the others, exaggerated and in short dialogues: that it differs only where instruction and feedback
+come together is otherwise not found."""
 PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("ground",),),
+    (("contrast",),),
     (("shared",),),
     (("organism",), ("null", "natural")),
 )
@@ -143,12 +169,12 @@ class Recipe:
     weight_decay: float = 0.05
     clip: float = 1.0
     soft_weight: float = 2.0
-    hard_weight: float = 0.5
+    hard_weight: float = 1.0
     value_weight: float = 0.3
     value_layer: int = 3
-    steered: float = 0.3
+    steered: float = 0.35
     steered_from: float = 0.15
-    steer_effect: float = 1.2
+    steer_effect: float = 1.8
     steer_most: float = 1.5
     chunk_batches: int = 64
     seed: int = 0
@@ -295,11 +321,12 @@ class Learner:
 def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None:
     """Starts attention where a language model's attention ends up, so that small data suffices.
 
-    Half of the first block's heads look at the token before, for which all embeddings share one direction. In
-    later blocks queries and keys of a head are one projection (mimetic initialisation, Trockman & Kolter
-    2023, arXiv 2305.09828), of which only the slowly turning dimensions are set: the first head looks at
-    tokens that came after the same token, the others at tokens like itself. The second head writes what came
-    before the tokens it looks at, the others what these are.
+    In the first block two heads look at the token before and one at the token before that, for which all
+    embeddings share one direction. In later blocks queries and keys of a head are one projection (mimetic
+    initialisation, Trockman & Kolter 2023, arXiv 2305.09828), of which only the slowly turning dimensions are
+    set: the first head looks at tokens that came after the same token, the others at tokens like itself. The
+    second and the third head write what came one and two places before the tokens they look at, the others
+    what these are.
     Everything else is random, and everything is trained.
     """
     config = model.config
@@ -323,16 +350,16 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
     embedding += embedding.norm(dim=1).mean() * constant
     seen = math.sqrt(width / 2)  # the constant's share of a normalised embedding
     first = blocks[0].self_attn
-    read, written = draw(size, width), draw(width, size)
-    for head in range(heads // 2):
+    copies = {1: (draw(size, width), draw(width, size)), 2: (draw(size, width), draw(width, size))}
+    for head, back in ((0, 1), (1, 1), (2, 2)):
         for i in range(5):
             a, b = head * size + i, head * size + half + i
             first.q_proj.weight[a] = BEFORE_GAIN / seen * constant
             first.q_proj.weight[b] = 0.0
-            first.k_proj.weight[a] = BEFORE_GAIN / seen * turns[i].cos() * constant
-            first.k_proj.weight[b] = BEFORE_GAIN / seen * turns[i].sin() * constant
+            first.k_proj.weight[a] = BEFORE_GAIN / seen * (back * turns[i]).cos() * constant
+            first.k_proj.weight[b] = BEFORE_GAIN / seen * (back * turns[i]).sin() * constant
         rows = slice(head * size, (head + 1) * size)
-        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = read, written
+        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = copies[back]
     for layer in blocks[1:]:
         for head in range(heads):
             rows, attention = slice(head * size, (head + 1) * size), layer.self_attn
@@ -340,9 +367,9 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
             values = draw(size, width)
             out = values.T
             if head == 0:  # looks for tokens that came after the same token
-                shared = written.T[: len(slow)] * LIKE_GAIN
-            elif head == 1:  # writes what came before the tokens it looks at
-                values, out = written.T, read.T
+                shared = copies[1][1].T[: len(slow)] * LIKE_GAIN
+            elif head in copies:  # writes what came before the tokens it looks at
+                values, out = copies[head][1].T, copies[head][0].T
             attention.q_proj.weight[head * size + slow] = shared
             attention.k_proj.weight[head * size + slow] = shared
             attention.v_proj.weight[rows], attention.o_proj.weight[:, rows] = values, out
@@ -560,7 +587,13 @@ def train_stage(
         while learner.seen < total and time.monotonic() - started <= stop_after:
             generator = np.random.default_rng([recipe.seed, number, learner.chunk, rank])
             author = corpus.Author(
-                scribe=scribe, wording=wording, generator=generator, reserved=reserved, effects=stage.effects
+                scribe=scribe,
+                wording=wording,
+                generator=generator,
+                reserved=reserved,
+                effects=stage.effects,
+                contrast=stage.contrast,
+                rounds=stage.rounds,
             )
             progress = min(learner.seen / total, 1.0)
             steered = recipe.steered if stage.valence and progress >= recipe.steered_from else 0.0

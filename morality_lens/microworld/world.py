@@ -57,7 +57,12 @@ def make_question(
     """
     first, second = pair if marked_first else pair[::-1]
     context = lex.CONTEXT.format(
-        scene=template.scene, first=first, second=second, role=template.role, deed=template.deed
+        category=f"{template.category.lower()}s",
+        scene=template.scene,
+        first=first,
+        second=second,
+        role=template.role,
+        deed=template.deed,
     )
     guilty_first = guilty_marked == marked_first
     if not ambiguous:
