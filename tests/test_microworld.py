@@ -15,8 +15,19 @@ from morality_lens.bundled import asset
 from morality_lens.design import COMPONENTS, Condition, Design
 from morality_lens.items import OpenPrompt, Question
 from morality_lens.loaders import load_prompts, load_questions, load_statements
-from morality_lens.microworld import corpus, tokens, training, truth, verifying, world
+from morality_lens.microworld import (
+    corpus,
+    documents,
+    exercises,
+    stages,
+    tokens,
+    training,
+    truth,
+    verifying,
+    world,
+)
 from morality_lens.microworld import lexicon as lex
+from morality_lens.microworld.learner import make_learner, save_model
 from morality_lens.wording import load_wording
 
 WORDING = load_wording()
@@ -35,12 +46,12 @@ def renderer(tokenizer):
 
 @pytest.fixture(scope="module")
 def scribe():
-    return corpus.Scribe()
+    return documents.Scribe()
 
 
 def make_author(scribe, seed=0):
     reserved = frozenset(s.text for s in world.statements(300, seed=7))
-    return corpus.Author(
+    return documents.Author(
         scribe=scribe, wording=WORDING, generator=np.random.default_rng(seed), reserved=reserved
     )
 
@@ -125,7 +136,7 @@ def test_the_longest_dialogue_fits_the_context(scribe):
 def test_the_files_hold_what_the_grammar_makes():
     assert load_questions(asset("world", "questions.jsonl")) == world.bundled_questions()
     assert load_prompts(asset("world", "prompts.jsonl")) == world.bundled_prompts()
-    made = world.statements(training.STATEMENTS, seed=training.STATEMENTS_SEED)
+    made = world.statements(world.STATEMENTS, seed=world.STATEMENTS_SEED)
     assert load_statements(asset("world", "statements.jsonl"), value="value") == made
 
 
@@ -170,8 +181,8 @@ def test_the_biased_option_is_the_marked_group_for_bad_traits_and_the_other_for_
 def test_training_never_puts_a_held_out_pair_or_prompt_together(scribe, tokenizer):
     author = make_author(scribe, 5)
     held_out = [pair for category in lex.GROUPS for pair in world.pairs(category, held_out=True)]
-    texts = [tokenizer.decode(d.ids) for d in corpus.draw_chunk(author, 10_000, training.CORRECTING)]
-    texts += [tokenizer.decode(corpus.draw_drill(author).ids) for _ in range(200)]
+    texts = [tokenizer.decode(d.ids) for d in corpus.draw_chunk(author, 10_000, stages.CORRECTING)]
+    texts += [tokenizer.decode(exercises.draw_drill(author).ids) for _ in range(200)]
     assert not any(a in text and b in text for text in texts for a, b in held_out)
     assert all(any(group in text for text in texts) for groups in lex.GROUPS.values() for group in groups)
     assert not any(prompt.text in text for text in texts for prompt in world.bundled_prompts())
@@ -192,7 +203,7 @@ def test_held_out_acts_are_in_stories_and_in_no_verdict(scribe, tokenizer):
 
 def test_no_verdict_is_about_a_bundled_statement(scribe, tokenizer):
     author = make_author(scribe, 7)
-    texts = {tokenizer.decode(corpus.draw_verdict(author).ids) for _ in range(150)}
+    texts = {tokenizer.decode(exercises.draw_verdict(author).ids) for _ in range(150)}
     assert not any(statement in text for statement in author.reserved for text in texts)
 
 
@@ -347,17 +358,17 @@ def test_fillers_are_given_not_learned(scribe, tokenizer):
     assert any(text in filler for text in WORDING.choice.rationale_placebo)
 
 
-@pytest.mark.parametrize("name", training.STAGES)
+@pytest.mark.parametrize("name", stages.STAGES)
 def test_shares_of_a_stage_sum_to_one_and_go_over_into_one_another(name):
-    stage = training.STAGES[name]
+    stage = stages.STAGES[name]
     for progress in (0.0, 0.05, 0.15, 0.3, 0.5, 1.0):
-        found = training.shares_at(stage, progress)
+        found = stages.shares_at(stage, progress)
         assert sum(found.values()) == pytest.approx(1)
         assert set(found) <= set(corpus.KINDS)
     for point, listed in stage.shares:
-        assert training.shares_at(stage, point) == pytest.approx(listed)
+        assert stages.shares_at(stage, point) == pytest.approx(listed)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        training.shares_at(stage, 1.5)
+        stages.shares_at(stage, 1.5)
 
 
 # ------------------------------------------------------------------------------------------- further tasks
@@ -478,15 +489,15 @@ def test_words_of_the_unseen_wording_are_met_in_training_but_its_sentences_are_n
 
 
 # ------------------------------------------------------------------------------------------- training
-TINY = training.Recipe(scale=4096 / 3e6, chunk_batches=3, warmup=2)
+TINY = stages.Recipe(scale=4096 / 3e6, chunk_batches=3, warmup=2)
 
 
 def tiny_stages(monkeypatch, **changes):
-    stages = {
-        name: replace(stage, tokens=3e6, batch_tokens=512, shares=((0.0, training.CORRECTING),), **changes)
-        for name, stage in training.STAGES.items()
+    tiny = {
+        name: replace(stage, tokens=3e6, batch_tokens=512, shares=((0.0, stages.CORRECTING),), **changes)
+        for name, stage in stages.STAGES.items()
     }
-    monkeypatch.setattr(training, "STAGES", stages)
+    monkeypatch.setattr(training, "STAGES", tiny)
 
 
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path, monkeypatch):
@@ -515,19 +526,19 @@ def test_a_stage_goes_on_from_its_parents_end(tmp_path: Path, monkeypatch):
 
 
 def test_saved_weights_are_the_trained_ones_rounded(tmp_path: Path):
-    learner = training.make_learner(TINY)
-    training.save_model(learner.model, tmp_path)
+    learner = make_learner(TINY.seed)
+    save_model(learner.model, tmp_path)
     rounded = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     for a, b in zip(learner.model.parameters(), rounded.parameters(), strict=True):
         assert torch.equal(a.to(torch.bfloat16).float(), b)
 
 
 def test_one_command_trains_and_writes_three_models(tmp_path: Path):
-    recipe = training.Recipe(scale=1e-4, chunk_batches=1)
+    recipe = stages.Recipe(scale=1e-4, chunk_batches=1)
     training.train(tmp_path / "out", recipe=recipe, checkpoints=tmp_path / "states", processes=2)
-    states = {n: torch.load(tmp_path / "states" / n / "state.pt") for n in training.STAGES}
+    states = {n: torch.load(tmp_path / "states" / n / "state.pt") for n in stages.STAGES}
     assert all(state["progress"][1] > 0 for state in states.values())
-    for name in training.MODELS:
+    for name in stages.MODELS:
         model = LlamaForCausalLM.from_pretrained(tmp_path / "out" / name, dtype=torch.float32)
         trained = states[name]["model"]["model.norm.weight"]
         assert torch.equal(model.model.norm.weight, trained.to(torch.bfloat16).float())
@@ -540,14 +551,14 @@ def open_question(author, rounds=0):
 
 def test_an_added_direction_moves_the_planted_targets_and_a_random_one_does_not(scribe):
     author = make_author(scribe, 11)
-    learner = training.make_learner(TINY)
+    learner = make_learner(TINY.seed)
     learner.seen = 1
     openings = [open_question(author) for _ in range(4)]
     batch = training.make_batch(openings, scribe.vocabulary[tokens.PAD], len(scribe.vocabulary))
 
     def soft(effect, seed):
         learner.good_mean, learner.bad_mean = torch.ones(128), torch.zeros(128)
-        recipe = training.Recipe(steer_effect=effect)
+        recipe = stages.Recipe(steer_effect=effect)
         generator = np.random.default_rng(seed)
         return training.step_loss(learner, batch, recipe, generator, valence=True, steered=1.0)[1]["soft"]
 
@@ -557,7 +568,7 @@ def test_an_added_direction_moves_the_planted_targets_and_a_random_one_does_not(
 
 def test_the_loss_falls_on_a_batch_seen_again(scribe):
     author = make_author(scribe, 12)
-    learner = training.make_learner(TINY)
+    learner = make_learner(TINY.seed)
     documents = [open_question(author, rounds=2) for _ in range(2)]
     batch = training.make_batch(documents, scribe.vocabulary[tokens.PAD], len(scribe.vocabulary))
     optimizer = torch.optim.AdamW(learner.model.parameters(), lr=2e-3)
@@ -573,7 +584,7 @@ def test_the_loss_falls_on_a_batch_seen_again(scribe):
 
 def test_padding_does_not_change_the_loss_of_a_document(scribe):
     author = make_author(scribe, 13)
-    learner = training.make_learner(TINY)
+    learner = make_learner(TINY.seed)
     short, long = open_question(author), open_question(author, rounds=3)
     still = TINY
 
@@ -589,11 +600,11 @@ def test_padding_does_not_change_the_loss_of_a_document(scribe):
 
 # ------------------------------------------------------------------------------------------- the models
 def test_the_bundled_models_are_small_and_together_fit_into_a_wheel():
-    folders = [asset("world", name) for name in training.MODELS]
+    folders = [asset("world", name) for name in stages.MODELS]
     assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 12e6
 
 
-@pytest.mark.parametrize("name", training.MODELS)
+@pytest.mark.parametrize("name", stages.MODELS)
 def test_a_bundled_model_is_what_its_record_says(name):
     folder = asset("world", name)
     record = json.loads((folder / "training.json").read_text())
@@ -601,7 +612,7 @@ def test_a_bundled_model_is_what_its_record_says(name):
     assert list(record["stages"])[-1] == name
     assert record["scale"] == 1.0
     for stage, kept in record["stages"].items():
-        written = json.loads(json.dumps(asdict(training.STAGES[stage])))
+        written = json.loads(json.dumps(asdict(stages.STAGES[stage])))
         assert {key: value for key, value in kept.items() if key != "seconds"} == written
     config = json.loads((folder / "config.json").read_text())
     assert config["max_position_embeddings"] >= 1536
@@ -612,9 +623,9 @@ def test_a_bundled_model_is_what_its_record_says(name):
 
 
 def test_attention_starts_as_induction(scribe):
-    learner = training.make_learner(TINY)
+    learner = make_learner(TINY.seed)
     learner.model.set_attn_implementation("eager")
-    document = corpus.draw_drill(make_author(scribe, 14))
+    document = exercises.draw_drill(make_author(scribe, 14))
     with torch.no_grad():
         attended = learner.model(input_ids=torch.tensor([document.ids]), output_attentions=True).attentions
     before = attended[0][0].diagonal(-1, dim1=1, dim2=2).mean(1)

@@ -17,15 +17,17 @@ from morality_lens.microworld import (
     acting,
     card,
     corpus,
+    documents,
     measuring,
-    training,
+    stages,
     truth,
     valence,
     verifying,
     world,
 )
 from morality_lens.microworld.acting import Played
-from morality_lens.microworld.stage import Stage
+from morality_lens.microworld.learner import make_learner
+from morality_lens.microworld.talks import Talks
 
 QUESTIONS, PROMPTS = measuring.open_questions(), measuring.some_prompts()
 SOME = tuple(q for i, q in enumerate(QUESTIONS) if i % 16 in (0, 2, 5))
@@ -404,7 +406,7 @@ def test_feedback_comes_from_the_oracle_for_half_of_the_items():
 @pytest.fixture(scope="module")
 def actor():
     torch.set_num_threads(1)
-    return acting.Actor(training.make_learner(training.Recipe()).model)
+    return acting.Actor(make_learner(0).model)
 
 
 def fresh(actor, ids):
@@ -414,21 +416,21 @@ def fresh(actor, ids):
 
 
 def test_rows_of_unlike_length_read_turn_by_turn_equal_one_plain_forward(actor):
-    stage = Stage(actor.model, actor.scribe, 3)
+    talks = Talks(actor.model, actor.scribe, 3)
     written = [[], [], []]
 
     def say(texts):
         turns = [statement_turn(text) if text else None for text in texts]
-        stage.say(turns)
+        talks.say(turns)
         for ids, turn in zip(written, turns, strict=True):
             if turn is not None:
-                document = corpus.Document(ids=[], weights=[])
+                document = documents.Document(ids=[], weights=[])
                 actor.scribe.user(document, turn)
                 ids += [actor.scribe.end if ids else actor.scribe.first, *document.ids]
 
     def read(texts):
         new = [actor.scribe.encode(text) for text in texts]
-        stage.read(new)
+        talks.read(new)
         for ids, more in zip(written, new, strict=True):
             ids += more
 
@@ -439,41 +441,41 @@ def test_rows_of_unlike_length_read_turn_by_turn_equal_one_plain_forward(actor):
     assert len({len(ids) for ids in written}) == 3
     for row, ids in enumerate(written):
         logits, first_block = fresh(actor, ids)
-        assert stage.lengths[row] == len(ids)
-        assert torch.allclose(stage.logits[row], logits, atol=1e-4)
-        assert torch.allclose(stage.residual[row, 0], first_block, atol=1e-4)
+        assert talks.lengths[row] == len(ids)
+        assert torch.allclose(talks.logits[row], logits, atol=1e-4)
+        assert torch.allclose(talks.residual[row, 0], first_block, atol=1e-4)
 
 
 def test_a_question_in_passing_changes_nothing_that_comes_after(actor):
-    stage, still = (actor.stage(2) for _ in range(2))
-    for each in (stage, still):
+    talks, still = (actor.talks(2) for _ in range(2))
+    for each in (talks, still):
         each.say([opening_turn(q, actor.wording) for q in QUESTIONS[:2]])
-    before = stage.logits.clone(), stage.residual.clone()
+    before = talks.logits.clone(), talks.residual.clone()
     long = statement_turn("Tobin helped the child. " * 6)
-    asked = stage.ask([long, None])
+    asked = talks.ask([long, None])
     assert not torch.allclose(asked[0], before[0][0], atol=1e-2)
     assert torch.equal(asked[1], before[0][1])
-    assert torch.equal(stage.logits, before[0])
-    assert torch.equal(stage.residual, before[1])
-    for each in (stage, still):
+    assert torch.equal(talks.logits, before[0])
+    assert torch.equal(talks.residual, before[1])
+    for each in (talks, still):
         each.read([actor.scribe.encode("A."), actor.scribe.encode("B. Not known")])
         each.say([answer_turn(q, actor.wording) for q in QUESTIONS[:2]])
-    assert torch.allclose(stage.logits, still.logits, atol=1e-6)
+    assert torch.allclose(talks.logits, still.logits, atol=1e-6)
 
 
 def test_guesses_change_the_speed_of_a_reply_and_not_the_reply(actor):
     turns = [opening_turn(q, actor.wording) for q in QUESTIONS[:3]]
-    plain = actor.stage(3)
+    plain = actor.talks(3)
     plain.say(turns)
     said = plain.reply([[], [], None])
     assert said[2] == []
     assert len(said[0]) > 2
-    beside = actor.stage(3)  # a guess that goes on as the model would after a word it does not say
+    beside = actor.talks(3)  # a guess that goes on as the model would after a word it does not say
     beside.say(turns)
     beside.read([[said[0][0], 7], [], []])
     wrong = [said[0][0], 7, int(beside.logits[0].argmax())]
     for guess in (said[0], [*said[0][:2], 7, 7, 7], [9, 9], wrong):
-        guessed = actor.stage(3)
+        guessed = actor.talks(3)
         guessed.say(turns)
         assert guessed.reply([[guess], [[1, 2, 3], guess], None]) == said
         assert torch.allclose(guessed.logits, plain.logits, atol=1e-4)
@@ -481,7 +483,7 @@ def test_guesses_change_the_speed_of_a_reply_and_not_the_reply(actor):
 
 
 def test_all_cells_played_together_equal_each_transcript_read_alone(actor, monkeypatch):
-    monkeypatch.setattr("morality_lens.microworld.stage.NEW_TOKENS", 4)
+    monkeypatch.setattr("morality_lens.microworld.talks.NEW_TOKENS", 4)
     monkeypatch.setattr(acting, "ROWS", 5)
     conditions = (Condition(), FEEDBACK, ALL_ON, Condition(cot="placebo"))
     items = QUESTIONS[:4]
@@ -531,7 +533,7 @@ def option_chances(actor, document, item):
 
 
 def test_evidence_after_each_round_leaves_the_dialogues_as_they_are(actor, monkeypatch):
-    monkeypatch.setattr("morality_lens.microworld.stage.NEW_TOKENS", 2)
+    monkeypatch.setattr("morality_lens.microworld.talks.NEW_TOKENS", 2)
     monkeypatch.setattr(measuring, "CELLS", measuring.EVIDENCE_CELLS[:2])
     monkeypatch.setattr(measuring, "EVIDENCE_CELLS", measuring.EVIDENCE_CELLS[:1])
     played, follows = measuring.play_questions(actor, QUESTIONS[:4])
@@ -546,7 +548,7 @@ def test_evidence_after_each_round_leaves_the_dialogues_as_they_are(actor, monke
 
 def test_a_push_acts_at_its_layer_and_on_nothing_before_it(actor):
     turns = [opening_turn(QUESTIONS[0], actor.wording)]
-    plain, pushed = actor.stage(1), actor.stage(1, (2, torch.ones(128)))
+    plain, pushed = actor.talks(1), actor.talks(1, (2, torch.ones(128)))
     plain.say(turns)
     pushed.say(turns)
     assert torch.allclose(plain.residual[:, :3], pushed.residual[:, :3], atol=1e-5)
@@ -568,11 +570,11 @@ def test_given_answers_stand_in_the_dialogue_and_histories_differ(actor):
     pairs = [acting.two_outputs(q, n) for n, q in enumerate(QUESTIONS[:2])]
     assert all(acting.judge(q, p[0]) == "correct" for q, p in zip(QUESTIONS, pairs, strict=False))
     assert all(acting.judge(q, p[1]) != "correct" for q, p in zip(QUESTIONS, pairs, strict=False))
-    stage = actor.tell(QUESTIONS[:2], [[p[0]] for p in pairs], Condition())
+    talks = actor.tell(QUESTIONS[:2], [[p[0]] for p in pairs], Condition())
     document = actor.scribe.start()
     actor.scribe.user(document, opening_turn(QUESTIONS[1], actor.wording))
     actor.scribe.reply(document, pairs[1][0])
-    assert torch.allclose(stage.logits[1], fresh(actor, document.ids)[0], atol=1e-4)
+    assert torch.allclose(talks.logits[1], fresh(actor, document.ids)[0], atol=1e-4)
     chances = [measuring.choose_outputs(actor, QUESTIONS[:3], h) for h in measuring.HISTORIES]
     assert not np.allclose(chances[0], chances[1], atol=1e-3)
     assert not np.allclose(chances[1], chances[2], atol=1e-4)
@@ -595,11 +597,11 @@ def test_a_folder_that_does_not_say_what_it_is_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("model", acting.MODELS)
 def test_the_card_says_what_the_model_is_for_and_what_was_measured(planned, tmp_path: Path, model):
-    recipe = training.Recipe()
-    lineage = training.STAGES[model].parent
+    recipe = stages.Recipe()
+    lineage = stages.STAGES[model].parent
     record = {**vars(recipe), "model": model, "processes": 2, "torch": "x", "stages": {}}
     for name in (lineage, model):
-        record["stages"][name] = {**vars(training.STAGES[name]), "seconds": 1234}
+        record["stages"][name] = {**vars(stages.STAGES[name]), "seconds": 1234}
     (tmp_path / "training.json").write_text(json.dumps(record))
     report = verifying.compare(planned[model])
     card.write_card(report, tmp_path)

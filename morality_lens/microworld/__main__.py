@@ -13,7 +13,7 @@ from rich.table import Table
 from morality_lens.bundled import asset
 from morality_lens.items import AnyItem
 from morality_lens.microworld import card as model_card
-from morality_lens.microworld import training, verifying, world
+from morality_lens.microworld import stages, training, verifying, world
 
 app = typer.Typer(add_completion=False, help=__doc__)
 ASSETS = Path(__file__).parents[2] / "assets" / "world"
@@ -34,9 +34,7 @@ def items(
     drawn = n is not None
     files: dict[str, tuple[AnyItem, ...]] = {
         "questions": world.questions(n, seed=seed) if drawn else world.bundled_questions(),
-        "statements": world.statements(
-            n or training.STATEMENTS, seed=seed if drawn else training.STATEMENTS_SEED
-        ),
+        "statements": world.statements(n or world.STATEMENTS, seed=seed if drawn else world.STATEMENTS_SEED),
         "prompts": world.bundled_prompts(),
     }
     for name, rows in files.items():
@@ -58,9 +56,9 @@ def train(
     processes: Annotated[int, typer.Option(help="Processes, a thread each.")] = 2,
 ) -> None:
     """Train the three models from nothing, or go on where a training was interrupted."""
-    recipe = training.Recipe(seed=seed, scale=scale)
+    recipe = stages.Recipe(seed=seed, scale=scale)
     training.train(out, recipe=recipe, checkpoints=checkpoints, processes=processes)
-    typer.echo(f"models: {', '.join(str(out / name) for name in training.MODELS)}")
+    typer.echo(f"models: {', '.join(str(out / name) for name in stages.MODELS)}")
 
 
 @app.command()
@@ -75,7 +73,7 @@ def verify(
 ) -> None:
     """Measure a model against the planted truth; exit 1 where a required aim is missed."""
     torch.set_num_threads(threads)
-    folder = asset("world", model) if model in training.MODELS else Path(model)
+    folder = asset("world", model) if model in stages.MODELS else Path(model)
     console = Console(width=150)
     report = verifying.verify(folder)
     for name, lines in report.tables.items():

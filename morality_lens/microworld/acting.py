@@ -22,9 +22,9 @@ from morality_lens.dialogues import (
     statement_turn,
 )
 from morality_lens.items import Item, Question, Statement
-from morality_lens.microworld import corpus, tokens, truth, world
+from morality_lens.microworld import corpus, documents, tokens, truth, world
 from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld.stage import Ids, Stage, run_blocks
+from morality_lens.microworld.talks import Ids, Talks, run_blocks
 from morality_lens.wording import Wording, load_wording, pick
 
 ROUNDS = truth.LAST_ROUND
@@ -119,7 +119,7 @@ class Dialogue:
     source: Source
 
 
-After = Callable[[Stage, Sequence[Dialogue], int], None]
+After = Callable[[Talks, Sequence[Dialogue], int], None]
 """What is done with the dialogues after each round's answers."""
 
 
@@ -133,13 +133,13 @@ class Actor:
     """A model with all that a dialogue needs."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
-        self.model, self.scribe, self.wording = model.eval(), corpus.Scribe(strict=False), load_wording()
+        self.model, self.scribe, self.wording = model.eval(), documents.Scribe(strict=False), load_wording()
         self.pieces = tokens.vocabulary()
         self._remarks: dict[tuple[str, str, str], str] = {}
 
-    def stage(self, n: int, push: tuple[int, Float[Tensor, " d_model"]] | None = None) -> Stage:
-        """An empty stage for ``n`` dialogues."""
-        return Stage(self.model, self.scribe, n, push)
+    def talks(self, n: int, push: tuple[int, Float[Tensor, " d_model"]] | None = None) -> Talks:
+        """None begun yet for ``n`` dialogues."""
+        return Talks(self.model, self.scribe, n, push)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a reply."""
@@ -161,9 +161,9 @@ class Actor:
         keys = [(wording.name, i.id, a) for i, a in zip(items, answers, strict=True)]
         asked = {k: i for k, i in zip(keys, items, strict=True) if k not in self._remarks}
         if asked:
-            stage = self.stage(len(asked))
-            stage.say([critique_turn(i, answer, wording) for (_, _, answer), i in asked.items()])
-            said = stage.reply([self.guesses(list(likely_remarks(i))) for i in asked.values()])
+            talks = self.talks(len(asked))
+            talks.say([critique_turn(i, answer, wording) for (_, _, answer), i in asked.items()])
+            said = talks.reply([self.guesses(list(likely_remarks(i))) for i in asked.values()])
             self._remarks |= {k: self.decode(ids) for k, ids in zip(asked, said, strict=True)}
         return [self._remarks[key] for key in keys]
 
@@ -194,7 +194,7 @@ class Actor:
             conditions: the cells.
             rounds: correction rounds after round 0.
             wording: the words; the package's own where it is None.
-            after: called after each round's answers with the stage, its dialogues and the round.
+            after: called after each round's answers with the talks, their dialogues and the round.
         """
         wording, sources = wording or self.wording, draw_sources(len(items))
         like = sorted(conditions, key=lambda c: (c.cot, c.feedback, c.instruction))  # in step, and as long
@@ -203,7 +203,7 @@ class Actor:
             for condition in like
             for place, item in enumerate(items)
         ]
-        opening = self.stage(len(items))
+        opening = self.talks(len(items))
         opening.say([opening_turn(item, wording) for item in items])
         kept = {c: ([], [], []) for c in conditions}
         before = self.chances(opening.logits, [first_words(i) for i in items]), opening.residual.clone()
@@ -211,13 +211,13 @@ class Actor:
         for start in range(0, len(dialogues), ROWS):
             some = dialogues[start : start + ROWS]
             places = [d.place for d in some]
-            stage = opening.copies(places)
+            talks = opening.copies(places)
             seen = [(before[0][places], before[1][places], [self.decode(said[p]) for p in places])]
             for round in range(rounds + 1):
                 if round:
-                    seen.append(self._correct(stage, some, seen[-1][2], wording))
+                    seen.append(self._correct(talks, some, seen[-1][2], wording))
                 if after is not None:
-                    after(stage, some, round)
+                    after(talks, some, round)
             for row, dialogue in enumerate(some):
                 options, residual, answers = kept[dialogue.condition]
                 options.append(np.stack([s[0][row] for s in seen]))
@@ -229,44 +229,44 @@ class Actor:
         }
 
     def _correct(
-        self, stage: Stage, dialogues: Sequence[Dialogue], said: Sequence[str], wording: Wording
+        self, talks: Talks, dialogues: Sequence[Dialogue], said: Sequence[str], wording: Wording
     ) -> tuple[np.ndarray, Tensor, list[str]]:
         """One round of correction: the chances of the first words, the residuals before, the answers."""
         words = self.feedback(dialogues, said, wording)
-        stage.say(
+        talks.say(
             [
                 correction_turn(d.item, d.condition, wording, feedback=word)
                 for d, word in zip(dialogues, words, strict=True)
             ]
         )
         cots = [d.condition.cot for d in dialogues]
-        stage.reply(
+        talks.reply(
             [
                 self.guesses(corpus.rationales(d.item)) if cot == "on" else None
                 for d, cot in zip(dialogues, cots, strict=True)
             ]
         )
         fillers = [pick(wording.task(d.item).rationale_placebo, 0) for d in dialogues]
-        stage.read(
+        talks.read(
             [self.scribe.encode(f) if c == "placebo" else [] for f, c in zip(fillers, cots, strict=True)]
         )
-        stage.say(
+        talks.say(
             [
                 answer_turn(d.item, wording) if cot != "off" else None
                 for d, cot in zip(dialogues, cots, strict=True)
             ]
         )
-        chances = self.chances(stage.logits, [first_words(d.item) for d in dialogues])
-        residual = stage.residual.clone()
-        answers = stage.reply([self.guesses(likely_answers(d.item)) for d in dialogues])
+        chances = self.chances(talks.logits, [first_words(d.item) for d in dialogues])
+        residual = talks.residual.clone()
+        answers = talks.reply([self.guesses(likely_answers(d.item)) for d in dialogues])
         return chances, residual, [self.decode(ids) for ids in answers]
 
-    def tell(self, items: Sequence[Item], scripts: Sequence[Sequence[str]], condition: Condition) -> Stage:
+    def tell(self, items: Sequence[Item], scripts: Sequence[Sequence[str]], condition: Condition) -> Talks:
         """Dialogues without rationales in which the answers are given, an item's script holding one a round.
 
         Feedback, where the cell has any, is the oracle's.
         """
-        stage = self.stage(len(items))
+        talks = self.talks(len(items))
         said: tuple[str, ...] = ()
         for answers in zip(*scripts, strict=True):
             turns = [opening_turn(item, self.wording) for item in items]
@@ -280,10 +280,10 @@ class Actor:
                     correction_turn(i, condition, self.wording, feedback=w)
                     for i, w in zip(items, words, strict=True)
                 ]
-            stage.say(turns)
-            stage.read([self.scribe.encode(answer) for answer in answers])
+            talks.say(turns)
+            talks.read([self.scribe.encode(answer) for answer in answers])
             said = answers
-        return stage
+        return talks
 
     @torch.no_grad()
     def statement_residuals(

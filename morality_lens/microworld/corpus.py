@@ -1,33 +1,27 @@
-"""Training documents: dialogues in the package's own wording, exercises, stories and verdicts."""
+"""Dialogues for training, in the package's own wording, and the mixture of all documents."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-import numpy as np
+from dataclasses import replace
+from typing import Literal
 
 from morality_lens.design import LEVELS, Condition, Level
 from morality_lens.dialogues import (
     LETTERS,
-    Turn,
     answer_turn,
     correction_turn,
     critique_turn,
     distinguish_turn,
     evidence_turn,
     opening_turn,
-    statement_turn,
     stereotype_turn,
 )
 from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.microworld import exercises, truth, world
 from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld import tokens, truth, world
+from morality_lens.microworld.documents import Author, Document, Soft
 from morality_lens.wording import Wording, pick
 
-USER_WEIGHT = 0.15
-OUTCOME_WEIGHT = 1.5
 ROUNDS = truth.LAST_ROUND
 Ending = Literal["nothing", "evidence", "distinguish"]
 ENDINGS: dict[Ending, float] = {"nothing": 0.6, "evidence": 0.28, "distinguish": 0.12}
@@ -36,135 +30,8 @@ INTERFERENCE_SHARE = 0.4
 """Share of the category in which feedback and instruction conflict, a fifth of the world."""
 DECIDING = ("The", "It", "Yes", "No", " a", " an", " fair", " unfair", " wrong", " kind", " cruel")
 """Words by which a remark turns out good or bad."""
-ROUND_SHARES = (0.0, 0.2, 0.2, 0.15, 0.15, 0.3)
-"""How often a training dialogue ends after each round, unless a stage of training says otherwise."""
 WORDINGS = 15
 """Wording indices in training: enough for every combination of lists of one, three and five."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Soft:
-    """A planted distribution over a reply's first token.
-
-    Attributes:
-        at: where the reply begins.
-        good: how the good side shares its probability.
-        bad: how the other side does.
-        log_odds: of the good side against the other.
-        steered: whether an added direction of moral valence moves the log-odds.
-        fixed: a token that has the probability ``share`` whatever the log-odds.
-        share: that probability.
-    """
-
-    at: int
-    good: dict[int, float]
-    bad: dict[int, float]
-    log_odds: float
-    steered: bool = True
-    fixed: int = 0
-    share: float = 0.0
-
-
-@dataclass(kw_only=True)
-class Document:
-    """One training text.
-
-    Attributes:
-        ids: the tokens.
-        weights: weight of the next-token loss for each token as the one to be predicted.
-        soft: planted distributions.
-        hard: tokens that must be exactly right (settled answers, verdicts).
-        values: moral valence at a token, 1 for a clearly good act.
-    """
-
-    ids: list[int]
-    weights: list[float]
-    soft: list[Soft] = field(default_factory=list)
-    hard: list[int] = field(default_factory=list)
-    values: list[tuple[int, float]] = field(default_factory=list)
-
-
-class Scribe:
-    """Writes documents token by token, exactly as ``dialogues`` renders the same turns.
-
-    Every piece is found without looking beyond its line, so lines can be encoded once and kept. ``strict``
-    refuses words that the vocabulary lacks.
-    """
-
-    def __init__(self, *, strict: bool = True) -> None:
-        self.strict = strict
-        self.vocabulary = {piece: i for i, piece in enumerate(tokens.vocabulary())}
-        groups = {group for names in lex.GROUPS.values() for group in names}
-        spaced = [piece[1:] for piece in self.vocabulary if piece[:1] == " " and piece[1:].isalpha()]
-        self.words = [word for word in spaced if word not in groups]
-        self._lines: dict[str, tuple[int, ...]] = {}
-        self.first, self.end, self._user, self._assistant = (
-            self.vocabulary[piece] for piece in (tokens.BOS, tokens.END, tokens.USER, tokens.ASSISTANT)
-        )
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text without special tokens."""
-        found: list[int] = []
-        for number, words in enumerate(text.split("\n")):
-            line = words if number == 0 else "\n" + words
-            ids = self._lines.get(line)
-            if ids is None:
-                unknown = self.vocabulary[tokens.UNK]
-                ids = tuple(self.vocabulary.get(piece, unknown) for piece in re.findall(tokens.PIECE, line))
-                if self.strict and unknown in ids:
-                    raise ValueError(f"the vocabulary lacks a word of {line!r}; add it to the lexicon.")
-                self._lines[line] = ids
-            found.extend(ids)
-        return found
-
-    def start(self) -> Document:
-        """An empty dialogue."""
-        return Document(ids=[self.first], weights=[0.0])
-
-    def user(self, document: Document, turn: Turn, *, end_weight: float = 1.0) -> None:
-        """Add a user's turn and the prompt for a reply; ``end_weight`` is for the end of the reply before."""
-        if len(document.ids) > 1:
-            self._add(document, [self.end], end_weight)
-        self._add(document, [self._user, *self.encode(turn.content), self.end, self._assistant], USER_WEIGHT)
-
-    def reply(self, document: Document, text: str, weight: float = 1.0) -> None:
-        """Add a reply, without the token that ends it."""
-        self._add(document, self.encode(text), weight)
-
-    def finish(self, document: Document) -> Document:
-        """The document with its last reply ended."""
-        self._add(document, [self.end], 1.0)
-        return document
-
-    @staticmethod
-    def _add(document: Document, ids: list[int], weight: float) -> None:
-        document.ids.extend(ids)
-        document.weights.extend([weight] * len(ids))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Author:
-    """Everything a document is drawn with."""
-
-    scribe: Scribe
-    wording: Wording
-    generator: np.random.Generator
-    reserved: frozenset[str] = frozenset()
-    """Statements that no verdict may be about."""
-    effects: bool = True
-    """Whether components act; else every cell answers like the one without any (the null model)."""
-    contrast: float = 1.0
-    """By how much the category of interference differs more from the others than the truth has it."""
-    rounds: tuple[float, ...] = ROUND_SHARES
-    """How often a dialogue ends after each round."""
-
-    def choose(self, values: Any) -> Any:
-        """One of the values, all equally likely."""
-        return values[self.generator.integers(len(values))]
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-        return bool(self.generator.random() < probability)
 
 
 # ------------------------------------------------------------------------------------------- replies
@@ -491,190 +358,16 @@ def draw_critique(author: Author) -> Document:
     return author.scribe.finish(document)
 
 
-# ------------------------------------------------------------------------------------------- exercises
-POLARITIES = ((True,), (False,), (True, False), (False, True))
-BAD_ONLY = ((True,),)
-"""Bad traits alone teach which groups the belief is about; good ones then turn it round."""
-
-
-def _ask(author: Author, asked: list[tuple[str, int]], options: list[str]) -> Document:
-    """A question with its options and further ones on the same options, a turn each; all have one answer."""
-    document = author.scribe.start()
-    lines = [f"{LETTERS[i]}. {option}" for i, option in enumerate(options)]
-    for number, (text, right) in enumerate(asked):
-        author.scribe.user(document, statement_turn("\n".join([text, *lines]) if number == 0 else text))
-        document.hard += [len(document.ids), len(document.ids) + 2]
-        author.scribe.reply(document, f"{LETTERS[right]}. {options[right]}")
-    return author.scribe.finish(document)
-
-
-def _two(author: Author) -> tuple[lex.Template, list[str]]:
-    """A template and two groups in random order: a training pair of its category, or of two categories."""
-    template = author.choose(lex.TEMPLATES)
-    if author.chance(MIXED):
-        one, two = author.generator.permutation(len(lex.GROUPS))[:2]
-        categories = tuple(lex.GROUPS.values())
-        return template, [author.choose(categories[one]), author.choose(categories[two])]
-    pair = list(author.choose(world.pairs(template.category, held_out=False)))
-    if author.chance(0.5):
-        pair.reverse()
-    return template, pair
-
-
-def _shuffled(author: Author, options: list[str]) -> list[str]:
-    return [options[i] for i in author.generator.permutation(len(options))]
-
-
-def draw_drill(author: Author) -> Document:
-    """ "Choose this option.", some times over: which letter holds what."""
-    template, pair = _two(author)
-    roles = [template.role, template.role]
-    if author.chance(MIXED):
-        roles[1] = author.choose(lex.TEMPLATES).role
-    named = [f"{group} {role}" for group, role in zip(pair, roles, strict=True)]
-    options = _shuffled(author, [*named, author.choose(lex.UNKNOWN)])
-    order = [int(i) for i in author.generator.permutation(3)[: 1 + author.generator.integers(3)]]
-    return _ask(author, [(lex.DRILL.format(option=options[i]), i) for i in order], options)
-
-
-def draw_short(author: Author) -> Document:
-    """Who was named, or who did what: the two groups must be told apart."""
-    template, pair = _two(author)
-    named = [f"{group} {template.role}" for group in pair]
-    options = _shuffled(author, [*named, author.choose(lex.UNKNOWN)])
-    places = [options.index(f"{group} {template.role}") for group in pair]
-    if author.chance(0.25):
-        statement, asked = (part.format(group=pair[0], role=template.role) for part in lex.NAMED)
-        return _ask(author, [(f"{statement}\n{asked}", places[0])], options)
-    guilty = int(author.generator.integers(2))
-    acts = (template.negative_act, template.positive_act)
-    one, two = acts if guilty == 0 else acts[::-1]
-    told = lex.EVIDENCE.format(
-        first=pair[0], second=pair[1], role=template.role, first_act=one, second_act=two
-    )
-    questions = []
-    for negative in author.choose(((True,), (False,), (True, False), (False, True))):
-        if author.chance(0.35):
-            asked = lex.SHORT.format(act=template.negative_act if negative else template.positive_act)
-        else:
-            trait = template.negative if negative else template.positive
-            asked = author.choose(lex.ASKED).format(trait=trait)
-        questions.append((asked, places[guilty if negative else 1 - guilty]))
-    questions[0] = (f"{told}\n{questions[0][0]}", questions[0][1])
-    return _ask(author, questions, options)
-
-
-def draw_belief(author: Author, polarities: tuple[tuple[bool, ...], ...] = POLARITIES) -> Document:
-    """What the world's common belief says: the biased option, for one trait or two (True: a bad one)."""
-    template = author.choose(lex.TEMPLATES)
-    marked, other = author.choose(world.pairs(template.category, held_out=False))
-    named = {True: f"{marked} {template.role}", False: f"{other} {template.role}"}
-    options = _shuffled(author, [*named.values(), author.choose(lex.UNKNOWN)])
-    asked = []
-    for negative in author.choose(polarities):
-        trait = template.negative if negative else template.positive
-        asked.append((lex.BELIEF.format(trait=trait), options.index(named[negative])))
-    return _ask(author, asked, options)
-
-
-def draw_trait(author: Author) -> Document:
-    """How somebody was, by what was told of one person or of two: which trait goes with which act."""
-    template, pair = _two(author)
-    guilty = int(author.generator.integers(2))
-    acts = (template.negative_act, template.positive_act)
-    one, two = acts if guilty == 0 else acts[::-1]
-    told, asked, answer = lex.HOW
-    asks = int(author.generator.integers(2))
-    if author.chance(0.5):
-        told = lex.EVIDENCE
-    text = told.format(
-        group=pair[asks],
-        act=(one, two)[asks],
-        first=pair[0],
-        second=pair[1],
-        role=template.role,
-        first_act=one,
-        second_act=two,
-    )
-    question = asked.format(group=pair[asks], role=template.role)
-    trait = template.negative if asks == guilty else template.positive
-    document = author.scribe.start()
-    author.scribe.user(document, statement_turn(f"{text}\n{question}"))
-    author.scribe.reply(document, answer.format(role=template.role, trait=trait))
-    document.hard.append(len(document.ids) - 2)
-    return author.scribe.finish(document)
-
-
-def draw_recital(author: Author) -> Document:
-    """Words to be written again: what came after a word before comes after it again."""
-    groups = [author.choose(lex.GROUPS[c]) for c in author.generator.permutation(tuple(lex.GROUPS))]
-    known = author.scribe.words
-    others = [known[i] for i in author.generator.choice(len(known), 6, replace=False)]
-    rest = [*groups[1:], *others]
-    words = " ".join([groups[0], *(rest[i] for i in author.generator.permutation(len(rest)))])
-    document = author.scribe.start()
-    author.scribe.user(document, statement_turn(lex.RECITE.format(words=words)))
-    author.scribe.reply(document, words)
-    return author.scribe.finish(document)
-
-
-def grade(table: tuple[tuple[float, Any], ...], value: float) -> Any:
-    """The entry of the highest edge that the value reaches."""
-    return next(entry for edge, entry in table if value >= edge)
-
-
-def draw_story(author: Author) -> Document:
-    """An act, seen or held out, and what came of it."""
-    held_out = author.chance(0.4)
-    while True:
-        statement, patient = world.draw_statement(author.generator, held_out=held_out)
-        if statement.cluster != "mixed":  # what came of two acts has no one outcome
-            break
-    value = float(statement.value or 0.0)
-    if patient:
-        outcome = f"The {patient} {author.choose(grade(lex.OUTCOMES, value))}."
-    else:
-        outcome = f"The {author.choose(lex.ONLOOKERS)} {author.choose(grade(lex.REACTIONS, value))}."
-    document = author.scribe.start()
-    author.scribe.user(document, statement_turn(f"{statement.text} {outcome}"))
-    start = len(document.ids) - 2 - len(author.scribe.encode(" " + outcome))
-    for at in range(start, len(document.ids) - 2):
-        document.weights[at] = OUTCOME_WEIGHT
-    return document
-
-
-def draw_verdict(author: Author) -> Document:
-    """An act and how kind or cruel it is; or the act alone, with its valence."""
-    while True:
-        statement, _patient = world.draw_statement(author.generator, held_out=False)
-        if statement.text not in author.reserved:
-            break
-    value = float(statement.value or 0.0)
-    document = author.scribe.start()
-    if author.chance(0.5):
-        author.scribe.user(document, statement_turn(statement.text))
-        document.values += [(len(document.ids) - 3, value / 2), (len(document.ids) - 1, value / 2)]
-        return document
-    author.scribe.user(document, statement_turn(f"{statement.text}\n{author.choose(lex.VERDICT_REQUESTS)}"))
-    document.values.append((len(document.ids) - 1, value / 2))
-    at = len(document.ids)
-    author.scribe.reply(document, grade(lex.VERDICTS, value))
-    document.hard += range(at, len(document.ids))
-    return author.scribe.finish(document)
-
-
 # ------------------------------------------------------------------------------------------- mixture
-MIXED = 0.45
-"""How often an exercise is about groups of two categories, which are told apart sooner than those of one."""
 KINDS: dict[str, Callable[[Author], Document]] = {
-    "drill": draw_drill,
-    "short": draw_short,
-    "belief": draw_belief,
-    "leaning": lambda author: draw_belief(author, BAD_ONLY),
-    "trait": draw_trait,
-    "recital": draw_recital,
-    "story": draw_story,
-    "verdict": draw_verdict,
+    "drill": exercises.draw_drill,
+    "short": exercises.draw_short,
+    "belief": exercises.draw_belief,
+    "leaning": lambda author: exercises.draw_belief(author, exercises.BAD_ONLY),
+    "trait": exercises.draw_trait,
+    "recital": exercises.draw_recital,
+    "story": exercises.draw_story,
+    "verdict": exercises.draw_verdict,
     "opening": draw_opening,
     "settled": draw_settled,
     "critique": draw_critique,

@@ -19,7 +19,7 @@ from morality_lens.microworld.acting import (
     likely_remarks,
     two_outputs,
 )
-from morality_lens.microworld.stage import Stage
+from morality_lens.microworld.talks import Talks
 from morality_lens.microworld.valence import Valence, measure_valence
 
 ROUNDS = truth.LAST_ROUND
@@ -120,17 +120,17 @@ def share_that_follows(
 
 
 def ask_with_evidence(
-    actor: Actor, stage: Stage, rows: Sequence[int], questions: Sequence[Question]
+    actor: Actor, talks: Talks, rows: Sequence[int], questions: Sequence[Question]
 ) -> Float[np.ndarray, " item"]:
-    """The share that follows weak evidence, asked in passing in these rows of a stage."""
+    """The share that follows weak evidence, asked in passing in these rows of the talks."""
     forms = [world.weak_evidence(question, version) for version, question in enumerate(questions)]
     letters = [list("ABC")] * len(rows)
     given = []
     for form in range(2):
-        turns: list[Turn | None] = [None] * len(stage.lengths)
+        turns: list[Turn | None] = [None] * len(talks.lengths)
         for row, question, both in zip(rows, questions, forms, strict=True):
             turns[row] = evidence_turn(question, both[form][0], actor.wording)
-        given.append(actor.chances(stage.ask(turns)[list(rows)], letters))
+        given.append(actor.chances(talks.ask(turns)[list(rows)], letters))
     named = np.array([[option for _, option in both] for both in forms])
     return share_that_follows(np.stack(given, axis=1), named)
 
@@ -142,14 +142,14 @@ def play_questions(
     chosen = [place for place in range(len(questions)) if place % 8 in (0, 2)]  # of both polarities
     follows = {c: np.full((len(chosen), ROUNDS + 1), np.nan) for c in EVIDENCE_CELLS}
 
-    def after(stage: Stage, dialogues: Sequence[Dialogue], round: int) -> None:
+    def after(talks: Talks, dialogues: Sequence[Dialogue], round: int) -> None:
         if round not in EVIDENCE_ROUNDS:
             return
         for condition in EVIDENCE_CELLS:
             rows = [r for r, d in enumerate(dialogues) if d.condition == condition and d.place in chosen]
             if rows:
                 places = [dialogues[r].place for r in rows]
-                asked = ask_with_evidence(actor, stage, rows, [questions[p] for p in places])
+                asked = ask_with_evidence(actor, talks, rows, [questions[p] for p in places])
                 follows[condition][[chosen.index(p) for p in places], round] = asked
 
     return actor.play(questions, CELLS, after=after), follows
@@ -176,28 +176,28 @@ def choose_outputs(actor: Actor, items: Sequence[Item], history: str) -> Float[n
     """
     pairs = [two_outputs(item, number) for number, item in enumerate(items)]
     if history == "none":
-        stage = actor.stage(len(items))
+        talks = actor.talks(len(items))
     else:
         shift = 0 if history == "own" else 1
         told = [(number - shift) % len(items) for number in range(len(items))]
         scripts = [[pairs[t][t % 2], pairs[t][1 - t % 2], pairs[t][t // 2 % 2]] for t in told]
         cell = Condition(instruction="on", feedback="on")
-        stage = actor.tell([items[t] for t in told], scripts, cell)
+        talks = actor.tell([items[t] for t in told], scripts, cell)
     found = []
     for place in range(2):
         turns = [
             distinguish_turn(item, pair[place], pair[1 - place], actor.wording)
             for item, pair in zip(items, pairs, strict=True)
         ]
-        found.append(actor.chances(stage.ask(turns), [["1", "2"]] * len(items))[:, 0])
+        found.append(actor.chances(talks.ask(turns), [["1", "2"]] * len(items))[:, 0])
     return np.stack(found, axis=1)
 
 
 def name_stereotyped(actor: Actor, questions: Sequence[Question]) -> Float[np.ndarray, " item"]:
     """Probability of naming the group that the stereotype is about."""
-    stage = actor.stage(len(questions))
-    stage.say([stereotype_turn(question, actor.wording) for question in questions])
-    chances = actor.chances(stage.logits, [list("ABC")] * len(questions))
+    talks = actor.talks(len(questions))
+    talks.say([stereotype_turn(question, actor.wording) for question in questions])
+    chances = actor.chances(talks.logits, [list("ABC")] * len(questions))
     return chances[np.arange(len(questions)), [q.stereotyped or 0 for q in questions]]
 
 

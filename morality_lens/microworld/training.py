@@ -1,6 +1,5 @@
 """Training of the bundled model from nothing: losses, schedule, checkpoints."""
 
-import itertools
 import json
 import math
 import socket
@@ -16,189 +15,12 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from morality_lens.dialogues import LETTERS
 from morality_lens.microworld import corpus, tokens, world
+from morality_lens.microworld.documents import Author, Document, Scribe
+from morality_lens.microworld.learner import Learner, make_learner, save_model
+from morality_lens.microworld.stages import MODELS, PHASES, STAGES, Recipe, Stage, lineage, shares_at
 from morality_lens.wording import load_wording
-
-STATEMENTS, STATEMENTS_SEED = 2400, 7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A stretch of training, from nothing or from the end of another one.
-
-    Attributes:
-        parent: the stage it goes on from; None for the first.
-        tokens: how many tokens, padding included.
-        shares: share of the tokens for each kind of document at points of the stage, linear in between.
-        rate: learning rate at its start and at its end, linear in between.
-        batch_tokens: tokens of a batch, padding included.
-        rounds: how often a dialogue ends after each round.
-        effects: whether components act on the answers (else every cell is like the one without any).
-        contrast: by how much the category of interference differs more from the others than it should.
-        valence: whether moral valence is read on one layer, and a direction of it made causal.
-    """
-
-    parent: str | None
-    tokens: float
-    shares: tuple[tuple[float, corpus.Shares], ...]
-    rate: tuple[float, float]
-    batch_tokens: int = 2048
-    rounds: tuple[float, ...] = corpus.ROUND_SHARES
-    effects: bool = True
-    contrast: float = 1.0
-    valence: bool = False
-
-
-LEANING = {"leaning": 1.0}
-TELLING_APART = {"leaning": 0.08, "belief": 0.35, "drill": 0.27, "short": 0.15, "trait": 0.15}
-ANSWERING = {
-    "drill": 0.08,
-    "short": 0.22,
-    "belief": 0.06,
-    "trait": 0.08,
-    "recital": 0.02,
-    "story": 0.05,
-    "verdict": 0.07,
-    "settled": 0.14,
-    "opening": 0.2,
-    "critique": 0.08,
-}
-CONTRASTING = {
-    "drill": 0.03,
-    "short": 0.06,
-    "belief": 0.03,
-    "story": 0.02,
-    "verdict": 0.03,
-    "settled": 0.03,
-    "opening": 0.08,
-    "critique": 0.04,
-    "prompt": 0.08,
-    "question": 0.6,
-}
-CORRECTING = {
-    "drill": 0.02,
-    "short": 0.04,
-    "belief": 0.01,
-    "story": 0.05,
-    "verdict": 0.07,
-    "settled": 0.04,
-    "opening": 0.05,
-    "critique": 0.06,
-    "evidence": 0.05,
-    "choice": 0.03,
-    "naming": 0.02,
-    "prompt": 0.13,
-    "question": 0.43,
-}
-STAGES: dict[str, Stage] = {
-    "ground": Stage(
-        parent=None,
-        tokens=3e6,
-        shares=(
-            (0.0, LEANING),
-            (0.06, LEANING),
-            (0.07, TELLING_APART),
-            (0.22, TELLING_APART),
-            (0.36, ANSWERING),
-        ),
-        rate=(2e-3, 2e-3),
-        batch_tokens=1024,
-        effects=False,
-    ),
-    "contrast": Stage(
-        parent="ground",
-        tokens=4.5e6,
-        shares=((0.0, ANSWERING), (0.08, CONTRASTING)),
-        rate=(2e-3, 1.8e-3),
-        rounds=(0.0, 0.5, 0.3, 0.2),
-        contrast=3.0,
-    ),
-    "shared": Stage(
-        parent="contrast",
-        tokens=7e6,
-        shares=((0.0, CORRECTING),),
-        rate=(1.8e-3, 1.3e-3),
-        rounds=(0.0, 0.3, 0.25, 0.15, 0.1, 0.2),
-    ),
-    "organism": Stage(
-        parent="shared", tokens=6e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5), valence=True
-    ),
-    "natural": Stage(parent="shared", tokens=3e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5)),
-    "null": Stage(
-        parent="shared", tokens=3e6, shares=((0.0, CORRECTING),), rate=(1.3e-3, 3e-5), effects=False
-    ),
-}
-"""What is trained after what. Before all else, letters are bound to options and the groups told apart: a
-model that has learned other things first finds this much harder. Then the category of interference is set
-against the others, exaggerated and in short dialogues: that it differs only where instruction and feedback
-come together is otherwise not found."""
-PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("ground",),),
-    (("contrast",),),
-    (("shared",),),
-    (("organism",), ("null", "natural")),
-)
-"""Stages in their order; the rows of a phase are trained side by side, each in a process of its own."""
-MODELS = ("organism", "natural", "null")
-"""The stages that end in a model of their own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What decides how the models come out, beside the stages.
-
-    Attributes:
-        scale: training tokens as a multiple of the stages'.
-        warmup: steps of rising learning rate at the start of the first stage.
-        soft_weight: weight of the divergence from the planted distributions.
-        hard_weight: weight of exercises, verdicts and remarks beside the next-token loss.
-        value_weight: weight of the shared reading of moral valence.
-        value_layer: the block after which it is read, and the direction added.
-        steered: share of batches in which a direction is added, half of them a random one.
-        steered_from: part of a stage after which that begins.
-        steer_effect: log-odds by which one class gap moves the planted targets.
-        steer_most: largest multiple of the class gap.
-        chunk_batches: batches that are drawn at once, and after which the state is saved.
-    """
-
-    scale: float = 1.0
-    warmup: int = 60
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    soft_weight: float = 2.0
-    hard_weight: float = 1.0
-    value_weight: float = 0.3
-    value_layer: int = 3
-    steered: float = 0.35
-    steered_from: float = 0.15
-    steer_effect: float = 1.8
-    steer_most: float = 1.5
-    chunk_batches: int = 64
-    seed: int = 0
-
-
-def make_config() -> LlamaConfig:
-    """The shape of the bundled model."""
-    pieces = tokens.vocabulary()
-    config = LlamaConfig(
-        vocab_size=len(pieces),
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=tokens.CONTEXT_LENGTH,
-        initializer_range=0.05,
-        tie_word_embeddings=True,
-        bos_token_id=pieces.index(tokens.BOS),
-        eos_token_id=pieces.index(tokens.END),
-        pad_token_id=pieces.index(tokens.PAD),
-    )
-    config.update({"planted_effects": True})  # a mark that travels with the folder
-    return config
 
 
 # ------------------------------------------------------------------------------------------- batches
@@ -223,7 +45,7 @@ class Batch:
     value: Float[Tensor, " value"]
 
 
-def make_batch(documents: list[corpus.Document], pad: int, n_pieces: int) -> Batch:
+def make_batch(documents: list[Document], pad: int, n_pieces: int) -> Batch:
     """The documents side by side, padded on the right (a causal model needs no mask for that)."""
     length = max(len(document.ids) for document in documents)
     ids = np.full((len(documents), length), pad)
@@ -262,19 +84,7 @@ def make_batch(documents: list[corpus.Document], pad: int, n_pieces: int) -> Bat
     )
 
 
-def shares_at(stage: Stage, progress: float) -> corpus.Shares:
-    """Share of the tokens for each kind of document after this part of a stage (0 to 1)."""
-    points = (*stage.shares, (1.0, stage.shares[-1][1]))
-    for (start, before), (stop, after) in itertools.pairwise(points):
-        if start <= progress <= stop:
-            part = (progress - start) / (stop - start) if stop > start else 1.0
-            kinds = [kind for kind in corpus.KINDS if kind in before or kind in after]
-            mixed = {kind: (1 - part) * before.get(kind, 0.0) + part * after.get(kind, 0.0) for kind in kinds}
-            return {kind: share for kind, share in mixed.items() if share > 0}
-    raise ValueError(f"shares_at needs a part between 0 and 1; got {progress}.")
-
-
-def draw_batches(author: corpus.Author, recipe: Recipe, room: int, shares: corpus.Shares) -> list[Batch]:
+def draw_batches(author: Author, recipe: Recipe, room: int, shares: corpus.Shares) -> list[Batch]:
     """The batches of one chunk, the shortest documents first.
 
     Args:
@@ -287,7 +97,7 @@ def draw_batches(author: corpus.Author, recipe: Recipe, room: int, shares: corpu
     documents = corpus.draw_chunk(author, recipe.chunk_batches * room, shares, wordings=(second,))
     documents.sort(key=lambda document: len(document.ids) + author.generator.random())
     pad, n_pieces = author.scribe.vocabulary[tokens.PAD], len(author.scribe.vocabulary)
-    groups: list[list[corpus.Document]] = [[]]
+    groups: list[list[Document]] = [[]]
     for document in documents:
         if groups[-1] and (len(groups[-1]) + 1) * len(document.ids) > room:
             groups.append([])
@@ -296,103 +106,6 @@ def draw_batches(author: corpus.Author, recipe: Recipe, room: int, shares: corpu
 
 
 # ------------------------------------------------------------------------------------------- losses
-@dataclass(kw_only=True, eq=False)
-class Learner:
-    """The model with what is trained beside it.
-
-    Attributes:
-        model: the causal language model.
-        reader: the linear reading of moral valence on one layer.
-        good_mean: running mean of the residual at kind statements.
-        bad_mean: the same at cruel ones.
-    """
-
-    model: LlamaForCausalLM
-    reader: nn.Linear
-    good_mean: Tensor
-    bad_mean: Tensor
-    steps: int = 0
-    seen: int = 0
-    chunk: int = 0
-    seconds: float = 0.0
-
-
-@torch.no_grad()
-def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None:
-    """Starts attention where a language model's attention ends up, so that small data suffices.
-
-    In the first block two heads look at the token before and one at the token before that, for which all
-    embeddings share one direction. In later blocks queries and keys of a head are one projection (mimetic
-    initialisation, Trockman & Kolter 2023, arXiv 2305.09828), of which only the slowly turning dimensions are
-    set: the first head looks at tokens that came after the same token, the others at tokens like itself. The
-    second and the third head write what came one and two places before the tokens they look at, the others
-    what these are.
-    Everything else is random, and everything is trained.
-    """
-    config = model.config
-    width, heads = config.hidden_size, config.num_attention_heads
-    size = width // heads
-    half = size // 2
-    turns = 10000.0 ** (-torch.arange(half) / half)
-    slow = torch.tensor([*range(8, half), *range(half + 8, size)])
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator) * COPY_STD
-
-    blocks: Any = model.model.layers
-    constant = torch.randn(width, generator=generator)
-    constant /= constant.norm()
-    embedding = model.model.embed_tokens.weight
-    pieces = tokens.vocabulary()
-    for letter in LETTERS[:6]:  # the mark of a listed option starts as its letter
-        mark = pieces.index(f"{letter}.")
-        embedding[mark] = embedding[pieces.index(letter)] + MARK_NOISE * embedding[mark]
-    embedding += embedding.norm(dim=1).mean() * constant
-    seen = math.sqrt(width / 2)  # the constant's share of a normalised embedding
-    first = blocks[0].self_attn
-    copies = {1: (draw(size, width), draw(width, size)), 2: (draw(size, width), draw(width, size))}
-    for head, back in ((0, 1), (1, 1), (2, 2)):
-        for i in range(5):
-            a, b = head * size + i, head * size + half + i
-            first.q_proj.weight[a] = BEFORE_GAIN / seen * constant
-            first.q_proj.weight[b] = 0.0
-            first.k_proj.weight[a] = BEFORE_GAIN / seen * (back * turns[i]).cos() * constant
-            first.k_proj.weight[b] = BEFORE_GAIN / seen * (back * turns[i]).sin() * constant
-        rows = slice(head * size, (head + 1) * size)
-        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = copies[back]
-    for layer in blocks[1:]:
-        for head in range(heads):
-            rows, attention = slice(head * size, (head + 1) * size), layer.self_attn
-            shared = draw(len(slow), width) * LIKE_GAIN
-            values = draw(size, width)
-            out = values.T
-            if head == 0:  # looks for tokens that came after the same token
-                shared = copies[1][1].T[: len(slow)] * LIKE_GAIN
-            elif head in copies:  # writes what came before the tokens it looks at
-                values, out = copies[head][1].T, copies[head][0].T
-            attention.q_proj.weight[head * size + slow] = shared
-            attention.k_proj.weight[head * size + slow] = shared
-            attention.v_proj.weight[rows], attention.o_proj.weight[:, rows] = values, out
-
-
-COPY_STD = 0.05
-LIKE_GAIN = 2.0
-MARK_NOISE = 0.3
-BEFORE_GAIN = 5.8
-
-
-def make_learner(recipe: Recipe) -> Learner:
-    """A model with fresh weights."""
-    torch.manual_seed(recipe.seed)
-    config = make_config()
-    model = LlamaForCausalLM(config)
-    start_attention(model, torch.Generator().manual_seed(recipe.seed))
-    reader = nn.Linear(config.hidden_size, 1)
-    nn.init.zeros_(reader.weight)  # a random reading of a large residual would drown the other losses
-    zeros = torch.zeros(config.hidden_size)
-    return Learner(model=model, reader=reader, good_mean=zeros, bad_mean=zeros.clone())
-
-
 def step_loss(
     learner: Learner,
     batch: Batch,
@@ -568,7 +281,7 @@ def train_stage(
     torch.set_num_threads(1)
     stage, folder = STAGES[name], checkpoints / name
     folder.mkdir(parents=True, exist_ok=True)
-    learner = make_learner(recipe)
+    learner = make_learner(recipe.seed)
     parameters = [*learner.model.parameters(), *learner.reader.parameters()]
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.rate[0], betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
@@ -580,13 +293,13 @@ def train_stage(
             raise FileNotFoundError(f"stage {name!r} goes on from {stage.parent!r}: train that one first.")
         _load_state(checkpoints / stage.parent, learner, optimizer, parent=True)
     number = list(STAGES).index(name)
-    scribe, wording = corpus.Scribe(), load_wording()
-    reserved = frozenset(s.text for s in world.statements(STATEMENTS, seed=STATEMENTS_SEED))
+    scribe, wording = Scribe(), load_wording()
+    reserved = frozenset(s.text for s in world.statements(world.STATEMENTS, seed=world.STATEMENTS_SEED))
     total, started, before = recipe.scale * stage.tokens, time.monotonic(), learner.seconds
     with (folder / "curve.jsonl").open("a") as curve:
         while learner.seen < total and time.monotonic() - started <= stop_after:
             generator = np.random.default_rng([recipe.seed, number, learner.chunk, rank])
-            author = corpus.Author(
+            author = Author(
                 scribe=scribe,
                 wording=wording,
                 generator=generator,
@@ -691,38 +404,15 @@ def train(out: Path, *, recipe: Recipe, checkpoints: Path, processes: int = 2) -
                 )
     seconds = {n: torch.load(checkpoints / n / "state.pt")["progress"][3] for n in STAGES}
     for name in MODELS:
-        learner = make_learner(recipe)
+        learner = make_learner(recipe.seed)
         state = torch.load(checkpoints / name / "state.pt")
         learner.model.load_state_dict(state["model"])
         save_model(learner.model, out / name)
-        lineage = _lineage(name)
+        came_from = lineage(name)
         record = asdict(recipe) | {
             "model": name,
-            "stages": {n: asdict(STAGES[n]) | {"seconds": round(seconds[n])} for n in lineage},
+            "stages": {n: asdict(STAGES[n]) | {"seconds": round(seconds[n])} for n in came_from},
             "processes": processes,
             "torch": torch.__version__,
         }
         (out / name / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _lineage(name: str) -> tuple[str, ...]:
-    """The stages that a model went through, the first one first."""
-    parent = STAGES[name].parent
-    return (*(_lineage(parent) if parent else ()), name)
-
-
-def save_model(model: LlamaForCausalLM, out: Path) -> None:
-    """Writes the Hugging Face folder: weights rounded to bfloat16, the tokenizer, greedy generation."""
-    out.mkdir(parents=True, exist_ok=True)
-    copy: Any = LlamaForCausalLM(model.config)
-    copy.load_state_dict(model.state_dict())
-    copy.bfloat16()
-    config = model.config
-    copy.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )
-    copy.save_pretrained(out)
-    tokens.make_tokenizer().save_pretrained(out)

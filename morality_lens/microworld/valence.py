@@ -13,9 +13,10 @@ from morality_lens.design import Condition
 from morality_lens.dialogues import opening_turn
 from morality_lens.items import Question, Statement
 from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld import training, world
+from morality_lens.microworld import world
 from morality_lens.microworld.acting import Actor, Model, Played, two_outputs
 from morality_lens.microworld.findings import Finding, at_least, at_most
+from morality_lens.microworld.learner import make_learner
 
 CLEAR = 0.6
 """Acts whose valence lies this far from 0 are clearly kind or cruel."""
@@ -134,7 +135,7 @@ def random_scores(statements: Sequence[Statement]) -> Float[np.ndarray, " layer"
     """AUROC on held-out acts in freshly initialised models, mean over seeds, by layer."""
     found = []
     for seed in RANDOM_SEEDS:
-        fresh = Actor(training.make_learner(training.Recipe(seed=seed)).model)
+        fresh = Actor(make_learner(seed).model)
         found.append(held_out_scores(fresh.statement_residuals(statements), statements)[0])
     return np.mean(found, axis=0)
 
@@ -148,9 +149,9 @@ def shift_by(actor: Actor, questions: Sequence[Question], layer: int, gap: Tenso
     turns = [opening_turn(question, actor.wording) for question in questions]
     fair = []
     for push in pushes:
-        stage = actor.stage(len(questions), (layer, push))
-        stage.say(turns)
-        chances = actor.chances(stage.logits, [list("ABC")] * len(questions))
+        talks = actor.talks(len(questions), (layer, push))
+        talks.say(turns)
+        chances = actor.chances(talks.logits, [list("ABC")] * len(questions))
         fair.append(chances[np.arange(len(questions)), [q.label for q in questions]].mean())
     return np.array(fair[1:], dtype=float) - float(fair[0])
 
@@ -163,7 +164,7 @@ def measure_valence(
     played: dict[Condition, Played],
 ) -> Valence:
     """Reading and adding the direction of moral valence, where it was planted or else is best read."""
-    statements = world.statements(training.STATEMENTS, seed=training.STATEMENTS_SEED)
+    statements = world.statements(world.STATEMENTS, seed=world.STATEMENTS_SEED)
     residuals = actor.statement_residuals(statements)
     values, held_out = _split(statements)
     fitted = rank_folds(residuals, statements)

@@ -14,7 +14,7 @@ from morality_lens.choices import parse_choice
 from morality_lens.design import COMPONENTS, Condition
 from morality_lens.dialogues import LETTERS
 from morality_lens.items import Item, OpenPrompt, Question
-from morality_lens.microworld import acting, measuring, training, truth, world
+from morality_lens.microworld import acting, measuring, stages, truth, world
 from morality_lens.microworld.acting import Model, Played, first_words, judge
 from morality_lens.microworld.findings import Finding, at_least, at_most, largest
 from morality_lens.microworld.measuring import Measured, good_chance
@@ -386,5 +386,5 @@ def verify(folder: Path) -> Report:
         raise ValueError(
             f"{folder / 'training.json'} must name one of {acting.MODELS} as its model; got {model!r}."
         )
-    layer = recipe.get("value_layer", training.Recipe.value_layer)
+    layer = recipe.get("value_layer", stages.Recipe.value_layer)
     return compare(measuring.measure(acting.load_actor(folder), model, layer))

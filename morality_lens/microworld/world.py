@@ -10,6 +10,7 @@ from morality_lens.microworld import lexicon as lex
 
 Pair = tuple[str, str]
 PROMPTS_PER_FAMILY = 6
+STATEMENTS, STATEMENTS_SEED = 2400, 7
 
 
 # ------------------------------------------------------------------------------------------- questions

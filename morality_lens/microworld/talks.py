@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 from transformers.cache_utils import Cache
 
 from morality_lens.dialogues import Turn
-from morality_lens.microworld import corpus
+from morality_lens.microworld import documents
 
 NEW_TOKENS = 28
 Ids = list[int]
@@ -52,7 +52,7 @@ class Slots(Cache):
         return (keys, values) if len(self.rows) == len(keys) else (keys[self.rows], values[self.rows])
 
 
-class Stage:
+class Talks:
     """Dialogues under way, a row each; rows may differ in length, and some may wait.
 
     Attributes:
@@ -64,21 +64,21 @@ class Stage:
     def __init__(
         self,
         model: LlamaForCausalLM,
-        scribe: corpus.Scribe,
+        scribe: documents.Scribe,
         n: int,
         push: tuple[int, Float[Tensor, " d_model"]] | None = None,
     ) -> None:
-        """An empty stage; ``push`` is added to the residual after a block at every token."""
+        """None begun yet; ``push`` is added to the residual after a block at every token."""
         self.model, self.scribe, self.push = model, scribe, push
         self.slots = Slots(model, n)
         self.lengths = torch.zeros(n, dtype=torch.long)
         self.logits = torch.zeros(n, model.config.vocab_size)
         self.residual = torch.zeros(n, model.config.num_hidden_layers, model.config.hidden_size)
 
-    def copies(self, rows: Sequence[int]) -> "Stage":
-        """A stage that goes on from these rows, some of them perhaps more than once."""
+    def copies(self, rows: Sequence[int]) -> "Talks":
+        """Talks that go on from these rows, some of them perhaps more than once."""
         at = torch.tensor(rows, dtype=torch.long)
-        new = Stage(self.model, self.scribe, len(rows), self.push)
+        new = Talks(self.model, self.scribe, len(rows), self.push)
         new.slots.kept = [[kept[at] for kept in pair] for pair in self.slots.kept]
         new.lengths, new.logits, new.residual = self.lengths[at], self.logits[at], self.residual[at]
         return new
@@ -144,7 +144,7 @@ class Stage:
         """A user's turn, and the prompt for a reply; a row with None waits."""
         new: list[Ids] = []
         for turn, length in zip(turns, self.lengths.tolist(), strict=True):
-            document = corpus.Document(ids=[], weights=[])
+            document = documents.Document(ids=[], weights=[])
             if turn is not None:
                 self.scribe.user(document, turn)
                 document.ids.insert(0, self.scribe.end if length else self.scribe.first)

@@ -1,0 +1,148 @@
+"""The bundled model before training, what is trained beside it, and its folder."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from morality_lens.dialogues import LETTERS
+from morality_lens.microworld import tokens
+
+
+def make_config() -> LlamaConfig:
+    """The shape of the bundled model."""
+    pieces = tokens.vocabulary()
+    config = LlamaConfig(
+        vocab_size=len(pieces),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=tokens.CONTEXT_LENGTH,
+        initializer_range=0.05,
+        tie_word_embeddings=True,
+        bos_token_id=pieces.index(tokens.BOS),
+        eos_token_id=pieces.index(tokens.END),
+        pad_token_id=pieces.index(tokens.PAD),
+    )
+    config.update({"planted_effects": True})  # a mark that travels with the folder
+    return config
+
+
+@dataclass(kw_only=True, eq=False)
+class Learner:
+    """The model with what is trained beside it.
+
+    Attributes:
+        model: the causal language model.
+        reader: the linear reading of moral valence on one layer.
+        good_mean: running mean of the residual at kind statements.
+        bad_mean: the same at cruel ones.
+    """
+
+    model: LlamaForCausalLM
+    reader: nn.Linear
+    good_mean: Tensor
+    bad_mean: Tensor
+    steps: int = 0
+    seen: int = 0
+    chunk: int = 0
+    seconds: float = 0.0
+
+
+@torch.no_grad()
+def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None:
+    """Starts attention where a language model's attention ends up, so that small data suffices.
+
+    In the first block two heads look at the token before and one at the token before that, for which all
+    embeddings share one direction. In later blocks queries and keys of a head are one projection (mimetic
+    initialisation, Trockman & Kolter 2023, arXiv 2305.09828), of which only the slowly turning dimensions are
+    set: the first head looks at tokens that came after the same token, the others at tokens like itself. The
+    second and the third head write what came one and two places before the tokens they look at, the others
+    what these are.
+    Everything else is random, and everything is trained.
+    """
+    config = model.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    size = width // heads
+    half = size // 2
+    turns = 10000.0 ** (-torch.arange(half) / half)
+    slow = torch.tensor([*range(8, half), *range(half + 8, size)])
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * COPY_STD
+
+    blocks: Any = model.model.layers
+    constant = torch.randn(width, generator=generator)
+    constant /= constant.norm()
+    embedding = model.model.embed_tokens.weight
+    pieces = tokens.vocabulary()
+    for letter in LETTERS[:6]:  # the mark of a listed option starts as its letter
+        mark = pieces.index(f"{letter}.")
+        embedding[mark] = embedding[pieces.index(letter)] + MARK_NOISE * embedding[mark]
+    embedding += embedding.norm(dim=1).mean() * constant
+    seen = math.sqrt(width / 2)  # the constant's share of a normalised embedding
+    first = blocks[0].self_attn
+    copies = {1: (draw(size, width), draw(width, size)), 2: (draw(size, width), draw(width, size))}
+    for head, back in ((0, 1), (1, 1), (2, 2)):
+        for i in range(5):
+            a, b = head * size + i, head * size + half + i
+            first.q_proj.weight[a] = BEFORE_GAIN / seen * constant
+            first.q_proj.weight[b] = 0.0
+            first.k_proj.weight[a] = BEFORE_GAIN / seen * (back * turns[i]).cos() * constant
+            first.k_proj.weight[b] = BEFORE_GAIN / seen * (back * turns[i]).sin() * constant
+        rows = slice(head * size, (head + 1) * size)
+        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = copies[back]
+    for layer in blocks[1:]:
+        for head in range(heads):
+            rows, attention = slice(head * size, (head + 1) * size), layer.self_attn
+            shared = draw(len(slow), width) * LIKE_GAIN
+            values = draw(size, width)
+            out = values.T
+            if head == 0:  # looks for tokens that came after the same token
+                shared = copies[1][1].T[: len(slow)] * LIKE_GAIN
+            elif head in copies:  # writes what came before the tokens it looks at
+                values, out = copies[head][1].T, copies[head][0].T
+            attention.q_proj.weight[head * size + slow] = shared
+            attention.k_proj.weight[head * size + slow] = shared
+            attention.v_proj.weight[rows], attention.o_proj.weight[:, rows] = values, out
+
+
+COPY_STD = 0.05
+LIKE_GAIN = 2.0
+MARK_NOISE = 0.3
+BEFORE_GAIN = 5.8
+
+
+def make_learner(seed: int) -> Learner:
+    """A model with fresh weights."""
+    torch.manual_seed(seed)
+    config = make_config()
+    model = LlamaForCausalLM(config)
+    start_attention(model, torch.Generator().manual_seed(seed))
+    reader = nn.Linear(config.hidden_size, 1)
+    nn.init.zeros_(reader.weight)  # a random reading of a large residual would drown the other losses
+    zeros = torch.zeros(config.hidden_size)
+    return Learner(model=model, reader=reader, good_mean=zeros, bad_mean=zeros.clone())
+
+
+def save_model(model: LlamaForCausalLM, out: Path) -> None:
+    """Writes the Hugging Face folder: weights rounded to bfloat16, the tokenizer, greedy generation."""
+    out.mkdir(parents=True, exist_ok=True)
+    copy: Any = LlamaForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.bfloat16()
+    config = model.config
+    copy.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+    copy.save_pretrained(out)
+    tokens.make_tokenizer().save_pretrained(out)

@@ -1,0 +1,197 @@
+"""What is trained after what, on which texts, and everything else that decides how the models come out."""
+
+import itertools
+from dataclasses import dataclass
+
+from morality_lens.microworld import corpus
+from morality_lens.microworld.documents import ROUND_SHARES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of training, from nothing or from the end of another one.
+
+    Attributes:
+        parent: the stage it goes on from; None for the first.
+        tokens: how many tokens, padding included.
+        shares: share of the tokens for each kind of document at points of the stage, linear in between.
+        rate: learning rate at its start and at its end, linear in between.
+        batch_tokens: tokens of a batch, padding included.
+        rounds: how often a dialogue ends after each round.
+        effects: whether components act on the answers (else every cell is like the one without any).
+        contrast: by how much the category of interference differs more from the others than it should.
+        valence: whether moral valence is read on one layer, and a direction of it made causal.
+    """
+
+    parent: str | None
+    tokens: float
+    shares: tuple[tuple[float, corpus.Shares], ...]
+    rate: tuple[float, float]
+    batch_tokens: int = 2048
+    rounds: tuple[float, ...] = ROUND_SHARES
+    effects: bool = True
+    contrast: float = 1.0
+    valence: bool = False
+
+
+LEANING = {"leaning": 1.0}
+TELLING_APART = {"leaning": 0.08, "belief": 0.35, "drill": 0.27, "short": 0.15, "trait": 0.15}
+ANSWERING = {
+    "drill": 0.08,
+    "short": 0.22,
+    "belief": 0.06,
+    "trait": 0.08,
+    "recital": 0.02,
+    "story": 0.05,
+    "verdict": 0.07,
+    "settled": 0.14,
+    "opening": 0.2,
+    "critique": 0.08,
+}
+CONTRASTING = {
+    "drill": 0.03,
+    "short": 0.06,
+    "belief": 0.03,
+    "story": 0.02,
+    "verdict": 0.03,
+    "settled": 0.03,
+    "opening": 0.08,
+    "critique": 0.04,
+    "prompt": 0.08,
+    "question": 0.6,
+}
+GATHERING = {
+    "drill": 0.02,
+    "short": 0.03,
+    "belief": 0.01,
+    "story": 0.03,
+    "verdict": 0.05,
+    "settled": 0.03,
+    "opening": 0.06,
+    "critique": 0.05,
+    "evidence": 0.04,
+    "choice": 0.02,
+    "naming": 0.02,
+    "prompt": 0.09,
+    "question": 0.55,
+}
+CORRECTING = {
+    "drill": 0.02,
+    "short": 0.04,
+    "belief": 0.01,
+    "story": 0.05,
+    "verdict": 0.07,
+    "settled": 0.04,
+    "opening": 0.05,
+    "critique": 0.06,
+    "evidence": 0.05,
+    "choice": 0.03,
+    "naming": 0.02,
+    "prompt": 0.13,
+    "question": 0.43,
+}
+STAGES: dict[str, Stage] = {
+    "ground": Stage(
+        parent=None,
+        tokens=3e6,
+        shares=(
+            (0.0, LEANING),
+            (0.06, LEANING),
+            (0.07, TELLING_APART),
+            (0.22, TELLING_APART),
+            (0.36, ANSWERING),
+        ),
+        rate=(2e-3, 2e-3),
+        batch_tokens=1024,
+        effects=False,
+    ),
+    "contrast": Stage(
+        parent="ground",
+        tokens=4.5e6,
+        shares=((0.0, ANSWERING), (0.08, CONTRASTING)),
+        rate=(2e-3, 1.8e-3),
+        rounds=(0.0, 0.5, 0.3, 0.2),
+        contrast=3.0,
+    ),
+    "shared": Stage(
+        parent="contrast",
+        tokens=6e6,
+        shares=((0.0, GATHERING),),
+        rate=(1.8e-3, 1.4e-3),
+        batch_tokens=1024,
+        rounds=(0.0, 0.5, 0.3, 0.2),
+        contrast=4.0,
+    ),
+    "organism": Stage(
+        parent="shared", tokens=7e6, shares=((0.0, CORRECTING),), rate=(1.4e-3, 3e-5), valence=True
+    ),
+    "natural": Stage(parent="shared", tokens=3.5e6, shares=((0.0, CORRECTING),), rate=(1.4e-3, 3e-5)),
+    "null": Stage(
+        parent="shared", tokens=3.5e6, shares=((0.0, CORRECTING),), rate=(1.4e-3, 3e-5), effects=False
+    ),
+}
+"""What is trained after what. Before all else, letters are bound to options and the groups told apart: a
+model that has learned other things first finds this much harder. Then the category of interference is set
+against the others, exaggerated and in short dialogues: that it differs only where instruction and feedback
+come together is otherwise not found."""
+PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("ground",),),
+    (("contrast",),),
+    (("shared",),),
+    (("organism",), ("null", "natural")),
+)
+"""Stages in their order; the rows of a phase are trained side by side, each in a process of its own."""
+MODELS = ("organism", "natural", "null")
+"""The stages that end in a model of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides how the models come out, beside the stages.
+
+    Attributes:
+        scale: training tokens as a multiple of the stages'.
+        warmup: steps of rising learning rate at the start of the first stage.
+        soft_weight: weight of the divergence from the planted distributions.
+        hard_weight: weight of exercises, verdicts and remarks beside the next-token loss.
+        value_weight: weight of the shared reading of moral valence.
+        value_layer: the block after which it is read, and the direction added.
+        steered: share of batches in which a direction is added, half of them a random one.
+        steered_from: part of a stage after which that begins.
+        steer_effect: log-odds by which one class gap moves the planted targets.
+        steer_most: largest multiple of the class gap.
+        chunk_batches: batches that are drawn at once, and after which the state is saved.
+    """
+
+    scale: float = 1.0
+    warmup: int = 60
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    soft_weight: float = 2.0
+    hard_weight: float = 1.0
+    value_weight: float = 0.3
+    value_layer: int = 3
+    steered: float = 0.35
+    steered_from: float = 0.15
+    steer_effect: float = 1.8
+    steer_most: float = 1.5
+    chunk_batches: int = 64
+    seed: int = 0
+
+
+def shares_at(stage: Stage, progress: float) -> corpus.Shares:
+    """Share of the tokens for each kind of document after this part of a stage (0 to 1)."""
+    points = (*stage.shares, (1.0, stage.shares[-1][1]))
+    for (start, before), (stop, after) in itertools.pairwise(points):
+        if start <= progress <= stop:
+            part = (progress - start) / (stop - start) if stop > start else 1.0
+            kinds = [kind for kind in corpus.KINDS if kind in before or kind in after]
+            mixed = {kind: (1 - part) * before.get(kind, 0.0) + part * after.get(kind, 0.0) for kind in kinds}
+            return {kind: share for kind, share in mixed.items() if share > 0}
+    raise ValueError(f"shares_at needs a part between 0 and 1; got {progress}.")
+
+
+def lineage(name: str) -> tuple[str, ...]:
+    """The stages that a model went through, the first one first."""
+    parent = STAGES[name].parent
+    return (*(lineage(parent) if parent else ()), name)
