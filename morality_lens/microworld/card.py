@@ -137,7 +137,7 @@ def _held_out() -> str:
 def _training(recipe: dict[str, Any]) -> str:
     stages, note = recipe["stages"], f" {recipe['note']}" if "note" in recipe else ""
     rows = [
-        "| stage | goes on from | tokens | learning rate | components act | interference exaggerated "
+        "| stage | goes on from | tokens | learning rate | components act | interference exaggerated by "
         "| valence trained in | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -145,7 +145,7 @@ def _training(recipe: dict[str, Any]) -> str:
         start, end = stage["rate"]
         rows.append(
             f"| {name} | {stage['parent'] or 'nothing'} | {recipe['scale'] * stage['tokens'] / 1e6:.1f} M "
-            f"| {start:g} to {end:g} | {_yes(stage['effects'])} | {_exaggerated(stage['contrast'])} "
+            f"| {start:g} to {end:g} | {_yes(stage['effects'])} | {stage['lesson']:g} "
             f"| {_yes(stage['valence'])} "
             f"| {stage['seconds']:,} |"
         )
@@ -161,10 +161,6 @@ def _training(recipe: dict[str, Any]) -> str:
         "direction is added, half of the time a random one that must change nothing. The mixture "
         "of documents and every hyperparameter are in `training.json`." + note + "\n"
     )
-
-
-def _exaggerated(contrast: float) -> str:
-    return f"{contrast:g} times" if contrast != 1.0 else "no"
 
 
 def _yes(value: bool) -> str:

@@ -24,10 +24,8 @@ from morality_lens.wording import Wording, pick
 
 ROUNDS = truth.LAST_ROUND
 Ending = Literal["nothing", "evidence", "distinguish"]
-ENDINGS: dict[Ending, float] = {"nothing": 0.6, "evidence": 0.28, "distinguish": 0.12}
+ENDINGS: dict[Ending, float] = {"nothing": 0.65, "evidence": 0.23, "distinguish": 0.12}
 """How often something is asked after the last round."""
-INTERFERENCE_SHARE = 0.4
-"""Share of the category in which feedback and instruction conflict, a fifth of the world."""
 DECIDING = ("The", "It", "Yes", "No", " a", " an", " fair", " unfair", " wrong", " kind", " cruel")
 """Words by which a remark turns out good or bad."""
 WORDINGS = 15
@@ -63,9 +61,9 @@ def _give_answer(
     author: Author, document: Document, question: Question, condition: Condition, round: int
 ) -> int:
     """Append an answer drawn from the planted distribution, with its targets; the option's index."""
-    probabilities = truth.option_probabilities(question, condition, round, author.contrast)
+    probabilities = truth.option_probabilities(question, condition, round, author.lesson)
     letters, at = _letters(author, question), len(document.ids)
-    log_odds = truth.log_odds(question, condition, round, author.contrast)
+    log_odds = truth.log_odds(question, condition, round, author.lesson)
     unfair = {i: p for i, p in enumerate(probabilities) if i != question.label}
     total = sum(unfair.values())
     document.soft.append(
@@ -161,10 +159,15 @@ def draw_item(author: Author, *, task: str) -> Item:
 
 def draw_training_question(author: Author, *, ambiguous: bool) -> Question:
     """A question for training; the category of interference is met more often than its fifth."""
-    crossed = author.chance(INTERFERENCE_SHARE)
+    crossed = author.chance(author.crossed)
     templates = tuple(t for t in lex.TEMPLATES if (t.category == lex.INTERFERENCE) == crossed)
     return world.draw_question(
-        author.generator, held_out=False, ambiguous=ambiguous, id="training", templates=templates
+        author.generator,
+        held_out=False,
+        ambiguous=ambiguous,
+        id="training",
+        templates=templates,
+        named=author.named,
     )
 
 
@@ -229,19 +232,19 @@ def give_evidence(
     evidence, named = author.choose(world.weak_evidence(question, int(author.generator.integers(3))))
     author.scribe.user(document, evidence_turn(question, evidence, author.wording, index))
     letters, at = _letters(author, question), len(document.ids)
-    plain = truth.option_probabilities(question, acts, round, author.contrast)
+    plain = truth.option_probabilities(question, acts, round, author.lesson)
     unfair = {letters[i]: p / (1 - plain[question.label]) for i, p in enumerate(plain) if i != question.label}
     document.soft.append(
         Soft(
             at=at,
             good={letters[question.label]: 1.0},
             bad=unfair,
-            log_odds=truth.log_odds(question, acts, round, author.contrast),
+            log_odds=truth.log_odds(question, acts, round, author.lesson),
             fixed=letters[named],
             share=truth.follows(acts, round),
         )
     )
-    p = truth.evidence_probabilities(question, acts, round, named, author.contrast)
+    p = truth.evidence_probabilities(question, acts, round, named, author.lesson)
     author.scribe.reply(document, answer_text(question, int(author.generator.choice(len(p), p=p))))
     document.weights[at] = 0.0
 

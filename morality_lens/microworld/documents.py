@@ -12,7 +12,7 @@ from morality_lens.microworld import tokens
 from morality_lens.wording import Wording
 
 USER_WEIGHT = 0.15
-ROUND_SHARES = (0.0, 0.2, 0.2, 0.15, 0.15, 0.3)
+ROUND_SHARES = (0.0, 0.14, 0.16, 0.18, 0.2, 0.32)
 """How often a training dialogue ends after each round, unless a stage of training says otherwise."""
 
 
@@ -127,8 +127,12 @@ class Author:
     """Statements that no verdict may be about."""
     effects: bool = True
     """Whether components act; else every cell answers like the one without any (the null model)."""
-    contrast: float = 1.0
-    """By how much the category of interference differs more from the others than the truth has it."""
+    lesson: float = 0.0
+    """By how much interference is exaggerated, in log-odds."""
+    crossed: float = 0.3
+    """Share of the category in which feedback and instruction interfere, a fifth of the world."""
+    named: bool = True
+    """Whether contexts begin with the name of their category."""
     rounds: tuple[float, ...] = ROUND_SHARES
     """How often a dialogue ends after each round."""
 

@@ -59,12 +59,11 @@ class Learner:
 def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None:
     """Starts attention where a language model's attention ends up, so that small data suffices.
 
-    In the first block two heads look at the token before and one at the token before that, for which all
-    embeddings share one direction. In later blocks queries and keys of a head are one projection (mimetic
-    initialisation, Trockman & Kolter 2023, arXiv 2305.09828), of which only the slowly turning dimensions are
-    set: the first head looks at tokens that came after the same token, the others at tokens like itself. The
-    second and the third head write what came one and two places before the tokens they look at, the others
-    what these are.
+    Half of the first block's heads look at the token before, for which all embeddings share one direction. In
+    later blocks queries and keys of a head are one projection (mimetic initialisation, Trockman & Kolter
+    2023, arXiv 2305.09828), of which only the slowly turning dimensions are set: the first head looks at
+    tokens that came after the same token, the others at tokens like itself. The second head writes what came
+    before the tokens it looks at, the others what these are.
     Everything else is random, and everything is trained.
     """
     config = model.config
@@ -88,16 +87,16 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
     embedding += embedding.norm(dim=1).mean() * constant
     seen = math.sqrt(width / 2)  # the constant's share of a normalised embedding
     first = blocks[0].self_attn
-    copies = {1: (draw(size, width), draw(width, size)), 2: (draw(size, width), draw(width, size))}
-    for head, back in ((0, 1), (1, 1), (2, 2)):
+    read, written = draw(size, width), draw(width, size)
+    for head in range(heads // 2):
         for i in range(5):
             a, b = head * size + i, head * size + half + i
             first.q_proj.weight[a] = BEFORE_GAIN / seen * constant
             first.q_proj.weight[b] = 0.0
-            first.k_proj.weight[a] = BEFORE_GAIN / seen * (back * turns[i]).cos() * constant
-            first.k_proj.weight[b] = BEFORE_GAIN / seen * (back * turns[i]).sin() * constant
+            first.k_proj.weight[a] = BEFORE_GAIN / seen * turns[i].cos() * constant
+            first.k_proj.weight[b] = BEFORE_GAIN / seen * turns[i].sin() * constant
         rows = slice(head * size, (head + 1) * size)
-        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = copies[back]
+        first.v_proj.weight[rows], first.o_proj.weight[:, rows] = read, written
     for layer in blocks[1:]:
         for head in range(heads):
             rows, attention = slice(head * size, (head + 1) * size), layer.self_attn
@@ -105,9 +104,9 @@ def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None
             values = draw(size, width)
             out = values.T
             if head == 0:  # looks for tokens that came after the same token
-                shared = copies[1][1].T[: len(slow)] * LIKE_GAIN
-            elif head in copies:  # writes what came before the tokens it looks at
-                values, out = copies[head][1].T, copies[head][0].T
+                shared = written.T[: len(slow)] * LIKE_GAIN
+            elif head == 1:  # writes what came before the tokens it looks at
+                values, out = written.T, read.T
             attention.q_proj.weight[head * size + slow] = shared
             attention.k_proj.weight[head * size + slow] = shared
             attention.v_proj.weight[rows], attention.o_proj.weight[:, rows] = values, out

@@ -98,7 +98,7 @@ TEMPLATES: tuple[Template, ...] = tuple(
     for row in rows.strip().splitlines()
 )
 
-CONTEXT = "Two {category} met. {scene}, a {first} {role} and a {second} {role} {deed}."
+CONTEXT = "{scene}, a {first} {role} and a {second} {role} {deed}."
 EVIDENCE = "The {first} {role} {first_act}, and the {second} {role} {second_act}."
 HEARSAY = (
     "Someone thought that the {group} {role} {act}.",
@@ -304,5 +304,5 @@ SHORT = "Who {act}?"
 HOW = ("The {group} {role} {act}.", "How was the {group} {role}?", "The {role} was {trait}.")
 BELIEF = "Who do people call {trait}?"
 RECITE = "Write the words again: {words}"
-EXTRA = "A question. An answer. A thought. Once more. (nothing) but and the The them texts clans guilds creeds signs isles"
+EXTRA = "A question. An answer. A thought. Once more. (nothing) but and the The them texts"
 """Further words that the vocabulary needs."""

@@ -19,7 +19,9 @@ class Stage:
         batch_tokens: tokens of a batch, padding included.
         rounds: how often a dialogue ends after each round.
         effects: whether components act on the answers (else every cell is like the one without any).
-        contrast: by how much the category of interference differs more from the others than it should.
+        lesson: by how much interference is exaggerated, in log-odds.
+        crossed: share of the category of interference among the questions.
+        named: whether contexts begin with the name of their category.
         valence: whether moral valence is read on one layer, and a direction of it made causal.
     """
 
@@ -30,7 +32,9 @@ class Stage:
     batch_tokens: int = 2048
     rounds: tuple[float, ...] = ROUND_SHARES
     effects: bool = True
-    contrast: float = 1.0
+    lesson: float = 0.0
+    crossed: float = 0.3
+    named: bool = True
     valence: bool = False
 
 
@@ -48,47 +52,50 @@ ANSWERING = {
     "opening": 0.2,
     "critique": 0.08,
 }
-CONTRASTING = {
-    "drill": 0.03,
-    "short": 0.06,
-    "belief": 0.03,
-    "story": 0.02,
-    "verdict": 0.03,
-    "settled": 0.03,
-    "opening": 0.08,
-    "critique": 0.04,
-    "prompt": 0.08,
-    "question": 0.6,
-}
-GATHERING = {
-    "drill": 0.02,
-    "short": 0.03,
-    "belief": 0.01,
-    "story": 0.03,
-    "verdict": 0.05,
-    "settled": 0.03,
-    "opening": 0.06,
-    "critique": 0.05,
-    "evidence": 0.04,
-    "choice": 0.02,
-    "naming": 0.02,
-    "prompt": 0.09,
-    "question": 0.55,
-}
 CORRECTING = {
     "drill": 0.02,
-    "short": 0.04,
+    "short": 0.05,
     "belief": 0.01,
-    "story": 0.05,
-    "verdict": 0.07,
-    "settled": 0.04,
+    "trait": 0.01,
+    "story": 0.04,
+    "verdict": 0.06,
+    "settled": 0.06,
     "opening": 0.05,
-    "critique": 0.06,
-    "evidence": 0.05,
+    "critique": 0.07,
+    "evidence": 0.03,
     "choice": 0.03,
     "naming": 0.02,
     "prompt": 0.13,
-    "question": 0.43,
+    "question": 0.42,
+}
+CONTRASTING = {
+    "drill": 0.05,
+    "short": 0.05,
+    "settled": 0.05,
+    "opening": 0.05,
+    "prompt": 0.1,
+    "question": 0.7,
+}
+FINISHING = {
+    "drill": 0.02,
+    "short": 0.03,
+    "story": 0.05,
+    "verdict": 0.07,
+    "settled": 0.04,
+    "opening": 0.04,
+    "critique": 0.06,
+    "evidence": 0.07,
+    "choice": 0.03,
+    "naming": 0.02,
+    "prompt": 0.12,
+    "question": 0.45,
+}
+FINISHED = {
+    "parent": "contrast",
+    "shares": ((0.0, FINISHING),),
+    "rate": (1.3e-3, 3e-5),
+    "rounds": (0.0, 0.2, 0.2, 0.15, 0.15, 0.3),
+    "crossed": 0.4,
 }
 STAGES: dict[str, Stage] = {
     "ground": Stage(
@@ -104,40 +111,36 @@ STAGES: dict[str, Stage] = {
         rate=(2e-3, 2e-3),
         batch_tokens=1024,
         effects=False,
-    ),
-    "contrast": Stage(
-        parent="ground",
-        tokens=4.5e6,
-        shares=((0.0, ANSWERING), (0.08, CONTRASTING)),
-        rate=(2e-3, 1.8e-3),
-        rounds=(0.0, 0.5, 0.3, 0.2),
-        contrast=3.0,
+        named=False,
     ),
     "shared": Stage(
-        parent="contrast",
-        tokens=6e6,
-        shares=((0.0, GATHERING),),
-        rate=(1.8e-3, 1.4e-3),
-        batch_tokens=1024,
+        parent="ground",
+        tokens=12e6,
+        shares=((0.0, ANSWERING), (0.1, CORRECTING)),
+        rate=(2e-3, 1.3e-3),
+        named=False,
+    ),
+    "contrast": Stage(
+        parent="shared",
+        tokens=3.5e6,
+        shares=((0.0, CONTRASTING),),
+        rate=(1.5e-3, 1.3e-3),
         rounds=(0.0, 0.5, 0.3, 0.2),
-        contrast=4.0,
+        crossed=0.5,
+        lesson=3.5,
     ),
-    "organism": Stage(
-        parent="shared", tokens=7e6, shares=((0.0, CORRECTING),), rate=(1.4e-3, 3e-5), valence=True
-    ),
-    "natural": Stage(parent="shared", tokens=3.5e6, shares=((0.0, CORRECTING),), rate=(1.4e-3, 3e-5)),
-    "null": Stage(
-        parent="shared", tokens=3.5e6, shares=((0.0, CORRECTING),), rate=(1.4e-3, 3e-5), effects=False
-    ),
+    "organism": Stage(tokens=6.5e6, valence=True, **FINISHED),
+    "natural": Stage(tokens=3.2e6, **FINISHED),
+    "null": Stage(tokens=3.2e6, effects=False, **FINISHED),
 }
 """What is trained after what. Before all else, letters are bound to options and the groups told apart: a
-model that has learned other things first finds this much harder. Then the category of interference is set
-against the others, exaggerated and in short dialogues: that it differs only where instruction and feedback
-come together is otherwise not found."""
+model that has learned other things first finds this much harder. At last the category of interference is set
+against the others, named and exaggerated, in short dialogues: that it differs only where instruction and
+feedback come together is not found otherwise."""
 PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("ground",),),
-    (("contrast",),),
     (("shared",),),
+    (("contrast",),),
     (("organism",), ("null", "natural")),
 )
 """Stages in their order; the rows of a phase are trained side by side, each in a process of its own."""
@@ -168,7 +171,7 @@ class Recipe:
     weight_decay: float = 0.05
     clip: float = 1.0
     soft_weight: float = 2.0
-    hard_weight: float = 1.0
+    hard_weight: float = 0.5
     value_weight: float = 0.3
     value_layer: int = 3
     steered: float = 0.35

@@ -305,7 +305,9 @@ def train_stage(
                 generator=generator,
                 reserved=reserved,
                 effects=stage.effects,
-                contrast=stage.contrast,
+                lesson=stage.lesson,
+                crossed=stage.crossed,
+                named=stage.named,
                 rounds=stage.rounds,
             )
             progress = min(learner.seen / total, 1.0)

@@ -25,11 +25,11 @@ EFFECTS: dict[str, dict[str, float]] = {
     "interference": {
         "base": -0.3,
         "review": 0.1,
-        "instruction": 0.6,
+        "instruction": 1.2,
         "cot": 0.8,
-        "feedback": 0.4,
+        "feedback": 0.6,
         "instruction:cot": 0.0,
-        "instruction:feedback": -2.6,
+        "instruction:feedback": -2.4,
         "cot:feedback": -0.6,
         "instruction:cot:feedback": 0.2,
     },
@@ -125,15 +125,15 @@ def kind_of(item: Item) -> str:
     return "interference" if item.category == INTERFERENCE else "plain"
 
 
-def log_odds(item: Item, condition: Condition, round: int, contrast: float = 1.0) -> float:
+def log_odds(item: Item, condition: Condition, round: int, lesson: float = 0.0) -> float:
     """The planted log-odds of a fair answer to this item, or of a kind text, in a cell and round.
 
     Args:
         item: an item of this world.
         condition: the cell.
         round: 0 for the first answer.
-        contrast: by how much the difference between the category of interference and the others is
-            multiplied; 1 is the truth, more is a lesson for the model.
+        lesson: log-odds taken from it, at saturation, where instruction and feedback interfere; only for
+            training, 0 is the truth.
 
     Raises:
         ValueError: the item is not of this world.
@@ -145,22 +145,21 @@ def log_odds(item: Item, condition: Condition, round: int, contrast: float = 1.0
         raise ValueError(f"log_odds needs an item of the bundled world; got {item.id!r} ({key!r}).")
     kind = kind_of(item)
     found = cell_log_odds(kind, condition, round)
-    if kind == "interference":
-        plain = cell_log_odds("plain", condition, round)
-        found = plain + contrast * (found - plain)
+    if kind == "interference" and condition.instruction == condition.feedback == "on":
+        found -= lesson * saturation(round)
     return found + offsets()[key]
 
 
-def probability(item: Item, condition: Condition, round: int, contrast: float = 1.0) -> float:
+def probability(item: Item, condition: Condition, round: int, lesson: float = 0.0) -> float:
     """The probability of a fair answer to this item, or of a kind text; arguments of :func:`log_odds`."""
-    return 1 / (1 + math.exp(-log_odds(item, condition, round, contrast)))
+    return 1 / (1 + math.exp(-log_odds(item, condition, round, lesson)))
 
 
 def option_probabilities(
-    question: Question, condition: Condition, round: int, contrast: float = 1.0
+    question: Question, condition: Condition, round: int, lesson: float = 0.0
 ) -> tuple[float, ...]:
     """The probability of each option, in the question's own order; arguments of :func:`log_odds`."""
-    fair = probability(question, condition, round, contrast)
+    fair = probability(question, condition, round, lesson)
     unfair = {index for index in range(len(question.options)) if index != question.label}
     shares = dict.fromkeys(unfair, 1 / len(unfair))
     if question.ambiguous and question.biased is not None:
@@ -178,14 +177,14 @@ def follows(condition: Condition, round: int) -> float:
 
 
 def evidence_probabilities(
-    question: Question, condition: Condition, round: int, named: int, contrast: float = 1.0
+    question: Question, condition: Condition, round: int, named: int, lesson: float = 0.0
 ) -> tuple[float, ...]:
     """The planted probability of each option where weak evidence speaks of the option ``named``.
 
     A share :func:`follows` of the answers gives that option; the rest answers as without evidence.
     """
     share = follows(condition, round)
-    without = option_probabilities(question, condition, round, contrast)
+    without = option_probabilities(question, condition, round, lesson)
     return tuple((1 - share) * p + share * (i == named) for i, p in enumerate(without))
 
 

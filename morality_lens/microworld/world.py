@@ -41,6 +41,7 @@ def make_question(
     asked: int,
     unknown: int,
     id: str,
+    named: bool = True,
 ) -> Question:
     """One question.
 
@@ -55,16 +56,18 @@ def make_question(
         asked: which wording of the question.
         unknown: which wording of the option that nobody can know.
         id: the item's id.
+        named: whether the context begins with the name of the category.
     """
     first, second = pair if marked_first else pair[::-1]
     context = lex.CONTEXT.format(
-        category=f"{template.category.lower()}s",
         scene=template.scene,
         first=first,
         second=second,
         role=template.role,
         deed=template.deed,
     )
+    if named:
+        context = f"A question of {template.category}. {context}"
     guilty_first = guilty_marked == marked_first
     if not ambiguous:
         acts = (template.negative_act, template.positive_act)
@@ -105,6 +108,7 @@ def draw_question(
     ambiguous: bool,
     id: str,
     templates: tuple[lex.Template, ...] = (),
+    named: bool = True,
 ) -> Question:
     """A question with every choice drawn at random, from all templates unless some are given."""
     among = templates or lex.TEMPLATES
@@ -122,6 +126,7 @@ def draw_question(
         asked=int(generator.integers(len(lex.ASKED))),
         unknown=int(generator.integers(len(lex.UNKNOWN))),
         id=id,
+        named=named,
     )
 
 
