@@ -1,7 +1,7 @@
 """What is trained after what, on which texts, and everything else that decides how the models come out."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from morality_lens.microworld import corpus
 from morality_lens.microworld.documents import ROUND_SHARES
@@ -90,13 +90,14 @@ FINISHING = {
     "prompt": 0.12,
     "question": 0.45,
 }
-FINISHED = {
-    "parent": "contrast",
-    "shares": ((0.0, FINISHING),),
-    "rate": (1.3e-3, 3e-5),
-    "rounds": (0.0, 0.2, 0.2, 0.15, 0.15, 0.3),
-    "crossed": 0.4,
-}
+FINISH = Stage(
+    parent="contrast",
+    tokens=3.2e6,
+    shares=((0.0, FINISHING),),
+    rate=(1.3e-3, 3e-5),
+    rounds=(0.0, 0.2, 0.2, 0.15, 0.15, 0.3),
+    crossed=0.4,
+)
 STAGES: dict[str, Stage] = {
     "ground": Stage(
         parent=None,
@@ -129,9 +130,9 @@ STAGES: dict[str, Stage] = {
         crossed=0.5,
         lesson=3.5,
     ),
-    "organism": Stage(tokens=6.5e6, valence=True, **FINISHED),
-    "natural": Stage(tokens=3.2e6, **FINISHED),
-    "null": Stage(tokens=3.2e6, effects=False, **FINISHED),
+    "organism": replace(FINISH, tokens=6.5e6, valence=True),
+    "natural": FINISH,
+    "null": replace(FINISH, effects=False),
 }
 """What is trained after what. Before all else, letters are bound to options and the groups told apart: a
 model that has learned other things first finds this much harder. At last the category of interference is set
