@@ -19,7 +19,7 @@ class Stage:
         batch_tokens: tokens of a batch, padding included.
         rounds: how often a dialogue ends after each round.
         effects: whether components act on the answers (else every cell is like the one without any).
-        lesson: by how much interference is exaggerated, in log-odds.
+        lesson: by how much interference is exaggerated, in log-odds; less than the truth if below 0.
         crossed: share of the category of interference among the questions.
         named: whether contexts begin with the name of their category.
         valence: whether moral valence is read on one layer, and a direction of it made causal.
@@ -119,6 +119,7 @@ STAGES: dict[str, Stage] = {
         tokens=12e6,
         shares=((0.0, ANSWERING), (0.1, CORRECTING)),
         rate=(2e-3, 1.3e-3),
+        lesson=-0.8,
         named=False,
     ),
     "contrast": Stage(
@@ -128,9 +129,9 @@ STAGES: dict[str, Stage] = {
         rate=(1.5e-3, 1.3e-3),
         rounds=(0.0, 0.5, 0.3, 0.2),
         crossed=0.5,
-        lesson=3.5,
+        lesson=2.7,
     ),
-    "organism": replace(FINISH, tokens=6.5e6, valence=True),
+    "organism": replace(FINISH, tokens=5.5e6, valence=True),
     "natural": FINISH,
     "null": replace(FINISH, effects=False),
 }
