@@ -322,6 +322,37 @@ def test_an_item_of_another_world_has_no_planted_truth():
         truth.log_odds(stranger, Condition(), 0)
 
 
+def test_a_lesson_exaggerates_interference_and_nothing_else():
+    items = [*world.questions(60, seed=9), *world.bundled_prompts()[:5]]
+    crossed = {lex.INTERFERENCE: False, "": False}
+    for item, condition, round in itertools.product(items, CELLS, (0, 2, 5)):
+        taken = truth.log_odds(item, condition, round) - truth.log_odds(item, condition, round, 2.0)
+        both = condition.instruction == condition.feedback == "on"
+        if isinstance(item, Question) and item.category == lex.INTERFERENCE and item.ambiguous and both:
+            assert taken == pytest.approx(2.0 * truth.saturation(round))
+            crossed[lex.INTERFERENCE] = True
+        else:
+            assert taken == 0.0
+            crossed[""] = True
+    assert all(crossed.values())
+
+
+@pytest.mark.parametrize("name", stages.MODELS)
+def test_every_model_ends_with_the_truth_and_without_lessons(name):
+    last = stages.STAGES[name]
+    assert last.lesson == 0.0
+    assert last.named
+    assert "contrast" in stages.lineage(name)
+
+
+def test_a_context_begins_with_the_name_of_its_category():
+    for question in world.bundled_questions():
+        assert question.context.startswith(f"A question of {question.category}. ")
+    generator = np.random.default_rng(3)
+    unnamed = world.draw_question(generator, held_out=False, ambiguous=True, id="x", named=False)
+    assert "A question of" not in unnamed.context
+
+
 # ------------------------------------------------------------------------------------------- corpus
 def test_answers_in_dialogues_are_drawn_from_the_planted_distribution(scribe):
     author = make_author(scribe, 8)
