@@ -212,7 +212,7 @@ def test_feedback_that_does_not_cross_over_fails(planned):
     played = m.played
     for c in measuring.CELLS:
         if c.instruction == "on" and c.feedback == "on":
-            played = moved(played, c, effect=0.8, rounds=[5])
+            played = moved(played, c, effect=1.6, rounds=[5])
     assert "interference: feedback without and with the instruction" in spoiled(m, played=played)
 
 

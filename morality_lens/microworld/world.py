@@ -80,7 +80,7 @@ def make_question(
     for text, place in zip(texts, order, strict=True):
         options[place] = text
     marked_at, other_at = (order[0], order[1]) if marked_first else (order[1], order[0])
-    named = order[0] if guilty_first == negative else order[1]
+    guilty_at = order[0] if guilty_first == negative else order[1]
     trait = template.negative if negative else template.positive
     return Question(
         id=id,
@@ -89,7 +89,7 @@ def make_question(
         question=lex.ASKED[asked].format(trait=trait),
         options=tuple(options),
         unknown=order[2],
-        label=order[2] if ambiguous else named,
+        label=order[2] if ambiguous else guilty_at,
         biased=marked_at if negative else other_at,
         stereotyped=marked_at,
         polarity="neg" if negative else "nonneg",
