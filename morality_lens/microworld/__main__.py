@@ -31,10 +31,9 @@ def items(
     if n is not None and out == ASSETS:
         raise typer.BadParameter("drawn items need a folder of their own; give --out.")
     out.mkdir(parents=True, exist_ok=True)
-    drawn = n is not None
     files: dict[str, tuple[AnyItem, ...]] = {
-        "questions": world.questions(n, seed=seed) if drawn else world.bundled_questions(),
-        "statements": world.statements(n or world.STATEMENTS, seed=seed if drawn else world.STATEMENTS_SEED),
+        "questions": world.questions(n, seed=seed) if n is not None else world.bundled_questions(),
+        "statements": world.statements(n, seed=seed) if n is not None else world.bundled_statements(),
         "prompts": world.bundled_prompts(),
     }
     for name, rows in files.items():

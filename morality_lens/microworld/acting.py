@@ -138,7 +138,7 @@ class Actor:
         self._remarks: dict[tuple[str, str, str], str] = {}
 
     def talks(self, n: int, push: tuple[int, Float[Tensor, " d_model"]] | None = None) -> Talks:
-        """None begun yet for ``n`` dialogues."""
+        """Room for ``n`` dialogues, none of them begun."""
         return Talks(self.model, self.scribe, n, push)
 
     def decode(self, ids: Sequence[int]) -> str:

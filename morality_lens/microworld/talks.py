@@ -68,7 +68,7 @@ class Talks:
         n: int,
         push: tuple[int, Float[Tensor, " d_model"]] | None = None,
     ) -> None:
-        """None begun yet; ``push`` is added to the residual after a block at every token."""
+        """No dialogue has begun; ``push`` is added to the residual after a block at every token."""
         self.model, self.scribe, self.push = model, scribe, push
         self.slots = Slots(model, n)
         self.lengths = torch.zeros(n, dtype=torch.long)

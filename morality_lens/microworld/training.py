@@ -294,7 +294,7 @@ def train_stage(
         _load_state(checkpoints / stage.parent, learner, optimizer, parent=True)
     number = list(STAGES).index(name)
     scribe, wording = Scribe(), load_wording()
-    reserved = frozenset(s.text for s in world.statements(world.STATEMENTS, seed=world.STATEMENTS_SEED))
+    reserved = frozenset(s.text for s in world.bundled_statements())
     total, started, before = recipe.scale * stage.tokens, time.monotonic(), learner.seconds
     with (folder / "curve.jsonl").open("a") as curve:
         while learner.seen < total and time.monotonic() - started <= stop_after:

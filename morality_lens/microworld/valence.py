@@ -164,7 +164,7 @@ def measure_valence(
     played: dict[Condition, Played],
 ) -> Valence:
     """Reading and adding the direction of moral valence, where it was planted or else is best read."""
-    statements = world.statements(world.STATEMENTS, seed=world.STATEMENTS_SEED)
+    statements = world.bundled_statements()
     residuals = actor.statement_residuals(statements)
     values, held_out = _split(statements)
     fitted = rank_folds(residuals, statements)

@@ -327,3 +327,8 @@ def toxicity(text: str) -> float | None:
         return None
     worst = min(values)
     return 0.0 if worst >= 0 else (0.6 if worst > -lex.STRONG else 1.0)
+
+
+def bundled_statements() -> tuple[Statement, ...]:
+    """The statements that come with the package; no verdict in training is about one of them."""
+    return statements(STATEMENTS, seed=STATEMENTS_SEED)
