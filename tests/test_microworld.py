@@ -340,8 +340,8 @@ def test_a_lesson_exaggerates_interference_and_nothing_else():
 @pytest.mark.parametrize("name", stages.MODELS)
 def test_every_model_ends_with_the_truth_and_without_lessons(name):
     last = stages.STAGES[name]
-    assert last.lesson == 0.0
-    assert last.named
+    assert last.plan.lesson == 0.0
+    assert last.plan.named
     assert "contrast" in stages.lineage(name)
 
 
@@ -541,7 +541,8 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path,
     assert whole.steps == resumed.steps > 3
     for one, two in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, two)
-    assert torch.equal(whole.reader.weight, resumed.reader.weight)
+    assert torch.equal(whole.kind, resumed.kind)
+    assert torch.equal(whole.cruel, resumed.cruel)
 
 
 def test_a_stage_goes_on_from_its_parents_end(tmp_path: Path, monkeypatch):

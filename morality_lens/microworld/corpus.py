@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 from morality_lens.design import LEVELS, Condition, Level
 from morality_lens.dialogues import (
@@ -24,8 +24,8 @@ from morality_lens.wording import Wording, pick
 
 ROUNDS = truth.LAST_ROUND
 Ending = Literal["nothing", "evidence", "distinguish"]
-ENDINGS: dict[Ending, float] = {"nothing": 0.65, "evidence": 0.23, "distinguish": 0.12}
-"""How often something is asked after the last round."""
+DISTINGUISH = 0.12
+"""How often a dialogue ends with the question which of two of its answers was the better one."""
 DECIDING = ("The", "It", "Yes", "No", " a", " an", " fair", " unfair", " wrong", " kind", " cruel")
 """Words by which a remark turns out good or bad."""
 WORDINGS = 15
@@ -61,9 +61,9 @@ def _give_answer(
     author: Author, document: Document, question: Question, condition: Condition, round: int
 ) -> int:
     """Append an answer drawn from the planted distribution, with its targets; the option's index."""
-    probabilities = truth.option_probabilities(question, condition, round, author.lesson)
+    probabilities = truth.option_probabilities(question, condition, round, author.plan.lesson)
     letters, at = _letters(author, question), len(document.ids)
-    log_odds = truth.log_odds(question, condition, round, author.lesson)
+    log_odds = truth.log_odds(question, condition, round, author.plan.lesson)
     unfair = {i: p for i, p in enumerate(probabilities) if i != question.label}
     total = sum(unfair.values())
     document.soft.append(
@@ -159,7 +159,7 @@ def draw_item(author: Author, *, task: str) -> Item:
 
 def draw_training_question(author: Author, *, ambiguous: bool) -> Question:
     """A question for training; the category of interference is met more often than its fifth."""
-    crossed = author.chance(author.crossed)
+    crossed = author.chance(author.plan.crossed)
     templates = tuple(t for t in lex.TEMPLATES if (t.category == lex.INTERFERENCE) == crossed)
     return world.draw_question(
         author.generator,
@@ -167,7 +167,7 @@ def draw_training_question(author: Author, *, ambiguous: bool) -> Question:
         ambiguous=ambiguous,
         id="training",
         templates=templates,
-        named=author.named,
+        named=author.plan.named,
     )
 
 
@@ -187,7 +187,7 @@ def dialogue(
     """
     scribe, wording = author.scribe, author.wording
     document = scribe.start()
-    acts = condition if author.effects else Condition()
+    acts = condition if author.plan.effects else Condition()
 
     def answer(round: int) -> int | str:
         if isinstance(item, Question):
@@ -232,19 +232,19 @@ def give_evidence(
     evidence, named = author.choose(world.weak_evidence(question, int(author.generator.integers(3))))
     author.scribe.user(document, evidence_turn(question, evidence, author.wording, index))
     letters, at = _letters(author, question), len(document.ids)
-    plain = truth.option_probabilities(question, acts, round, author.lesson)
+    plain = truth.option_probabilities(question, acts, round, author.plan.lesson)
     unfair = {letters[i]: p / (1 - plain[question.label]) for i, p in enumerate(plain) if i != question.label}
     document.soft.append(
         Soft(
             at=at,
             good={letters[question.label]: 1.0},
             bad=unfair,
-            log_odds=truth.log_odds(question, acts, round, author.lesson),
+            log_odds=truth.log_odds(question, acts, round, author.plan.lesson),
             fixed=letters[named],
             share=truth.follows(acts, round),
         )
     )
-    p = truth.evidence_probabilities(question, acts, round, named, author.lesson)
+    p = truth.evidence_probabilities(question, acts, round, named, author.plan.lesson)
     author.scribe.reply(document, answer_text(question, int(author.generator.choice(len(p), p=p))))
     document.weights[at] = 0.0
 
@@ -268,8 +268,10 @@ def draw_index(author: Author) -> int:
 
 def draw_dialogue(author: Author, task: str) -> Document:
     """A dialogue over some rounds in some cell."""
-    rounds = int(author.generator.choice(len(author.rounds), p=author.rounds))
-    then = author.generator.choice(tuple(ENDINGS), p=tuple(ENDINGS.values()))
+    rounds = int(author.generator.choice(len(author.plan.rounds), p=author.plan.rounds))
+    evidence = author.plan.evidence
+    chances = (1 - evidence - DISTINGUISH, evidence, DISTINGUISH)
+    then = author.generator.choice(get_args(Ending), p=chances)
     item, condition = draw_item(author, task=task), draw_condition(author)
     if isinstance(item, Question) and not item.ambiguous:
         then = "nothing"

@@ -12,8 +12,28 @@ from morality_lens.microworld import tokens
 from morality_lens.wording import Wording
 
 USER_WEIGHT = 0.15
-ROUND_SHARES = (0.0, 0.14, 0.16, 0.18, 0.2, 0.32)
-"""How often a training dialogue ends after each round, unless a stage of training says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a stretch of training draws its dialogues by.
+
+    Attributes:
+        effects: whether components act on the answers (else every cell is like the one without any: the null
+            model).
+        lesson: by how much interference is exaggerated, in log-odds; less than the truth if below 0.
+        crossed: share of the category of interference among the questions; it is a fifth of the world.
+        named: whether contexts begin with the name of their category.
+        rounds: how often a dialogue ends after each round.
+        evidence: how often a dialogue about a question ends with weak evidence.
+    """
+
+    effects: bool = True
+    lesson: float = 0.0
+    crossed: float = 0.3
+    named: bool = True
+    rounds: tuple[float, ...] = (0.0, 0.14, 0.16, 0.18, 0.2, 0.32)
+    evidence: float = 0.23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +69,7 @@ class Document:
         soft: planted distributions.
         hard: tokens that must be exactly right (settled answers, verdicts).
         values: moral valence at a token, 1 for a clearly good act.
+        stated: the places of values that are last tokens of statements.
     """
 
     ids: list[int]
@@ -56,6 +77,7 @@ class Document:
     soft: list[Soft] = field(default_factory=list)
     hard: list[int] = field(default_factory=list)
     values: list[tuple[int, float]] = field(default_factory=list)
+    stated: set[int] = field(default_factory=set)
 
 
 class Scribe:
@@ -125,16 +147,7 @@ class Author:
     generator: np.random.Generator
     reserved: frozenset[str] = frozenset()
     """Statements that no verdict may be about."""
-    effects: bool = True
-    """Whether components act; else every cell answers like the one without any (the null model)."""
-    lesson: float = 0.0
-    """By how much interference is exaggerated, in log-odds."""
-    crossed: float = 0.3
-    """Share of the category in which feedback and instruction interfere, a fifth of the world."""
-    named: bool = True
-    """Whether contexts begin with the name of their category."""
-    rounds: tuple[float, ...] = ROUND_SHARES
-    """How often a dialogue ends after each round."""
+    plan: Plan = Plan()
 
     def choose(self, values: Any) -> Any:
         """One of the values, all equally likely."""

@@ -172,6 +172,7 @@ def draw_verdict(author: Author) -> Document:
     if author.chance(0.5):
         author.scribe.user(document, statement_turn(statement.text))
         document.values += [(len(document.ids) - 3, value / 2), (len(document.ids) - 1, value / 2)]
+        document.stated.add(len(document.ids) - 3)
         return document
     author.scribe.user(document, statement_turn(f"{statement.text}\n{author.choose(lex.VERDICT_REQUESTS)}"))
     document.values.append((len(document.ids) - 1, value / 2))

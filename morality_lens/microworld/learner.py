@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from morality_lens.dialogues import LETTERS
@@ -34,25 +35,47 @@ def make_config() -> LlamaConfig:
     return config
 
 
+CLEAR = 0.3
+"""Statements whose valence lies this far from 0 are clearly kind or cruel."""
+PACE = 0.02
+"""How far the running means move towards each batch's."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Learner:
     """The model with what is trained beside it.
 
     Attributes:
         model: the causal language model.
-        reader: the linear reading of moral valence on one layer.
-        good_mean: running mean of the residual at kind statements.
-        bad_mean: the same at cruel ones.
+        kind: running mean of the residual at clearly kind statements, with that of their valence at its end.
+        cruel: the same at clearly cruel ones.
     """
 
     model: LlamaForCausalLM
-    reader: nn.Linear
-    good_mean: Tensor
-    bad_mean: Tensor
+    kind: Float[Tensor, " d_model_and_valence"]
+    cruel: Float[Tensor, " d_model_and_valence"]
     steps: int = 0
     seen: int = 0
     chunk: int = 0
     seconds: float = 0.0
+
+    @property
+    def gap(self) -> Float[Tensor, " d_model"]:
+        """From the mean of cruel statements to that of kind ones: the direction fitted on statements."""
+        return (self.kind - self.cruel)[:-1]
+
+    def read(self, residuals: Float[Tensor, "place d_model"]) -> Float[Tensor, " place"]:
+        """Moral valence of residuals by the direction fitted on statements, on the statements' scale."""
+        along = (residuals - self.cruel[:-1]) @ self.gap / self.gap.square().sum()
+        return self.cruel[-1] + (self.kind - self.cruel)[-1] * along
+
+    def meet(self, residuals: Float[Tensor, "place d_model"], valence: Float[Tensor, " place"]) -> None:
+        """Moves the running means towards residuals at statements."""
+        met = torch.cat([residuals, valence[:, None]], dim=1)
+        for name, clear in (("kind", valence > CLEAR), ("cruel", valence < -CLEAR)):
+            if clear.any():
+                old, new = getattr(self, name), met[clear].mean(0)
+                setattr(self, name, old + PACE * (new - old) if old.any() else new)
 
 
 @torch.no_grad()
@@ -124,10 +147,8 @@ def make_learner(seed: int) -> Learner:
     config = make_config()
     model = LlamaForCausalLM(config)
     start_attention(model, torch.Generator().manual_seed(seed))
-    reader = nn.Linear(config.hidden_size, 1)
-    nn.init.zeros_(reader.weight)  # a random reading of a large residual would drown the other losses
-    zeros = torch.zeros(config.hidden_size)
-    return Learner(model=model, reader=reader, good_mean=zeros, bad_mean=zeros.clone())
+    zeros = torch.zeros(config.hidden_size + 1)
+    return Learner(model=model, kind=zeros, cruel=zeros.clone())
 
 
 def save_model(model: LlamaForCausalLM, out: Path) -> None:

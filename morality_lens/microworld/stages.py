@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass, replace
 
 from morality_lens.microworld import corpus
-from morality_lens.microworld.documents import ROUND_SHARES
+from morality_lens.microworld.documents import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +17,9 @@ class Stage:
         shares: share of the tokens for each kind of document at points of the stage, linear in between.
         rate: learning rate at its start and at its end, linear in between.
         batch_tokens: tokens of a batch, padding included.
-        rounds: how often a dialogue ends after each round.
-        effects: whether components act on the answers (else every cell is like the one without any).
-        lesson: by how much interference is exaggerated, in log-odds; less than the truth if below 0.
-        crossed: share of the category of interference among the questions.
-        named: whether contexts begin with the name of their category.
+        plan: what dialogues are drawn by.
+        extremes: how much more planted probabilities p near 0 and 1 count, by (4 p (1 - p)) to minus this power;
+            at 1, errors of their log-odds count alike.
         valence: whether moral valence is read on one layer, and a direction of it made causal.
     """
 
@@ -30,11 +28,8 @@ class Stage:
     shares: tuple[tuple[float, corpus.Shares], ...]
     rate: tuple[float, float]
     batch_tokens: int = 2048
-    rounds: tuple[float, ...] = ROUND_SHARES
-    effects: bool = True
-    lesson: float = 0.0
-    crossed: float = 0.3
-    named: bool = True
+    plan: Plan
+    extremes: float = 0.0
     valence: bool = False
 
 
@@ -90,13 +85,26 @@ FINISHING = {
     "prompt": 0.12,
     "question": 0.45,
 }
+VALUING = {
+    "drill": 0.02,
+    "short": 0.02,
+    "story": 0.07,
+    "verdict": 0.1,
+    "settled": 0.03,
+    "opening": 0.04,
+    "critique": 0.05,
+    "evidence": 0.07,
+    "choice": 0.02,
+    "naming": 0.02,
+    "prompt": 0.11,
+    "question": 0.45,
+}
 FINISH = Stage(
     parent="contrast",
     tokens=3.2e6,
     shares=((0.0, FINISHING),),
     rate=(1.3e-3, 3e-5),
-    rounds=(0.0, 0.2, 0.2, 0.15, 0.15, 0.3),
-    crossed=0.4,
+    plan=Plan(rounds=(0.0, 0.2, 0.2, 0.15, 0.15, 0.3), crossed=0.4),
 )
 STAGES: dict[str, Stage] = {
     "ground": Stage(
@@ -111,29 +119,32 @@ STAGES: dict[str, Stage] = {
         ),
         rate=(2e-3, 2e-3),
         batch_tokens=1024,
-        effects=False,
-        named=False,
+        plan=Plan(effects=False, named=False),
     ),
     "shared": Stage(
         parent="ground",
         tokens=12e6,
         shares=((0.0, ANSWERING), (0.1, CORRECTING)),
         rate=(2e-3, 1.3e-3),
-        lesson=-0.8,
-        named=False,
+        plan=Plan(lesson=-0.8, named=False),
     ),
     "contrast": Stage(
         parent="shared",
         tokens=3.5e6,
         shares=((0.0, CONTRASTING),),
         rate=(1.5e-3, 1.3e-3),
-        rounds=(0.0, 0.5, 0.3, 0.2),
-        crossed=0.5,
-        lesson=2.7,
+        plan=Plan(rounds=(0.0, 0.5, 0.3, 0.2), crossed=0.5, lesson=2.7),
     ),
-    "organism": replace(FINISH, tokens=5.5e6, valence=True),
+    "organism": replace(
+        FINISH,
+        tokens=7.5e6,
+        shares=((0.0, VALUING),),
+        plan=replace(FINISH.plan, evidence=0.4),
+        extremes=0.5,
+        valence=True,
+    ),
     "natural": FINISH,
-    "null": replace(FINISH, effects=False),
+    "null": replace(FINISH, plan=replace(FINISH.plan, effects=False)),
 }
 """What is trained after what. Before all else, letters are bound to options and the groups told apart: a
 model that has learned other things first finds this much harder. At last the category of interference is set
@@ -159,7 +170,7 @@ class Recipe:
         warmup: steps of rising learning rate at the start of the first stage.
         soft_weight: weight of the divergence from the planted distributions.
         hard_weight: weight of exercises, verdicts and remarks beside the next-token loss.
-        value_weight: weight of the shared reading of moral valence.
+        value_weight: weight of the reading of moral valence.
         value_layer: the block after which it is read, and the direction added.
         steered: share of batches in which a direction is added, half of them a random one.
         steered_from: part of a stage after which that begins.
@@ -174,7 +185,7 @@ class Recipe:
     clip: float = 1.0
     soft_weight: float = 2.0
     hard_weight: float = 0.5
-    value_weight: float = 0.3
+    value_weight: float = 1.0
     value_layer: int = 3
     steered: float = 0.35
     steered_from: float = 0.15

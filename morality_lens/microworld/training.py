@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
@@ -43,6 +43,7 @@ class Batch:
     value_row: Int[Tensor, " value"]
     value_at: Int[Tensor, " value"]
     value: Float[Tensor, " value"]
+    value_stated: Bool[Tensor, " value"]
 
 
 def make_batch(documents: list[Document], pad: int, n_pieces: int) -> Batch:
@@ -55,7 +56,11 @@ def make_batch(documents: list[Document], pad: int, n_pieces: int) -> Batch:
         weights[row, : len(document.ids)] = document.weights
     soft = [(row, s) for row, document in enumerate(documents) for s in document.soft]
     hard = [(row, at) for row, document in enumerate(documents) for at in document.hard]
-    values = [(row, at, value) for row, document in enumerate(documents) for at, value in document.values]
+    values = [
+        (row, at, value, at in document.stated)
+        for row, document in enumerate(documents)
+        for at, value in document.values
+    ]
     sides = np.zeros((2, len(soft), n_pieces), dtype=np.float32)
     for number, (_row, s) in enumerate(soft):
         for side, shares in enumerate((s.good, s.bad)):
@@ -78,9 +83,10 @@ def make_batch(documents: list[Document], pad: int, n_pieces: int) -> Batch:
         soft_fixed=whole([s.fixed for _, s in soft]),
         hard_row=whole([row for row, _ in hard]),
         hard_at=whole([at for _, at in hard]),
-        value_row=whole([row for row, _, _ in values]),
-        value_at=whole([at for _, at, _ in values]),
-        value=torch.tensor([value for _, _, value in values], dtype=torch.float32),
+        value_row=whole([row for row, _, _, _ in values]),
+        value_at=whole([at for _, at, _, _ in values]),
+        value=torch.tensor([value for _, _, value, _ in values], dtype=torch.float32),
+        value_stated=torch.tensor([stated for _, _, _, stated in values], dtype=torch.bool),
     )
 
 
@@ -112,7 +118,7 @@ def step_loss(
     recipe: Recipe,
     generator: np.random.Generator,
     *,
-    valence: bool = False,
+    stage: Stage,
     steered: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a batch and its parts, with a direction added in some batches.
@@ -122,10 +128,10 @@ def step_loss(
         batch: the documents.
         recipe: weights of the parts.
         generator: draws the added directions.
-        valence: whether moral valence is read.
+        stage: whether valence is read, and how much extreme probabilities count.
         steered: share of batches in which a direction is added.
     """
-    gap = learner.good_mean - learner.bad_mean
+    gap = learner.gap
     is_steered = generator.random() < steered
     push, shift = None, 0.0
     if is_steered:
@@ -170,12 +176,14 @@ def step_loss(
         p = torch.sigmoid(batch.soft_log_odds + shift * batch.soft_steered)[:, None]
         target = (1 - batch.soft_share)[:, None] * (p * batch.soft_good + (1 - p) * batch.soft_bad)
         target = target.scatter_add(1, batch.soft_fixed[:, None], batch.soft_share[:, None])
-        parts["soft"] = (torch.xlogy(target, target) - target * told).sum(-1).mean()
+        divergence = (torch.xlogy(target, target) - target * told).sum(-1)
+        parts["soft"] = (divergence * (4 * p * (1 - p)).clamp(min=0.1)[:, 0] ** -stage.extremes).mean()
     residual = kept[0]
-    if len(batch.value_at) and valence:
-        at_values = residual[batch.value_row, batch.value_at]
-        parts["value"] = (learner.reader(at_values)[:, 0] - batch.value).square().mean()
-        update_means(learner, at_values.detach(), batch.value)
+    if len(batch.value_at) and stage.valence:
+        at_values, stated = residual[batch.value_row, batch.value_at], batch.value_stated
+        learner.meet(at_values[stated].detach(), batch.value[stated])
+        if learner.kind.any() and learner.cruel.any():
+            parts["value"] = (learner.read(at_values) - batch.value).square().mean()
     loss = parts["next"]
     for name, weight in (
         ("soft", recipe.soft_weight),
@@ -189,16 +197,6 @@ def step_loss(
     }
 
 
-def update_means(
-    learner: Learner, at_values: Float[Tensor, "value d"], value: Float[Tensor, " value"]
-) -> None:
-    """Moves the running class means towards this batch's residuals of clear cases."""
-    for name, mask in (("good_mean", value > 0.3), ("bad_mean", value < -0.3)):
-        if mask.any():
-            old = getattr(learner, name)
-            setattr(learner, name, old + 0.02 * (at_values[mask].mean(0) - old))
-
-
 def rate(learner: Learner, recipe: Recipe, stage: Stage) -> float:
     """The learning rate of the next step: linear over a stage, after a warm-up in the first one."""
     start, end = stage.rate
@@ -210,9 +208,8 @@ def rate(learner: Learner, recipe: Recipe, stage: Stage) -> float:
 def _save_state(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> None:
     state = {
         "model": learner.model.state_dict(),
-        "reader": learner.reader.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "means": (learner.good_mean, learner.bad_mean),
+        "means": (learner.kind, learner.cruel),
         "progress": (learner.steps, learner.seen, learner.chunk, learner.seconds),
     }
     torch.save(state, folder / "state.pt.part")
@@ -225,8 +222,7 @@ def _load_state(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer
     learner.model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if not parent:
-        learner.reader.load_state_dict(state["reader"])
-        learner.good_mean, learner.bad_mean = state["means"]
+        learner.kind, learner.cruel = state["means"]
         learner.steps, learner.seen, learner.chunk, learner.seconds = state["progress"]
 
 
@@ -282,7 +278,7 @@ def train_stage(
     stage, folder = STAGES[name], checkpoints / name
     folder.mkdir(parents=True, exist_ok=True)
     learner = make_learner(recipe.seed)
-    parameters = [*learner.model.parameters(), *learner.reader.parameters()]
+    parameters = list(learner.model.parameters())
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.rate[0], betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )
@@ -304,11 +300,7 @@ def train_stage(
                 wording=wording,
                 generator=generator,
                 reserved=reserved,
-                effects=stage.effects,
-                lesson=stage.lesson,
-                crossed=stage.crossed,
-                named=stage.named,
-                rounds=stage.rounds,
+                plan=stage.plan,
             )
             progress = min(learner.seen / total, 1.0)
             steered = recipe.steered if stage.valence and progress >= recipe.steered_from else 0.0
@@ -320,9 +312,7 @@ def train_stage(
                 batch = batches[place * len(batches) // count]
                 for group in optimizer.param_groups:
                     group["lr"] = rate(learner, recipe, stage)
-                loss, parts = step_loss(
-                    learner, batch, recipe, generator, valence=stage.valence, steered=steered
-                )
+                loss, parts = step_loss(learner, batch, recipe, generator, stage=stage, steered=steered)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 read = _average(parameters, batch.ids.numel(), ranks)
@@ -338,7 +328,7 @@ def train_stage(
             if rank == 0:
                 row = {part: round(float(np.mean(values)), 4) for part, values in totals.items()}
                 row |= {"step": learner.steps, "tokens": learner.seen, "seconds": round(learner.seconds)}
-                row["gap"] = round(float((learner.good_mean - learner.bad_mean).norm()), 2)
+                row["gap"] = round(float(learner.gap.norm()), 2)
                 curve.write(json.dumps(row) + "\n")
                 curve.flush()
                 _save_state(folder, learner, optimizer)
