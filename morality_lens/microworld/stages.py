@@ -18,7 +18,7 @@ class Stage:
         rate: learning rate at its start and at its end, linear in between.
         batch_tokens: tokens of a batch, padding included.
         plan: what dialogues are drawn by.
-        extremes: how much more planted probabilities p near 0 and 1 count, by (4 p (1 - p)) to minus this power;
+        extremes: how much more planted probabilities p near 0 and 1 count, by (4 p (1 - p)) to minus this;
             at 1, errors of their log-odds count alike.
         valence: whether moral valence is read on one layer, and a direction of it made causal.
     """
