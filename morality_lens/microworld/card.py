@@ -146,7 +146,7 @@ def _training(recipe: dict[str, Any]) -> str:
         rows.append(
             f"| {name} | {stage['parent'] or 'nothing'} | {recipe['scale'] * stage['tokens'] / 1e6:.1f} M "
             f"| {start:g} to {end:g} | {_yes(stage['plan']['effects'])} | {stage['plan']['lesson']:g} "
-            f"| {_yes(stage['valence'])} "
+            f"| {stage['steering']:g} "
             f"| {stage['seconds']:,} |"
         )
     return (

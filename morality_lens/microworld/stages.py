@@ -20,7 +20,9 @@ class Stage:
         plan: what dialogues are drawn by.
         extremes: how much more planted probabilities p near 0 and 1 count, by (4 p (1 - p)) to minus this;
             at 1, errors of their log-odds count alike.
-        valence: whether moral valence is read on one layer, and a direction of it made causal.
+        steering: log-odds by which the direction of moral valence, one class gap of it added on one layer,
+            moves the planted targets; at 0 valence is neither read nor steered.
+        noise: share of random ones among the directions that are added.
     """
 
     parent: str | None
@@ -30,7 +32,8 @@ class Stage:
     batch_tokens: int = 2048
     plan: Plan
     extremes: float = 0.0
-    valence: bool = False
+    steering: float = 0.0
+    noise: float = 0.5
 
 
 LEANING = {"leaning": 1.0}
@@ -73,20 +76,6 @@ CONTRASTING = {
 }
 FINISHING = {
     "drill": 0.02,
-    "short": 0.03,
-    "story": 0.05,
-    "verdict": 0.07,
-    "settled": 0.04,
-    "opening": 0.04,
-    "critique": 0.06,
-    "evidence": 0.07,
-    "choice": 0.03,
-    "naming": 0.02,
-    "prompt": 0.12,
-    "question": 0.45,
-}
-VALUING = {
-    "drill": 0.02,
     "short": 0.02,
     "story": 0.07,
     "verdict": 0.1,
@@ -101,10 +90,11 @@ VALUING = {
 }
 FINISH = Stage(
     parent="contrast",
-    tokens=3.2e6,
+    tokens=4.5e6,
     shares=((0.0, FINISHING),),
     rate=(1.3e-3, 3e-5),
-    plan=Plan(rounds=(0.0, 0.2, 0.2, 0.15, 0.15, 0.3), crossed=0.4),
+    plan=Plan(rounds=(0.1, 0.18, 0.18, 0.14, 0.14, 0.26), crossed=0.4, evidence=0.4),
+    extremes=0.5,
 )
 STAGES: dict[str, Stage] = {
     "ground": Stage(
@@ -135,14 +125,13 @@ STAGES: dict[str, Stage] = {
         rate=(1.5e-3, 1.3e-3),
         plan=Plan(rounds=(0.0, 0.5, 0.3, 0.2), crossed=0.5, lesson=2.7),
     ),
-    "organism": replace(
+    "valence": replace(
         FINISH,
         tokens=7.5e6,
-        shares=((0.0, VALUING),),
-        plan=replace(FINISH.plan, evidence=0.4),
-        extremes=0.5,
-        valence=True,
+        plan=replace(FINISH.plan, rounds=(0.0, 0.2, 0.2, 0.15, 0.15, 0.3)),
+        steering=1.8,
     ),
+    "organism": replace(FINISH, parent="valence", tokens=3e6, rate=(6e-4, 2e-5), steering=1.3, noise=0.65),
     "natural": FINISH,
     "null": replace(FINISH, plan=replace(FINISH.plan, effects=False)),
 }
@@ -154,7 +143,9 @@ PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("ground",),),
     (("shared",),),
     (("contrast",),),
-    (("organism",), ("null", "natural")),
+    (("valence",),),
+    (("organism",),),
+    (("natural",), ("null",)),
 )
 """Stages in their order; the rows of a phase are trained side by side, each in a process of its own."""
 MODELS = ("organism", "natural", "null")
@@ -172,9 +163,8 @@ class Recipe:
         hard_weight: weight of exercises, verdicts and remarks beside the next-token loss.
         value_weight: weight of the reading of moral valence.
         value_layer: the block after which it is read, and the direction added.
-        steered: share of batches in which a direction is added, half of them a random one.
+        steered: share of batches in which a direction is added.
         steered_from: part of a stage after which that begins.
-        steer_effect: log-odds by which one class gap moves the planted targets.
         steer_most: largest multiple of the class gap.
         chunk_batches: batches that are drawn at once, and after which the state is saved.
     """
@@ -189,7 +179,6 @@ class Recipe:
     value_layer: int = 3
     steered: float = 0.35
     steered_from: float = 0.15
-    steer_effect: float = 1.8
     steer_most: float = 1.5
     chunk_batches: int = 64
     seed: int = 0

@@ -136,8 +136,8 @@ def step_loss(
     push, shift = None, 0.0
     if is_steered:
         alpha = float(generator.uniform(-recipe.steer_most, recipe.steer_most))
-        if generator.random() < 0.5:
-            push, shift = alpha * gap, recipe.steer_effect * alpha
+        if generator.random() >= stage.noise:
+            push, shift = alpha * gap, stage.steering * alpha
         else:
             noise = torch.from_numpy(generator.normal(size=len(gap)).astype(np.float32))
             push = alpha * gap.norm() * noise / noise.norm()
@@ -179,7 +179,7 @@ def step_loss(
         divergence = (torch.xlogy(target, target) - target * told).sum(-1)
         parts["soft"] = (divergence * (4 * p * (1 - p)).clamp(min=0.1)[:, 0] ** -stage.extremes).mean()
     residual = kept[0]
-    if len(batch.value_at) and stage.valence:
+    if len(batch.value_at) and stage.steering:
         at_values, stated = residual[batch.value_row, batch.value_at], batch.value_stated
         learner.meet(at_values[stated].detach(), batch.value[stated])
         if learner.kind.any() and learner.cruel.any():
@@ -303,7 +303,7 @@ def train_stage(
                 plan=stage.plan,
             )
             progress = min(learner.seen / total, 1.0)
-            steered = recipe.steered if stage.valence and progress >= recipe.steered_from else 0.0
+            steered = recipe.steered if stage.steering and progress >= recipe.steered_from else 0.0
             totals: dict[str, list[float]] = {}
             batches = draw_batches(author, recipe, stage.batch_tokens // ranks, shares_at(stage, progress))
             count = _least(len(batches), ranks)
