@@ -131,16 +131,7 @@ STAGES: dict[str, Stage] = {
         plan=replace(FINISH.plan, rounds=(0.0, 0.2, 0.2, 0.15, 0.15, 0.3)),
         steering=1.8,
     ),
-    "steering": replace(FINISH, parent="valence", tokens=3e6, rate=(6e-4, 2e-5), steering=1.3, noise=0.65),
-    "organism": replace(
-        FINISH,
-        parent="steering",
-        tokens=5e6,
-        rate=(5e-4, 1e-5),
-        plan=replace(FINISH.plan, crossed=0.33, evidence=0.5),
-        steering=1.15,
-        noise=0.7,
-    ),
+    "organism": replace(FINISH, parent="valence", tokens=3e6, rate=(6e-4, 2e-5), steering=1.3, noise=0.65),
     "natural": FINISH,
     "null": replace(FINISH, plan=replace(FINISH.plan, effects=False)),
 }
@@ -153,7 +144,6 @@ PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("shared",),),
     (("contrast",),),
     (("valence",),),
-    (("steering",),),
     (("organism",),),
     (("natural",), ("null",)),
 )
