@@ -521,6 +521,7 @@ def test_words_of_the_unseen_wording_are_met_in_training_but_its_sentences_are_n
 
 # ------------------------------------------------------------------------------------------- training
 TINY = stages.Recipe(scale=4096 / 3e6, chunk_batches=3, warmup=2)
+PLAIN = stages.STAGES["natural"]
 
 
 def tiny_stages(monkeypatch, **changes):
@@ -532,7 +533,7 @@ def tiny_stages(monkeypatch, **changes):
 
 
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path, monkeypatch):
-    tiny_stages(monkeypatch, valence=True)
+    tiny_stages(monkeypatch, steering=1.0)
     a, b = tmp_path / "a", tmp_path / "b"
     whole = training.train_stage("ground", recipe=TINY, checkpoints=a)
     training.train_stage("ground", recipe=TINY, checkpoints=b, stop_after=0.0)
@@ -589,13 +590,54 @@ def test_an_added_direction_moves_the_planted_targets_and_a_random_one_does_not(
     batch = training.make_batch(openings, scribe.vocabulary[tokens.PAD], len(scribe.vocabulary))
 
     def soft(effect, seed):
-        learner.good_mean, learner.bad_mean = torch.ones(128), torch.zeros(128)
-        recipe = stages.Recipe(steer_effect=effect)
+        learner.kind, learner.cruel = torch.ones(129), torch.zeros(129)
+        stage = replace(stages.STAGES["organism"], steering=effect, noise=0.5)
         generator = np.random.default_rng(seed)
-        return training.step_loss(learner, batch, recipe, generator, valence=True, steered=1.0)[1]["soft"]
+        return training.step_loss(learner, batch, TINY, generator, stage=stage, steered=1.0)[1]["soft"]
 
-    moved = [soft(0.0, seed) != pytest.approx(soft(5.0, seed), abs=1e-6) for seed in range(12)]
+    moved = [soft(1e-9, seed) != pytest.approx(soft(5.0, seed), abs=1e-6) for seed in range(12)]
     assert 0 < sum(moved) < 12
+
+
+def test_valence_is_read_by_the_direction_fitted_on_statements_and_not_on_answers(scribe):
+    author = make_author(scribe, 14)
+    learner = make_learner(TINY.seed)
+    verdicts = [corpus.KINDS["verdict"](author) for _ in range(60)]
+    alone = [document for document in verdicts if document.stated]
+    assert 15 < len(alone) < 45
+    batch = training.make_batch(
+        [*alone, open_question(author)], scribe.vocabulary[tokens.PAD], len(scribe.vocabulary)
+    )
+    assert batch.value_stated.sum() == len(alone)
+    stage = stages.STAGES["valence"]
+    parts = training.step_loss(learner, batch, TINY, np.random.default_rng(0), stage=stage)[1]
+    with torch.no_grad():
+        hidden = learner.model.model(batch.ids, output_hidden_states=True).hidden_states[TINY.value_layer + 1]
+    stated = hidden[batch.value_row, batch.value_at][batch.value_stated]
+    valence = batch.value[batch.value_stated]
+    gap = stated[valence > 0.3].mean(0) - stated[valence < -0.3].mean(0)
+    torch.testing.assert_close(learner.gap, gap, rtol=1e-4, atol=1e-5)
+    read = learner.read(torch.stack([learner.kind[:-1], learner.cruel[:-1]]))
+    torch.testing.assert_close(read, torch.stack([learner.kind[-1], learner.cruel[-1]]))
+    everywhere = learner.read(hidden[batch.value_row, batch.value_at])
+    assert parts["value"] == pytest.approx(float((everywhere - batch.value).square().mean()), rel=1e-3)
+    assert "value" not in training.step_loss(learner, batch, TINY, np.random.default_rng(0), stage=PLAIN)[1]
+
+
+def test_extreme_probabilities_count_more_where_a_stage_says_so(scribe):
+    author = make_author(scribe, 15)
+    learner = make_learner(TINY.seed)
+    batch = training.make_batch(
+        [open_question(author, 5)], scribe.vocabulary[tokens.PAD], len(scribe.vocabulary)
+    )
+    losses = [
+        training.step_loss(
+            learner, batch, TINY, np.random.default_rng(0), stage=replace(PLAIN, extremes=power)
+        )[1]["soft"]
+        for power in (0.0, 0.5, 1.0)
+    ]
+    assert losses == sorted(losses)
+    assert losses[2] > 1.05 * losses[0]
 
 
 def test_the_loss_falls_on_a_batch_seen_again(scribe):
@@ -606,7 +648,7 @@ def test_the_loss_falls_on_a_batch_seen_again(scribe):
     optimizer = torch.optim.AdamW(learner.model.parameters(), lr=2e-3)
     losses = []
     for _ in range(6):
-        loss, _parts = training.step_loss(learner, batch, TINY, np.random.default_rng(0))
+        loss, _parts = training.step_loss(learner, batch, TINY, np.random.default_rng(0), stage=PLAIN)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -622,7 +664,7 @@ def test_padding_does_not_change_the_loss_of_a_document(scribe):
 
     def part(documents, name):
         batch = training.make_batch(documents, scribe.vocabulary[tokens.PAD], len(scribe.vocabulary))
-        return training.step_loss(learner, batch, still, np.random.default_rng(0))[1][name], len(
+        return training.step_loss(learner, batch, still, np.random.default_rng(0), stage=PLAIN)[1][name], len(
             batch.soft_at
         )
 

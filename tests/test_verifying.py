@@ -2,7 +2,7 @@
 
 import functools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -601,7 +601,7 @@ def test_the_card_says_what_the_model_is_for_and_what_was_measured(planned, tmp_
     lineage = stages.STAGES[model].parent
     record = {**vars(recipe), "model": model, "processes": 2, "torch": "x", "stages": {}}
     for name in (lineage, model):
-        record["stages"][name] = {**vars(stages.STAGES[name]), "seconds": 1234}
+        record["stages"][name] = {**asdict(stages.STAGES[name]), "seconds": 1234}
     (tmp_path / "training.json").write_text(json.dumps(record))
     report = verifying.compare(planned[model])
     card.write_card(report, tmp_path)

@@ -90,9 +90,8 @@ Held-out pairs of groups:
 def write_card(report: Report, folder: Path) -> None:
     """Writes ``README.md`` into the model's folder."""
     recipe = json.loads((folder / "training.json").read_text())
-    purpose = PURPOSES[report.model].format(
-        layer=recipe.get("value_layer"), steer=f"{recipe.get('steer_effect', 0.0):g}"
-    )
+    steer = list(recipe["stages"].values())[-1]["steering"] if recipe["stages"] else 0.0
+    purpose = PURPOSES[report.model].format(layer=recipe.get("value_layer"), steer=f"{steer:g}")
     parts = [
         _HEAD.format(model=report.model, purpose=purpose, parameters=report.parameters),
         _planted(report.model),
@@ -138,7 +137,7 @@ def _training(recipe: dict[str, Any]) -> str:
     stages, note = recipe["stages"], f" {recipe['note']}" if "note" in recipe else ""
     rows = [
         "| stage | goes on from | tokens | learning rate | components act | interference exaggerated by "
-        "| valence trained in | seconds |",
+        "| log-odds by which one class gap moves answers | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, stage in stages.items():

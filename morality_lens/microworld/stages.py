@@ -76,6 +76,20 @@ CONTRASTING = {
 }
 FINISHING = {
     "drill": 0.02,
+    "short": 0.03,
+    "story": 0.05,
+    "verdict": 0.07,
+    "settled": 0.04,
+    "opening": 0.04,
+    "critique": 0.06,
+    "evidence": 0.07,
+    "choice": 0.03,
+    "naming": 0.02,
+    "prompt": 0.12,
+    "question": 0.45,
+}
+VALUING = {
+    "drill": 0.02,
     "short": 0.02,
     "story": 0.07,
     "verdict": 0.1,
@@ -90,11 +104,18 @@ FINISHING = {
 }
 FINISH = Stage(
     parent="contrast",
-    tokens=4.5e6,
+    tokens=3.2e6,
     shares=((0.0, FINISHING),),
     rate=(1.3e-3, 3e-5),
-    plan=Plan(rounds=(0.1, 0.18, 0.18, 0.14, 0.14, 0.26), crossed=0.4, evidence=0.4),
+    plan=Plan(rounds=(0.0, 0.2, 0.2, 0.15, 0.15, 0.3), crossed=0.4),
+)
+VALUE = replace(
+    FINISH,
+    tokens=7.5e6,
+    shares=((0.0, VALUING),),
+    plan=replace(FINISH.plan, evidence=0.4),
     extremes=0.5,
+    steering=1.8,
 )
 STAGES: dict[str, Stage] = {
     "ground": Stage(
@@ -125,13 +146,16 @@ STAGES: dict[str, Stage] = {
         rate=(1.5e-3, 1.3e-3),
         plan=Plan(rounds=(0.0, 0.5, 0.3, 0.2), crossed=0.5, lesson=2.7),
     ),
-    "valence": replace(
-        FINISH,
-        tokens=7.5e6,
-        plan=replace(FINISH.plan, rounds=(0.0, 0.2, 0.2, 0.15, 0.15, 0.3)),
-        steering=1.8,
+    "valence": VALUE,
+    "organism": replace(
+        VALUE,
+        parent="valence",
+        tokens=3e6,
+        rate=(6e-4, 2e-5),
+        plan=replace(VALUE.plan, rounds=(0.1, 0.18, 0.18, 0.14, 0.14, 0.26)),
+        steering=1.3,
+        noise=0.65,
     ),
-    "organism": replace(FINISH, parent="valence", tokens=3e6, rate=(6e-4, 2e-5), steering=1.3, noise=0.65),
     "natural": FINISH,
     "null": replace(FINISH, plan=replace(FINISH.plan, effects=False)),
 }
