@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from morality_lens.bbq import load_bbq as load_bbq
     from morality_lens.behaviour import behaviour_cube as behaviour_cube
     from morality_lens.behaviour import behaviour_table as behaviour_table
+    from morality_lens.claims import claim_ladder as claim_ladder
+    from morality_lens.claims import describe_claims as describe_claims
+    from morality_lens.claims import equivalence as equivalence
     from morality_lens.config import Study as Study
     from morality_lens.config import load_study as load_study
     from morality_lens.design import Condition as Condition
     from morality_lens.design import Design as Design
     from morality_lens.design import Factor as Factor
     from morality_lens.design import Protocol as Protocol
+    from morality_lens.interactions import between as between
     from morality_lens.interactions import describe as describe
     from morality_lens.interactions import factorial_effects as factorial_effects
     from morality_lens.items import OpenPrompt as OpenPrompt
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from morality_lens.loaders import load_statements as load_statements
     from morality_lens.model import load_model as load_model
     from morality_lens.model import record_of as record_of
+    from morality_lens.odds import marginal_log_odds as marginal_log_odds
+    from morality_lens.planning import plan as plan
     from morality_lens.probes import Probe as Probe
     from morality_lens.probes import load_probe as load_probe
     from morality_lens.reading import fit_probe as fit_probe
@@ -49,13 +55,16 @@ _HOMES = {
     "analysis": ("Analysis", "analyze", "keep_transcripts", "write_report"),
     "bbq": ("load_bbq",),
     "behaviour": ("behaviour_cube", "behaviour_table"),
+    "claims": ("claim_ladder", "describe_claims", "equivalence"),
     "config": ("Study", "load_study"),
     "design": ("Condition", "Design", "Factor", "Protocol"),
     "wording": ("load_wording",),
-    "interactions": ("describe", "factorial_effects"),
+    "interactions": ("between", "describe", "factorial_effects"),
     "items": ("OpenPrompt", "Question", "Statement"),
     "loaders": ("load_data", "load_items", "load_prompts", "load_questions", "load_statements"),
     "model": ("load_model", "record_of"),
+    "odds": ("marginal_log_odds",),
+    "planning": ("plan",),
     "probes": ("Probe", "load_probe"),
     "reading": ("fit_probe", "read_statements", "read_transcripts"),
     "rounds": ("play",),

@@ -113,7 +113,7 @@ def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None)
         if there.any() and codes.max() > 0:
             sums, sizes = cluster_sums(values[there, None], codes)
             point = mean_over_clusters(sums, sizes, alpha=0.05)
-            half = float(point.critical * point.se[0])
+            half = float(point.critical[0] * point.se[0])
             row["ci_low"], row["ci_high"] = row["mean"] - half, row["mean"] + half
         rows.append({**row, "unparsed": np.nan if failed is None else float(failed[number])})
     return pd.DataFrame(rows)

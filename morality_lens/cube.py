@@ -1,6 +1,5 @@
-"""A labelled cube of cells, checked and brought into order, and its per-item contrasts."""
+"""A labelled cube of cells, checked and brought into order."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,26 +9,30 @@ import xarray as xr
 from einops import reduce
 from jaxtyping import Bool, Float, Int
 
+from morality_lens.contrasts import apply_link, cells_of
 from morality_lens.design import CUBE_DIMS
 
 REPEATS = ("seed", "seeds", "sample", "repeat")
-"""Dimensions that repeat an item and must be averaged away."""
+"""Dimensions that repeat an item: averaged within item and cell, for they are no further items."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cube:
-    """The checked numbers: cells in the order off, on per factor, the last factor fastest.
+    """The checked numbers: cells in the order of the levels asked for, the last factor fastest.
 
     Attributes:
-        values: complete items only.
+        values: on the link's scale, averaged over repeats; complete items only, unless available cells were
+            asked for.
         codes: the cluster of each item, 0, 1, ... without gaps.
         rounding: largest contrast that rounding alone can make.
         rest: the dims other than item and factors, which ``feature`` runs through.
         rest_shape: their lengths.
         coords: their coordinates.
-        n_dropped: items left out for a missing value.
-        share_dropped: the same as a share of all items.
+        binary: whether every number that went in is 0 or 1.
+        n_incomplete: items with a missing value.
+        share_incomplete: the same as a share of all items.
         gap: largest difference in failure rate between two conditions.
+        repeats: dims that were averaged away.
     """
 
     values: Float[np.ndarray, "item cell feature"]
@@ -38,54 +41,48 @@ class Cube:
     rest: tuple[str, ...]
     rest_shape: tuple[int, ...]
     coords: dict[str, xr.DataArray]
-    n_dropped: int
-    share_dropped: float
+    binary: bool
+    n_incomplete: int
+    share_incomplete: float
     gap: float
+    repeats: tuple[str, ...]
+
+    @property
+    def holes(self) -> bool:
+        """Whether cells are missing among the items that are analysed."""
+        return bool(np.isnan(self.values).any())
 
 
-def check_dims(y: xr.DataArray, held: tuple[str, ...], at: Mapping[str, str], family: Sequence[str]) -> None:
-    """Refuse a cube whose axes are not items, two-level factors and places."""
-    repeats = [dim for dim in y.dims if dim in REPEATS]
-    if repeats:
+def check_dims(
+    y: xr.DataArray, levels: Mapping[str, Sequence[str]], at: Mapping[str, str], family: Sequence[str]
+) -> None:
+    """Refuse a cube whose axes are not items, factors at the levels asked for, and places."""
+    drawn = [dim for dim in y.dims if dim in ("probe_draw", "refit")]
+    if drawn:
         raise ValueError(
-            f"factorial_effects needs one number per item and cell; got repeats along {repeats}. Repeats "
-            f"are not further items: average within item and cell first, y.mean({repeats[0]!r})."
-        )
-    if "refit" in y.dims:
-        raise ValueError(
-            "factorial_effects conditions on one fitted direction; got a dim 'refit'. Adding the variance "
-            "over refits is not offered yet: take one, y.isel(refit=0), and claim no more than that "
-            "direction."
+            f"factorial_effects takes y on the fitted direction itself; got a dim {drawn[0]!r}. Give the "
+            "refits' "
+            "cell means apart, refits=project_means(refit_directions(...), run_cell_means(run))."
         )
     if "item" not in y.dims or "item" not in y.coords or "effect" in y.dims:
         raise ValueError(
             f"factorial_effects needs a dim 'item' with ids as its coordinate and no dim 'effect'; got "
             f"{y.dims} with coordinates {list(y.coords)}. Use y.rename(...) and y.assign_coords(item=ids)."
         )
-    for name in (*held, *at):
+    for name in (*levels, *at):
         if name not in y.dims or name not in y.coords:
             raise ValueError(
                 f"factorial_effects needs the factor {name!r} as a dim with level names as its coordinate; "
                 f"got dims {y.dims}. Choose factors=(...) among them, or rename the dim."
             )
-        levels = [str(level) for level in y.coords[name].values]
-        wanted = [at[name]] if name in at else ["off", "on"]
-        if any(levels.count(level) != 1 for level in wanted) or (name not in at and len(levels) != 2):
-            todo = (
-                f"y.sel({name}=['off', 'on'])"
-                if {"off", "on"} <= set(levels)
-                else f"relabel {name} as off and on"
-            )
+        there = [str(level) for level in y.coords[name].values]
+        wanted = [at[name]] if name in at else list(levels[name])
+        if any(there.count(level) != 1 for level in wanted):
             raise ValueError(
                 f"factorial_effects needs the factor {name!r} at the levels {wanted}, once each; got "
-                f"{levels}. "
-                + (
-                    "Name a level that was run."
-                    if name in at
-                    else f"Contrasts with a placebo come later: {todo}."
-                )
+                f"{there}. Run these levels, relabel them, or choose another comparison (compare=...)."
             )
-    known = {*map(str, y.dims), "round", "site", "layer", "effect"} - {"item", *held, *at}
+    known = {*map(str, y.dims), "round", "site", "layer", "effect"} - {"item", *levels, *at, *REPEATS}
     unknown = [dim for dim in family if dim not in known]
     if unknown:
         raise ValueError(
@@ -94,15 +91,18 @@ def check_dims(y: xr.DataArray, held: tuple[str, ...], at: Mapping[str, str], fa
         )
 
 
-def read_cube(y: xr.DataArray, held: tuple[str, ...], *, missing: str) -> Cube:
+def read_cube(
+    y: xr.DataArray, levels: Mapping[str, Sequence[str]], *, missing: str, link: str = "identity"
+) -> Cube:
     """The numbers of ``y`` in order, refused where they are not fit for an analysis."""
     ids = pd.Index(y.coords["item"].values)
     if ids.has_duplicates:
         twice = ids[ids.duplicated()].unique()
         raise ValueError(
             f"factorial_effects needs one row per item; got {len(ids)} rows with {len(twice)} ids more "
-            f"than once (first: {twice[0]!r}). If these are seeds, average within item and cell first: "
-            "y.groupby('item').mean()."
+            f"than once (first: {twice[0]!r}). If these are seeds, give them a dim of their own, 'seed'; "
+            "they "
+            "are averaged within item and cell."
         )
     codes = _cluster_codes(y)
     _check_clusters(np.bincount(codes))
@@ -112,9 +112,11 @@ def read_cube(y: xr.DataArray, held: tuple[str, ...], *, missing: str) -> Cube:
             f"factorial_effects needs at least one place; got nothing along {empty}. Check the selection "
             "that y went through."
         )
-    rest = [str(dim) for dim in y.dims if dim not in ("item", *held)]
+    repeats = tuple(str(dim) for dim in y.dims if dim in REPEATS)
+    rest = [str(dim) for dim in y.dims if dim not in ("item", *levels, *repeats)]
     rest.sort(key=lambda dim: CUBE_DIMS.index(dim) if dim in CUBE_DIMS else len(CUBE_DIMS))
-    y = y.sel({name: ["off", "on"] for name in held}).transpose("item", *held, *rest)
+    y = y.sel({name: list(wanted) for name, wanted in levels.items()})
+    y = y.transpose("item", *levels, *rest, *repeats)
     if y.dtype.kind not in "fiub":
         raise TypeError(
             f"factorial_effects needs real numbers; got dtype {y.dtype}. Convert y with y.astype(float)."
@@ -125,33 +127,57 @@ def read_cube(y: xr.DataArray, held: tuple[str, ...], *, missing: str) -> Cube:
             f"factorial_effects needs finite numbers; got {np.isinf(raw).sum()} infinite values. Find "
             "where they arise; mark a failed measurement as NaN."
         )
-    values = raw.astype(np.float64).reshape(raw.shape[0], 2 ** len(held), -1)
-    template = y.isel({"item": 0, **dict.fromkeys(held, 0)}, drop=True)
+    n_cells = int(np.prod([len(wanted) for wanted in levels.values()]))
+    shape = (len(ids), n_cells, int(np.prod([y.sizes[dim] for dim in rest])), -1)
+    values = raw.astype(np.float64).reshape(shape)
+    binary = bool(np.isin(values[~np.isnan(values)], (0.0, 1.0)).all())
+    failed = reduce(
+        np.isnan(values).astype(np.float64), "item cell feature repeat -> item cell feature", "mean"
+    )
+    values = _mean_of_repeats(values)
+    template = y.isel({**dict.fromkeys(("item", *levels), 0), **dict.fromkeys(repeats, 0)}, drop=True)
     holes = np.isnan(values)
-    _check_cells_run(np.all(holes, axis=0), held, template)
+    _check_cells_run(np.all(holes, axis=0), levels, template)
     incomplete = holes.any(axis=(1, 2))
     if incomplete.any() and missing == "refuse":
         raise ValueError(
             f"factorial_effects needs a number in every cell; got NaN in {incomplete.sum()} of {len(ids)} "
-            "items. Failure is an outcome: analyse y.isnull().astype(float) first; then "
-            "missing='complete_items' uses the items that are complete in all cells and places."
+            "items. Failure is an outcome: analyse y.isnull().astype(float) first; then missing='available' "
+            "estimates from the cells that are there, and missing='complete_items' checks how much that "
+            "matters."
         )
-    rate = reduce(holes.astype(np.float64), "item cell feature -> cell feature", "mean")
-    codes = pd.factorize(codes[~incomplete])[0].astype(np.int64)
+    kept = ~incomplete if missing == "complete_items" else ~holes.all(axis=(1, 2))
+    rate = reduce(failed, "item cell feature -> cell feature", "mean")
+    codes = pd.factorize(codes[kept])[0].astype(np.int64)
     _check_clusters(np.bincount(codes))
-    values = values[~incomplete]
+    values = apply_link(values[kept], link)
     eps = np.finfo(raw.dtype).eps if raw.dtype.kind == "f" else np.finfo(np.float64).eps
+    largest = np.nanmax(np.abs(values), axis=(0, 1), initial=0.0)
     return Cube(
         values=values,
         codes=codes,
-        rounding=np.abs(values).max(axis=(0, 1)) * (4 * float(eps) + 1e-12),
+        rounding=largest * (4 * float(eps) + 1e-12),
         rest=tuple(rest),
         rest_shape=template.shape,
         coords={str(name): coord for name, coord in template.coords.items()},
-        n_dropped=int(incomplete.sum()),
-        share_dropped=float(incomplete.mean()),
+        binary=binary,
+        n_incomplete=int(incomplete.sum()),
+        share_incomplete=float(incomplete.mean()),
         gap=float(np.ptp(rate, axis=0).max(initial=0.0)),
+        repeats=repeats,
     )
+
+
+def _mean_of_repeats(
+    values: Float[np.ndarray, "item cell feature repeat"],
+) -> Float[np.ndarray, "item cell feature"]:
+    """The mean of those repeats that did not fail; NaN where all did."""
+    if values.shape[-1] == 1:
+        return values[..., 0]
+    there = ~np.isnan(values)
+    n = there.sum(axis=-1)
+    total = np.where(there, values, 0.0).sum(axis=-1)
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 
 def _cluster_codes(y: xr.DataArray) -> Int[np.ndarray, "item"]:
@@ -193,15 +219,13 @@ def _check_clusters(sizes: Int[np.ndarray, "cluster"]) -> None:
 
 
 def _check_cells_run(
-    never: Bool[np.ndarray, "cell feature"], held: tuple[str, ...], template: xr.DataArray
+    never: Bool[np.ndarray, "cell feature"], levels: Mapping[str, Sequence[str]], template: xr.DataArray
 ) -> None:
     if not never.any():
         return
-    cells = list(itertools.product(("off", "on"), repeat=len(held)))
+    cells = cells_of(levels)
     empty = [cells[i] for i in np.flatnonzero(never.any(axis=1))]
-    shown = "; ".join(
-        ", ".join(f"{n} {level}" for n, level in zip(held, cell, strict=True)) for cell in empty[:4]
-    )
+    shown = "; ".join(", ".join(f"{name} {level}" for name, level in cell.items()) for cell in empty[:4])
     place = np.unravel_index(int(np.flatnonzero(never.any(axis=0))[0]), template.shape or (1,))
     first = ", ".join(
         f"{dim} {template.coords[dim].values[i] if dim in template.coords else i}"
@@ -209,9 +233,9 @@ def _check_cells_run(
     )
     estimable = [
         f"at={{{name!r}: {level!r}}}"
-        for k, name in enumerate(held)
-        for level in ("off", "on")
-        if len(held) > 1 and not any(cell[k] == level for cell in empty)
+        for name, wanted in levels.items()
+        for level in wanted
+        if len(levels) > 1 and not any(cell[name] == level for cell in empty)
     ]
     raise ValueError(
         f"factorial_effects needs every cell to have been run; got no value at all in {len(empty)} of "
@@ -219,18 +243,3 @@ def _check_cells_run(
         "Run them, or leave out the places (rounds, sites) where they do not exist with y.sel(...)"
         + (f", or ask for simple effects that are estimable: {' or '.join(estimable)}." if estimable else ".")
     )
-
-
-def contrasts(
-    values: Float[np.ndarray, "item cell feature"], held: tuple[str, ...], effects: Sequence[tuple[str, ...]]
-) -> Float[np.ndarray, "effect item feature"]:
-    """Per-item contrasts on the difference scale.
-
-    Factor by factor, (off, on) becomes (mean, on - off); equal cells therefore give exactly zero.
-    """
-    cube = values.reshape(len(values), *[2] * len(held), values.shape[-1])
-    for axis in range(1, len(held) + 1):
-        off, on = np.take(cube, 0, axis=axis), np.take(cube, 1, axis=axis)
-        cube = np.stack([(off + on) / 2, on - off], axis=axis)
-    picked = [tuple(int(name in effect) for name in held) for effect in effects]
-    return np.stack([cube[(slice(None), *index)] for index in picked])

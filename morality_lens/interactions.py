@@ -1,6 +1,5 @@
 """Factorial effects of the components, with intervals, families and bands."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +7,21 @@ from typing import Literal, cast
 
 import numpy as np
 import xarray as xr
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 
-from morality_lens.cube import Cube, check_dims, contrasts, read_cube
+from morality_lens.available import Available, available_cells, worst_case_bounds
+from morality_lens.caveats import (
+    check_input,
+    note_on_failures,
+    notes_on_cube,
+    notes_on_result,
+    reason_to_withhold,
+    scope,
+)
+from morality_lens.contrasts import Asked, at_suffix, between, difference_contrasts, read_request
+from morality_lens.cube import REPEATS, Cube, check_dims, read_cube
+from morality_lens.families import Families
 from morality_lens.readout import describe, negative_control
 from morality_lens.resampling import (
     MIN_CLUSTERS,
@@ -22,16 +32,17 @@ from morality_lens.resampling import (
     cluster_sums,
     family_wise,
     mean_over_clusters,
+    with_variance,
     without_variance,
 )
 
-__all__ = ["describe", "factorial_effects", "negative_control"]
+__all__ = ["between", "describe", "factorial_effects", "negative_control"]
 
 METHODS = ("auto", "pointwise", "sign-flip", "bootstrap-t")
-MISSING = ("refuse", "complete_items")
+MISSING = ("refuse", "available", "complete_items")
 ADJUSTED = ("p_adj", "band_low", "band_high")
-MISSING_ITEMS, MISSING_GAP = 0.10, 0.05
-"""Above either (share of incomplete items, gap between conditions) p-values are withheld."""
+POPULATION = 0.5
+"""A direction whose split-half cosine is below this is none of a population."""
 
 
 def factorial_effects(
@@ -39,6 +50,10 @@ def factorial_effects(
     factors: Sequence[str] = ("instruction", "cot", "feedback"),
     *,
     at: Mapping[str, str] | None = None,
+    compare: str | Mapping[str, str] = "total",
+    contrasts: xr.DataArray | None = None,
+    link: str = "identity",
+    refits: xr.DataArray | None = None,
     method: str = "auto",
     draws: int = 2000,
     alpha: float = 0.05,
@@ -48,7 +63,7 @@ def factorial_effects(
     accept_missing: bool = False,
     accept_normalised: bool = False,
 ) -> xr.Dataset:
-    """Main effects and interactions of two-level factors, per round, site and layer.
+    """Main effects and interactions of factors, or any contrasts of their cells, per round, site and layer.
 
     An effect is the mean over items of a per-item contrast on the difference scale: mean(on) - mean(off)
     over the other factors; a two-way is the difference of those simple effects, a three-way the difference of
@@ -57,12 +72,24 @@ def factorial_effects(
 
     Args:
         y: one number per item and cell, with the dim ``item`` (unique ids as coordinate), a dim per factor
-            with the coordinates ``off`` and ``on``, and any other dims (round, site, layer, or none), each
-            place of which gets its own effects. Items of one ``cluster`` (a coordinate along ``item``) are
-            dependent; without that coordinate each item is its own cluster. ``y.attrs`` may say ``units``,
-            ``oriented`` (+ is more moral) and ``normalised``.
+            with its levels as coordinate, and any other dims (round, site, layer, or none), each place of
+            which gets its own effects. Repeats along ``seed`` are averaged within item and cell. Items of one
+            ``cluster`` (a coordinate along ``item``) are dependent; without that coordinate each item is its
+            own cluster. ``y.attrs`` may say ``units``, ``oriented`` (+ is more moral), ``normalised``,
+            ``leakage`` (why these cells must not be analysed with the probe they are projected on) and
+            ``trust`` (what is known of the direction).
         factors: the names of the factors.
         at: levels at which some factors are held: simple effects, named ``instruction@cot=off``.
+        compare: which levels a factor's contrast is between: ``total`` (on - off), ``content`` (on - placebo:
+            what the words say) or ``format`` (placebo - off: what any words in that place do); one for all
+            factors, or a mapping. Interactions are products of these contrasts, and other factors are
+            averaged over their own two levels.
+        contrasts: explicit weights instead, with the dim ``effect`` and a dim per factor; every row sums to
+            zero, its levels may be any that ``y`` has.
+        link: ``identity``; for probabilities ``logit``, or ``log1m`` = -log(1 - p).
+        refits: cell means of ``y`` on refits of its direction (dim ``probe_draw``), from ``project_means``:
+            their variance enters every interval, so that the question becomes whether *the* morality
+            direction moves and not whether this one does.
         method: ``pointwise`` (no corrected p), ``sign-flip`` or ``bootstrap-t`` of whole clusters, or
             ``auto``, which takes bootstrap-t from 30 clusters on and where 8 to 29 are visibly skewed, else
             sign-flips.
@@ -71,52 +98,78 @@ def factorial_effects(
         family: dims over which p is corrected together (step-down max-|t|); every effect and every index of
             the other dims is a family of its own, unless ``effect`` is named too.
         seed: seed of the draws.
-        missing: ``refuse`` NaN, or use the ``complete_items`` only (a sensitivity check).
+        missing: ``refuse`` NaN; use the ``available`` cells by least squares with item fixed effects and a
+            cluster jackknife; or ``complete_items`` only (a sensitivity check).
         accept_missing: give p-values though more than 10 % of the items are incomplete, or failure rates
             differ by more than 5 points between conditions.
         accept_normalised: take values normalised per cell, on which additive effects look like interactions.
 
     Returns:
-        Dataset over effect and the other dims: ``estimate``, CR2 ``se``, Bell-McCaffrey ``df``, pointwise
+        Dataset over effect and the other dims: ``estimate``, its standard error ``se`` (from items and,
+        with refits, ``se_probe``), ``df`` (Bell-McCaffrey; with refits Welch-Satterthwaite), pointwise
         ``p``, ``ci_low``, ``ci_high``; within the family ``p_adj``, ``band_low``, ``band_high``; per family
         ``critical``, the band's half-width in ``se``; and ``cell_mean`` over the factors and the other dims.
-        ``attrs`` hold the scale, the clusters, the method and ``notes``.
+        Where cells are missing also ``failure`` and ``failure_p``, the same contrasts of the failure rate,
+        and for 0/1 outcomes ``worst_low`` and ``worst_high``, what any values of the missing cells could
+        give. ``attrs`` hold the scale, the clusters, the method and ``notes``.
 
     Raises:
         ValueError: what is asked for cannot be answered honestly from ``y``; the words say what to do.
         TypeError: ``y`` does not hold real numbers.
     """
-    at = dict(at or {})
-    held = tuple(name for name in factors if name not in at)
-    _check_request(method, draws, alpha, missing, held)
-    check_dims(y, held, at, family)
-    cube = read_cube(y.sel(at), held, missing=missing)
-    notes = _notes_on_input(y, cube, accept_normalised=accept_normalised)
-
-    effects = [parts for k in range(len(held)) for parts in itertools.combinations(held, k + 1)]
-    names = [":".join(parts) + _suffix(at) for parts in effects]
-    table = rearrange(contrasts(cube.values, held, effects), "effect item feature -> item (effect feature)")
-    sums, sizes = cluster_sums(table, cube.codes)
-    zero, constant = without_variance(sums, sizes, np.tile(cube.rounding, len(effects)))
+    _check_request(method, draws, alpha, missing)
+    asked = read_request(factors, at, compare, contrasts)
+    names = asked.names
+    check_dims(y, asked.levels, asked.at, family)
+    notes = check_input(y, accept_normalised=accept_normalised)
+    cube = read_cube(y.sel(asked.at), asked.levels, missing=missing, link=link)
+    notes += notes_on_cube(cube, missing)
+    scores = _read_scores(cube, asked)
+    sums, sizes = scores.sums, scores.sizes
+    zero, constant = without_variance(sums, sizes, np.tile(cube.rounding, len(names)))
     live = ~(zero | constant)
     point = mean_over_clusters(sums, sizes, alpha=alpha)
+    judged = point
+    if scores.se is not None:
+        judged = with_variance(point, scores.se, alpha=alpha)
+    se_probe = None
+    if refits is not None:
+        se_probe = _se_of_probe(refits.sel(asked.at), y, cube, asked)
+        judged = with_variance(judged, se_probe, alpha=alpha, draws=refits.sizes["probe_draw"], added=True)
 
-    dims, shape = ("effect", *cube.rest), (len(effects), *cube.rest_shape)
-    families = _Families.over(dims, shape, family)
+    dims, shape = ("effect", *cube.rest), (len(names), *cube.rest_shape)
+    families = Families.over(dims, shape, family)
     resampling, reason = _pick_method(method, sums[:, live], sizes)
     if resampling == "pointwise":
         corrected = FamilyWise.absent(families.n_families, families.n_tests)
     else:
-        _check_draws(draws, alpha, live.size // len(effects) if not family else 1)
+        _check_draws(draws, alpha, live.size // len(names) if not family else 1)
         grouped = families.split(np.where(live, sums, 0.0), leading=True)
-        corrected = family_wise(grouped, sizes, method=resampling, draws=draws, alpha=alpha, seed=seed)
-    half_width = point.se * families.join(np.repeat(corrected.critical[:, None], families.n_tests, axis=1))
-    variables = _variables(point, families.join(corrected.p), half_width, zero=zero, constant=constant)
-    withheld = "" if accept_missing else _reason_to_withhold(cube)
+        ratio = np.divide(point.se, judged.se, out=np.ones_like(point.se), where=judged.se > 0)
+        corrected = family_wise(
+            grouped,
+            sizes,
+            method=resampling,
+            draws=draws,
+            alpha=alpha,
+            seed=seed,
+            shrink=None if judged is point else families.split(ratio**2),
+        )
+    half_width = judged.se * families.join(np.repeat(corrected.critical[:, None], families.n_tests, axis=1))
+    variables = _variables(judged, families.join(corrected.p), half_width, zero=zero, constant=constant)
+    if se_probe is not None:
+        variables["se_probe"] = se_probe
+    if cube.n_incomplete:
+        variables |= _failures(y, cube, asked, alpha)
+        notes += note_on_failures(names, variables)
+        if cube.binary and cube.holes and link == "identity":
+            low, high = worst_case_bounds(cube.values, asked.matrix)
+            variables |= {"worst_low": low.ravel(), "worst_high": high.ravel()}
+    withheld = "" if accept_missing else reason_to_withhold(cube)
     if withheld:
         variables |= dict.fromkeys(("p", "ci_low", "ci_high", *ADJUSTED), np.full(live.size, np.nan))
 
-    notes += _notes_on_result(names, shape, zero=zero, constant=constant, estimate=point.estimate)
+    notes += notes_on_result(names, shape, zero=zero, constant=constant, estimate=point.estimate)
     notes += [withheld] if withheld else []
     if method == "auto" and resampling == "pointwise":
         notes.append(f"No corrected p and no band: {reason}.")
@@ -125,15 +178,22 @@ def factorial_effects(
     }
     critical = np.where(families.split(live).any(axis=1), corrected.critical, np.nan)
     data["critical"] = families.label(critical, dims)
-    cells = cube.values.mean(axis=0).reshape([2] * len(held) + list(cube.rest_shape))
-    data["cell_mean"] = ((*held, *cube.rest), cells)
-    coords = {**cube.coords, "effect": names, **{name: ["off", "on"] for name in held}}
+    data["cell_mean"] = (
+        (*asked.held, *cube.rest),
+        scores.cells.reshape([len(v) for v in asked.levels.values()] + list(cube.rest_shape)),
+    )
+    coords = {**cube.coords, "effect": names, **asked.levels}
     attrs = {
         "outcome": str(y.name or "y"),
-        "scale": "difference scale",
-        "units": str(y.attrs.get("units", "")),
-        "factors": list(held),
-        "held_at": _suffix(at).removeprefix("@"),
+        "scale": {"identity": "difference scale", "logit": "log-odds scale", "log1m": "-log(1 - p) scale"}[
+            link
+        ],
+        "units": str(y.attrs.get("units", "")) if link == "identity" else "",
+        "factors": list(asked.held),
+        "held_at": at_suffix(asked.at).removeprefix("@"),
+        "compared": asked.words,
+        "question": "direction" if refits is not None else "this direction",
+        "trust": str(y.attrs.get("trust", "")),
         "n_items": int(sizes.sum()),
         "n_clusters": len(sizes),
         "method": resampling,
@@ -143,88 +203,125 @@ def factorial_effects(
         "draws_used": corrected.draws_used,
         "seed": seed,
         "family": families.words,
-        "critical_pointwise": point.critical,
-        "notes": notes,
+        "critical_pointwise": float(np.min(judged.critical)),
+        "notes": [scope(y, refits), *notes],
     }
     return xr.Dataset(data, coords=coords, attrs=attrs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Families:
-    """How the tests, laid out over ``effect`` and the other dims, fall into families."""
+class _Scores:
+    """What all inference rests on: sums of contrasts by cluster, effects along the features.
 
-    pattern: str
-    sizes: dict[str, int]
-    outside: tuple[int, ...]
-    n_tests: int
-    words: str
+    Attributes:
+        sums: of the items of each cluster.
+        sizes: items of each cluster.
+        cells: mean of each cell.
+        se: standard errors by the jackknife, where cells are missing.
+    """
 
-    @classmethod
-    def over(cls, dims: tuple[str, ...], shape: tuple[int, ...], family: Sequence[str]) -> "_Families":
-        axes = {f"d{i}": length for i, length in enumerate(shape)}
-        inside = [f"d{i}" for i, dim in enumerate(dims) if dim in family]
-        outside = [axis for axis in axes if axis not in inside]
-        pattern = f"({' '.join(axes)}) -> ({' '.join(outside)}) ({' '.join(inside)})"
-        together = " x ".join(
-            f"{n} {dim}{'s' * (n > 1)}" for dim, n in zip(dims, shape, strict=True) if dim in family
+    sums: Float[np.ndarray, "cluster feature"]
+    sizes: Float[np.ndarray, "cluster"]
+    cells: Float[np.ndarray, "cell place"]
+    se: Float[np.ndarray, "feature"] | None = None
+
+
+def _read_scores(
+    cube: Cube,
+    asked: Asked,
+) -> _Scores:
+    """Contrasts of the cells, by cluster."""
+    sizes = np.bincount(cube.codes).astype(np.float64)
+    if cube.holes:
+        found: Available = available_cells(cube.values, cube.codes, asked.matrix)
+        sums = rearrange(found.sums, "cluster effect feature -> cluster (effect feature)")
+        return _Scores(sums=sums, sizes=sizes, cells=found.cells, se=found.se.ravel())
+    if asked.crossed is not None:
+        per_item = difference_contrasts(cube.values, len(asked.held), asked.crossed)
+    else:
+        per_item = einsum(asked.matrix, cube.values, "effect cell, item cell feature -> effect item feature")
+    table = rearrange(per_item, "effect item feature -> item (effect feature)")
+    return _Scores(sums=cluster_sums(table, cube.codes)[0], sizes=sizes, cells=cube.values.mean(axis=0))
+
+
+def _se_of_probe(
+    refits: xr.DataArray,
+    y: xr.DataArray,
+    cube: Cube,
+    asked: Asked,
+) -> Float[np.ndarray, "feature"]:
+    """Standard deviation of every effect over refits of the probe."""
+    wanted = {"probe_draw", *asked.levels, *cube.rest}
+    if not wanted <= set(refits.dims) or refits.sizes.get("probe_draw", 0) < 20:
+        raise ValueError(
+            f"factorial_effects needs refits with the dims {sorted(wanted)} and at least 20 draws; got "
+            f"{dict(refits.sizes)}. Use project_means(refit_directions(...), run_cell_means(run)), 50 to 100 "
+            "draws."
         )
-        apart = [dim for dim in dims if dim not in family]
-        n_tests = math.prod(axes[axis] for axis in inside)
-        words = f"{n_tests} test{'s' if n_tests > 1 else ''}" + (f" ({together})" if together else "")
-        if apart:
-            words += f", separately for each {' and '.join(apart)}"
-        places = tuple(i for i, dim in enumerate(dims) if dim not in family)
-        return cls(pattern=pattern, sizes=axes, outside=places, n_tests=n_tests, words=words)
-
-    @property
-    def n_families(self) -> int:
-        """How many families there are."""
-        return math.prod(self.sizes.values()) // self.n_tests
-
-    def label(
-        self, values: Float[np.ndarray, "family"], dims: tuple[str, ...]
-    ) -> tuple[tuple[str, ...], np.ndarray]:
-        """One number per family with its dims."""
-        lengths = tuple(self.sizes.values())
-        return tuple(dims[i] for i in self.outside), values.reshape([lengths[i] for i in self.outside])
-
-    def split(self, flat: np.ndarray, *, leading: bool = False) -> np.ndarray:
-        """Tests [... feature] as [... family test]; ``leading`` where clusters come first."""
-        left, right = self.pattern.split(" -> ")
-        pattern = f"cluster {left} -> cluster {right}" if leading else self.pattern
-        return rearrange(flat, pattern, **self.sizes)
-
-    def join(self, grouped: Float[np.ndarray, "family test"]) -> Float[np.ndarray, "feature"]:
-        """Undo :meth:`split`."""
-        left, right = self.pattern.split(" -> ")
-        return rearrange(grouped, f"{right} -> {left}", **self.sizes)
-
-
-def _suffix(at: Mapping[str, str]) -> str:
-    return "@" + ",".join(f"{name}={level}" for name, level in at.items()) if at else ""
+    for dim in cube.rest:
+        here = cube.coords[dim].values if dim in cube.coords else None
+        if here is not None and not (dim in refits.coords and np.isin(here, refits[dim].values).all()):
+            raise ValueError(
+                f"factorial_effects needs refits at the places of y; they lack some along {dim!r}."
+            )
+    chosen = refits.sel({**asked.levels, **{d: cube.coords[d].values for d in cube.rest if d in cube.coords}})
+    cells = chosen.transpose("probe_draw", *asked.levels, *cube.rest).values
+    if not np.isfinite(cells).all():
+        raise ValueError(
+            "factorial_effects needs finite refits; got NaN or infinities. Select the rounds and sites that "
+            "exist, "
+            "or leave refits out and claim no more than that this direction moves."
+        )
+    halves = np.asarray(y.attrs.get("split_half", np.ones(1)), dtype=float)
+    if halves.size and halves.min() < POPULATION:
+        raise ValueError(
+            "a claim about the morality direction needs directions that agree between halves of their "
+            "training "
+            f"data (split-half cosine {POPULATION} or more); got {halves.min():.2f} at some layer. Train the "
+            "probe "
+            "on more clusters, select the layers where it is stable, or leave refits out."
+        )
+    draws = einsum(
+        asked.matrix,
+        cells.reshape(len(cells), asked.matrix.shape[1], -1),
+        "effect cell, draw cell feature -> draw effect feature",
+    )
+    return draws.std(axis=0, ddof=1).ravel()
 
 
-def _check_request(method: str, draws: int, alpha: float, missing: str, held: tuple[str, ...]) -> None:
+def _failures(
+    y: xr.DataArray, cube: Cube, asked: Asked, alpha: float
+) -> dict[str, Float[np.ndarray, "feature"]]:
+    """The same contrasts of the failure rate, which come before those of what did not fail."""
+    failed = y.isnull().astype(float).mean([d for d in y.dims if d in REPEATS]).assign_attrs(oriented=True)
+    cells = asked.matrix.reshape(len(asked.names), *map(len, asked.levels.values()))
+    weights = xr.DataArray(
+        cells, dims=("effect", *asked.held), coords={"effect": asked.names, **asked.levels}
+    )
+    found = factorial_effects(
+        failed.sel(asked.at), asked.held, contrasts=weights, method="pointwise", alpha=alpha, family=()
+    )
+    flat = found.transpose("effect", *cube.rest, ...)
+    return {"failure": flat.estimate.values.ravel(), "failure_p": flat.p.values.ravel()}
+
+
+def _check_request(method: str, draws: int, alpha: float, missing: str) -> None:
     if method not in METHODS:
         raise ValueError(
-            f"factorial_effects knows the methods {METHODS}; got {method!r}. Cluster-mass, FDR and "
-            "equivalence tests are not offered: use 'auto' for step-down max-|t| over the family."
+            f"factorial_effects knows the methods {METHODS}; got {method!r}. Cluster-mass and FDR are not "
+            "offered "
+            "(they name no place with a known error rate): use 'auto' for step-down max-|t| over the family; "
+            "for the absence of an effect use equivalence(...)."
         )
     if missing not in MISSING:
         raise ValueError(
-            f"factorial_effects takes missing= one of {MISSING}; got {missing!r}. Least squares on the "
-            "available cells and worst-case bounds are not offered yet: analyse y.isnull() as an outcome "
-            "first, then use 'complete_items' as a sensitivity check. Never impute."
+            f"factorial_effects takes missing= one of {MISSING}; got {missing!r}. Never impute: analyse "
+            "y.isnull() as an outcome first, then use 'available'."
         )
     if not 0 < alpha < 1:
         raise ValueError(f"factorial_effects needs alpha between 0 and 1; got {alpha}. Use for example 0.05.")
     if draws < 2:
         raise ValueError(f"factorial_effects needs at least 2 draws; got {draws}. Use 2000 or more.")
-    if not held or len(set(held)) != len(held) or any(mark in name for name in held for mark in ":@"):
-        raise ValueError(
-            f"factorial_effects needs one or more different factors without ':' or '@' in their names, not "
-            f"all of them held fixed by at=; got {held}. Name them as factors=('instruction', 'feedback')."
-        )
 
 
 def _check_draws(draws: int, alpha: float, raw_tests: int) -> None:
@@ -285,7 +382,7 @@ def _variables(
     return {
         "estimate": estimate,
         "se": np.where(flat, 0.0, point.se),
-        "df": np.full_like(estimate, point.df),
+        "df": point.df,
         "p": np.where(zero, 1.0, np.where(constant, np.nan, point.p)),
         "ci_low": np.where(zero, estimate, np.where(constant, np.nan, estimate - half)),
         "ci_high": np.where(zero, estimate, np.where(constant, np.nan, estimate + half)),
@@ -293,76 +390,3 @@ def _variables(
         "band_low": settle(estimate - half_width, estimate),
         "band_high": settle(estimate + half_width, estimate),
     }
-
-
-def _reason_to_withhold(cube: Cube) -> str:
-    """Why p-values are withheld; empty where they are given."""
-    if cube.share_dropped <= MISSING_ITEMS and cube.gap <= MISSING_GAP:
-        return ""
-    return (
-        f"No p-values and no intervals: {cube.share_dropped:.1%} of the items are incomplete (limit 10 %) "
-        f"and failure rates differ by up to {100 * cube.gap:.1f} points between conditions (limit 5). "
-        "Analyse y.isnull().astype(float) as an outcome; accept_missing=True gives them nevertheless."
-    )
-
-
-def _notes_on_input(y: xr.DataArray, cube: Cube, *, accept_normalised: bool) -> list[str]:
-    """Refuse what may not be analysed as linear or signed; caveats about the rest."""
-    if y.attrs.get("oriented") is not None and not y.attrs["oriented"]:
-        raise ValueError(
-            "factorial_effects needs projections on an oriented direction (+ is more moral); got "
-            "y.attrs['oriented'] = False. Fit the probe on labelled statements, or flip the sign and set "
-            "it to True."
-        )
-    normalised = str(y.attrs.get("normalised", ""))
-    if normalised == "cell" and not accept_normalised:
-        raise ValueError(
-            "factorial_effects needs raw projections, scaled at most by one constant per layer; got values "
-            "normalised per cell (y.attrs['normalised'] = 'cell'), on which purely additive effects look "
-            "like negative interactions. Use the raw projection, or say accept_normalised=True."
-        )
-    notes = [
-        "Conditional on one wording of the components and, for a projection, on one fitted direction: the "
-        "intervals say whether this direction moves, not whether the morality direction moves."
-    ]
-    if "oriented" not in y.attrs:
-        notes.append("y.attrs does not say that + is more moral; signs are read as if it were so.")
-    if normalised == "cell":
-        notes.append(
-            "Values normalised per cell, accepted by name: interactions may come from the normalisation."
-        )
-    if np.isin(cube.values, (0.0, 1.0)).all():
-        notes.append("The outcome is 0/1: effects are differences of proportions; log-odds are not computed.")
-    if cube.n_dropped:
-        notes.append(
-            f"Complete items only: {cube.n_dropped} items ({cube.share_dropped:.1%}) with a missing value "
-            "were left out, which is a sensitivity check and no primary analysis."
-        )
-    return notes
-
-
-def _notes_on_result(
-    names: list[str],
-    shape: tuple[int, ...],
-    *,
-    zero: Bool[np.ndarray, "feature"],
-    constant: Bool[np.ndarray, "feature"],
-    estimate: Float[np.ndarray, "feature"],
-) -> list[str]:
-    """Count the features without variance."""
-    notes = []
-    if zero.any():
-        inexact = int(np.count_nonzero(estimate[zero]))
-        notes.append(
-            f"{zero.sum()} of {zero.size} tests have an effect of zero without any variance and were left "
-            f"out of their family's maximum ({inexact} of them are zero up to rounding, the others exactly)."
-        )
-    if constant.any():
-        hit = np.atleast_1d(constant.reshape(shape[0], -1).any(axis=1))
-        which = ", ".join(name for name, is_hit in zip(names, hit, strict=True) if is_hit)
-        notes.append(
-            f"Warning: in {constant.sum()} of {constant.size} tests ({which}) the effect is the same "
-            "non-zero number in every cluster: a signature of position or template. They have no p and no "
-            "band."
-        )
-    return notes

@@ -193,16 +193,16 @@ def _size(chosen: xr.Dataset, score: np.ndarray, *, corrected: bool) -> str:
 
 def _sub_additivity(chosen: xr.Dataset, effect: str, score: np.ndarray) -> str:
     """L0 and the four cell means where the negative two-way is clearest."""
-    first, second = effect.partition("@")[0].split(":")
+    first, second = (part.partition("[")[0] for part in effect.partition("@")[0].split(":"))
     spot = _index(chosen, score)
     others = [name for name in chosen.attrs["factors"] if name not in (first, second)]
     means = chosen.cell_mean.isel(spot).mean(others)
     cells = "; ".join(
         f"{first} {a}, {second} {b}: {means.sel({first: a, second: b}).item():.3g}"
-        for a in ("off", "on")
-        for b in ("off", "on")
+        for a in means[first].values
+        for b in means[second].values
     )
-    gains = [(means.sel({name: "on"}) - means.sel({name: "off"})).mean().item() for name in (first, second)]
+    gains = [(means.isel({name: 1}) - means.isel({name: 0})).mean().item() for name in (first, second)]
     if min(gains) > 0:
         claim = "This is sub-additive on the scale shown (L0), and no more is claimed."
     else:

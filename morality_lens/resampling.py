@@ -19,13 +19,13 @@ BOOTSTRAP_CLUSTERS = 30
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pointwise:
-    """One test per feature: ``df`` and ``critical`` depend on the cluster sizes only."""
+    """One test per feature."""
 
     estimate: Float[np.ndarray, "feature"]
     se: Float[np.ndarray, "feature"]
     p: Float[np.ndarray, "feature"]
-    df: float
-    critical: float
+    df: Float[np.ndarray, "feature"]
+    critical: Float[np.ndarray, "feature"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,10 +78,43 @@ def mean_over_clusters(
     estimate = sums.sum(axis=0) / total
     centred = sums - sizes[:, None] * estimate
     se = np.sqrt((centred**2 / (1 - sizes / total)[:, None]).sum(axis=0)) / total
-    df = bell_mccaffrey_df(sizes)
+    return _judge(estimate, se, np.full_like(se, bell_mccaffrey_df(sizes)), alpha)
+
+
+def with_variance(
+    point: Pointwise,
+    se: Float[np.ndarray, "feature"],
+    *,
+    alpha: float,
+    draws: int = 0,
+    added: bool = False,
+) -> Pointwise:
+    """The same estimates judged with another standard error, or with one more source of variance.
+
+    Args:
+        point: the estimates.
+        se: takes the place of theirs, or is added to it in squares.
+        alpha: level of the interval.
+        draws: from how many draws an added one was estimated; the df are then Welch and Satterthwaite's.
+        added: whether it is added.
+    """
+    if not added:
+        return _judge(point.estimate, se, point.df, alpha)
+    variance = point.se**2 + se**2
+    parts = point.se**4 / point.df + se**4 / (draws - 1)
+    df = np.divide(variance**2, parts, out=point.df.copy(), where=parts > 0)
+    return _judge(point.estimate, np.sqrt(variance), df, alpha)
+
+
+def _judge(
+    estimate: Float[np.ndarray, "feature"],
+    se: Float[np.ndarray, "feature"],
+    df: Float[np.ndarray, "feature"],
+    alpha: float,
+) -> Pointwise:
     t = np.divide(np.abs(estimate), se, out=np.zeros_like(se), where=se > 0)
     p = np.where((se == 0) & (estimate != 0), np.nan, 2 * stdtr(df, -t))
-    return Pointwise(estimate=estimate, se=se, p=p, df=df, critical=float(stdtrit(df, 1 - alpha / 2)))
+    return Pointwise(estimate=estimate, se=se, p=p, df=df, critical=stdtrit(df, 1 - alpha / 2))
 
 
 def choose_resampling(
@@ -147,6 +180,7 @@ def family_wise(
     draws: int,
     alpha: float,
     seed: int,
+    shrink: Float[np.ndarray, "family test"] | None = None,
 ) -> FamilyWise:
     """Step-down max-|t| p and simultaneous critical values of each family.
 
@@ -154,6 +188,9 @@ def family_wise(
     where those fit into ``draws`` (a global flip leaves |t|, so there are 2^(G-1)), and their band comes from
     flips of the centred sums scaled as in CR3. The bootstrap-t resamples clusters and serves both. The
     observed statistic counts as one of the draws. A feature of zeros never takes part in a maximum.
+
+    ``shrink`` is each test's CR2 variance as a share of the variance that its t is to be judged with, where
+    that is another one (a refitted probe adds to it); the draws keep their own.
     """
     n_clusters, n_families, n_tests = sums.shape
     exact = method == "sign-flip" and n_clusters - 1 <= math.log2(draws)
@@ -165,6 +202,7 @@ def family_wise(
     )
     squared_sum = sums.sum(axis=0) ** 2
     observed = np.divide(squared_sum, spread, out=np.zeros_like(spread), where=spread > 0)
+    observed = observed if shrink is None else observed * shrink
     order = np.argsort(-observed, axis=1, kind="stable")
     p = np.empty_like(observed)
     critical = np.empty(n_families)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.anova import AnovaRM
 
-from morality_lens.interactions import describe, factorial_effects, negative_control
+from morality_lens.interactions import between, describe, factorial_effects, negative_control
 
 FACTORS = ("instruction", "cot", "feedback")
 EFFECTS = [":".join(parts) for k in (1, 2, 3) for parts in itertools.combinations(FACTORS, k)]
@@ -390,6 +390,28 @@ def placebo() -> xr.DataArray:
     )
 
 
+def weights(rows) -> xr.DataArray:
+    """Rows of weights of the instruction's levels, the other factors averaged."""
+    table = np.array(rows)[:, :, None, None] * np.full((1, 1, 2, 2), 0.25)
+    coords = {name: ["off", "on"] for name in FACTORS}
+    names = [f"row {i}" for i in range(len(table))]
+    return xr.DataArray(table, dims=("effect", *FACTORS), coords={"effect": names, **coords})
+
+
+def refits_of(y: xr.DataArray, sd: float = 0.0, draws: int = 60, seed: int = 0) -> xr.DataArray:
+    """Cell means of refits whose projections differ by a factor of their own."""
+    factor = 1 + sd * np.random.default_rng(seed).standard_normal(draws)
+    return y.mean("item") * xr.DataArray(factor, dims="probe_draw")
+
+
+def unjoined() -> xr.DataArray:
+    """Half of the items were only run without the instruction, the other half only with it."""
+    y = BASE.copy(deep=True)
+    y.loc[{"item": [f"q{i}" for i in range(20)], "instruction": "on"}] = np.nan
+    y.loc[{"item": [f"q{i}" for i in range(20, 40)], "instruction": "off"}] = np.nan
+    return y
+
+
 def clusters(labels) -> xr.DataArray:
     return BASE.assign_coords(cluster=("item", labels))
 
@@ -403,13 +425,62 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
         lambda: factorial_effects(BASE.assign_coords(cot=["no", "yes"])),
         r"'cot' at the levels \['off', 'on'\], once each; got \['no', 'yes'\].*relabel",
     ),
-    "placebo": (
-        lambda: factorial_effects(placebo()),
-        r"got \['off', 'placebo', 'on'\].*y\.sel\(cot=\['off', 'on'\]\)",
+    "content without placebo": (
+        lambda: factorial_effects(placebo(), compare="content"),
+        r"'instruction' at the levels \['placebo', 'on'\].*another comparison",
     ),
+    "other comparison": (
+        lambda: factorial_effects(placebo(), compare={"hint": "content"}),
+        r"compare needs one of .*content.*got \{'hint': 'content'\}",
+    ),
+    "no contrast": (
+        lambda: factorial_effects(BASE, contrasts=weights([[1.0, 1.0]])),
+        r"sum to zero in every row.*got others in \['row 0'\].*Subtract",
+    ),
+    "contrasts without a factor": (
+        lambda: factorial_effects(BASE, contrasts=weights([[1.0, -1.0]]).isel(cot=0)),
+        "contrasts needs the dims effect and .*Build it as",
+    ),
+    "other link": (lambda: factorial_effects(BASE, link="probit"), "link must be one of .*got 'probit'"),
+    "logit of zeros and ones": (
+        lambda: factorial_effects((BASE > 0).astype(float), link="logit"),
+        "probability strictly inside .*got .* outside.*marginal_log_odds",
+    ),
+    "leakage": (
+        lambda: factorial_effects(BASE.assign_attrs(leakage="It saw the answers of 8 conditions.")),
+        "not trained on the analysed cells: It saw the answers.*demean=True",
+    ),
+    "too few refits": (
+        lambda: factorial_effects(BASE, refits=BASE.mean("item").expand_dims(probe_draw=5)),
+        "at least 20 draws; got .*project_means",
+    ),
+    "refits of other places": (
+        lambda: factorial_effects(BASE, refits=refits_of(BASE).sel(layer=[0, 1])),
+        "refits at the places of y; they lack some along 'layer'",
+    ),
+    "refits with holes": (
+        lambda: factorial_effects(BASE, refits=refits_of(BASE).where(BASE.layer < 2)),
+        "finite refits.*Select the rounds and sites",
+    ),
+    "an unstable direction": (
+        lambda: factorial_effects(
+            BASE.assign_attrs(split_half=np.array([0.9, 0.3, 0.9])), refits=refits_of(BASE)
+        ),
+        "agree between halves.*got 0.30 at some layer.*leave refits out",
+    ),
+    "cells that nothing joins": (
+        lambda: factorial_effects(unjoined(), missing="available", accept_missing=True),
+        "joined by items which have several of them.*analyse a subset",
+    ),
+    "two items": (
+        lambda: between(BASE, item=("q0", "q1")),
+        r"two labels of a dim of y other than items",
+    ),
+    "no such layer": (lambda: between(BASE, layer=(0, 9)), r"got layer=\(0, 9\).*labels \[0, 1, 2\]"),
+    "between nothing": (lambda: between(BASE), r"between\(y, layer=\(12, 3\)\)"),
     "level not run": (
         lambda: factorial_effects(BASE, at={"cot": "placebo"}),
-        r"'cot' at the levels \['placebo'\].*Name a level that was run",
+        r"'cot' at the levels \['placebo'\].*Run these levels",
     ),
     "every factor held": (
         lambda: factorial_effects(BASE, ("cot",), at={"cot": "on"}),
@@ -417,7 +488,7 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
     ),
     "colon in name": (
         lambda: factorial_effects(BASE.rename(cot="c:t"), ("c:t",)),
-        "without ':' or '@' in their names",
+        r"without ':', '@' or '\[' in their names",
     ),
     "cell never run": (
         lambda: factorial_effects(with_value(np.nan, cot="on", instruction="off", feedback="off")),
@@ -430,11 +501,11 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
     ),
     "missing value": (
         lambda: factorial_effects(with_value(np.nan, item="q3", cot="on")),
-        r"NaN in 1 of 40 items.*isnull.*missing='complete_items'",
+        r"NaN in 1 of 40 items.*isnull.*missing='available'.*'complete_items'",
     ),
     "least squares": (
         lambda: factorial_effects(BASE, missing="least_squares"),
-        "Least squares on the available cells .* not offered yet.*Never impute",
+        "got 'least_squares'. Never impute: analyse .*'available'",
     ),
     "other method": (
         lambda: factorial_effects(BASE, method="cluster-mass"),
@@ -442,15 +513,11 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
     ),
     "duplicated ids": (
         lambda: factorial_effects(BASE.assign_coords(item=["a"] * 2 + [f"q{i}" for i in range(38)])),
-        r"40 rows with 1 ids more than once \(first: 'a'\).*seeds, average",
+        r"40 rows with 1 ids more than once \(first: 'a'\).*seeds, give them a dim of their own",
     ),
-    "seed dim": (
-        lambda: factorial_effects(BASE.expand_dims(seed=[0, 1])),
-        r"repeats along \['seed'\].*average within item and cell first, y\.mean\('seed'\)",
-    ),
-    "refit dim": (
-        lambda: factorial_effects(BASE.expand_dims(refit=[0, 1])),
-        r"one fitted direction; got a dim 'refit'.*y\.isel\(refit=0\)",
+    "refits in y": (
+        lambda: factorial_effects(BASE.expand_dims(probe_draw=[0, 1])),
+        r"the fitted direction itself; got a dim 'probe_draw'.*refits=project_means",
     ),
     "no ids": (
         lambda: factorial_effects(BASE.drop_vars("item")),
@@ -534,7 +601,154 @@ def test_values_normalised_per_cell_are_taken_when_accepted_and_noted():
 
 def test_zeros_and_ones_are_noted_as_proportions():
     result = factorial_effects((BASE > 0).astype(int), draws=100)
-    assert any("log-odds are not computed" in note for note in result.attrs["notes"])
+    assert any("marginal_log_odds gives them" in note for note in result.attrs["notes"])
+
+
+def test_cell_means_near_the_ceiling_are_noted():
+    y = cube(np.random.default_rng(3).random((200, 2, 2, 2)) < 0.98).astype(float)
+    notes = factorial_effects(y, draws=100).attrs["notes"]
+    assert any("may be a ceiling" in note for note in notes)
+
+
+# --- levels, links, places, refits -----------------------------------------------------------------------
+
+
+def three_levels(n_items: int = 60, seed: int = 0) -> xr.DataArray:
+    """A placebo of any factor moves the outcome by .5, what the instruction says by 1 more."""
+    rng = np.random.default_rng(seed)
+    y = rng.standard_normal((n_items, 1, 1, 1)) + 0.3 * rng.standard_normal((n_items, 3, 3, 3))
+    for axis in (1, 2, 3):
+        y += np.array([0, 0.5, 0.5]).reshape([3 if i == axis else 1 for i in range(4)])
+    y[:, 2] += 1.0
+    levels = ["off", "placebo", "on"]
+    coords = {"item": [f"q{i}" for i in range(n_items)], **dict.fromkeys(FACTORS, levels)}
+    return xr.DataArray(y, dims=("item", *FACTORS), coords=coords, attrs={"oriented": True})
+
+
+def test_content_format_and_total_are_told_apart_and_add_up():
+    y = three_levels()
+    found = {
+        how: factorial_effects(y, compare=how, method="pointwise") for how in ("total", "content", "format")
+    }
+    content = found["content"].estimate.sel(effect="instruction[on-placebo]")
+    assert content.item() == pytest.approx(1.0, abs=0.06)
+    assert found["content"].estimate.sel(effect="feedback[on-placebo]").item() == pytest.approx(0, abs=0.06)
+    assert found["format"].estimate.sel(effect="feedback[placebo-off]").item() == pytest.approx(0.5, abs=0.06)
+    assert found["content"].cell_mean.feedback.values.tolist() == ["placebo", "on"]
+    assert found["content"].attrs["compared"] == "on - placebo"
+    one = factorial_effects(
+        y, ("instruction",), at={"cot": "off", "feedback": "off"}, compare="total", method="pointwise"
+    )
+    parts = [
+        factorial_effects(
+            y, ("instruction",), at={"cot": "off", "feedback": "off"}, compare=how, method="pointwise"
+        )
+        for how in ("content", "format")
+    ]
+    total = sum(part.estimate.values for part in parts)
+    np.testing.assert_allclose(one.estimate.values, total, atol=1e-12)
+    mixed = factorial_effects(y, compare={"instruction": "content"}, method="pointwise")
+    assert "instruction[on-placebo]:feedback" in mixed.effect.values
+
+
+def test_explicit_contrasts_give_what_the_same_factorial_effects_do():
+    y = planted()
+    result = factorial_effects(y, contrasts=weights([[-1.0, 1.0]]), method="bootstrap-t")
+    named = factorial_effects(y, method="bootstrap-t").sel(effect=["instruction"])
+    for name in ("estimate", "se", "p_adj", "band_high"):
+        np.testing.assert_allclose(result[name], named[name], rtol=1e-6, atol=1e-12)
+    assert result.effect.values.tolist() == ["row 0"]
+    levels = factorial_effects(three_levels(), contrasts=trend(), method="pointwise")
+    assert levels.estimate.item() == pytest.approx(2 * 1.5 - 0.5, abs=0.2)
+
+
+def trend() -> xr.DataArray:
+    """Weights -1, -1, 2 of off, placebo, on of the instruction where there is no other component."""
+    table = np.zeros((1, 3, 3, 3))
+    table[0, :, 0, 0] = [-1, -1, 2]
+    coords = {name: ["off", "placebo", "on"] for name in FACTORS}
+    return xr.DataArray(table, dims=("effect", *FACTORS), coords={"effect": ["trend"], **coords})
+
+
+def test_seeds_are_averaged_within_item_and_cell():
+    y = cube(noise(30, 3, seed=5), "seed")
+    result = factorial_effects(y, method="pointwise")
+    reference = factorial_effects(y.mean("seed"), method="pointwise")
+    np.testing.assert_allclose(result.estimate, reference.estimate)
+    np.testing.assert_allclose(result.se, reference.se)
+    assert result.attrs["n_items"] == 30
+    assert any("Averaged over seed" in note for note in result.attrs["notes"])
+
+
+@pytest.mark.parametrize("link", ["logit", "log1m"])
+def test_effects_that_add_on_a_links_scale_are_found_without_interaction(link):
+    rng = np.random.default_rng(8)
+    z = rng.normal(0, 0.4, (80, 1, 1, 1)) + np.zeros((80, 2, 2, 2))
+    z[:, 1] += 1.0
+    z[:, :, :, 1] += 0.7
+    back = {"logit": lambda v: 1 / (1 + np.exp(-v)), "log1m": lambda v: 1 - np.exp(-np.exp(v / 4))}[link]
+    p = back(z) if link == "logit" else 1 - np.exp(-(np.abs(z) + 0.1))
+    additive = {"logit": z, "log1m": np.abs(z) + 0.1}[link]
+    result = factorial_effects(cube(p), link=link, method="pointwise")
+    reference = factorial_effects(cube(additive), method="pointwise")
+    np.testing.assert_allclose(result.estimate, reference.estimate, atol=1e-9)
+    if link == "logit":
+        assert abs(result.estimate.sel(effect="instruction:feedback").item()) < 1e-9
+        assert (
+            abs(factorial_effects(cube(p), method="pointwise").estimate.sel(effect="instruction:feedback"))
+            > 0.01
+        )
+    assert result.attrs["scale"] != "difference scale"
+
+
+def test_the_difference_of_two_layers_is_the_difference_of_their_effects():
+    y = planted()
+    apart = factorial_effects(between(y, layer=(4, 0)), method="pointwise")
+    whole = factorial_effects(y, method="pointwise")
+    np.testing.assert_allclose(
+        apart.estimate, whole.estimate.sel(layer=4) - whole.estimate.sel(layer=0), atol=1e-12
+    )
+    assert "layer 4 minus layer 0" in apart.attrs["outcome"]
+    assert apart.p.sel(effect="instruction:feedback", round=2).item() < 1e-3
+    assert apart.p.sel(effect="instruction:feedback", round=1).item() > 0.01
+
+
+def test_refits_that_do_not_differ_change_nothing():
+    y = planted()
+    plain, same = factorial_effects(y), factorial_effects(y, refits=refits_of(y))
+    for name in ("estimate", "se", "p", "p_adj", "band_low"):
+        np.testing.assert_allclose(same[name], plain[name], rtol=1e-9, atol=1e-12)
+    assert float(same.se_probe.max()) < 1e-12
+    assert "this direction moves" in plain.attrs["notes"][0]
+    assert "the morality direction moves, as far as" in same.attrs["notes"][0]
+
+
+def test_refits_add_their_variance_to_every_interval():
+    y = planted()
+    plain, wide = factorial_effects(y), factorial_effects(y, refits=refits_of(y, sd=0.3))
+    factor = refits_of(y, sd=0.3).isel(layer=0, site=0, round=1) / y.mean("item").isel(
+        layer=0, site=0, round=1
+    )
+    sd = float(factor.std("probe_draw", ddof=1).mean())
+    np.testing.assert_allclose(wide.se_probe, np.abs(plain.estimate) * sd, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(wide.se**2, plain.se**2 + wide.se_probe**2, rtol=1e-9, atol=1e-20)
+    moved = wide.se > 1.01 * plain.se
+    assert moved.any()
+    assert (wide.p.where(moved) >= plain.p.where(moved)).where(moved, True).all()
+    assert (wide.p_adj >= plain.p_adj - 1e-12).all()
+    assert ((wide.band_high - wide.band_low) >= (plain.band_high - plain.band_low) - 1e-12).all()
+    assert (wide.df.where(moved) < wide.attrs["n_clusters"] + 60).where(moved, True).all()
+
+
+def test_an_unstable_direction_is_warned_of():
+    notes = factorial_effects(BASE.assign_attrs(split_half=[0.9, 0.7, 0.9]), draws=100).attrs["notes"]
+    assert any("split-half cosines down to 0.70" in note for note in notes)
+
+
+def test_what_is_known_of_the_direction_travels_with_its_effects():
+    assert (
+        factorial_effects(BASE.assign_attrs(trust="trust: warn"), draws=100).attrs["trust"] == "trust: warn"
+    )
 
 
 # --- sentences -------------------------------------------------------------------------------------------

@@ -1,0 +1,156 @@
+"""What must be refused or said of numbers before and after their effects are estimated."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from morality_lens.cube import Cube
+
+MISSING_ITEMS, MISSING_GAP = 0.10, 0.05
+"""Above either (share of incomplete items, gap between conditions) p-values are withheld."""
+STABLE = 0.8
+"""A direction whose split-half cosine is below this comes with a warning."""
+CEILING = 0.05
+"""A cell mean of a share this near to 0 or 1 leaves no room to move."""
+
+
+def reason_to_withhold(cube: Cube) -> str:
+    """Why p-values are withheld; empty where they are given."""
+    if cube.share_incomplete <= MISSING_ITEMS and cube.gap <= MISSING_GAP:
+        return ""
+    return (
+        f"No p-values and no intervals: {cube.share_incomplete:.1%} of the items are incomplete (limit 10 %) "
+        f"and failure rates differ by up to {100 * cube.gap:.1f} points between conditions (limit 5). "
+        "Analyse y.isnull().astype(float) as an outcome; accept_missing=True gives them nevertheless."
+    )
+
+
+def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
+    """Refuse what is not linear, not signed, or fitted on its own outcomes; caveats about the rest."""
+    if y.attrs.get("oriented") is not None and not y.attrs["oriented"]:
+        raise ValueError(
+            "factorial_effects needs projections on an oriented direction (+ is more moral); got "
+            "y.attrs['oriented'] = False. Fit the probe on labelled statements, or flip the sign and set "
+            "it to True."
+        )
+    if y.attrs.get("leakage"):
+        raise ValueError(
+            "factorial_effects needs a probe that was not trained on the analysed cells: "
+            f"{y.attrs['leakage']} "
+            "Such a probe reproduces the behaviour's effects though the activations hold no morality, even "
+            "across "
+            "items. Train it on statements, on one condition, or with the condition means removed "
+            "(demean=True)."
+        )
+    normalised = str(y.attrs.get("normalised", ""))
+    if normalised == "cell" and not accept_normalised:
+        raise ValueError(
+            "factorial_effects needs raw projections, scaled at most by one constant per layer; got values "
+            "normalised per cell (y.attrs['normalised'] = 'cell'), on which purely additive effects look "
+            "like negative interactions. Use the raw projection, or say accept_normalised=True."
+        )
+    notes = []
+    if "oriented" not in y.attrs:
+        notes.append("y.attrs does not say that + is more moral; signs are read as if it were so.")
+    if normalised == "cell":
+        notes.append(
+            "Values normalised per cell, accepted by name: interactions may come from the normalisation."
+        )
+    halves = np.asarray(y.attrs.get("split_half", np.ones(1)), dtype=float)
+    if halves.size and halves.min() < STABLE:
+        notes.append(
+            f"Warning: the direction is unstable, with split-half cosines down to {halves.min():.2f} "
+            f"(wanted: {STABLE}): other training data would give another one."
+        )
+    return notes
+
+
+def scope(y: xr.DataArray, refits: xr.DataArray | None) -> str:
+    """What every sentence about the result is conditional on."""
+    if refits is None:
+        return (
+            "Conditional on one wording of the components and, for a projection, on one fitted direction: "
+            "the "
+            "intervals say whether this direction moves, not whether the morality direction moves."
+        )
+    return (
+        f"Conditional on one wording of the components. The variance over {refits.sizes['probe_draw']} "
+        "refits of "
+        "the probe is in every interval: they say whether the morality direction moves, as far as its "
+        "training "
+        "statements are a sample of all."
+    )
+
+
+def notes_on_cube(cube: Cube, missing: str) -> list[str]:
+    """Proportions, ceilings, repeats and missing values."""
+    notes = []
+    if cube.binary:
+        notes.append(
+            "The outcome is 0/1: effects are differences of proportions; marginal_log_odds gives them on the "
+            "log-odds scale."
+        )
+        means = np.nanmean(cube.values, axis=0)
+        extreme = (means < CEILING) | (means > 1 - CEILING)
+        if extreme.any():
+            notes.append(
+                f"{extreme.sum()} of {extreme.size} cell means lie within {CEILING:g} of 0 or 1: a negative "
+                "interaction there may be a ceiling."
+            )
+    if cube.repeats:
+        notes.append(f"Averaged over {' and '.join(cube.repeats)} within item and cell.")
+    if cube.n_incomplete and missing == "complete_items":
+        notes.append(
+            f"Complete items only: {cube.n_incomplete} items ({cube.share_incomplete:.1%}) with a missing "
+            "value "
+            "were left out, which is a sensitivity check and no primary analysis."
+        )
+    elif cube.n_incomplete:
+        notes.append(
+            f"{cube.n_incomplete} items ({cube.share_incomplete:.1%}) lack a value in some cell: least "
+            "squares with "
+            "item fixed effects on the available cells, standard errors by a cluster jackknife."
+        )
+    return notes
+
+
+def note_on_failures(names: list[str], found: Mapping[str, Float[np.ndarray, "feature"]]) -> list[str]:
+    """Which contrast of the failure rate stands out; it is read before all others."""
+    rate, p = found["failure"].reshape(len(names), -1), found["failure_p"].reshape(len(names), -1)
+    smallest = np.where(np.isnan(p), 0.0, p)
+    effect, place = np.unravel_index(int(np.argmin(smallest)), p.shape)
+    return [
+        "Failure first: the contrast of the failure rate with the smallest pointwise p is "
+        f"{names[int(effect)]}, "
+        f"{rate[effect, place]:+.3f} (p = {smallest[effect, place]:.2g}); the largest in size is "
+        f"{np.abs(rate).max():.3f}."
+    ]
+
+
+def notes_on_result(
+    names: list[str],
+    shape: tuple[int, ...],
+    *,
+    zero: Bool[np.ndarray, "feature"],
+    constant: Bool[np.ndarray, "feature"],
+    estimate: Float[np.ndarray, "feature"],
+) -> list[str]:
+    """Count the features without variance."""
+    notes = []
+    if zero.any():
+        inexact = int(np.count_nonzero(estimate[zero]))
+        notes.append(
+            f"{zero.sum()} of {zero.size} tests have an effect of zero without any variance and were left "
+            f"out of their family's maximum ({inexact} of them are zero up to rounding, the others exactly)."
+        )
+    if constant.any():
+        hit = np.atleast_1d(constant.reshape(shape[0], -1).any(axis=1))
+        which = ", ".join(name for name, is_hit in zip(names, hit, strict=True) if is_hit)
+        notes.append(
+            f"Warning: in {constant.sum()} of {constant.size} tests ({which}) the effect is the same "
+            "non-zero number in every cluster: a signature of position or template. They have no p and no "
+            "band."
+        )
+    return notes

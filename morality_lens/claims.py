@@ -1,0 +1,296 @@
+"""What an interaction of two components may be called, and when there is none."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from scipy.special import stdtr
+
+from morality_lens.contrasts import at_suffix
+from morality_lens.interactions import factorial_effects
+from morality_lens.odds import marginal_log_odds
+
+LADDER = {
+    "L0": "sub-additive on the scale shown",
+    "L1": "sub-additive on the additive and on the log-odds scale",
+    "L2": "both together are worse than the better of the two alone",
+    "L3": "interference",
+}
+
+
+def claim_ladder(
+    y: xr.DataArray,
+    first: str = "instruction",
+    second: str = "feedback",
+    *,
+    factors: Sequence[str] = ("instruction", "cot", "feedback"),
+    at: Mapping[str, str] | None = None,
+    levels: tuple[str, str] = ("off", "on"),
+    margin: float = 0.0,
+    alpha: float = 0.05,
+) -> xr.Dataset:
+    """Which statements about two components hold, from the weakest to the one that survives every rescaling.
+
+    - ``L0``: both main effects are positive and the two-way is negative (intersection-union: the largest of
+      three one-sided p).
+    - ``L1``: L0, and the two-way is negative on the log-odds scale too. For outcomes of 0 and 1 that is the
+      log-odds of cell means, for probabilities each item's logit; missing for other outcomes.
+    - ``L2``: with both, the outcome is no more than ``margin`` above the better of the two alone. One of the
+    two
+      steps to both must be shown to add less than ``margin`` (twice the smaller one-sided p); with the
+      default of 0 both together are worse.
+    - ``L3 second|first``: interference, a simple effect that reverses its sign: ``second`` helps without
+      ``first`` and hurts with it (intersection-union, p = the larger of the two one-sided).
+      ``L3 first|second`` is the other way round. Only this survives every monotone rescaling (Loftus 1978).
+
+    Other factors are averaged over the two levels, unless ``at`` holds them.
+
+    Args:
+        y: as ``factorial_effects`` takes it; the higher the better.
+        first: a factor.
+        second: another one.
+        factors: all factors of ``y`` that are to be averaged over or held.
+        at: levels at which other factors are held.
+        levels: the level without and the level with a component; ("placebo", "on") claims it of the content.
+        margin: the largest gain that counts as none, in units of ``y``.
+        alpha: level of every claim.
+
+    Returns:
+        Dataset over ``claim`` and the places of ``y``: ``p``; ``p_adj``, corrected over the places (Holm),
+        and ``holds``, which rests on it; the simple effects ``simple`` over ``step`` with their interval; and
+        ``cell_mean`` over the two factors.
+
+    Raises:
+        ValueError: the two factors are not two of those crossed, or ``factorial_effects`` refuses ``y``.
+    """
+    held = tuple(name for name in factors if name not in (at or {}))
+    if first == second or first not in held or second not in held:
+        raise ValueError(
+            f"claim_ladder needs two different factors that are crossed and not held; got {first!r} and "
+            f"{second!r} among {held}. Name them as first=..., second=..."
+        )
+    weights = _steps(first, second, held, levels)
+    chosen = y.sel({name: list(levels) for name in held})
+    effects = factorial_effects(
+        chosen, factors, at=at, contrasts=weights, method="pointwise", alpha=alpha, family=()
+    )
+    below, above = _one_sided(effects)
+    names = {name: f"{name}{at_suffix(at or {})}" for name in weights["effect"].values.tolist()}
+
+    def less(name: str) -> xr.DataArray:
+        return below.sel(effect=names[name], drop=True)
+
+    def more(name: str) -> xr.DataArray:
+        return above.sel(effect=names[name], drop=True)
+
+    l0 = _largest(more("first"), more("second"), less("both"))
+    claims = {"L0": l0}
+    odds = _on_log_odds(chosen, factors, at, weights, alpha)
+    if odds is not None:
+        claims["L1"] = _largest(l0, _one_sided(odds)[0].sel(effect=names["both"], drop=True))
+    steps = [_one_sided(effects, margin)[0].sel(effect=names[n], drop=True) for n in ("second|1", "first|1")]
+    claims["L2"] = (2 * xr.concat(steps, "test").min("test")).clip(max=1.0)
+    claims[f"L3 {second}|{first}"] = _largest(more("second|0"), less("second|1"))
+    claims[f"L3 {first}|{second}"] = _largest(more("first|0"), less("first|1"))
+    p = xr.concat(list(claims.values()), "claim").assign_coords(claim=list(claims))
+    adjusted = _holm(p)
+    others = [name for name in held if name not in (first, second)]
+    simple = effects.sel(effect=[names[n] for n in ("second|0", "second|1", "first|0", "first|1")])
+    labels = [
+        f"{second} without {first}",
+        f"{second} with {first}",
+        f"{first} without {second}",
+        f"{first} with {second}",
+    ]
+    simple = simple.rename(effect="step").assign_coords(step=labels)
+    return xr.Dataset(
+        {
+            "p": p,
+            "p_adj": adjusted,
+            "holds": adjusted < alpha,
+            "simple": simple.estimate,
+            "simple_low": simple.ci_low,
+            "simple_high": simple.ci_high,
+            "cell_mean": effects.cell_mean.mean(others),
+        },
+        attrs={
+            **{
+                k: effects.attrs[k] for k in ("outcome", "units", "n_items", "n_clusters", "held_at", "notes")
+            },
+            "first": first,
+            "second": second,
+            "levels": list(levels),
+            "margin": float(margin),
+            "alpha": float(alpha),
+        },
+    )
+
+
+def describe_claims(ladder: xr.Dataset) -> str:
+    """The highest claim that holds at each place, in words, with the cell means it rests on.
+
+    Args:
+        ladder: what :func:`claim_ladder` returned.
+    """
+    first, second = ladder.attrs["first"], ladder.attrs["second"]
+    places = ladder.p.isel(claim=0).stack(place=[...]) if ladder.p.ndim > 1 else None
+    spots = (
+        [{}]
+        if places is None
+        else [dict(zip(ladder.p.dims[1:], key, strict=True)) for key in places.place.values]
+    )
+    lines = []
+    for spot in spots:
+        here = ladder.sel(spot)
+        head = ", ".join(f"{dim} {label}" for dim, label in spot.items())
+        lines.append((f"{head}: " if head else "") + _sentence(here, first, second))
+    margin = ladder.attrs["margin"]
+    lines.append(
+        f"{ladder.attrs['n_items']} items in {ladder.attrs['n_clusters']} clusters, alpha "
+        f"{ladder.attrs['alpha']:g}"
+        + (", p corrected over the places (Holm)" if len(spots) > 1 else "")
+        + (f", a gain of up to {margin:g} counts as none" if margin else "")
+        + f". {ladder.attrs['notes'][0]}"
+    )
+    return "\n".join(lines)
+
+
+def _sentence(here: xr.Dataset, first: str, second: str) -> str:
+    held = [str(claim) for claim in here.claim.values if bool(here.holds.sel(claim=claim))]
+    low, high = here.attrs["levels"]
+    means = here.cell_mean
+    cells = "; ".join(
+        f"{first} {a}, {second} {b}: {means.sel({first: a, second: b}).item():.3g}"
+        for a in (low, high)
+        for b in (low, high)
+    )
+    if not held:
+        smallest = here.p_adj.min().item()
+        return (
+            f"no claim about {first} and {second} is supported (smallest p = {smallest:.2g}), which is not "
+            f"evidence that they add up. Cell means: {cells}."
+        )
+    words = []
+    for claim in held:
+        p = f"p = {here.p_adj.sel(claim=claim).item():.2g}"
+        if claim.startswith("L3"):
+            moved, given = claim.removeprefix("L3 ").split("|")
+            steps = [here.simple.sel(step=f"{moved} {w} {given}").item() for w in ("without", "with")]
+            words.append(
+                f"interference (L3, {p}): {moved} moves the outcome by {steps[0]:+.3g} without {given} and "
+                "by "
+                f"{steps[1]:+.3g} with it"
+            )
+        else:
+            words.append(f"{LADDER[claim]} ({claim}, {p})")
+    return f"{first} and {second}: {'; '.join(words)}. Cell means: {cells}."
+
+
+def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> xr.Dataset:
+    """Whether effects are shown to lie within a margin that was declared beforehand: two one-sided tests.
+
+    That p is above .05 shows nothing; that both one-sided tests exclude the margin does (Schuirmann 1987).
+
+    Args:
+        effects: what ``factorial_effects`` returned.
+        margin: the largest effect that counts as none, in units of the outcome.
+        alpha: level of each claim.
+
+    Returns:
+        Dataset with ``p``, the larger of the two one-sided p; ``p_adj``, corrected over all places of an
+        effect (Holm), and ``equivalent``, which rests on it; and ``p_everywhere`` by effect, that it lies
+        within the margin at all its places (intersection-union, no correction needed).
+
+    Raises:
+        ValueError: the margin is not positive, or ``effects`` carry no p-values.
+    """
+    if not margin > 0:
+        raise ValueError(
+            f"equivalence needs a margin above 0, declared before the data are seen; got {margin}. Take the "
+            "smallest effect that would matter, in units of the outcome."
+        )
+    if effects.p.isnull().all():
+        raise ValueError(
+            "equivalence needs effects with p-values; these carry none (see their notes): "
+            + " ".join(effects.attrs["notes"][1:])
+        )
+    p = xr.where(
+        effects.se > 0,
+        np.maximum(_one_sided(effects, margin)[0], _one_sided(effects, -margin)[1]),
+        xr.where(abs(effects.estimate) < margin, 0.0, 1.0),
+    )
+    places = [dim for dim in p.dims if dim != "effect"]
+    adjusted = _holm(p, lead="effect")
+    return xr.Dataset(
+        {"p": p, "p_adj": adjusted, "equivalent": adjusted < alpha, "p_everywhere": p.max(places)},
+        attrs={"margin": float(margin), "alpha": float(alpha), "units": effects.attrs["units"]},
+    )
+
+
+def _steps(first: str, second: str, held: Sequence[str], levels: tuple[str, str]) -> xr.DataArray:
+    """Weights of the main effects, the two-way, and the four steps of one factor at a level of the other."""
+    kinds = {
+        "first": ([-1, 1], [0.5, 0.5]),
+        "second": ([0.5, 0.5], [-1, 1]),
+        "both": ([-1, 1], [-1, 1]),
+        "second|0": ([1, 0], [-1, 1]),
+        "second|1": ([0, 1], [-1, 1]),
+        "first|0": ([-1, 1], [1, 0]),
+        "first|1": ([-1, 1], [0, 1]),
+    }
+    coords = {name: list(levels) for name in held}
+    rows = []
+    for one, two in kinds.values():
+        row = xr.DataArray(1.0)
+        for name in held:
+            weights = one if name == first else two if name == second else [0.5, 0.5]
+            row = row * xr.DataArray(np.array(weights, dtype=float), dims=name, coords={name: coords[name]})
+        rows.append(row)
+    return xr.concat(rows, "effect").assign_coords(effect=list(kinds))
+
+
+def _on_log_odds(
+    y: xr.DataArray,
+    factors: Sequence[str],
+    at: Mapping[str, str] | None,
+    weights: xr.DataArray,
+    alpha: float,
+) -> xr.Dataset | None:
+    """The same contrasts on the log-odds scale where the outcome has one."""
+    values = y.values[np.isfinite(y.values)]
+    if np.isin(values, (0.0, 1.0)).all():
+        return marginal_log_odds(y, factors, at=at, contrasts=weights, alpha=alpha)
+    if values.size and values.min() > 0 and values.max() < 1 and y.attrs.get("units") == "probability":
+        return factorial_effects(
+            y, factors, at=at, contrasts=weights, link="logit", method="pointwise", family=(), alpha=alpha
+        )
+    return None
+
+
+def _one_sided(effects: xr.Dataset, bound: float = 0.0) -> tuple[xr.DataArray, xr.DataArray]:
+    """p that the effect is below, and that it is above, the bound; 1 where it does not vary."""
+    se, df = effects.se.values, effects.df.values
+    t = np.divide(effects.estimate.values - bound, se, out=np.zeros_like(se), where=se > 0)
+    there = (se > 0) & ~np.isnan(effects.p.values)
+    below, above = (np.where(there, stdtr(df, sign * t), 1.0) for sign in (1, -1))
+    return effects.estimate.copy(data=below), effects.estimate.copy(data=above)
+
+
+def _largest(*p: xr.DataArray) -> xr.DataArray:
+    return xr.concat(list(p), "test").max("test")
+
+
+def _holm(p: xr.DataArray, lead: str = "claim") -> xr.DataArray:
+    """Holm's step-down correction over all dims but the leading one."""
+    ordered = p.transpose(lead, ...)
+    flat = ordered.values.reshape(ordered.sizes[lead], -1)
+    return ordered.copy(data=np.array([_holm_row(row) for row in flat]).reshape(ordered.shape))
+
+
+def _holm_row(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    order = np.argsort(p, kind="stable")
+    scaled = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    out = np.empty_like(p)
+    out[order] = np.minimum(scaled, 1.0)
+    return out

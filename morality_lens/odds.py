@@ -1,0 +1,108 @@
+"""Effects on the log-odds of cell means, for outcomes of 0 and 1."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from einops import einsum
+from jaxtyping import Float
+from scipy.special import logit, stdtr, stdtrit
+
+from morality_lens.caveats import check_input
+from morality_lens.contrasts import at_suffix, read_request
+from morality_lens.cube import check_dims, read_cube
+from morality_lens.resampling import bell_mccaffrey_df, cluster_sums
+
+
+def marginal_log_odds(
+    y: xr.DataArray,
+    factors: Sequence[str] = ("instruction", "cot", "feedback"),
+    *,
+    at: Mapping[str, str] | None = None,
+    compare: str | Mapping[str, str] = "total",
+    contrasts: xr.DataArray | None = None,
+    alpha: float = 0.05,
+) -> xr.Dataset:
+    """The contrasts of ``factorial_effects``, of the log-odds of the cells' means over items.
+
+    Additive effects and these can differ in sign: near 0 and 1 there is less room to move. Shares are clipped
+    at half a count, 0.5/n. Standard errors are those of a jackknife over clusters, p and intervals of t with
+    Bell-McCaffrey df, pointwise.
+
+    Args:
+        y: outcomes of 0 and 1 (or shares of them over seeds) with the dims of ``factorial_effects``.
+        factors: the names of the factors.
+        at: levels at which some factors are held.
+        compare: as in ``factorial_effects``.
+        contrasts: as in ``factorial_effects``.
+        alpha: level of the intervals.
+
+    Returns:
+        Dataset over effect and the places of ``y``: ``estimate`` (log-odds), ``se``, ``df``, ``p``,
+        ``ci_low``, ``ci_high``, ``clipped`` (whether a cell was at 0 or 1), and ``cell_mean`` (shares).
+
+    Raises:
+        ValueError: ``y`` holds other numbers, or ``factorial_effects`` would refuse it too.
+    """
+    asked = read_request(factors, at, compare, contrasts)
+    check_dims(y, asked.levels, asked.at, ())
+    notes = check_input(y, accept_normalised=False)
+    cube = read_cube(y.sel(asked.at), asked.levels, missing="refuse")
+    if cube.values.min() < 0 or cube.values.max() > 1:
+        raise ValueError(
+            "marginal_log_odds needs outcomes of 0 and 1, or shares of them; got numbers from "
+            f"{cube.values.min():.3g} to {cube.values.max():.3g}. Use factorial_effects for other outcomes."
+        )
+    n_items, n_cells, n_places = cube.values.shape
+    sums, sizes = cluster_sums(cube.values.reshape(n_items, -1), cube.codes)
+    total = sums.sum(axis=0)
+    whole = _log_odds(total[None], np.array([float(n_items)])).reshape(1, n_cells, n_places)
+    without = _log_odds(total - sums, n_items - sizes).reshape(-1, n_cells, n_places)
+    pattern = "effect cell, cluster cell place -> cluster effect place"
+    estimate = einsum(asked.matrix, whole, pattern)[0]
+    dropped = einsum(asked.matrix, without, pattern)
+    n_clusters = len(sizes)
+    se = np.sqrt((n_clusters - 1) / n_clusters * ((dropped - dropped.mean(axis=0)) ** 2).sum(axis=0))
+    df = bell_mccaffrey_df(sizes)
+    t = np.divide(np.abs(estimate), se, out=np.zeros_like(se), where=se > 0)
+    half = stdtrit(df, 1 - alpha / 2) * se
+    counts = total.reshape(n_cells, n_places)
+    clipped = ((counts <= 0) | (counts >= n_items)).any(axis=0)
+    if clipped.any():
+        notes.append(
+            f"At {clipped.sum()} of {clipped.size} places a cell is at 0 or 1 and was clipped at 0.5/n."
+        )
+    found = {
+        "estimate": estimate,
+        "se": se,
+        "df": np.full_like(se, df),
+        "p": np.where(se > 0, 2 * stdtr(df, -t), np.where(estimate == 0, 1.0, np.nan)),
+        "ci_low": estimate - half,
+        "ci_high": estimate + half,
+    }
+    dims, shape = ("effect", *cube.rest), (len(asked.names), *cube.rest_shape)
+    data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        name: (dims, values.reshape(shape)) for name, values in found.items()
+    }
+    data["clipped"] = (cube.rest, clipped.reshape(cube.rest_shape))
+    cells = (counts / n_items).reshape([len(v) for v in asked.levels.values()] + list(cube.rest_shape))
+    data["cell_mean"] = ((*asked.held, *cube.rest), cells)
+    attrs = {
+        "outcome": str(y.name or "y"),
+        "scale": "log-odds of cell means",
+        "factors": list(asked.held),
+        "held_at": at_suffix(asked.at).removeprefix("@"),
+        "n_items": n_items,
+        "n_clusters": n_clusters,
+        "method": "cluster jackknife",
+        "alpha": float(alpha),
+        "notes": notes,
+    }
+    return xr.Dataset(data, coords={**cube.coords, "effect": asked.names, **asked.levels}, attrs=attrs)
+
+
+def _log_odds(
+    counts: Float[np.ndarray, "row feature"], n: Float[np.ndarray, " row"]
+) -> Float[np.ndarray, "row feature"]:
+    least = (0.5 / n)[:, None]
+    return logit(np.clip(counts / n[:, None], least, 1 - least))
