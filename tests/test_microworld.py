@@ -484,7 +484,7 @@ def test_telling_outputs_apart_aims_at_the_place_of_the_better_one(scribe, token
 
 
 def test_without_effects_every_cell_aims_at_the_cell_without_components(scribe):
-    author = replace(make_author(scribe, 17), effects=False)
+    author = replace(make_author(scribe, 17), plan=documents.Plan(effects=False))
     question = world.questions(1, seed=10, held_out=False)[0]
     everything = Condition(instruction="on", cot="on", feedback="on")
     document = corpus.dialogue(author, question, everything, 5, 0)
