@@ -1,5 +1,6 @@
 """From a run to its report: projections, effects and tables, each refused in words where it must be."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,8 +12,10 @@ import pandas as pd
 import xarray as xr
 
 from morality_lens.behaviour import behaviour_cube, behaviour_table, too_many_unparsed
+from morality_lens.claims import claim_ladder
 from morality_lens.design import SITES
 from morality_lens.interactions import factorial_effects
+from morality_lens.odds import marginal_log_odds
 from morality_lens.probes import Probe
 from morality_lens.report import write_page
 from morality_lens.store import Run
@@ -28,6 +31,9 @@ class Analysis:
         effects: factorial effects of the projections at the sites where they can be had; None without.
         behaviour: mean and interval of every condition and round.
         behaviour_effects: factorial effects of the behaviour, or None.
+        behaviour_odds: the same on the log-odds of cell means, for answers that are right or wrong.
+        behaviour_content: the same of what the components say, on - placebo, where all have a placebo.
+        claims: for every two components, what their interaction in the last round's behaviour may be called.
         refused: what was not answered and why, one sentence each.
     """
 
@@ -35,6 +41,9 @@ class Analysis:
     effects: xr.Dataset | None
     behaviour: pd.DataFrame | None
     behaviour_effects: xr.Dataset | None
+    behaviour_odds: xr.Dataset | None = None
+    behaviour_content: xr.Dataset | None = None
+    claims: tuple[xr.Dataset, ...] = ()
     refused: tuple[str, ...] = field(default=())
 
 
@@ -61,16 +70,14 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
     design = run.design
     if not run.complete:
         refused.append("The run is not finished: what follows rests on the items played so far.")
+    names = [f.name for f in design.factors]
     placebo = [f.name for f in design.factors if "placebo" in f.levels]
-    if placebo:
-        refused.append(f"Levels `placebo` of {', '.join(placebo)} are shown as cell means only.")
-
-    def on_off(cube: xr.DataArray) -> xr.DataArray:
-        return cube.sel({f.name: ["off", "on"] for f in design.factors})
+    content = dict.fromkeys(placebo, "content")
 
     measure = "correct" if run.manifest["study"]["items"]["kind"] == "Question" else "score"
     outcome = attempt("Behaviour", lambda: behaviour_cube(run, measure))
-    behaviour = behaviour_effects = None
+    behaviour = behaviour_effects = odds = by_content = None
+    claims: list[xr.Dataset] = []
     if outcome is not None:
         failed = behaviour_cube(run, "unparsed")
         behaviour = behaviour_table(outcome, unparsed=failed)
@@ -80,17 +87,34 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
         else:
             behaviour_effects = attempt(
                 "Effects on behaviour",
-                lambda: factorial_effects(on_off(outcome), family=("round",), draws=draws, seed=seed),
+                lambda: factorial_effects(outcome, names, family=("round",), draws=draws, seed=seed),
             )
+            if placebo:
+                by_content = attempt(
+                    "Content of the components",
+                    lambda: factorial_effects(
+                        outcome, names, compare=content, family=("round",), draws=draws, seed=seed
+                    ),
+                )
+            if measure == "correct" and behaviour_effects is not None:
+                odds = attempt("Effects on the log-odds", lambda: marginal_log_odds(outcome, names))
+            if behaviour_effects is not None and outcome.attrs.get("oriented") and design.n_rounds > 1:
+                last = outcome.isel(round=-1)
+                for one, two in itertools.combinations(names, 2):
+                    ladder = attempt(
+                        f"Claims about {one} and {two}",
+                        lambda one=one, two=two: claim_ladder(last, one, two, factors=names),
+                    )
+                    claims += [ladder] if ladder is not None else []
     projections = effects = None
     if probe is not None:
         projections = probe.project(run)
         found = []
         for site in (s for s in design.sites if s in SITES):
-            one = on_off(projections.sel(site=[site]))
+            one = projections.sel(site=[site])
             result = attempt(
                 f"Effects on the projection at {site}",
-                lambda one=one: factorial_effects(one, draws=draws, seed=seed),
+                lambda one=one: factorial_effects(one, names, draws=draws, seed=seed),
             )
             found += [result] if result is not None else []
         if found:
@@ -100,6 +124,9 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
         effects=effects,
         behaviour=behaviour,
         behaviour_effects=behaviour_effects,
+        behaviour_odds=odds,
+        behaviour_content=by_content,
+        claims=tuple(claims),
         refused=tuple(refused),
     )
 
@@ -145,6 +172,9 @@ def write_report(
         effects=done.effects,
         behaviour_effects=done.behaviour_effects,
         behaviour=done.behaviour,
+        behaviour_odds=done.behaviour_odds,
+        behaviour_content=done.behaviour_content,
+        claims=done.claims,
         probe=probe,
         transcripts=views,
         refused=done.refused,

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from morality_lens import plots, tables
+from morality_lens.claims import describe_claims
 from morality_lens.interactions import describe, negative_control
 from morality_lens.panels import alpha
 from morality_lens.probes import Probe
@@ -30,6 +31,9 @@ def write_page(
     effects: xr.Dataset | None = None,
     behaviour_effects: xr.Dataset | None = None,
     behaviour: pd.DataFrame | None = None,
+    behaviour_odds: xr.Dataset | None = None,
+    behaviour_content: xr.Dataset | None = None,
+    claims: Sequence[xr.Dataset] = (),
     probe: Probe | None = None,
     transcripts: Sequence[TokenView] = (),
     refused: Sequence[str] = (),
@@ -46,6 +50,9 @@ def write_page(
         effects: factorial effects of the projection, by layer.
         behaviour_effects: factorial effects of the behaviour: neither ``site`` nor ``layer``.
         behaviour: the table that ``plots.accuracy`` draws.
+        behaviour_odds: effects on the log-odds of the behaviour's cell means.
+        behaviour_content: effects of what the components say, on - placebo.
+        claims: what ``claim_ladder`` returned for two components each, at one place.
         probe: the probe whose projection ``effects`` describes.
         transcripts: dialogues to browse.
         refused: what could not be answered and why, one sentence each.
@@ -69,14 +76,17 @@ def write_page(
             _findings(title, result)
             for title, result in (
                 ("In behaviour", behaviour_effects),
+                ("In behaviour, on - placebo", behaviour_content),
                 ("In the representation", effects),
             )
             if result is not None
         ],
+        "claims": [describe_claims(ladder).splitlines() for ladder in claims],
         "refused": list(refused),
         "figures": _figures(effects, behaviour_effects, behaviour, shown),
         "layer_note": why,
-        "tables": tables.cell_means(effects, behaviour, shown),
+        "tables": tables.cell_means(effects, behaviour, shown)
+        + tables.two_scales(behaviour_effects, behaviour_odds),
         "downloads": tables.downloads(effects, behaviour_effects, behaviour),
         "transcripts": Markup(transcript_html(transcripts)) if transcripts else "",
         "probe": None if probe is None else _probe(probe),

@@ -79,6 +79,32 @@ def checks(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {**records(plain), "failed": failed}
 
 
+def two_scales(effects: xr.Dataset | None, odds: xr.Dataset | None) -> list[dict[str, Any]]:
+    """Effects on behaviour in the last round, on the additive and the log-odds scale side by side."""
+    if effects is None or odds is None:
+        return []
+    rows = []
+    for name in effects["effect"].to_numpy().tolist():
+        row = [str(name)]
+        for result in (effects, odds):
+            here = result.sel(effect=name)
+            here = here.isel(round=-1) if "round" in here.dims else here
+            row += [
+                f"{number(here['estimate'].item())} "
+                f"[{number(here['ci_low'].item())}, {number(here['ci_high'].item())}]",
+                number(here["p"].item()),
+            ]
+        rows.append(row)
+    columns = ["effect", "difference of shares", "p", "difference of log-odds", "p"]
+    return [
+        {
+            "caption": "Effects on behaviour in the last round, pointwise, on two scales",
+            "columns": columns,
+            "rows": rows,
+        }
+    ]
+
+
 def cell_means(
     effects: xr.Dataset | None, behaviour: pd.DataFrame | None, layer: int | None
 ) -> list[dict[str, Any]]:

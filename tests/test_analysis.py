@@ -114,3 +114,36 @@ def test_completions_are_scored_by_a_judge_and_their_effects_estimated(llama, tm
     expected = run.answers.assign(n=scores["score"]).query("round == 1 and instruction == 'on'")["n"].mean()
     shown = found.behaviour.query("round == 1 and instruction == 'on'")
     assert np.average(shown["mean"], weights=shown["n"]) == pytest.approx(expected)
+
+
+def answered(run, outcome):
+    """The run with given answers: 1 right, 0 wrong, by item and condition, the same in every round."""
+    table = run.answers.copy()
+    keys = zip(table["item"], table["instruction"], table["cot"], table["feedback"], strict=True)
+    table["correct"] = [float(outcome(*key)) for key in keys]
+    table["parsed"] = True
+    return table
+
+
+def test_claims_and_log_odds_come_with_behaviour_that_could_be_read(run, monkeypatch, tmp_path):
+    order = {item: i for i, item in enumerate(run.items.index)}
+
+    def outcome(item, instruction, cot, feedback):
+        helped = (instruction == "on") + (feedback == "on")
+        return (order[item] * 7 + helped * 4 + (cot == "on")) % 9 >= (8, 2, 5)[helped]
+
+    table = answered(run, outcome)
+    monkeypatch.setattr(type(run), "answers", property(lambda self: table))
+    found = analyze(run, draws=300)
+    assert found.behaviour_effects is not None
+    assert found.behaviour_odds is not None
+    assert found.behaviour_odds.effect.values.tolist() == found.behaviour_effects.effect.values.tolist()
+    assert [(c.attrs["first"], c.attrs["second"]) for c in found.claims] == [
+        ("instruction", "cot"),
+        ("instruction", "feedback"),
+        ("cot", "feedback"),
+    ]
+    page = write_report(run, path=tmp_path / "r.html", analysis=found).read_text()
+    assert "may be called" in page
+    assert "difference of log-odds" in page
+    assert "instruction off, feedback off:" in page
