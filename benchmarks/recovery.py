@@ -10,6 +10,7 @@ would; a probe that was estimated from few statements leans on it by chance.
 
 import argparse
 import itertools
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -91,7 +92,9 @@ def trapped(runs: int) -> dict[str, float]:
             dims=("probe_draw", *FACTORS),
             coords={name: list(levels) for name in FACTORS},
         )
-        asked = dict(zip(hits, ({}, {"refits": drawn}, {"compare": "content"}), strict=True))
+        asked: dict[str, dict[str, Any]] = dict(
+            zip(hits, ({}, {"refits": drawn}, {"compare": "content"}), strict=True)
+        )
         for name, how in asked.items():
             p = factorial_effects(y, method="pointwise", **how).p.isel(effect=0).item()
             hits[name] += p < 0.05
