@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from morality_lens.design import Design as Design
     from morality_lens.design import Factor as Factor
     from morality_lens.design import Protocol as Protocol
+    from morality_lens.hub import from_hub as from_hub
+    from morality_lens.hub import push_to_hub as push_to_hub
     from morality_lens.interactions import between as between
     from morality_lens.interactions import describe as describe
     from morality_lens.interactions import factorial_effects as factorial_effects
@@ -43,9 +45,14 @@ if TYPE_CHECKING:
     from morality_lens.probes import Probe as Probe
     from morality_lens.probes import load_probe as load_probe
     from morality_lens.reading import fit_probe as fit_probe
+    from morality_lens.reading import read_pairs as read_pairs
     from morality_lens.reading import read_statements as read_statements
     from morality_lens.reading import read_transcripts as read_transcripts
+    from morality_lens.refits import refit_directions as refit_directions
+    from morality_lens.refits import split_half_cosine as split_half_cosine
     from morality_lens.rounds import play as play
+    from morality_lens.run_probes import condition_direction as condition_direction
+    from morality_lens.run_probes import fit_on_run as fit_on_run
     from morality_lens.store import Run as Run
     from morality_lens.store import open_run as open_run
     from morality_lens.transcripts import TranscriptView as TranscriptView
@@ -59,6 +66,7 @@ _HOMES = {
     "config": ("Study", "load_study"),
     "design": ("Condition", "Design", "Factor", "Protocol"),
     "wording": ("load_wording",),
+    "hub": ("from_hub", "push_to_hub"),
     "interactions": ("between", "describe", "factorial_effects"),
     "items": ("OpenPrompt", "Question", "Statement"),
     "loaders": ("load_data", "load_items", "load_prompts", "load_questions", "load_statements"),
@@ -66,8 +74,10 @@ _HOMES = {
     "odds": ("marginal_log_odds",),
     "planning": ("plan",),
     "probes": ("Probe", "load_probe"),
-    "reading": ("fit_probe", "read_statements", "read_transcripts"),
+    "reading": ("fit_probe", "read_pairs", "read_statements", "read_transcripts"),
+    "refits": ("refit_directions", "split_half_cosine"),
     "rounds": ("play",),
+    "run_probes": ("condition_direction", "fit_on_run"),
     "store": ("Run", "open_run"),
     "transcripts": ("TranscriptView",),
 }

@@ -1,31 +1,32 @@
 """One moral direction per layer, fitted on labelled statements; its held-out quality; projection of a run."""
 
 import html
+import itertools
 import json
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from einops import rearrange
 from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 
+from morality_lens import quality
+from morality_lens.cases import Cases, as_features, check_cases, check_folds, check_kind, graded
+from morality_lens.design import COMPONENTS, LEVELS, Condition
+from morality_lens.directions import Kind, raw_directions
+from morality_lens.layerwise import class_means, class_sums, in_gaps
 from morality_lens.store import Run
 
-Kind = Literal["mean_difference", "logistic", "lda"]
-Features = Float[np.ndarray, "statement d_model"]
-Labels = Int[np.ndarray, " statement"]
-
 UNITS = "moral-immoral gap"
+"""What 1 is on every projection by a probe that knows the labels."""
+BLOCK = 2**28
+"""Bytes of residuals that are fitted together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,9 +42,14 @@ class Probe:
         kind: how the direction was fitted.
         direction: [layer, d_model].
         intercept: [layer], added to the dot product.
-        quality: by layer: held-out ``auroc`` with its interval ``auroc_low`` and ``auroc_high``, and the raw
-            distance ``gap`` of the class means along the unit direction, in units of the residual stream.
-        training: what it was fitted on (model fingerprint, statements' hash, counts, where they were read).
+        quality: by layer: held-out ``auroc`` with its interval ``auroc_low`` and ``auroc_high`` (NaN without
+            both labels), where graded values exist their held-out rank correlation ``spearman`` with
+            ``spearman_low`` and ``spearman_high``, and the raw distance ``gap`` of the class means along the
+            unit direction, in units of the residual stream.
+        training: what it was fitted on: ``source`` (``statements`` or ``run``), ``statements_sha256``,
+            ``items`` and ``conditions`` (of a run, else empty), ``demeaned`` (condition means were removed
+            first), ``oriented`` (labels chose the sign), model fingerprint, counts, where it was read.
+        trust: whether to rely on it, in a line that whoever checked it wrote; empty where nobody did.
     """
 
     kind: Kind
@@ -51,11 +57,14 @@ class Probe:
     intercept: xr.DataArray
     quality: xr.Dataset
     training: Mapping[str, Any]
+    trust: str = ""
 
     def project(self, run: Run | xr.DataArray) -> xr.DataArray:
         """Projections with the residuals' dims without ``d_model``, in moral-immoral gaps.
 
-        One site and layer is read at a time, so memory does not grow with their number.
+        One site and layer is read at a time, so memory does not grow with their number. The attributes say
+        ``units``, ``oriented``, ``trust`` and ``leakage``: why effects of these conditions must not be
+        estimated with this probe, or nothing.
 
         Raises:
             ValueError: the run is of another model, or the residuals have other layers.
@@ -86,7 +95,14 @@ class Probe:
             parts.append(_dot_by_site(at_layer, direction) + float(self.intercept[number]))
         values = np.stack(parts, axis=-1)
         coords = {name: c for name, c in residuals.coords.items() if "d_model" not in c.dims}
-        attrs = {"units": UNITS, "oriented": True, "probe": self.kind, **_flat(self.training)}
+        attrs = {
+            "units": self.training.get("units", UNITS),
+            "oriented": bool(self.training.get("oriented", True)),
+            "leakage": _leakage(self.training, residuals),
+            "trust": self.trust,
+            "probe": self.kind,
+            **_flat(self.training),
+        }
         return xr.DataArray(values, dims=(*dims, "layer"), coords=coords, name="projection", attrs=attrs)
 
     def save(self, path: str | Path) -> Path:
@@ -98,19 +114,23 @@ class Probe:
             "layer": self.direction["layer"].values,
             **{f"quality.{name}": array.values for name, array in self.quality.items()},
         }
-        metadata = {"kind": self.kind, "training": json.dumps(dict(self.training)), "format": "1"}
+        training = json.dumps(dict(self.training))
+        metadata = {"kind": self.kind, "training": training, "trust": self.trust, "format": "2"}
         draft = target.with_name(target.name + ".part")
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, draft, metadata=metadata)
         draft.replace(target)
         return target
 
     def __repr__(self) -> str:
-        best = int(np.argmax(self.quality["auroc"].values))
-        return (
-            f"<Probe {self.kind}: {self.direction.sizes['layer']} layers, {self.training['n']} statements, "
-            f"best held-out AUROC {float(self.quality['auroc'][best]):.3f} at layer "
-            f"{int(self.direction['layer'][best])}>"
-        )
+        auroc = self.quality["auroc"].values
+        told = "no labels to tell its quality by"
+        if np.isfinite(auroc).any():
+            best = int(np.nanargmax(auroc))
+            layer = int(self.direction["layer"][best])
+            told = f"best held-out AUROC {float(auroc[best]):.3f} at layer {layer}"
+        cases = "answers of a run" if self.training.get("source") == "run" else "statements"
+        layers = self.direction.sizes["layer"]
+        return f"<Probe {self.kind}: {layers} layers, {self.training['n']} {cases}, {told}>"
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{h}</th>" for h in ("layer", "held-out AUROC", "95 % interval", "gap"))
@@ -120,7 +140,8 @@ class Probe:
             f"<td>{float(q['gap']):.3g}</td></tr>"
             for q in (self.quality.isel(layer=i) for i in range(self.quality.sizes["layer"]))
         )
-        return f"<p>{html.escape(repr(self)[1:-1])}</p><table><tr>{head}</tr>{rows}</table>"
+        said = f"{repr(self)[1:-1]}{'. ' if self.trust else ''}{self.trust}"
+        return f"<p>{html.escape(said)}</p><table><tr>{head}</tr>{rows}</table>"
 
 
 def load_probe(path: str | Path) -> Probe:
@@ -135,7 +156,7 @@ def load_probe(path: str | Path) -> Probe:
         raise FileNotFoundError(f"no probe at {file}; fit one and save it there.")
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}
-        if metadata.get("format") != "1":
+        if metadata.get("format") not in ("1", "2"):
             raise ValueError(f"{file} is no probe of this package (its metadata says {metadata}).")
         arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
     layer = {"layer": arrays["layer"]}
@@ -143,11 +164,12 @@ def load_probe(path: str | Path) -> Probe:
         k.removeprefix("quality."): ("layer", v) for k, v in arrays.items() if k.startswith("quality.")
     }
     return Probe(
-        kind=_kind(metadata["kind"]),
+        kind=check_kind(metadata["kind"]),
         direction=xr.DataArray(arrays["direction"], dims=("layer", "d_model"), coords=layer),
         intercept=xr.DataArray(arrays["intercept"], dims="layer", coords=layer),
         quality=xr.Dataset(quality, coords=layer),
         training=json.loads(metadata["training"]),
+        trust=metadata.get("trust", ""),
     )
 
 
@@ -158,6 +180,7 @@ def fit_directions(
     folds: int = 5,
     draws: int = 500,
     seed: int = 0,
+    regularisation: float | None = 1.0,
 ) -> Probe:
     """A probe fitted on the residuals of labelled statements, one direction per layer.
 
@@ -166,57 +189,67 @@ def fit_directions(
 
     Args:
         residuals: statement x layer x d_model with coordinates ``label`` (1 moral, 0 immoral) and
-            ``cluster`` along ``statement``.
+            ``cluster`` along ``statement``, and ``value`` where ratings are graded. For ``ccs`` a dimension
+            ``side`` of two comes beside them, and ``label`` may be absent.
         kind: ``mean_difference`` (class means; Marks and Tegmark 2023, arXiv 2310.06824), ``logistic``
-            (scikit-learn, L2 with C=1 on standardised features) or ``lda`` (scikit-learn, Ledoit-Wolf
-            shrinkage).
+            (scikit-learn, L2 on standardised features), ``lda`` (Ledoit-Wolf shrinkage, equal to
+            scikit-learn's), ``ridge`` (on ``value``) or ``ccs`` (pairs without labels; Burns et al. 2022,
+            arXiv 2212.03827; labels, where there, choose the sign). See :mod:`morality_lens.directions`.
         folds: groups of clusters held out in turn.
         draws: bootstrap draws of the interval.
         seed: of the folds and of the bootstrap.
+        regularisation: C of ``logistic``; None chooses it by cross-validation inside the training clusters.
+
+    Returns:
+        The probe. Without both labels the unit is the distance between the means of the upper and the lower
+        half: of the ratings (``ridge``), or of the projections themselves (``ccs``, whose sign is then not
+        known).
 
     Raises:
-        ValueError: a label is missing or not 0 or 1, a class is absent, residuals are not finite, or there
-            are fewer than two clusters in a class.
+        ValueError: a label is missing or not 0 or 1, a class is absent, residuals are not finite, ratings
+            are absent, or there are fewer than two clusters in a class.
     """
-    chosen = _kind(kind)
-    labels, clusters = _check_training(residuals)
-    folds = _check_folds(labels, clusters, folds)
+    chosen = check_kind(kind)
+    cases = check_cases(residuals, chosen)
+    fold, weights = np.zeros(len(cases.clusters), np.int64), np.ones((1, 1))
+    if cases.classes is not None:
+        folds = check_folds(cases.classes, cases.clusters, folds)
+        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+        for number, (_, test) in enumerate(splitter.split(cases.classes, cases.classes, cases.clusters)):
+            fold[test] = number
+        weights = np.concatenate([np.ones((1, folds)), 1 - np.eye(folds)])  # all folds, then all but each
     layers = residuals["layer"].values
-    features = residuals.transpose("layer", "statement", "d_model").values.astype(np.float64)
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    splits = list(splitter.split(labels, labels, clusters))
-    directions, intercepts, gaps = [], [], []
-    held_out = np.zeros((len(layers), len(labels)))
-    for number, x in enumerate(features):
-        for train, test in splits:
-            w, b, _ = _fit_layer(x[train], labels[train], chosen)
-            held_out[number, test] = x[test] @ w + b
-        w, b, gap = _fit_layer(x, labels, chosen)
-        directions.append(w)
-        intercepts.append(b)
-        gaps.append(gap)
-    auroc = [float(roc_auc_score(labels, s)) for s in held_out]
-    low, high = _auroc_interval(held_out, labels, clusters, draws, seed)
+    size = 8 * int(np.prod([n for d, n in cases.residuals.sizes.items() if d != "layer"]))
+    blocks = np.array_split(np.arange(len(layers)), min(len(layers), -(-len(layers) * size // BLOCK)))
+    parts = [
+        _fit_block(cases.residuals.isel(layer=block), cases, chosen, fold, weights, regularisation)
+        for block in blocks
+    ]
+    direction, intercept, gap, held_out = (np.concatenate(each) for each in zip(*parts, strict=True))
     coords = {"layer": layers}
     return Probe(
         kind=chosen,
-        direction=xr.DataArray(np.array(directions), dims=("layer", "d_model"), coords=coords),
-        intercept=xr.DataArray(np.array(intercepts), dims="layer", coords=coords),
+        direction=xr.DataArray(direction, dims=("layer", "d_model"), coords=coords),
+        intercept=xr.DataArray(intercept, dims="layer", coords=coords),
         quality=xr.Dataset(
             {
-                "auroc": ("layer", np.array(auroc)),
-                "auroc_low": ("layer", low),
-                "auroc_high": ("layer", high),
-                "gap": ("layer", np.array(gaps)),
+                **{name: ("layer", v) for name, v in _quality(held_out, cases, draws, seed).items()},
+                "gap": ("layer", gap),
             },
             coords=coords,
         ),
         training={
-            "n": len(labels),
-            "n_moral": int(labels.sum()),
-            "n_clusters": len(set(clusters)),
-            "folds": folds,
+            "source": "statements",
+            "n": len(cases.clusters),
+            **({"n_moral": int(cases.classes.sum())} if cases.labelled and cases.classes is not None else {}),
+            "n_clusters": len(set(cases.clusters)),
+            "folds": folds if cases.classes is not None else 0,
             "seed": seed,
+            "units": UNITS if cases.labelled else "gap between upper and lower half",
+            "oriented": cases.classes is not None,
+            "demeaned": False,
+            "conditions": [],
+            "items": [],
             "model_fingerprint": str(residuals.attrs.get("model_fingerprint", "")),
             "statements_sha256": str(residuals.attrs.get("statements_sha256", "")),
             "read": str(residuals.attrs.get("read", "")),
@@ -224,110 +257,64 @@ def fit_directions(
     )
 
 
-def _fit_layer(x: Features, y: Labels, kind: Kind) -> tuple[Float[np.ndarray, " d_model"], float, float]:
-    """Direction and intercept in gap units, and the raw gap along the unit direction."""
-    moral, immoral = x[y == 1].mean(0), x[y == 0].mean(0)
-    between = moral - immoral
-    nothing = np.zeros(x.shape[1]), 0.0, 0.0
-    if np.linalg.norm(between) <= 1e-9 * max(1.0, float(np.abs(x).max())):
-        return nothing
-    raw = _FITS[kind](x, y, between)
-    gap = float(between @ raw)
-    if not np.isfinite(gap) or gap == 0:
-        return nothing
-    direction = raw / gap  # the classes lie one unit apart, the moral one above
-    return direction, float(-(moral + immoral) / 2 @ direction), abs(gap) / float(np.linalg.norm(raw))
+def _fit_block(
+    residuals: xr.DataArray,
+    cases: Cases,
+    kind: Kind,
+    fold: Int[np.ndarray, " case"],
+    weights: Float[np.ndarray, "fit group"],
+    regularisation: float | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Direction, intercept, raw gap and held-out scores (none without classes) of some layers."""
+    fitted, applied, middle = as_features(residuals)
+    _, member = np.unique(cases.clusters, return_inverse=True)
+    raw = raw_directions(
+        kind,
+        fitted,
+        cases.targets,
+        member,
+        groups=fold,
+        weights=weights,
+        regularisation=regularisation,
+    )
+    largest = np.abs(applied).max((1, 2))
+    if cases.classes is None:  # the two halves that the direction tells apart stand for the classes
+        scores = np.einsum("lnd,ld->ln", applied, raw[0])
+        above = (scores > scores.mean(1, keepdims=True)).astype(np.int64)
+        stacked = [
+            np.stack([applied[i, a == c].mean(0) if (a == c).any() else applied[i, 0] for c in (0, 1)])
+            for i, a in enumerate(above)
+        ]
+        means = rearrange(np.array(stacked), "l c d -> 1 c l d")
+        centres = middle.mean(1)[None]
+    else:
+        means = class_means(*class_sums(applied, cases.classes, fold), weights)
+        centres = class_means(*class_sums(middle, cases.classes, fold), weights).mean(1)
+    directions, gaps = in_gaps(raw, means, largest)
+    held_out = np.zeros((len(applied), len(fold)))
+    for number, direction in enumerate(directions[1:]):
+        test = fold == number
+        scores = np.einsum("lnd,ld->ln", applied[:, test], direction)
+        held_out[:, test] = scores - (means[number + 1].mean(0) * direction).sum(-1)[:, None]
+    length = np.linalg.norm(raw[0], axis=-1)
+    distance = np.abs(gaps[0]) / np.where(length > 0, length, 1.0)
+    return directions[0], -(centres[0] * directions[0]).sum(-1), distance, held_out
 
 
-def _mean_difference(x: Features, y: Labels, between: Float[np.ndarray, " d_model"]) -> np.ndarray:
-    return between
-
-
-def _logistic(x: Features, y: Labels, between: Float[np.ndarray, " d_model"]) -> np.ndarray:
-    scaler = StandardScaler().fit(x)
-    model = LogisticRegression(C=1.0, max_iter=2000).fit(scaler.transform(x), y)
-    return model.coef_[0] / np.asarray(scaler.scale_)
-
-
-def _lda(x: Features, y: Labels, between: Float[np.ndarray, " d_model"]) -> np.ndarray:
-    with warnings.catch_warnings():  # features that do not vary (a shared token) are no reason to warn
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x, y).coef_[0]
-
-
-_FITS: dict[Kind, Callable[[Features, Labels, np.ndarray], np.ndarray]] = {
-    "mean_difference": _mean_difference,
-    "logistic": _logistic,
-    "lda": _lda,
-}
-
-
-def _kind(kind: str) -> Kind:
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind!r}.")
-    return kind  # type: ignore[return-value]
-
-
-def _check_training(residuals: xr.DataArray) -> tuple[Labels, np.ndarray]:
-    if set(residuals.dims) != {"statement", "layer", "d_model"}:
-        raise ValueError(f"fit_directions needs dims statement, layer and d_model; got {residuals.dims}.")
-    for name in ("label", "cluster"):
-        if name not in residuals.coords or residuals.coords[name].dims != ("statement",):
-            raise ValueError(f"fit_directions needs a coordinate {name!r} along `statement`; it is missing.")
-    labels = residuals["label"].values
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"labels must be 1 (moral) or 0 (immoral); got {sorted(set(labels.tolist()))[:5]}.")
-    if len(set(labels.tolist())) < 2:
-        raise ValueError(
-            f"a probe needs statements of both labels; all {len(labels)} have label {labels[0]}."
+def _quality(
+    held_out: Float[np.ndarray, "layer case"], cases: Cases, draws: int, seed: int
+) -> dict[str, np.ndarray]:
+    found = {name: np.full(len(held_out), np.nan) for name in ("auroc", "auroc_low", "auroc_high")}
+    if cases.classes is not None and cases.labelled:
+        told = quality.auroc(held_out, cases.classes, cases.clusters, draws=draws, seed=seed)
+        found = dict(zip(found, told, strict=True))
+    if cases.classes is not None and graded(cases.values):
+        known = np.isfinite(cases.values)
+        ranked = quality.spearman(
+            held_out[:, known], cases.values[known], cases.clusters[known], draws=draws, seed=seed
         )
-    if not np.isfinite(residuals.values).all():
-        raise ValueError("the residuals hold NaN or infinite values; read the statements in float32.")
-    return labels.astype(np.int64), residuals["cluster"].values.astype(str)
-
-
-def _check_folds(labels: Labels, clusters: np.ndarray, folds: int) -> int:
-    each = [len(set(clusters[labels == label])) for label in (0, 1)]
-    if min(each) < 2:
-        raise ValueError(
-            f"held-out quality needs two or more clusters in each class; got {each[1]} moral and {each[0]} "
-            "immoral. Give statements of more families, or a finer `cluster`."
-        )
-    return max(2, min(folds, *each))
-
-
-def _auroc_interval(
-    scores: Float[np.ndarray, "layer statement"],
-    labels: Labels,
-    clusters: np.ndarray,
-    draws: int,
-    seed: int,
-) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, " layer"]]:
-    """95 % percentile interval of the AUROC under resampling of whole clusters."""
-    names, member = np.unique(clusters, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(float)
-    ends = []
-    for layer in scores:
-        chunks = np.array_split(drawn, max(1, draws * len(labels) // 2_000_000))
-        values = np.concatenate([_weighted_auroc(layer, labels, chunk[:, member]) for chunk in chunks])
-        ends.append(np.nanpercentile(values, [2.5, 97.5]))
-    low, high = np.array(ends).T
-    return low, high
-
-
-def _weighted_auroc(
-    scores: Float[np.ndarray, " statement"], labels: Labels, weights: Float[np.ndarray, "draw statement"]
-) -> Float[np.ndarray, " draw"]:
-    """AUROC (ties count half) of each draw's weights; NaN where a draw lacks a class."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)
-    moral = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)
-    immoral = np.add.reduceat(weights[:, order] * (1 - labels[order]), starts, axis=1)
-    below = np.cumsum(immoral, axis=1) - immoral
-    pairs = moral.sum(1) * immoral.sum(1)
-    wins = (moral * (below + immoral / 2)).sum(1)
-    return np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1.0), np.nan)
+        found |= dict(zip(("spearman", "spearman_low", "spearman_high"), ranked, strict=True))
+    return found
 
 
 def _dot_by_site(at_layer: xr.DataArray, direction: Float[np.ndarray, " d_model"]) -> np.ndarray:
@@ -346,4 +333,24 @@ def _span(array: xr.DataArray) -> str:
 
 
 def _flat(training: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"probe_{key}": value for key, value in training.items()}
+    """The training record as attributes, which hold no lists; of the items there may be thousands."""
+    kept = {key: value for key, value in training.items() if key != "items"}
+    return {f"probe_{k}": ", ".join(v) if isinstance(v, list) else v for k, v in kept.items()}
+
+
+def _leakage(training: Mapping[str, Any], residuals: xr.DataArray) -> str:
+    """Why effects of these residuals' conditions must not be estimated with the probe; else nothing."""
+    cells = list(training.get("conditions", ()))
+    if training.get("source") != "run" or training.get("demeaned") or len(cells) < 2:
+        return ""
+    named = [name for name in COMPONENTS if name in residuals.coords]
+    if not named:
+        return ""
+    levels = [np.atleast_1d(residuals[n].values).tolist() if n in named else LEVELS for n in COMPONENTS]
+    here = {Condition(instruction=i, cot=c, feedback=f).label for i, c, f in itertools.product(*levels)}
+    if not here & set(cells):
+        return ""
+    return (
+        f"the probe was trained on {len(cells)} conditions of a run ({', '.join(cells)}) whose means were "
+        "not removed, so it holds their differences and gives them back as effects."
+    )

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,36 @@ def read_statements(
             "read": read,
         },
     )
+
+
+def read_pairs(
+    model: TransformerBridge,
+    statements: Sequence[Statement],
+    *,
+    endings: tuple[str, str] = ("This is kind.", "This is cruel."),
+) -> xr.DataArray:
+    """Residuals of statements ended in two contradictory ways, at the last token, for a ``ccs`` direction.
+
+    Args:
+        model: from ``load_model``.
+        statements: labelled statements; their labels are carried along.
+        endings: what is said after each statement; the first is true of a moral one.
+
+    Returns:
+        statement x side x layer x d_model with what :func:`read_statements` has, side 0 for the first ending.
+
+    Raises:
+        ValueError: equal or empty endings, or what :func:`read_statements` refuses.
+    """
+    if endings[0].strip() == endings[1].strip() or not all(ending.strip() for ending in endings):
+        raise ValueError(f"read_pairs needs two different endings; got {endings}.")
+    sides = [
+        read_statements(model, [replace(s, text=f"{s.text} {ending.strip()}") for s in statements])
+        for ending in endings
+    ]
+    pairs = xr.concat(sides, "side", coords="minimal", compat="override", combine_attrs="override")
+    pairs = pairs.assign_coords(side=[0, 1]).transpose("statement", "side", "layer", "d_model")
+    return pairs.assign_attrs(statements_sha256=items_hash(statements), endings=list(endings))
 
 
 def fit_probe(

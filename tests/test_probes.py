@@ -1,16 +1,20 @@
 """Directions: planted ones are found, references agree, projections are what they say."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from morality_lens.probes import _weighted_auroc, fit_directions, load_probe
+from morality_lens import probes
+from morality_lens.probes import fit_directions, load_probe
 
 KINDS = ("mean_difference", "logistic", "lda")
 
@@ -158,21 +162,168 @@ def test_a_probe_survives_the_disk(tmp_path):
     assert "AUROC" in back._repr_html_()
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    scores=st.lists(st.integers(0, 6), min_size=6, max_size=30),
-    weights=st.lists(st.integers(0, 3), min_size=30, max_size=30),
-)
-def test_the_weighted_auroc_is_scikit_learns_on_repeated_statements(scores, weights):
-    score = np.array(scores, float)
-    label = np.arange(len(score)) % 2
-    weight = np.array(weights[: len(score)])
-    repeated = np.repeat(np.arange(len(score)), weight)
-    got = _weighted_auroc(score, label, weight[None].astype(float))[0]
-    if len(set(label[repeated])) < 2:
-        assert np.isnan(got)
-    else:
-        assert got == pytest.approx(roc_auc_score(label[repeated], score[repeated]))
+def graded(n=240, noise=0.5, **kw) -> xr.DataArray:
+    """The same with a rating along axis 0 of layers 1 and 2, whose sign is the label."""
+    x = training(n=n, gap=0.0, clusters=40, **kw)
+    value = np.random.default_rng(9).normal(size=n)
+    x[:, 1:, 0] = value[:, None] + noise * x[:, 1:, 0]
+    return x.assign_coords(value=("statement", value), label=("statement", (value > 0).astype(int)))
+
+
+def paired(n=120, shift=6.0, labelled=True) -> xr.DataArray:
+    """Statements ended in two ways: what is true of the first ending is untrue of the second."""
+    x = training(n=n, gap=0.0, clusters=30)
+    label = x["label"].values
+    sides = [x.copy(), training(n=n, gap=0.0, clusters=30, seed=1)]
+    for sign, side in zip((1, -1), sides, strict=True):
+        side[:, 1:, 0] += sign * shift * (label[:, None] - 0.5)
+        side[:, :, 1] += sign * 4
+    both = xr.concat(sides, "side", coords="minimal", compat="override").assign_coords(side=[0, 1])
+    return both if labelled else both.drop_vars("label")
+
+
+def test_ridge_reads_ratings_and_keeps_the_unit_of_the_labels():
+    x = graded()
+    probe = fit_directions(x, kind="ridge")
+    assert abs(probe.direction.values[2, 0]) > 0.9 * np.linalg.norm(probe.direction.values[2])
+    scores = probe.project(x).values
+    for label, where in ((0, -0.5), (1, 0.5)):
+        np.testing.assert_allclose(scores[x["label"].values == label].mean(0), where, atol=1e-9)
+    rank = probe.quality["spearman"].values
+    assert abs(rank[0]) < 0.25
+    assert rank[1:].min() > 0.8
+    assert (probe.quality["spearman_low"] <= rank).all()
+    assert (rank <= probe.quality["spearman_high"]).all()
+    assert probe.quality["auroc"].values[1:].min() > 0.9
+
+
+def test_ridge_uses_only_statements_that_have_a_rating():
+    x = graded()
+    holed = x.assign_coords(value=x["value"].where(np.arange(240) >= 40))
+    want = fit_directions(x.isel(statement=slice(40, None)), kind="ridge")
+    got = fit_directions(holed, kind="ridge")
+    xr.testing.assert_identical(got.direction, want.direction)
+    assert got.training["n"] == 200
+
+
+def test_ratings_alone_give_the_unit_between_their_upper_and_lower_half():
+    x = graded().assign_coords(label=("statement", np.ones(240, int)))
+    probe = fit_directions(x, kind="ridge")
+    scores = probe.project(x)
+    above = x["value"].values > np.median(x["value"].values)
+    np.testing.assert_allclose(scores.values[above].mean(0) - scores.values[~above].mean(0), 1.0)
+    assert np.isnan(probe.quality["auroc"]).all()
+    assert probe.quality["spearman"].values[2] > 0.8
+    assert scores.attrs["units"] == "gap between upper and lower half"
+    assert "no labels" in repr(probe)
+
+
+def test_the_rank_correlation_is_told_for_every_kind_that_saw_ratings():
+    assert "spearman" in fit_directions(graded(), kind="mean_difference").quality
+    assert "spearman" not in fit_directions(training()).quality
+
+
+def test_ccs_finds_the_truth_without_labels_and_labels_only_turn_it():
+    with_labels = fit_directions(paired(), kind="ccs")
+    without = fit_directions(paired(labelled=False), kind="ccs")
+    for probe in (with_labels, without):
+        w = probe.direction.values[2]
+        assert abs(w[0]) > 0.8 * np.linalg.norm(w)
+    assert with_labels.direction.values[2, 0] > 0
+    assert with_labels.quality["auroc"].values[1:].min() > 0.97
+    assert np.isnan(without.quality["auroc"]).all()
+    for probe, oriented in ((with_labels, True), (without, False)):
+        assert probe.training["oriented"] is oriented
+        assert probe.project(paired()).attrs["oriented"] is oriented
+    ratio = with_labels.direction.values[2] / without.direction.values[2]
+    np.testing.assert_allclose(ratio, ratio[0])
+
+
+def test_half_the_difference_of_a_pair_lies_half_a_gap_from_the_middle():
+    x = paired()
+    scores = fit_directions(x, kind="ccs").project(x)
+    half = (scores.sel(side=0) - scores.sel(side=1)) / 2
+    classes = [half.values[x["label"].values == label].mean(0) for label in (0, 1)]
+    np.testing.assert_allclose(classes[1] - classes[0], 1.0)
+
+
+def test_c_is_chosen_when_asked_for():
+    x = training(n=60, layers=2, gap=1.0)
+    fixed, chosen = (
+        fit_directions(x, kind="logistic"),
+        fit_directions(x, kind="logistic", regularisation=None),
+    )
+    assert not np.allclose(fixed.direction, chosen.direction)
+    assert chosen.direction.values[1, 1] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_fitted_in_blocks_are_as_those_fitted_together(kind, monkeypatch):
+    x = training(layers=5)
+    want = fit_directions(x, kind=kind)
+    monkeypatch.setattr(probes, "BLOCK", 2 * 120 * 8 * 8)
+    got = fit_directions(x, kind=kind)
+    xr.testing.assert_allclose(got.direction, want.direction)
+    xr.testing.assert_allclose(got.quality, want.quality)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_scores_are_those_of_real_refits(kind):
+    """Folds whose sums are subtracted equal folds whose statements are left out."""
+    x = training(n=80, layers=2, clusters=16)
+    y, clusters = x["label"].values, x["cluster"].values
+    scores = np.zeros(80)
+    folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=0)
+    for train, test in folds.split(y, y, clusters):
+        fitted = fit_directions(x.isel(statement=train), kind=kind, draws=2)
+        scores[test] = fitted.project(x.isel(statement=test)).values[:, 1]
+    want = roc_auc_score(y, scores)
+    assert float(fit_directions(x, kind=kind).quality["auroc"][1]) == pytest.approx(want, abs=1e-12)
+
+
+def test_the_record_of_statements_and_the_verdict_travel_with_the_projection(tmp_path):
+    probe = replace(fit_directions(training()), trust="Transfers to other wordings.")
+    said = probe.training
+    assert (said["source"], said["demeaned"], said["oriented"]) == ("statements", False, True)
+    assert (said["items"], said["conditions"], said["statements_sha256"]) == ([], [], "s")
+    attrs = load_probe(probe.save(tmp_path / "p")).project(training()).attrs
+    assert (attrs["trust"], attrs["leakage"]) == ("Transfers to other wordings.", "")
+    assert attrs["probe_source"] == "statements"
+    assert all(isinstance(value, (str, int, float)) for value in attrs.values())
+    assert "Transfers to other wordings." in probe._repr_html_()
+
+
+def test_a_probe_of_the_first_format_is_still_read(tmp_path):
+    probe = fit_directions(training())
+    arrays = {
+        "direction": probe.direction.values,
+        "intercept": probe.intercept.values,
+        "layer": probe.direction["layer"].values,
+        **{f"quality.{name}": a.values for name, a in probe.quality.items()},
+    }
+    old = {"n": 120, "model_fingerprint": "f"}
+    about = {"kind": "lda", "training": json.dumps(old), "format": "1"}
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, tmp_path / "old", metadata=about)
+    back = load_probe(tmp_path / "old")
+    assert (back.kind, dict(back.training), back.trust) == ("lda", old, "")
+    attrs = back.project(training()).attrs
+    assert (attrs["oriented"], attrs["leakage"], attrs["units"]) == (True, "", "moral-immoral gap")
+    about["format"] = "9"
+    save_file({"layer": np.arange(2)}, tmp_path / "new", metadata=about)
+    with pytest.raises(ValueError, match="is no probe of this package"):
+        load_probe(tmp_path / "new")
+
+
+def test_kinds_are_told_what_they_lack():
+    for residuals, kind, message in (
+        (training(), "ridge", "coordinate 'value'"),
+        (training().assign_coords(value=("statement", np.ones(120))), "ridge", "1 different"),
+        (training(), "ccs", "a side of size 2"),
+        (paired(), "mean_difference", "mean_difference needs dims statement"),
+        (paired(labelled=False).drop_vars("cluster"), "ccs", "coordinate 'cluster'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_directions(residuals, kind=kind)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,15 @@ from morality_lens import dialogues, rendering
 from morality_lens.design import Design, Protocol
 from morality_lens.items import Statement
 from morality_lens.model import load_model, record_of
-from morality_lens.reading import fit_probe, read_statements, read_transcripts, sample_dialogues
+from morality_lens.probes import fit_directions
+from morality_lens.reading import (
+    fit_probe,
+    read_pairs,
+    read_statements,
+    read_transcripts,
+    sample_dialogues,
+)
+from morality_lens.refits import project_means, refit_directions, run_cell_means
 from morality_lens.rendering import Transcript
 from morality_lens.rounds import play
 
@@ -80,6 +88,38 @@ def test_token_projections_agree_with_the_projected_run_at_its_sites(llama, run)
                 np.testing.assert_allclose(
                     view.values[:, at], projected.sel(**where, site=site).values, atol=2e-3
                 )
+
+
+def test_a_pair_is_the_statement_read_with_each_ending(llama):
+    few = STATEMENTS[:4] + STATEMENTS[-4:]
+    pairs = read_pairs(llama, few, endings=("It was kind.", " It was cruel."))
+    assert pairs.dims == ("statement", "side", "layer", "d_model")
+    for side, ending in enumerate(("It was kind.", "It was cruel.")):
+        want = read_statements(llama, [replace(s, text=f"{s.text} {ending}") for s in few])
+        np.testing.assert_array_equal(pairs.sel(side=side).values, want.values)
+    plain = read_statements(llama, few)
+    for name in ("label", "cluster", "statement"):
+        np.testing.assert_array_equal(pairs[name], plain[name])
+    assert pairs.attrs["statements_sha256"] == plain.attrs["statements_sha256"]
+    assert pairs.attrs["model_fingerprint"] == record_of(llama).fingerprint
+    with pytest.raises(ValueError, match="two different endings"):
+        read_pairs(llama, few, endings=("Yes.", "Yes. "))
+
+
+def test_pairs_give_a_direction_of_the_models_width(llama):
+    probe = fit_directions(read_pairs(llama, STATEMENTS), kind="ccs")
+    assert probe.direction.shape == (4, 32)
+    assert probe.training["statements_sha256"]
+
+
+def test_cell_means_of_a_run_on_refits_are_means_of_its_projections(llama, run):
+    statements = read_statements(llama, STATEMENTS)
+    refits = refit_directions(statements, draws=2)
+    got = project_means(refits, run_cell_means(run))
+    probe = fit_directions(statements)
+    for draw in range(2):
+        one = replace(probe, direction=refits[draw], intercept=0 * probe.intercept)
+        np.testing.assert_allclose(got[draw].values, one.project(run).mean("item").values, atol=1e-9)
 
 
 def test_a_probe_or_a_model_of_another_run_is_refused(llama, run, zoo_folder):

@@ -1,0 +1,137 @@
+"""The cases a direction is trained on, checked: residuals, classes, ratings and clusters."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import xarray as xr
+from einops import rearrange
+from jaxtyping import Float
+
+from morality_lens.directions import Kind
+from morality_lens.layerwise import Features, Labels
+
+
+def check_kind(kind: str) -> Kind:
+    """The kind, if there is one of that name."""
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind!r}.")
+    return kind  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cases:
+    """Training cases, checked.
+
+    Attributes:
+        residuals: of the cases that the kind can use.
+        classes: 1 and 0 at the two ends of the unit: the labels, or the upper and lower half of the ratings;
+            None for pairs without labels.
+        targets: what is fitted: the classes, the ratings, or NaN.
+        labelled: whether the classes are labels.
+        values: graded ratings, NaN where there are none.
+        clusters: the names of what is held out together.
+    """
+
+    residuals: xr.DataArray
+    classes: Labels | None
+    targets: Float[np.ndarray, " case"]
+    labelled: bool
+    values: Float[np.ndarray, " case"]
+    clusters: np.ndarray
+
+
+def check_cases(residuals: xr.DataArray, kind: Kind) -> Cases:
+    """The cases that a direction of this kind is trained on.
+
+    Raises:
+        ValueError: as :func:`fit_directions` tells.
+    """
+    wanted = {"statement", "layer", "d_model", *(["side"] if kind == "ccs" else [])}
+    if set(residuals.dims) != wanted or residuals.sizes.get("side", 2) != 2:
+        raise ValueError(
+            f"{kind} needs dims statement, layer and d_model{' and a side of size 2' * (kind == 'ccs')}; got "
+            f"{dict(residuals.sizes)}."
+        )
+    optional = {"ccs": ("label",), "ridge": ()}.get(kind, ())
+    for name in ("label", "cluster", *(["value"] if kind == "ridge" else [])):
+        if name in optional and name not in residuals.coords:
+            continue
+        if name not in residuals.coords or residuals.coords[name].dims != ("statement",):
+            raise ValueError(f"fit_directions needs a coordinate {name!r} along `statement`; it is missing.")
+    if kind == "ridge":
+        residuals = residuals.isel(statement=np.isfinite(residuals["value"].values.astype(float)))
+    if not np.isfinite(residuals.values).all():
+        raise ValueError("the residuals hold NaN or infinite values; read the statements in float32.")
+    clusters = residuals["cluster"].values.astype(str)
+    values = np.full(len(clusters), np.nan)
+    if "value" in residuals.coords and residuals.coords["value"].dims == ("statement",):
+        values = residuals["value"].values.astype(np.float64)
+    if "label" not in residuals.coords:
+        unknown = np.full(len(clusters), np.nan)
+        return Cases(
+            residuals=residuals,
+            classes=None,
+            targets=unknown,
+            labelled=False,
+            values=values,
+            clusters=clusters,
+        )
+    labels = residuals["label"].values
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels must be 1 (moral) or 0 (immoral); got {sorted(set(labels.tolist()))[:5]}.")
+    classes, labelled = labels.astype(np.int64), len(set(labels.tolist())) == 2
+    if kind == "ridge" and not graded(values):
+        raise ValueError(
+            f"ridge needs statements with different values; got {len(values)} with "
+            f"{len(np.unique(values))} different. Give graded statements, or use another kind."
+        )
+    if kind == "ridge" and not labelled:
+        classes = (values > np.median(values)).astype(np.int64)
+    if len(np.unique(classes)) < 2:
+        raise ValueError(
+            f"a probe needs statements of both labels; all {len(labels)} have label {labels[0]}."
+        )
+    return Cases(
+        residuals=residuals,
+        classes=classes,
+        targets=values if kind == "ridge" else classes.astype(np.float64),
+        labelled=labelled,
+        values=values,
+        clusters=clusters,
+    )
+
+
+def as_features(
+    residuals: xr.DataArray,
+) -> tuple[Float[np.ndarray, "layer case feature"], Features, Features]:
+    """What is fitted, what the direction is applied to, and where the midpoint lies, in float64.
+
+    For pairs these are both sides next to each other, half their difference, and their mean; else all three
+    are the residuals.
+    """
+    if "side" not in residuals.dims:
+        plain = residuals.transpose("layer", "statement", "d_model").values.astype(np.float64)
+        return plain, plain, plain
+    pair = residuals.transpose("layer", "statement", "side", "d_model").values.astype(np.float64)
+    return rearrange(pair, "l n s d -> l n (s d)"), (pair[:, :, 0] - pair[:, :, 1]) / 2, pair.mean(2)
+
+
+def check_folds(labels: Labels, clusters: np.ndarray, folds: int) -> int:
+    """How many folds of whole clusters can be held out with both classes left.
+
+    Raises:
+        ValueError: a class is in fewer than two clusters.
+    """
+    each = [len(set(clusters[labels == label])) for label in (0, 1)]
+    if min(each) < 2:
+        raise ValueError(
+            f"held-out quality needs two or more clusters in each class; got {each[1]} moral and {each[0]} "
+            "immoral. Give statements of more families, or a finer `cluster`."
+        )
+    return max(2, min(folds, *each))
+
+
+def graded(values: Float[np.ndarray, " case"]) -> bool:
+    """Whether there are ratings to order by."""
+    return len(np.unique(values[np.isfinite(values)])) > 1

@@ -1,0 +1,199 @@
+"""What a direction owes to the statements it happened to be fitted on: refits, halves, and what they see."""
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+
+from morality_lens.cases import Cases, as_features, check_cases, check_folds, check_kind
+from morality_lens.directions import Kind, raw_directions
+from morality_lens.layerwise import Directions, class_means, class_sums, in_gaps
+from morality_lens.store import Run
+
+
+def refit_directions(
+    residuals: xr.DataArray, *, draws: int = 50, kind: str = "mean_difference", seed: int = 0
+) -> xr.DataArray:
+    """The direction fitted again on bootstrap samples of whole training clusters.
+
+    Every refit is divided by the constant that scales the fit on all statements, layer by layer, so a refit
+    is as long as its own statements make it: the variance over refits of an effect is then what the choice
+    of statements adds to it. (Refits of one length would be shortened by their angle to the truth.) With
+    ``mean_difference`` all refits of a layer are one product of the drawn weights and the clusters' sums.
+
+    Args:
+        residuals: labelled statements as :func:`morality_lens.probes.fit_directions` takes them.
+        draws: refits; one that lacks a class is drawn again.
+        kind: any kind of direction but ``ccs``.
+        seed: of the draws.
+
+    Returns:
+        probe_draw x layer x d_model; zero at a layer where the classes do not differ.
+
+    Raises:
+        ValueError: as :func:`morality_lens.probes.fit_directions`; no draws; or the kind is ``ccs``.
+    """
+    chosen = check_kind(kind)
+    if chosen == "ccs":
+        raise ValueError("a refit of a ccs direction has no sign of its own; refit another kind.")
+    if draws < 1:
+        raise ValueError(f"refit_directions needs one or more draws; got {draws}.")
+    cases, labels, cluster, held = _clusters(residuals, chosen)
+    rng, count = np.random.default_rng(seed), len(held)
+    drawn = [
+        _until_both(held, lambda: rng.multinomial(count, np.full(count, 1 / count))[None])
+        for _ in range(draws)
+    ]
+    weights = np.concatenate([np.ones((1, count)), *drawn])  # the fit on all statements comes first
+    found = np.empty((draws, residuals.sizes["layer"], residuals.sizes["d_model"]))
+    for layer in range(residuals.sizes["layer"]):
+        raw, gap = _fits(cases, labels, cluster, chosen, weights, layer)
+        found[:, layer] = raw[1:] / gap[0] if gap[0] else 0.0
+    return xr.DataArray(
+        found,
+        dims=("probe_draw", "layer", "d_model"),
+        coords={"probe_draw": np.arange(draws), "layer": residuals["layer"].values},
+        name="refit_directions",
+        attrs={"kind": chosen, "seed": seed, "n_clusters": count},
+    )
+
+
+def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 0) -> xr.DataArray:
+    """Mean cosine between the mean differences of two random halves of the training clusters, by layer.
+
+    Near 1 the statements agree on one direction; below .5 it is hardly more than the choice of statements.
+    A layer at which the classes do not differ has no direction and NaN.
+
+    Args:
+        residuals: labelled statements as :func:`morality_lens.probes.fit_directions` takes them.
+        splits: random halvings; one that leaves a half without a class is drawn again.
+        seed: of the halvings.
+
+    Raises:
+        ValueError: as :func:`morality_lens.probes.fit_directions`, or no splits.
+    """
+    if splits < 1:
+        raise ValueError(f"split_half_cosine needs one or more splits; got {splits}.")
+    cases, labels, cluster, held = _clusters(residuals, "mean_difference")
+    rng, count = np.random.default_rng(seed), len(held)
+
+    def halves() -> np.ndarray:
+        first = rng.permutation(count) < count // 2
+        return np.stack([first, ~first]).astype(np.int64)
+
+    weights = np.concatenate([_until_both(held, halves) for _ in range(splits)]).astype(np.float64)
+    cosines = np.full(residuals.sizes["layer"], np.nan)
+    for layer in range(len(cosines)):
+        raw, gap = _fits(cases, labels, cluster, "mean_difference", weights, layer)
+        if gap.all():
+            unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+            cosines[layer] = (unit[0::2] * unit[1::2]).sum(1).mean()
+    return xr.DataArray(
+        cosines, dims="layer", coords={"layer": residuals["layer"].values}, name="split_half_cosine"
+    )
+
+
+def run_cell_means(run: Run) -> xr.DataArray:
+    """Residuals of a run averaged over its items: conditions x round x site x layer x d_model.
+
+    One site and layer is read at a time. The mean is over the items that have the residual; where no item
+    has one (a segment that is not in the condition) it is NaN.
+    """
+    residuals = run.residuals
+    dims = tuple(d for d in residuals.dims if d not in ("item", "site", "layer"))
+    shape = [residuals.sizes[d] for d in (*dims[:-1], "site", "layer", dims[-1])]
+    means = np.empty(shape)
+    for site in range(residuals.sizes["site"]):
+        for layer in range(residuals.sizes["layer"]):
+            values = residuals.isel(site=site, layer=layer).transpose("item", *dims).values
+            there = np.isfinite(values)
+            count = there.sum(0)
+            total = np.where(there, values, 0).sum(0, dtype=np.float64)
+            means[..., site, layer, :] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    coords = {name: c for name, c in residuals.coords.items() if not {"item", "d_model"} & set(c.dims)}
+    return xr.DataArray(
+        means, dims=(*dims[:-1], "site", "layer", "d_model"), coords=coords, name="cell_means"
+    )
+
+
+def project_means(directions: xr.DataArray, cell_means: xr.DataArray) -> xr.DataArray:
+    """Cell means on every refit of a direction, in one batched product; NaN stays NaN.
+
+    No midpoint is subtracted: it is the same in all cells, so no contrast knows it.
+
+    Args:
+        directions: probe_draw x layer x d_model, from :func:`refit_directions`.
+        cell_means: any dims with layer and d_model, from :func:`run_cell_means`.
+
+    Returns:
+        probe_draw and the other dims of ``cell_means``, layer last, named ``refits``.
+
+    Raises:
+        ValueError: dims are missing, or the layers or the width differ.
+    """
+    lacking = {"probe_draw", "layer", "d_model"} - set(directions.dims) or {"layer", "d_model"} - set(
+        cell_means.dims
+    )
+    if lacking:
+        raise ValueError(
+            "project_means needs directions over probe_draw, layer and d_model, and means over layer and "
+            f"d_model; got {directions.dims} and {cell_means.dims}."
+        )
+    same_layers = np.array_equal(directions["layer"], cell_means["layer"])
+    if not same_layers or directions.sizes["d_model"] != cell_means.sizes["d_model"]:
+        raise ValueError(
+            f"project_means needs the same layers and width on both; got {dict(directions.sizes)} and "
+            f"{dict(cell_means.sizes)}. Read the statements with the run's own model, select the same layers."
+        )
+    dims = tuple(d for d in cell_means.dims if d not in ("layer", "d_model"))
+    means = cell_means.transpose("layer", *dims, "d_model").values.astype(np.float64)
+    flat = means.reshape(means.shape[0], -1, means.shape[-1])
+    w = directions.transpose("layer", "d_model", "probe_draw").values
+    values = np.moveaxis(flat @ w, (0, 2), (2, 0)).reshape(
+        directions.sizes["probe_draw"], *means.shape[1:-1], means.shape[0]
+    )
+    coords = {name: c for name, c in cell_means.coords.items() if "d_model" not in c.dims}
+    return xr.DataArray(
+        values,
+        dims=("probe_draw", *dims, "layer"),
+        coords={**coords, "probe_draw": directions["probe_draw"].values},
+        name="refits",
+    )
+
+
+def _clusters(
+    residuals: xr.DataArray, kind: Kind
+) -> tuple[Cases, Int[np.ndarray, " case"], Int[np.ndarray, " case"], Int[np.ndarray, "cluster class"]]:
+    """The cases, their classes and cluster numbers, and how many of each class a cluster holds."""
+    cases = check_cases(residuals, kind)
+    assert cases.classes is not None  # no kind but ccs goes without
+    check_folds(cases.classes, cases.clusters, 2)
+    names, cluster = np.unique(cases.clusters, return_inverse=True)
+    held = np.zeros((len(names), 2), np.int64)
+    np.add.at(held, (cluster, cases.classes), 1)
+    return cases, cases.classes, cluster, held
+
+
+def _until_both(held: Int[np.ndarray, "cluster class"], draw: Callable[[], np.ndarray]) -> np.ndarray:
+    """Drawn weights of the clusters, drawn until every row takes cases of both classes."""
+    while True:
+        weights = draw()
+        if (weights @ held).min() > 0:
+            return weights
+
+
+def _fits(
+    cases: Cases,
+    labels: Int[np.ndarray, " case"],
+    cluster: Int[np.ndarray, " case"],
+    kind: Kind,
+    weights: Float[np.ndarray, "fit cluster"],
+    layer: int,
+) -> tuple[Float[np.ndarray, "fit d_model"], Float[np.ndarray, " fit"]]:
+    """Raw directions of one layer, and the gap of each fit's classes along it; 0 where they do not differ."""
+    x, _, _ = as_features(cases.residuals.isel(layer=[layer]))
+    raw: Directions = raw_directions(kind, x, cases.targets, cluster, groups=cluster, weights=weights)
+    means = class_means(*class_sums(x, labels, cluster), weights)
+    _, gap = in_gaps(raw, means, np.abs(x).max((1, 2)))
+    return raw[:, 0], gap[:, 0]

@@ -1,0 +1,176 @@
+"""Directions fitted on a run's own residuals, and the direction in which a component moves them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+
+from morality_lens.design import COMPONENTS, Condition
+from morality_lens.probes import Probe, fit_directions
+from morality_lens.store import Run
+
+PLACES = ("item", *COMPONENTS, "round")
+"""Dims along which answers of a run have labels."""
+KINDS = ("mean_difference", "logistic", "lda")
+
+
+def fit_on_run(
+    run: Run,
+    *,
+    site: str,
+    label: xr.DataArray,
+    items: Sequence[str] | None = None,
+    conditions: Sequence[Condition] | None = None,
+    demean: bool = False,
+    kind: str = "mean_difference",
+    seed: int = 0,
+) -> Probe:
+    """A probe fitted on the residuals that a run left at one site; clusters are those of the items.
+
+    A direction trained on outcomes of several conditions holds whatever else differs between them, and gives
+    back the effects on behaviour though nothing else is there to be read. So train on one condition, or let
+    ``demean`` take the mean of each condition and round away first; else ``project`` says ``leakage``.
+
+    Args:
+        run: a run.
+        site: where it was read.
+        label: 1 or 0, NaN for an answer that is not trained on; over some of item, instruction, cot, feedback
+            and round. A level or round that a coordinate fixes is meant alone, a dim that is not there means
+            all of them. A behaviour cube of correct answers will do.
+        items: ids of the items to train on; None takes all.
+        conditions: cells to train on; None takes all.
+        demean: remove the mean of each condition and round before fitting.
+        kind: ``mean_difference``, ``logistic`` or ``lda``.
+        seed: of folds and intervals.
+
+    Raises:
+        ValueError: an unknown site, kind, item or condition; labels that are not 0, 1 or NaN, or have other
+            dims; no answer left to train on; or what :func:`morality_lens.probes.fit_directions` refuses.
+    """
+    residuals = run.residuals
+    _check_names("site", [site], residuals["site"].values.tolist())
+    _check_names("kind", [kind], KINDS)
+    wanted = _on_all_places(label, residuals)
+    if items is not None:
+        _check_names("item", items, residuals["item"].values.tolist())
+        wanted = wanted.where(wanted["item"].isin(list(items)))
+    cells = {c.levels: c.label for c in run.design.conditions}
+    chosen = list(cells.values()) if conditions is None else [c.label for c in conditions]
+    _check_names("condition", chosen, list(cells.values()))
+    place = np.argwhere(np.isfinite(wanted.values))
+    levels = [wanted[name].values.tolist() for name in COMPONENTS]
+    names = np.array([cells[tuple(v[i] for v, i in zip(levels, at[1:4], strict=True))] for at in place], str)
+    taken = np.isin(names, chosen)
+    place, names = place[taken], names[taken]
+    at_site = residuals.sel(site=site).transpose(*PLACES, "layer", "d_model")
+    first = at_site.isel(layer=0).values[tuple(place.T)]
+    there = np.isfinite(first).all(1)
+    place, names = place[there], names[there]
+    if not len(place):
+        raise ValueError(
+            f"no answer to train on at {site!r}: none of the chosen items and conditions has both a "
+            "label and a residual. Give a label over the run's own items, or choose others."
+        )
+    rounds = place[:, -1]
+    _, cell = np.unique([f"{name}|{r}" for name, r in zip(names, rounds, strict=True)], return_inverse=True)
+    fits: list[Probe] = []
+    for layer in range(at_site.sizes["layer"]):  # one at a time, so memory does not grow with their number
+        x = at_site.isel(layer=layer).values[tuple(place.T)].astype(np.float64)
+        cases = xr.DataArray(
+            (_without_cell_means(x, cell) if demean else x)[:, None],
+            dims=("statement", "layer", "d_model"),
+            coords={
+                "label": ("statement", wanted.values[tuple(place.T)].astype(np.int64)),
+                "cluster": ("statement", residuals["cluster"].values[place[:, 0]].astype(str)),
+                "layer": at_site["layer"].values[[layer]],
+            },
+            attrs={"model_fingerprint": run.manifest["study"]["model"]["fingerprint"], "read": site},
+        )
+        fits.append(fit_directions(cases, kind=kind, seed=seed))
+    used = residuals["item"].values[np.unique(place[:, 0])].astype(str)
+    return Probe(
+        kind=fits[0].kind,
+        direction=xr.concat([fit.direction for fit in fits], "layer"),
+        intercept=xr.concat([fit.intercept for fit in fits], "layer"),
+        quality=xr.concat([fit.quality for fit in fits], "layer"),
+        training={
+            **fits[0].training,
+            "source": "run",
+            "items": sorted(used.tolist()),
+            "conditions": [name for name in cells.values() if name in set(names.tolist())],
+            "rounds": sorted({str(r) for r in residuals["round"].values[rounds]}),
+            "demeaned": demean,
+            "units": "gap between labels 1 and 0",
+        },
+    )
+
+
+def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: int = 0) -> Probe:
+    """The direction in which a component moves the residuals: mean(on) - mean(off) over all else.
+
+    Its unit is that distance. Its sign says on or off and not good or bad (``oriented`` is False), and it was
+    trained on the very cells it tells apart (``leakage``): it is there to be compared with other directions.
+
+    Args:
+        run: a run.
+        factor: ``instruction``, ``cot`` or ``feedback``.
+        site: where residuals were read.
+        round: which round's.
+        seed: of the folds of its held-out quality.
+
+    Raises:
+        ValueError: an unknown factor, site or round, or a factor that was not run both on and off.
+    """
+    residuals = run.residuals
+    _check_names("factor", [factor], COMPONENTS)
+    _check_names("round", [round], residuals["round"].values.tolist())
+    _check_names(f"level of {factor}", ["on", "off"], residuals[factor].values.tolist())
+    side = [{"on": 1.0, "off": 0.0}.get(level, np.nan) for level in residuals[factor].values.tolist()]
+    label = xr.DataArray(side, dims=factor, coords={factor: residuals[factor].values, "round": round})
+    fitted = fit_on_run(run, site=site, label=label, seed=seed)
+    said = {"oriented": False, "factor": factor, "units": f"on-off gap of {factor}"}
+    return replace(fitted, training={**fitted.training, **said})
+
+
+def _check_names(what: str, given: Sequence, known: Sequence) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown or not given:
+        raise ValueError(
+            f"unknown {what} {', '.join(map(str, unknown)) or '(none given)'}; choose out of "
+            f"{', '.join(map(str, known[:20]))}."
+        )
+
+
+def _on_all_places(label: xr.DataArray, residuals: xr.DataArray) -> xr.DataArray:
+    """The labels over item x instruction x cot x feedback x round; NaN where there is none."""
+    extra = set(label.dims) - set(PLACES)
+    if extra:
+        raise ValueError(f"label may have the dims {', '.join(PLACES)}; got {sorted(map(str, extra))} too.")
+    values = label.values.astype(np.float64)
+    if not np.isin(values[np.isfinite(values)], (0, 1)).all() or np.isinf(values).any():
+        raise ValueError("label must be 1, 0 or NaN (not trained on); make other outcomes 0 and 1 first.")
+    found = label.astype(np.float64)
+    for name in PLACES:
+        known = residuals[name].values
+        if name in found.dims and name in found.coords:
+            found = found.reindex({name: known})
+        elif name in found.dims:
+            raise ValueError(
+                f"label needs a coordinate along {name!r}, which says what its values belong to."
+            )
+        elif name in found.coords:  # one level was selected: only that one is meant
+            found = found.expand_dims(name).reindex({name: known})
+        else:
+            found = found.expand_dims({name: known})
+    return found.transpose(*PLACES)
+
+
+def _without_cell_means(
+    x: Float[np.ndarray, "case d_model"], cell: Int[np.ndarray, " case"]
+) -> Float[np.ndarray, "case d_model"]:
+    """Every case less its cell's mean, plus the mean of those means, so the midpoint stays where it was."""
+    member = (np.arange(cell.max() + 1)[:, None] == cell).astype(np.float64)
+    means = member @ x / member.sum(1, keepdims=True)
+    return x - means[cell] + means.mean(0)
