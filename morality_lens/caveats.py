@@ -58,13 +58,19 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
         notes.append(
             "Values normalised per cell, accepted by name: interactions may come from the normalisation."
         )
-    halves = np.asarray(y.attrs.get("split_half", np.ones(1)), dtype=float)
+    halves = split_halves(y)
     if halves.size and halves.min() < STABLE:
         notes.append(
             f"Warning: the direction is unstable, with split-half cosines down to {halves.min():.2f} "
             f"(wanted: {STABLE}): other training data would give another one."
         )
     return notes
+
+
+def split_halves(y: xr.DataArray) -> Float[np.ndarray, " layer"]:
+    """Split-half cosines of the direction, from ``y.attrs``; layers without a direction are left out."""
+    halves = np.atleast_1d(np.asarray(y.attrs.get("split_half", ()), dtype=np.float64))
+    return halves[np.isfinite(halves)]
 
 
 def scope(y: xr.DataArray, refits: xr.DataArray | None) -> str:

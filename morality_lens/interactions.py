@@ -18,6 +18,7 @@ from morality_lens.caveats import (
     notes_on_result,
     reason_to_withhold,
     scope,
+    split_halves,
 )
 from morality_lens.contrasts import Asked, at_suffix, between, difference_contrasts, read_request
 from morality_lens.cube import REPEATS, Cube, check_dims, read_cube
@@ -272,7 +273,7 @@ def _se_of_probe(
             "exist, "
             "or leave refits out and claim no more than that this direction moves."
         )
-    halves = np.asarray(y.attrs.get("split_half", np.ones(1)), dtype=float)
+    halves = split_halves(y)
     if halves.size and halves.min() < POPULATION:
         raise ValueError(
             "a claim about the morality direction needs directions that agree between halves of their "

@@ -741,7 +741,7 @@ def test_refits_add_their_variance_to_every_interval():
 
 
 def test_an_unstable_direction_is_warned_of():
-    notes = factorial_effects(BASE.assign_attrs(split_half=[0.9, 0.7, 0.9]), draws=100).attrs["notes"]
+    notes = factorial_effects(BASE.assign_attrs(split_half=[np.nan, 0.7, 0.9]), draws=100).attrs["notes"]
     assert any("split-half cosines down to 0.70" in note for note in notes)
 
 
