@@ -61,16 +61,19 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
     halves = split_halves(y)
     if halves.size and halves.min() < STABLE:
         notes.append(
-            f"Warning: the direction is unstable, with split-half cosines down to {halves.min():.2f} "
+            f"Warning: the direction is unstable, with split-half cosines down to {float(halves.min()):.2f} "
             f"(wanted: {STABLE}): other training data would give another one."
         )
     return notes
 
 
-def split_halves(y: xr.DataArray) -> Float[np.ndarray, " layer"]:
-    """Split-half cosines of the direction, from ``y.attrs``; layers without a direction are left out."""
-    halves = np.atleast_1d(np.asarray(y.attrs.get("split_half", ()), dtype=np.float64))
-    return halves[np.isfinite(halves)]
+def split_halves(y: xr.DataArray) -> xr.DataArray:
+    """Split-half cosines of the direction (coordinate ``split_half``), without layers that have none."""
+    if "split_half" not in y.coords:
+        return xr.DataArray(np.ones(0), dims="layer")
+    halves = y.coords["split_half"]
+    halves = halves if halves.ndim else halves.expand_dims("layer")
+    return halves[np.isfinite(halves.values)]
 
 
 def scope(y: xr.DataArray, refits: xr.DataArray | None) -> str:

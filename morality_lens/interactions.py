@@ -78,7 +78,8 @@ def factorial_effects(
             ``cluster`` (a coordinate along ``item``) are dependent; without that coordinate each item is its
             own cluster. ``y.attrs`` may say ``units``, ``oriented`` (+ is more moral), ``normalised``,
             ``leakage`` (why these cells must not be analysed with the probe they are projected on) and
-            ``trust`` (what is known of the direction).
+            ``trust`` (what is known of the direction); a coordinate ``split_half`` along ``layer``, how well
+            directions fitted on halves of the training data agree.
         factors: the names of the factors.
         at: levels at which some factors are held: simple effects, named ``instruction@cot=off``.
         compare: which levels a factor's contrast is between: ``total`` (on - off), ``content`` (on - placebo:
@@ -274,13 +275,14 @@ def _se_of_probe(
             "or leave refits out and claim no more than that this direction moves."
         )
     halves = split_halves(y)
-    if halves.size and halves.min() < POPULATION:
+    weak = halves[halves.values < POPULATION]
+    if weak.size:
+        where = weak["layer"].values.tolist() if "layer" in weak.coords else "the one given"
         raise ValueError(
-            "a claim about the morality direction needs directions that agree between halves of their "
-            "training "
-            f"data (split-half cosine {POPULATION} or more); got {halves.min():.2f} at some layer. Train the "
-            "probe "
-            "on more clusters, select the layers where it is stable, or leave refits out."
+            f"a claim about the morality direction needs directions that agree between halves of their "
+            f"training data (split-half cosine {POPULATION} or more); got {float(weak.min()):.2f} at the "
+            f"lowest of the layers {where}. Train the probe on more clusters, leave those layers out with "
+            "y.sel(layer=...), or leave refits out."
         )
     draws = einsum(
         asked.matrix,

@@ -464,9 +464,9 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
     ),
     "an unstable direction": (
         lambda: factorial_effects(
-            BASE.assign_attrs(split_half=np.array([0.9, 0.3, 0.9])), refits=refits_of(BASE)
+            BASE.assign_coords(split_half=("layer", [0.9, 0.3, np.nan])), refits=refits_of(BASE)
         ),
-        "agree between halves.*got 0.30 at some layer.*leave refits out",
+        r"agree between halves.*got 0.30 .*layers \[1\].*leave refits out",
     ),
     "cells that nothing joins": (
         lambda: factorial_effects(unjoined(), missing="available", accept_missing=True),
@@ -741,8 +741,15 @@ def test_refits_add_their_variance_to_every_interval():
 
 
 def test_an_unstable_direction_is_warned_of():
-    notes = factorial_effects(BASE.assign_attrs(split_half=[np.nan, 0.7, 0.9]), draws=100).attrs["notes"]
+    notes = factorial_effects(BASE.assign_coords(split_half=("layer", [np.nan, 0.7, 0.9])), draws=100).attrs[
+        "notes"
+    ]
     assert any("split-half cosines down to 0.70" in note for note in notes)
+
+
+def test_leaving_the_unstable_layers_out_lets_the_others_be_claimed():
+    y = BASE.assign_coords(split_half=("layer", [0.9, 0.3, 0.9])).sel(layer=[0, 2])
+    assert factorial_effects(y, refits=refits_of(y), draws=100).attrs["question"] == "direction"
 
 
 def test_what_is_known_of_the_direction_travels_with_its_effects():
