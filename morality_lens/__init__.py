@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from morality_lens.bbq import load_bbq as load_bbq
     from morality_lens.behaviour import behaviour_cube as behaviour_cube
     from morality_lens.behaviour import behaviour_table as behaviour_table
+    from morality_lens.card import TrustCard as TrustCard
     from morality_lens.claims import claim_ladder as claim_ladder
     from morality_lens.claims import describe_claims as describe_claims
     from morality_lens.claims import equivalence as equivalence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from morality_lens.design import Design as Design
     from morality_lens.design import Factor as Factor
     from morality_lens.design import Protocol as Protocol
+    from morality_lens.fitting import fit_probe as fit_probe
     from morality_lens.hub import from_hub as from_hub
     from morality_lens.hub import push_to_hub as push_to_hub
     from morality_lens.interactions import between as between
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
     from morality_lens.planning import plan as plan
     from morality_lens.probes import Probe as Probe
     from morality_lens.probes import load_probe as load_probe
-    from morality_lens.reading import fit_probe as fit_probe
     from morality_lens.reading import read_pairs as read_pairs
     from morality_lens.reading import read_statements as read_statements
     from morality_lens.reading import read_transcripts as read_transcripts
@@ -56,16 +57,20 @@ if TYPE_CHECKING:
     from morality_lens.store import Run as Run
     from morality_lens.store import open_run as open_run
     from morality_lens.transcripts import TranscriptView as TranscriptView
+    from morality_lens.trust import trust_card as trust_card
+    from morality_lens.twins import random_twin_residuals as random_twin_residuals
     from morality_lens.wording import load_wording as load_wording
 
 _HOMES = {
     "analysis": ("Analysis", "analyze", "keep_transcripts", "write_report"),
     "bbq": ("load_bbq",),
     "behaviour": ("behaviour_cube", "behaviour_table"),
+    "card": ("TrustCard",),
     "claims": ("claim_ladder", "describe_claims", "equivalence"),
     "config": ("Study", "load_study"),
     "design": ("Condition", "Design", "Factor", "Protocol"),
     "wording": ("load_wording",),
+    "fitting": ("fit_probe",),
     "hub": ("from_hub", "push_to_hub"),
     "interactions": ("between", "describe", "factorial_effects"),
     "items": ("OpenPrompt", "Question", "Statement"),
@@ -74,12 +79,14 @@ _HOMES = {
     "odds": ("marginal_log_odds",),
     "planning": ("plan",),
     "probes": ("Probe", "load_probe"),
-    "reading": ("fit_probe", "read_pairs", "read_statements", "read_transcripts"),
+    "reading": ("read_pairs", "read_statements", "read_transcripts"),
     "refits": ("refit_directions", "split_half_cosine"),
     "rounds": ("play",),
     "run_probes": ("condition_direction", "fit_on_run"),
     "store": ("Run", "open_run"),
     "transcripts": ("TranscriptView",),
+    "trust": ("trust_card",),
+    "twins": ("random_twin_residuals",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -14,9 +14,10 @@ import xarray as xr
 from morality_lens.behaviour import behaviour_cube, behaviour_table, too_many_unparsed
 from morality_lens.claims import claim_ladder
 from morality_lens.design import SITES
-from morality_lens.interactions import factorial_effects
+from morality_lens.interactions import POPULATION, factorial_effects
 from morality_lens.odds import marginal_log_odds
 from morality_lens.probes import Probe
+from morality_lens.refits import project_means, run_cell_means
 from morality_lens.report import write_page
 from morality_lens.store import Run
 from morality_lens.transcripts import TokenView, token_view
@@ -28,7 +29,8 @@ class Analysis:
 
     Attributes:
         projections: item x conditions x round x site x layer; None without a probe.
-        effects: factorial effects of the projections at the sites where they can be had; None without.
+        effects: factorial effects of the projections at the sites where they can be had; None without. With
+            a probe that was refitted they hold its own error and leave out layers without a stable direction.
         behaviour: mean and interval of every condition and round.
         behaviour_effects: factorial effects of the behaviour, or None.
         behaviour_odds: the same on the log-odds of cell means, for answers that are right or wrong.
@@ -109,12 +111,18 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
     projections = effects = None
     if probe is not None:
         projections = probe.project(run)
+        usable, refits = projections, None
+        if probe.refits is not None:
+            usable, said = _stable_layers(projections)
+            refused += said
+            layers = usable["layer"].values.tolist()
+            refits = project_means(probe.refits.sel(layer=layers), run_cell_means(run, layers=layers))
         found = []
-        for site in (s for s in design.sites if s in SITES):
-            one = projections.sel(site=[site])
+        for site in (s for s in design.sites if s in SITES and usable.sizes["layer"]):
+            one = usable.sel(site=[site])
             result = attempt(
                 f"Effects on the projection at {site}",
-                lambda one=one: factorial_effects(one, names, draws=draws, seed=seed),
+                lambda one=one: factorial_effects(one, names, refits=refits, draws=draws, seed=seed),
             )
             found += [result] if result is not None else []
         if found:
@@ -129,6 +137,23 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
         claims=tuple(claims),
         refused=tuple(refused),
     )
+
+
+def _stable_layers(projections: xr.DataArray) -> tuple[xr.DataArray, list[str]]:
+    """The layers with a morality direction to speak of, and why the others are left out."""
+    halves = projections["split_half"]
+    weak = np.isfinite(halves.values) & (halves.values < POPULATION)
+    if not weak.any():
+        return projections, []
+    listed = ", ".join(
+        f"{layer} ({cosine:.2f})"
+        for layer, cosine in zip(halves["layer"].values[weak], halves.values[weak], strict=True)
+    )
+    return projections.isel(layer=~weak), [
+        f"Effects on the projection at the layers {listed}: halves of the probe's statements give directions "
+        f"whose cosine (in brackets) is below {POPULATION}, so there is no morality direction to claim "
+        "anything about. factorial_effects(probe.project(run)) tells how this one direction moves there."
+    ]
 
 
 def _join_sites(found: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 console = Console()
 BUNDLED_LIMIT = 80
+TWINS, LARGEST_TWIN = 3, 2_000_000_000
+"""Random-initialised copies that a direction is held against, and the most parameters of a model for that."""
 ProbeKind = Literal["mean_difference", "logistic", "lda"]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
@@ -133,6 +135,8 @@ def probe(
             f"{float(q['auroc_low']):.3f} to {float(q['auroc_high']):.3f}",
         )
     console.print(table)
+    if fitted.card is not None:
+        console.print(fitted.card.sentence, highlight=False, markup=False)
 
 
 @app.command(name="analyze")
@@ -227,10 +231,19 @@ def _fit(
 ) -> "Probe":
     """Fit the probe and keep it and some coloured transcripts in the run's folder."""
     from morality_lens.analysis import keep_transcripts
-    from morality_lens.reading import fit_probe, read_transcripts, sample_dialogues
+    from morality_lens.fitting import fit_probe
+    from morality_lens.reading import read_transcripts, sample_dialogues
 
+    parameters = sum(p.numel() for p in loaded.original_model.parameters())
+    twins = TWINS if parameters <= LARGEST_TWIN else 0
+    if not twins:
+        console.print(
+            f"the model has {parameters / 1e9:.1f} billion parameters, so no random-initialised copies of it "
+            "are made; ml.fit_probe(..., card=True) makes them.",
+            highlight=False,
+        )
     with console.status(f"fitting the probe on {len(labelled)} statements"):
-        fitted = fit_probe(loaded, labelled, kind=kind, seed=seed)
+        fitted = fit_probe(loaded, labelled, kind=kind, card=True, twins=twins, seed=seed)
         fitted.save(played.path / "probe.safetensors")
     with console.status("reading some transcripts"):
         keep_transcripts(played, read_transcripts(loaded, played, fitted, rows=sample_dialogues(played)))

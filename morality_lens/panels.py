@@ -114,6 +114,13 @@ def round_name(index: int | None) -> str:
     return "round 0 (control)" if index == 0 else f"round {index}"
 
 
+def trust(data: xr.Dataset | xr.DataArray) -> str:
+    """What is known of the direction that was projected on, for a figure's subtitle."""
+    asked = {"direction": "intervals: the direction's own error included", "this direction": ""}
+    parts = (asked.get(str(data.attrs.get("question", "")), ""), str(data.attrs.get("trust", "")))
+    return "; ".join(part for part in parts if part)
+
+
 def with_unit(name: str, unit: str) -> str:
     """An axis title."""
     return f"{name} ({unit})" if unit else name
@@ -230,9 +237,13 @@ def look() -> go.layout.Template:
     return go.layout.Template(layout=layout)
 
 
-def finish(fig: go.Figure, title: str, subtitle: str, *, height: int, legend_rows: int = 0) -> go.Figure:
-    """The figure with its titles, its height and the shared look."""
+def finish(
+    fig: go.Figure, title: str, subtitle: str, *, height: int, legend_rows: int = 0, trust: str = ""
+) -> go.Figure:
+    """The figure with its titles, its height and the shared look; ``trust`` is a second line under it."""
     top = 104 if fig["layout"]["annotations"] else 84  # titles of panels need room
+    if trust:
+        subtitle, top, height = f"{subtitle}<br>{trust}", top + 18, height + 18
     fig.update_annotations(font_size=14)
     return fig.update_layout(
         template=look(),

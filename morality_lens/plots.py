@@ -26,8 +26,12 @@ from morality_lens.panels import (
     round_name,
     round_panels,
     significance,
+    trust,
     with_unit,
 )
+from morality_lens.trust_plots import probe_quality as probe_quality
+from morality_lens.trust_plots import transfer as transfer
+from morality_lens.trust_plots import trust_card as trust_card
 
 ZERO = {"color": "#9A9A9A", "width": 1}
 NOT_FACTORS = ("item", "effect", "round", "site", "layer")
@@ -86,6 +90,7 @@ def effects(
         f"{drawn}; above 0: toward moral",
         height=150 + 240 * places[-1][0],
         legend_rows=1 + (len(names) > 4),
+        trust=trust(data),
     )
 
 
@@ -138,6 +143,7 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
         f"Effect of {effect} by layer and round{_where(site_name)}",
         f"blue: toward moral; {drawn.partition('; ')[2].replace('filled', 'dots')}",
         height=160 + 44 * len(rounds),
+        trust=trust(data),
     )
 
 
@@ -185,6 +191,7 @@ def trajectories(
         f"one line per condition; {shown}; higher: more moral",
         height=430,
         legend_rows=1,
+        trust=trust(means),
     )
 
 
@@ -263,39 +270,6 @@ def behaviour_effects(effects: xr.Dataset) -> go.Figure:
     )
 
 
-def probe_quality(quality: xr.Dataset) -> go.Figure:
-    """How well the probe tells held-out statements apart: AUROC by layer, with its interval and chance.
-
-    Args:
-        quality: ``probe.quality``: ``auroc``, ``auroc_low`` and ``auroc_high`` by ``layer``.
-
-    Raises:
-        ValueError: a missing variable.
-    """
-    missing = [name for name in ("auroc", "auroc_low", "auroc_high") if name not in quality]
-    if missing:
-        raise ValueError(f"plots.probe_quality needs auroc, auroc_low and auroc_high; missing: {missing}.")
-    _need(quality["auroc"], "plots.probe_quality", ("layer",))
-    layers = quality["layer"].to_numpy()
-    middle, low, high = (quality[name].to_numpy() for name in ("auroc", "auroc_low", "auroc_high"))
-    line = go.Scatter(
-        x=layers,
-        y=middle,
-        mode="lines+markers",
-        showlegend=False,
-        line={"color": EFFECT_COLORS[0], "width": 2},
-        customdata=np.stack([low, high], axis=-1),
-        hovertemplate="layer %{x}<br>AUROC %{y:.3f}"
-        "<br>interval [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
-    )
-    fig = go.Figure([band(layers, low, high, EFFECT_COLORS[0], "auroc"), line])
-    fig.add_hline(y=0.5, line={"color": "#777", "dash": "dash"}, annotation={"text": "chance"}, layer="below")
-    floor = min(0.4, float(np.nanmin(low, initial=0.5)) - 0.03)
-    fig.update_yaxes(title_text="AUROC on held-out statements", range=[floor, 1.02])
-    fig.update_xaxes(title_text="layer (-1: embedding)")
-    return finish(fig, "Probe quality by layer", "band: pointwise interval; dashed: chance", height=380)
-
-
 def cell_means(
     effects: xr.Dataset,
     *,
@@ -362,6 +336,7 @@ def cell_means(
         f"adjusted p {number(one['p_adj'])}; {drawn.partition(';')[0]}",
         height=420,
         legend_rows=1,
+        trust=trust(data),
     )
 
 

@@ -4,7 +4,7 @@ import html
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from sklearn.model_selection import StratifiedGroupKFold
 
 from morality_lens import quality
+from morality_lens.card import TrustCard, card_from_json
 from morality_lens.cases import Cases, as_features, check_cases, check_folds, check_kind, graded
 from morality_lens.design import COMPONENTS, LEVELS, Condition
 from morality_lens.directions import Kind, raw_directions
@@ -49,7 +50,9 @@ class Probe:
         training: what it was fitted on: ``source`` (``statements`` or ``run``), ``statements_sha256``,
             ``items`` and ``conditions`` (of a run, else empty), ``demeaned`` (condition means were removed
             first), ``oriented`` (labels chose the sign), model fingerprint, counts, where it was read.
-        trust: whether to rely on it, in a line that whoever checked it wrote; empty where nobody did.
+        refits: [probe_draw, layer, d_model], the direction fitted again on bootstrap samples of its training
+            clusters (:func:`morality_lens.refits.with_refits`); None where that was not done.
+        card: what it was held against (:func:`morality_lens.trust.trust_card`); None where that was not done.
     """
 
     kind: Kind
@@ -57,14 +60,37 @@ class Probe:
     intercept: xr.DataArray
     quality: xr.Dataset
     training: Mapping[str, Any]
-    trust: str = ""
+    refits: xr.DataArray | None = None
+    card: TrustCard | None = None
+
+    @property
+    def trust(self) -> str:
+        """The headline of the trust card, shown on every figure that uses the direction."""
+        return "" if self.card is None else self.card.headline
+
+    def with_card(self, card: TrustCard) -> "Probe":
+        """The probe with the card of its own statements.
+
+        Raises:
+            ValueError: the card is of another kind of direction, or of other statements or weights.
+        """
+        names = ("model_fingerprint", "statements_sha256", "read")
+        differ = [n for n in names if str(self.training.get(n, "")) != str(card.training.get(n, ""))]
+        if card.kind != self.kind or differ:
+            raise ValueError(
+                f"this trust card is of another direction: kind {card.kind} for {self.kind}, and it differs "
+                f"in {', '.join(differ) or 'nothing else'}. Make the card from the residuals the probe was "
+                "fitted on."
+            )
+        return replace(self, card=card)
 
     def project(self, run: Run | xr.DataArray) -> xr.DataArray:
         """Projections with the residuals' dims without ``d_model``, in moral-immoral gaps.
 
         One site and layer is read at a time, so memory does not grow with their number. The attributes say
         ``units``, ``oriented``, ``trust`` and ``leakage``: why effects of these conditions must not be
-        estimated with this probe, or nothing.
+        estimated with this probe, or nothing. Where halves of the training statements were compared there is
+        a coordinate ``split_half`` along ``layer``.
 
         Raises:
             ValueError: the run is of another model, or the residuals have other layers.
@@ -95,6 +121,8 @@ class Probe:
             parts.append(_dot_by_site(at_layer, direction) + float(self.intercept[number]))
         values = np.stack(parts, axis=-1)
         coords = {name: c for name, c in residuals.coords.items() if "d_model" not in c.dims}
+        if "split_half" in self.quality:
+            coords["split_half"] = ("layer", self.quality["split_half"].values)
         attrs = {
             "units": self.training.get("units", UNITS),
             "oriented": bool(self.training.get("oriented", True)),
@@ -113,9 +141,12 @@ class Probe:
             "intercept": self.intercept.values,
             "layer": self.direction["layer"].values,
             **{f"quality.{name}": array.values for name, array in self.quality.items()},
+            **({} if self.refits is None else {"refits": self.refits.values.astype(np.float32)}),
         }
         training = json.dumps(dict(self.training))
-        metadata = {"kind": self.kind, "training": training, "trust": self.trust, "format": "2"}
+        metadata = {"kind": self.kind, "training": training, "format": "2"}
+        if self.card is not None:
+            metadata["card"] = self.card.to_json()
         draft = target.with_name(target.name + ".part")
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, draft, metadata=metadata)
         draft.replace(target)
@@ -169,7 +200,10 @@ def load_probe(path: str | Path) -> Probe:
         intercept=xr.DataArray(arrays["intercept"], dims="layer", coords=layer),
         quality=xr.Dataset(quality, coords=layer),
         training=json.loads(metadata["training"]),
-        trust=metadata.get("trust", ""),
+        refits=None
+        if "refits" not in arrays
+        else xr.DataArray(arrays["refits"], dims=("probe_draw", "layer", "d_model"), coords=layer),
+        card=card_from_json(metadata["card"]) if "card" in metadata else None,
     )
 
 

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from morality_lens import decoding, dialogues, rendering
 from morality_lens.items import Statement, items_hash
 from morality_lens.model import record_of
-from morality_lens.probes import UNITS, Probe, fit_directions
+from morality_lens.probes import UNITS, Probe
 from morality_lens.rendering import Transcript
 from morality_lens.store import Run
 from morality_lens.transcripts import TokenView, token_view
@@ -120,22 +120,6 @@ def read_pairs(
     pairs = xr.concat(sides, "side", coords="minimal", compat="override", combine_attrs="override")
     pairs = pairs.assign_coords(side=[0, 1]).transpose("statement", "side", "layer", "d_model")
     return pairs.assign_attrs(statements_sha256=items_hash(statements), endings=list(endings))
-
-
-def fit_probe(
-    model: TransformerBridge,
-    statements: Sequence[Statement],
-    *,
-    kind: str = "mean_difference",
-    read: str = "end",
-    seed: int = 0,
-) -> Probe:
-    """A moral direction per layer, fitted on statements read through the model.
-
-    The arguments are those of :func:`read_statements` and :func:`morality_lens.probes.fit_directions`, where
-    the errors are told too.
-    """
-    return fit_directions(read_statements(model, statements, read=read), kind=kind, seed=seed)
 
 
 def read_transcripts(

@@ -1,6 +1,7 @@
 """What a direction owes to the statements it happened to be fitted on: refits, halves, and what they see."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from morality_lens.cases import Cases, as_features, check_cases, check_folds, check_kind
 from morality_lens.directions import Kind, raw_directions
 from morality_lens.layerwise import Directions, class_means, class_sums, in_gaps
+from morality_lens.probes import Probe
 from morality_lens.store import Run
 
 
@@ -94,13 +96,43 @@ def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 
     )
 
 
-def run_cell_means(run: Run) -> xr.DataArray:
+def with_refits(probe: Probe, residuals: xr.DataArray, *, draws: int = 50, seed: int = 0) -> Probe:
+    """The probe with refits and with the split-half cosine of its statements in ``quality``.
+
+    ``factorial_effects`` of its projections then knows how far halves of the statements agree, and
+    ``project_means(probe.refits, run_cell_means(run))`` says what the choice of statements adds to every
+    interval.
+
+    Args:
+        probe: of any kind but ``ccs``.
+        residuals: what it was fitted on.
+        draws: refits; mean differences cost next to nothing, other kinds one fit per draw and layer.
+        seed: of draws and halvings.
+
+    Raises:
+        ValueError: as :func:`refit_directions`, or the residuals are not the probe's.
+    """
+    given = str(residuals.attrs.get("statements_sha256", ""))
+    if given != str(probe.training.get("statements_sha256", "")):
+        raise ValueError(
+            "with_refits needs the residuals that the probe was fitted on; got other statements."
+        )
+    refits = refit_directions(residuals, draws=draws, kind=probe.kind, seed=seed)
+    halves = split_half_cosine(residuals, seed=seed)
+    return replace(probe, refits=refits, quality=probe.quality.assign(split_half=("layer", halves.values)))
+
+
+def run_cell_means(run: Run, *, layers: Sequence[int] | None = None) -> xr.DataArray:
     """Residuals of a run averaged over its items: conditions x round x site x layer x d_model.
 
     One site and layer is read at a time. The mean is over the items that have the residual; where no item
     has one (a segment that is not in the condition) it is NaN.
+
+    Args:
+        run: a run.
+        layers: the layers wanted; None: all.
     """
-    residuals = run.residuals
+    residuals = run.residuals if layers is None else run.residuals.sel(layer=list(layers))
     dims = tuple(d for d in residuals.dims if d not in ("item", "site", "layer"))
     shape = [residuals.sizes[d] for d in (*dims[:-1], "site", "layer", dims[-1])]
     means = np.empty(shape)

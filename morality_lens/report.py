@@ -178,8 +178,20 @@ def _findings(title: str, effects: xr.Dataset) -> dict[str, Any]:
 
 
 def _probe(probe: Probe) -> dict[str, Any]:
-    frame = probe.quality.to_dataframe().reset_index()
+    frame, card = probe.quality.to_dataframe().reset_index(), probe.card
+    rows = [] if card is None else card.rows()
+    wanted = ("verdict", "line", "rule")
     return {
+        "card": None
+        if card is None
+        else {
+            "sentence": card.sentence,
+            "figure": _figure("trust-card", plots.trust_card(card), ""),
+            "table": {
+                "columns": list(wanted),
+                "rows": [[str(row[name]) for name in wanted] for row in rows],
+            },
+        },
         "facts": tables.nested({"kind": probe.kind, **probe.training}),
         "figure": _figure("probe", plots.probe_quality(probe.quality), ""),
         "table": {
@@ -220,7 +232,8 @@ def _figures(
             if group
         ]
         if "round" in effects.dims:
-            means = effects["cell_mean"].assign_attrs(units=effects.attrs.get("units", ""))
+            told = {name: effects.attrs.get(name, "") for name in ("units", "trust")}
+            means = effects["cell_mean"].assign_attrs(told)
             made.append(_figure(f"trajectories-{i}", plots.trajectories(means, site=site, layer=layer), ""))
         title = "Representation" + (f" at {site}" if site else "")
         groups.append({"title": title, "figures": made, "folded": i > 0})

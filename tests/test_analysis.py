@@ -7,10 +7,11 @@ from conftest import make_questions
 from morality_lens.analysis import analyze, keep_transcripts, kept_transcripts, write_report
 from morality_lens.behaviour import score_answers
 from morality_lens.design import Design, Protocol
+from morality_lens.fitting import fit_probe
 from morality_lens.interactions import factorial_effects
 from morality_lens.items import OpenPrompt, Statement
 from morality_lens.model import load_model
-from morality_lens.reading import fit_probe, read_transcripts
+from morality_lens.reading import read_transcripts
 from morality_lens.rounds import play
 
 PROTOCOL = Protocol(design=Design(rounds=1), answer_tokens=3, rationale_tokens=4, feedback_tokens=4)

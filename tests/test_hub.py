@@ -1,7 +1,6 @@
 """A probe goes to a repository or a folder and comes back whole; nothing here touches the network."""
 
 import shutil
-from dataclasses import replace
 
 import huggingface_hub
 import pytest
@@ -10,6 +9,7 @@ from test_probes import training
 
 from morality_lens.hub import from_hub, push_to_hub
 from morality_lens.probes import fit_directions
+from morality_lens.trust import trust_card
 
 
 class FolderApi:
@@ -29,7 +29,8 @@ class FolderApi:
 
 
 def test_a_pushed_probe_comes_back_whole_with_a_card_that_tells_its_quality(tmp_path):
-    probe = replace(fit_directions(training()), trust="Passes all controls.")
+    probe = fit_directions(training())
+    probe = probe.with_card(trust_card(training(), ["a word"] * 120, draws=20))
     api = FolderApi(tmp_path)
     assert push_to_hub(probe, "someone/probe", private=True, api=api) == "https://hub.example/someone/probe"
     assert api.made == [("someone/probe", True, True)]
@@ -40,7 +41,8 @@ def test_a_pushed_probe_comes_back_whole_with_a_card_that_tells_its_quality(tmp_
     card = (tmp_path / "someone" / "probe" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: morality-lens")
     assert 'ml.from_hub("someone/probe")' in card
-    assert "Passes all controls." in card
+    assert probe.trust
+    assert probe.trust in card
     assert f"| 1 | {float(probe.quality['auroc'][2]):.3g} |" in card
 
 

@@ -1,7 +1,7 @@
 """Directions: planted ones are found, references agree, projections are what they say."""
 
+import html
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from morality_lens import probes
 from morality_lens.probes import fit_directions, load_probe
+from morality_lens.trust import trust_card
 
 KINDS = ("mean_difference", "logistic", "lda")
 
@@ -282,15 +283,17 @@ def test_held_out_scores_are_those_of_real_refits(kind):
 
 
 def test_the_record_of_statements_and_the_verdict_travel_with_the_projection(tmp_path):
-    probe = replace(fit_directions(training()), trust="Transfers to other wordings.")
+    probe = fit_directions(training())
+    probe = probe.with_card(trust_card(training(), ["a word"] * 120, draws=20))
+    assert probe.trust.startswith("trust card: ")
     said = probe.training
     assert (said["source"], said["demeaned"], said["oriented"]) == ("statements", False, True)
     assert (said["items"], said["conditions"], said["statements_sha256"]) == ([], [], "s")
     attrs = load_probe(probe.save(tmp_path / "p")).project(training()).attrs
-    assert (attrs["trust"], attrs["leakage"]) == ("Transfers to other wordings.", "")
+    assert (attrs["trust"], attrs["leakage"]) == (probe.trust, "")
     assert attrs["probe_source"] == "statements"
     assert all(isinstance(value, (str, int, float)) for value in attrs.values())
-    assert "Transfers to other wordings." in probe._repr_html_()
+    assert html.escape(probe.trust) in probe._repr_html_()
 
 
 def test_a_probe_of_the_first_format_is_still_read(tmp_path):

@@ -9,11 +9,11 @@ from conftest import make_questions
 
 from morality_lens import dialogues, rendering
 from morality_lens.design import Design, Protocol
+from morality_lens.fitting import fit_probe
 from morality_lens.items import Statement
 from morality_lens.model import load_model, record_of
 from morality_lens.probes import fit_directions
 from morality_lens.reading import (
-    fit_probe,
     read_pairs,
     read_statements,
     read_transcripts,

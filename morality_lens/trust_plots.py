@@ -1,0 +1,151 @@
+"""Figures about a direction itself: its held-out quality, its trust card, its transfer."""
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.subplots import make_subplots
+
+from morality_lens.card import TrustCard, interval_text, short
+from morality_lens.panels import EFFECT_COLORS, band, finish
+
+VERDICT_COLORS = {"pass": "#009E73", "warn": "#E69F00", "fail": "#D55E00", "not checked": "#7F7F7F"}
+RIVALS = (("random_auroc", "random-initialised models", "dash"), ("shuffled", "shuffled labels", "dot"))
+
+
+def probe_quality(quality: xr.Dataset) -> go.Figure:
+    """How well the probe tells held-out statements apart: AUROC by layer, with its interval and chance.
+
+    Args:
+        quality: ``probe.quality``: ``auroc``, ``auroc_low`` and ``auroc_high`` by ``layer``.
+
+    Raises:
+        ValueError: a missing variable.
+    """
+    missing = [name for name in ("auroc", "auroc_low", "auroc_high") if name not in quality]
+    if missing:
+        raise ValueError(f"plots.probe_quality needs auroc, auroc_low and auroc_high; missing: {missing}.")
+    if "layer" not in quality["auroc"].dims:
+        raise ValueError("plots.probe_quality needs the dimension layer; got one number.")
+    layers = quality["layer"].to_numpy()
+    middle, low, high = (quality[name].to_numpy() for name in ("auroc", "auroc_low", "auroc_high"))
+    line = go.Scatter(
+        x=layers,
+        y=middle,
+        mode="lines+markers",
+        showlegend=False,
+        line={"color": EFFECT_COLORS[0], "width": 2},
+        customdata=np.stack([low, high], axis=-1),
+        hovertemplate="layer %{x}<br>AUROC %{y:.3f}"
+        "<br>interval [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
+    )
+    fig = go.Figure([band(layers, low, high, EFFECT_COLORS[0], "auroc"), line])
+    fig.add_hline(y=0.5, line={"color": "#777", "dash": "dash"}, annotation={"text": "chance"}, layer="below")
+    floor = min(0.4, float(np.nanmin(low, initial=0.5)) - 0.03)
+    fig.update_yaxes(title_text="AUROC on held-out statements", range=[floor, 1.02])
+    fig.update_xaxes(title_text="layer (-1: embedding)")
+    return finish(fig, "Probe quality by layer", "band: pointwise interval; dashed: chance", height=380)
+
+
+def trust_card(card: TrustCard) -> go.Figure:
+    """A trust card: AUROC by layer beside its rivals, and every line with its verdict.
+
+    Args:
+        card: from :func:`morality_lens.trust.trust_card`.
+    """
+    fig = make_subplots(
+        rows=1,
+        cols=2,
+        specs=[[{"type": "xy"}, {"type": "domain"}]],
+        column_widths=[0.42, 0.58],
+        horizontal_spacing=0.04,
+    )
+    layers = card.by_layer["layer"].to_numpy()
+    middle, low, high = (card.by_layer[name].to_numpy() for name in ("auroc", "low", "high"))
+    fig.add_trace(band(layers, low, high, EFFECT_COLORS[0], "direction"), row=1, col=1)
+    fig.add_trace(_curve(layers, middle, "direction", EFFECT_COLORS[0], "solid"), row=1, col=1)
+    for (name, said, dash), color in zip(RIVALS, EFFECT_COLORS[1:], strict=False):
+        values = card.by_layer[name].to_numpy()
+        if np.isfinite(values).any():
+            fig.add_trace(_curve(layers, values, said, color, dash), row=1, col=1)
+    words, best = card.lexical["baseline"].iloc[0], float(card.lexical["auroc"].iloc[0])
+    line = _curve(layers, np.full(len(layers), best), f"words alone ({words})", EFFECT_COLORS[3], "dashdot")
+    fig.add_trace(line.update(mode="lines"), row=1, col=1)
+    lowest = min(0.4, float(np.nanmin([*low, *middle, *card.by_layer["random_auroc"].to_numpy()])) - 0.03)
+    fig.update_yaxes(title_text="AUROC on held-out statements", range=[lowest, 1.02])
+    fig.update_xaxes(title_text="layer (-1: embedding)")
+    rows = card.rows()
+    colors = [VERDICT_COLORS[row["verdict"]] for row in rows]
+    columns = [
+        [row["line"] for row in rows],
+        [f"<b>{row['verdict']}</b>" for row in rows],
+        [f"{short(row['value'])} {interval_text(row)}".strip() for row in rows],
+        [row["detail"] for row in rows],
+    ]
+    table = go.Table(
+        columnwidth=[1.5, 0.9, 1.3, 2.3],
+        header={"values": ["check", "verdict", "value", "detail"], "align": "left", "fill_color": "#f1f3f6"},
+        cells={
+            "values": columns,
+            "align": "left",
+            "height": 27,
+            "fill_color": "white",
+            "font": {"color": ["#222", colors, "#222", "#555"]},
+        },
+    )
+    fig.add_trace(table, row=1, col=2)
+    subtitle = "left: band, pointwise interval; right: the rule of each verdict stands in the card"
+    title = f"Trust card of the {card.kind.replace('_', ' ')} (lines: layer {card.layer})"
+    return finish(fig, title, subtitle, height=440, legend_rows=1, trust=card.headline)
+
+
+def transfer(card: TrustCard, *, layer: int | None = None) -> go.Figure:
+    """AUROC of directions fitted on one set of statements and tested on another.
+
+    Args:
+        card: a card made with ``others``.
+        layer: the layer shown; None: the card's.
+
+    Raises:
+        ValueError: the card holds one set only, or no such layer.
+    """
+    at = card.layer if layer is None else layer
+    layers = card.transfer["layer"].to_numpy().tolist()
+    if card.transfer.sizes["train"] < 2 or at not in layers:
+        raise ValueError(
+            f"plots.transfer needs a card made with `others`, and one of its layers {layers}; got "
+            f"{card.transfer.sizes['train']} set of statements and layer {at}."
+        )
+    values = card.transfer.sel(layer=at)
+    names = values["train"].to_numpy().tolist()
+    heat = go.Heatmap(
+        z=values.to_numpy(),
+        x=names,
+        y=names,
+        zmin=0.0,
+        zmax=1.0,
+        zmid=0.5,
+        colorscale="RdBu",
+        text=np.vectorize(short, otypes=[object])(values.to_numpy()),
+        texttemplate="%{text}",
+        hovertemplate="trained on %{y}<br>tested on %{x}<br>AUROC %{z:.3f}<extra></extra>",
+        colorbar={"title": {"text": "AUROC", "font": {"size": 13}}, "thickness": 14},
+    )
+    fig = go.Figure(heat)
+    fig.update_xaxes(title_text="tested on", showgrid=False)
+    fig.update_yaxes(title_text="trained on", autorange="reversed", showgrid=False)
+    subtitle = "diagonal: held-out clusters; .5: chance; below .5: the other way round"
+    return finish(
+        fig, f"Transfer between sets of statements, layer {at}", subtitle, height=190 + 60 * len(names)
+    )
+
+
+def _curve(x: np.ndarray, y: np.ndarray, name: str, color: str, dash: str) -> go.Scatter:
+    return go.Scatter(
+        x=x,
+        y=y,
+        name=name,
+        legendgroup=name,
+        mode="lines+markers",
+        line={"color": color, "width": 2, "dash": dash},
+        hovertemplate=f"<b>{name}</b>, layer %{{x}}<br>AUROC %{{y:.3f}}<extra></extra>",
+    )

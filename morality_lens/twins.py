@@ -1,0 +1,68 @@
+"""Random twins of a model: what its architecture and its tokenizer alone make of the same statements."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import xarray as xr
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM
+
+from morality_lens.items import Statement
+from morality_lens.model import fingerprint, record_of
+from morality_lens.reading import read_statements
+
+
+def random_twin_residuals(
+    model: TransformerBridge,
+    statements: Sequence[Statement],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    read: str = "end",
+) -> xr.DataArray:
+    """Residuals of the statements in twins of the model whose weights were never trained.
+
+    A twin has the model's architecture, tokenizer and chat template; its weights are drawn anew as the
+    architecture draws them before training. A direction that a twin reads as well is a matter of words and
+    positions (Zhang and Bowman 2018, arXiv 1809.10040). One twin is held at a time, beside the model, whose
+    own weights stay as they are.
+
+    Args:
+        model: from ``load_model``.
+        statements: labelled statements.
+        seeds: one twin for each.
+        read: as in :func:`morality_lens.reading.read_statements`.
+
+    Returns:
+        seed x statement x layer x d_model, with the coordinates of ``read_statements``.
+
+    Raises:
+        ValueError: no seed or one twice, or what ``read_statements`` refuses.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"random_twin_residuals needs one seed or more, each once; got {tuple(seeds)}.")
+    parts = [read_statements(_twin(model, seed), statements, read=read) for seed in seeds]
+    joined = xr.concat(parts, dim="seed", coords="minimal", compat="override", combine_attrs="drop")
+    attrs = {k: v for k, v in parts[0].attrs.items() if k != "model_fingerprint"}
+    attrs["twin_of"] = record_of(model).fingerprint
+    return joined.assign_coords(seed=list(seeds)).assign_attrs(attrs).rename("residuals")
+
+
+def _twin(model: TransformerBridge, seed: int) -> TransformerBridge:
+    """A bridge that is nothing but the twin's record, which is all that reading statements needs.
+
+    A bridge that has run holds activations and cannot be copied; with nothing in it, it cannot be taken for
+    the trained one either.
+    """
+    record = record_of(model)
+    lm = copy.deepcopy(record.lm)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # Drawn in float32 on the CPU whatever the model runs in: a seed means the same twin everywhere.
+        fresh = AutoModelForCausalLM.from_config(copy.deepcopy(lm.module.config), dtype=torch.float32)
+    lm.module.load_state_dict(fresh.state_dict())
+    twin = TransformerBridge.__new__(TransformerBridge)
+    renewed = replace(record, lm=lm, fingerprint=fingerprint(lm.module), checks=())
+    object.__setattr__(twin, "morality_lens_record", renewed)
+    return twin
