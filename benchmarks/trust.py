@@ -15,6 +15,7 @@ import morality_lens as ml
 
 
 def main() -> None:
+    """Read the sets, make a card of each, print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default=None)
     parser.add_argument("--paradetox", type=Path)
@@ -22,7 +23,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2000)
     parser.add_argument("--read", default="end", choices=["end", "mean"])
     given = parser.parse_args()
-    sets = {"bundled world": ml.load_statements()}
+    sets = (
+        {} if given.model else {"bundled world": ml.load_statements()}
+    )  # the words of that world are invented
     if given.paradetox:
         columns = ("toxic", ("neutral1", "neutral2", "neutral3"))
         sets["ParaDetox"] = ml.load_statements(
@@ -33,8 +36,6 @@ def main() -> None:
     model = ml.load_model(given.model)
     read = {name: ml.read_statements(model, found, read=given.read) for name, found in sets.items()}
     for name, statements in sets.items():
-        if given.model and name == "bundled world":
-            continue  # the words of that world are invented
         twins = ml.random_twin_residuals(model, statements, read=given.read)
         began = time.perf_counter()
         card = ml.trust_card(
@@ -45,7 +46,9 @@ def main() -> None:
         )
         took = time.perf_counter() - began
         print(f"\n{name}: {len(statements)} statements, {took:.1f} s\n{card.sentence}")
-        print(card.lines[["line", "value", "low", "high", "verdict", "detail"]].round(3).to_string(index=False))
+        print(
+            card.lines[["line", "value", "low", "high", "verdict", "detail"]].round(3).to_string(index=False)
+        )
         print(card.by_layer.to_dataframe().round(3).to_string())
 
 

@@ -116,7 +116,8 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
             usable, said = _stable_layers(projections)
             refused += said
             layers = usable["layer"].values.tolist()
-            refits = project_means(probe.refits.sel(layer=layers), run_cell_means(run, layers=layers))
+            if layers:
+                refits = project_means(probe.refits.sel(layer=layers), run_cell_means(run, layers=layers))
         found = []
         for site in (s for s in design.sites if s in SITES and usable.sizes["layer"]):
             one = usable.sel(site=[site])

@@ -97,10 +97,11 @@ class TrustCard:
         rivals = {"beats words": "words alone", "beats random models": "random-initialised models"}
         equal = [said for name, said in rivals.items() if verdicts[name] in ("warn", "fail")]
         if equal:
-            return f"mostly lexical: {' and '.join(equal)} do as well"
-        if verdicts["beats random models"] == "not checked":
-            return "more than words, but not held against random-initialised models"
-        return "more than words: neither words alone nor random-initialised models do as well"
+            return f"mostly lexical: {' and '.join(equal)} do as well or better"
+        untried = verdicts["beats random models"] == "not checked"
+        return "more than words" + (
+            "; random-initialised models not tried" if untried else " and architecture"
+        )
 
     @property
     def headline(self) -> str:

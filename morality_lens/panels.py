@@ -50,10 +50,11 @@ def interval(data: xr.Dataset) -> tuple[str, str, str]:
     level = f"{100 * (1 - alpha(data)):g} %"
     known = {name: bool(np.isfinite(data[name].to_numpy()).any()) for name in ("band_low", "ci_low", "p_adj")}
     marks = f"filled: adjusted p < {alpha(data):g}" if known["p_adj"] else "no adjusted p"
+    own = " with the direction's own error" if data.attrs.get("question") == "direction" else ""
     if known["band_low"]:
-        return "band_low", "band_high", f"simultaneous {level} bands; {marks}"
+        return "band_low", "band_high", f"simultaneous {level} bands{own}; {marks}"
     if known["ci_low"]:
-        return "ci_low", "ci_high", f"pointwise {level} intervals, no simultaneous band; {marks}"
+        return "ci_low", "ci_high", f"pointwise {level} intervals{own}, no simultaneous band; {marks}"
     return "ci_low", "ci_high", f"no intervals; {marks}"
 
 
@@ -116,9 +117,7 @@ def round_name(index: int | None) -> str:
 
 def trust(data: xr.Dataset | xr.DataArray) -> str:
     """What is known of the direction that was projected on, for a figure's subtitle."""
-    asked = {"direction": "intervals: the direction's own error included", "this direction": ""}
-    parts = (asked.get(str(data.attrs.get("question", "")), ""), str(data.attrs.get("trust", "")))
-    return "; ".join(part for part in parts if part)
+    return str(data.attrs.get("trust", ""))
 
 
 def with_unit(name: str, unit: str) -> str:

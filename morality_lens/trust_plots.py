@@ -82,20 +82,20 @@ def trust_card(card: TrustCard) -> go.Figure:
         [row["detail"] for row in rows],
     ]
     table = go.Table(
-        columnwidth=[1.5, 0.9, 1.3, 2.3],
+        columnwidth=[1.7, 1.2, 1.6, 2.2],
         header={"values": ["check", "verdict", "value", "detail"], "align": "left", "fill_color": "#f1f3f6"},
         cells={
             "values": columns,
             "align": "left",
             "height": 27,
             "fill_color": "white",
-            "font": {"color": ["#222", colors, "#222", "#555"]},
+            "font": {"color": ["#222", colors, "#222", "#555"], "size": 12},
         },
     )
     fig.add_trace(table, row=1, col=2)
     subtitle = "left: band, pointwise interval; right: the rule of each verdict stands in the card"
     title = f"Trust card of the {card.kind.replace('_', ' ')} (lines: layer {card.layer})"
-    return finish(fig, title, subtitle, height=440, legend_rows=1, trust=card.headline)
+    return finish(fig, title, subtitle, height=590, legend_rows=1, trust=card.headline)
 
 
 def transfer(card: TrustCard, *, layer: int | None = None) -> go.Figure:

@@ -1,7 +1,10 @@
 """From a run to its report: what can be said is said, what cannot is refused in words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import make_questions
 
 from morality_lens.analysis import analyze, keep_transcripts, kept_transcripts, write_report
@@ -12,6 +15,7 @@ from morality_lens.interactions import factorial_effects
 from morality_lens.items import OpenPrompt, Statement
 from morality_lens.model import load_model
 from morality_lens.reading import read_transcripts
+from morality_lens.refits import project_means, run_cell_means
 from morality_lens.rounds import play
 
 PROTOCOL = Protocol(design=Design(rounds=1), answer_tokens=3, rationale_tokens=4, feedback_tokens=4)
@@ -43,12 +47,42 @@ def probe(llama):
 
 
 def test_effects_of_every_site_equal_those_taken_alone(run, probe):
-    found = analyze(run, probe=probe, draws=300)
+    plain = replace(probe, refits=None)
+    found = analyze(run, probe=plain, draws=300)
     assert found.effects is not None
+    assert found.effects.attrs["question"] == "this direction"
     for site in found.effects["site"].values:
         alone = factorial_effects(found.projections.sel(site=[site]), draws=300)
         np.testing.assert_array_equal(found.effects.sel(site=[site])["estimate"], alone["estimate"])
         np.testing.assert_array_equal(found.effects.sel(site=[site])["p_adj"], alone["p_adj"])
+
+
+def test_a_refitted_probe_brings_its_own_error_to_the_layers_that_have_a_direction(run, probe):
+    halves = xr.DataArray([np.nan, 0.9, 0.2, 0.8], dims="layer", coords={"layer": probe.direction["layer"]})
+    steady = replace(probe, quality=probe.quality.assign(split_half=halves))
+    found = analyze(run, probe=steady, draws=300)
+    assert found.effects is not None
+    assert found.effects.attrs["question"] == "direction"
+    assert found.effects["layer"].values.tolist() == [-1, 0, 2]
+    assert found.projections["layer"].values.tolist() == [-1, 0, 1, 2]
+    assert [line for line in found.refused if "layers 1 (0.20)" in line]
+    plain = analyze(run, probe=replace(steady, refits=None), draws=300).effects.sel(layer=[-1, 0, 2])
+    np.testing.assert_array_equal(found.effects["estimate"], plain["estimate"])
+    assert float(found.effects["se_probe"].max()) > 0
+    later = {"layer": [0, 2], "round": slice(1, None)}
+    assert (found.effects["se"] - plain["se"]).sel(later).min() >= 0
+    shown = found.effects.sel(layer=2, round=1, effect="instruction", site="answer_start")
+    refits = project_means(steady.refits, run_cell_means(run)).sel(layer=2, round=1, site="answer_start")
+    moved = refits.sel(instruction="on") - refits.sel(instruction="off")
+    want = float(moved.mean(["cot", "feedback"]).std("probe_draw", ddof=1))
+    assert float(shown["se_probe"]) == pytest.approx(want)
+
+
+def test_without_any_layer_that_has_a_direction_nothing_is_claimed_of_it(run, probe):
+    quality = probe.quality.assign(split_half=("layer", np.full(4, 0.1)))
+    found = analyze(run, probe=replace(probe, quality=quality), draws=300)
+    assert found.effects is None
+    assert any("no morality direction to claim" in line for line in found.refused)
 
 
 def test_a_random_model_is_not_credited_with_behaviour(run, probe):
