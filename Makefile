@@ -40,6 +40,7 @@ check: install-dev
 bench: install-dev
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/effects.py
+	$(BIN)/python benchmarks/trust.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache
