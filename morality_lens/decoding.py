@@ -74,6 +74,11 @@ class Reply:
     mean: Float[Tensor, "row layer d_model"]
 
 
+def widened(values: Tensor) -> Tensor:
+    """Half precision as float32, in which sums keep their digits; float32 and float64 as they are."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
 def start(lm: LanguageModel, rows: int) -> Batch:
     """An empty batch."""
     mask = torch.zeros(rows, 0, dtype=torch.bool, device=lm.device)
@@ -105,9 +110,9 @@ class _Reader:
 
     def keep(self, hidden: Tensor) -> None:
         # Padding may hold anything, so it is put to zero before it is multiplied by zero.
-        clean = torch.where(self.real.to(hidden.device).unsqueeze(-1), hidden.float(), 0.0)
+        clean = torch.where(self.real.to(hidden.device).unsqueeze(-1), widened(hidden), 0.0)
         assert self.weights is not None  # the hooks that come here are on only then
-        read = einsum(self.weights.to(hidden.device), clean, "row read new, row new d -> row read d")
+        read = einsum(self.weights.to(clean), clean, "row read new, row new d -> row read d")
         self.sink.append(read.to(self.lm.device))
 
     def before_first_block(self, _: Any, args: tuple, kwargs: dict) -> None:
@@ -177,7 +182,7 @@ def feed(
         inputs |= {"position_ids": positions.clamp(max=lm.window - 1), "past_key_values": batch.cache}
     reader = _Reader(lm=lm, weights=weights, real=real, last=last, sink=sink)
     with torch.no_grad(), _hooked(reader):
-        logits = lm.module(**inputs).logits[:, 0].float()
+        logits = widened(lm.module(**inputs).logits[:, 0])
     if lm.cached:
         batch.mask = mask
     reads = rearrange(sink, "layer row read d -> row read layer d") if weights is not None else None

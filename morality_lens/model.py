@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from morality_lens import dialogues, rendering
 from morality_lens.bundled import asset
-from morality_lens.decoding import LanguageModel, feed, prefill, start
+from morality_lens.decoding import LanguageModel, feed, prefill, start, widened
 from morality_lens.rendering import Renderer, Transcript
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
@@ -293,7 +293,7 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
         Check(
             name="TransformerBridge residuals equal transformers' hidden states",
             difference=max(_bridged(bridge, lm, row) for row in rows),
-            tolerance=tolerance,
+            tolerance=max(tolerance, 1e-6),  # parts of attention are float32 in some models, whatever is asked
         ),
         Check(
             name="a padded batch equals each row alone",
@@ -322,7 +322,7 @@ def _reference(lm: LanguageModel, row: list[int]) -> Float[Tensor, "layer pos d_
     ids = torch.tensor([row], device=lm.device)
     with torch.no_grad():
         states = lm.module(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-    return torch.cat([s.to(lm.device) for s in states]).float()
+    return widened(torch.cat([s.to(lm.device) for s in states]))
 
 
 def _difference(got: Float[Tensor, "... d_model"], want: Float[Tensor, "... d_model"]) -> float:
@@ -347,7 +347,7 @@ def _final_norm(lm: LanguageModel, residual: Float[Tensor, "... d_model"]) -> Fl
     finally:
         handle.remove()
         catch.remove()
-    return caught[0].float()
+    return widened(caught[0])
 
 
 def _captured(
@@ -396,4 +396,4 @@ def _bridged(bridge: TransformerBridge, lm: LanguageModel, row: list[int]) -> fl
     names = [f"blocks.{i}.hook_out" for i in range(len(want))]
     ids = torch.tensor([row], device=lm.device)
     _, cache = bridge.run_with_cache(ids, names_filter=names, prepend_bos=False)
-    return _difference(torch.cat([cache[name].to(want.device) for name in names]).float(), want)
+    return _difference(widened(torch.cat([cache[name].to(want.device) for name in names])), want)
