@@ -293,7 +293,8 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
         Check(
             name="TransformerBridge residuals equal transformers' hidden states",
             difference=max(_bridged(bridge, lm, row) for row in rows),
-            tolerance=max(tolerance, 1e-6),  # parts of attention are float32 in some models, whatever is asked
+            # parts of attention are float32 in some models, whatever is asked
+            tolerance=max(tolerance, 1e-6),
         ),
         Check(
             name="a padded batch equals each row alone",
