@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from morality_lens.analysis import analyze as analyze
     from morality_lens.analysis import keep_transcripts as keep_transcripts
     from morality_lens.analysis import write_report as write_report
+    from morality_lens.attribution import attribute as attribute
+    from morality_lens.attribution import attribute_answer as attribute_answer
+    from morality_lens.attribution import attribute_tokens as attribute_tokens
     from morality_lens.bbq import load_bbq as load_bbq
     from morality_lens.behaviour import behaviour_cube as behaviour_cube
     from morality_lens.behaviour import behaviour_table as behaviour_table
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from morality_lens.claims import claim_ladder as claim_ladder
     from morality_lens.claims import describe_claims as describe_claims
     from morality_lens.claims import equivalence as equivalence
+    from morality_lens.component_effects import attribute_effects as attribute_effects
+    from morality_lens.component_effects import describe_components as describe_components
     from morality_lens.config import Study as Study
     from morality_lens.config import load_study as load_study
     from morality_lens.design import Condition as Condition
@@ -63,10 +68,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis": ("Analysis", "analyze", "keep_transcripts", "write_report"),
+    "attribution": ("attribute", "attribute_answer", "attribute_tokens"),
     "bbq": ("load_bbq",),
     "behaviour": ("behaviour_cube", "behaviour_table"),
     "card": ("TrustCard",),
     "claims": ("claim_ladder", "describe_claims", "equivalence"),
+    "component_effects": ("attribute_effects", "describe_components"),
     "config": ("Study", "load_study"),
     "design": ("Condition", "Design", "Factor", "Protocol"),
     "wording": ("load_wording",),

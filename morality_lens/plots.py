@@ -8,6 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from morality_lens.attribution_plots import attribution as attribution
+from morality_lens.attribution_plots import attribution_heads as attribution_heads
+from morality_lens.attribution_plots import attribution_layers as attribution_layers
+from morality_lens.attribution_plots import attribution_segments as attribution_segments
 from morality_lens.design import COMPONENTS
 from morality_lens.panels import (
     DASHES,

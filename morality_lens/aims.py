@@ -1,0 +1,128 @@
+"""What a residual is split along: a probe's direction, or the way through the final norm to an answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from morality_lens.model import ModelRecord
+from morality_lens.rereading import Passage
+from morality_lens.splitting import forward
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Aimed:
+    """Directions and what is added to the projections on them.
+
+    Attributes:
+        direction: at each place.
+        constant: at each place.
+        scale: size of the frozen norm's factor at each place; None where no norm is passed.
+    """
+
+    direction: Float[Tensor, "row place d_model"]
+    constant: Float[Tensor, "row place"]
+    scale: Float[Tensor, "row place"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProbeAim:
+    """One direction for all places."""
+
+    direction: Float[np.ndarray, " d_model"]
+    intercept: float
+
+    def at(
+        self,
+        bridge: TransformerBridge,
+        ids: Int[Tensor, "row token"],
+        at: Int[Tensor, "row place"],
+        batch: Sequence[Passage],
+        dtype: torch.dtype,
+    ) -> Aimed:
+        """The same direction everywhere."""
+        one = torch.tensor(self.direction, dtype=dtype, device=ids.device)
+        constant = torch.full(at.shape, self.intercept, dtype=dtype, device=ids.device)
+        return Aimed(direction=one.expand(*at.shape, -1), constant=constant)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnswerAim:
+    """Log-odds of the correct option against the others, through the final norm as it is at each place.
+
+    A letter's tokens have the log of their summed probability: sum_i w_i z_i + H(w) for logits z, their
+    softmax w and its entropy H. The norm's factors, w and the factor of a soft cap are frozen.
+
+    Attributes:
+        record: of the model.
+        items: a row per item, with ``options`` and ``label``.
+        letters: tokens of each option's letter.
+    """
+
+    record: ModelRecord
+    items: Any
+    letters: tuple[tuple[int, ...], ...]
+
+    def at(
+        self,
+        bridge: TransformerBridge,
+        ids: Int[Tensor, "row token"],
+        at: Int[Tensor, "row place"],
+        batch: Sequence[Passage],
+        dtype: torch.dtype,
+    ) -> Aimed:
+        """A direction for each place."""
+        rows = torch.arange(len(at), device=ids.device)[:, None]
+        caught: dict[str, Tensor] = {}
+
+        def keep(value: Tensor, hook: Any) -> None:
+            caught[hook.name] = value[rows.to(value.device), at.to(value.device)].to(ids.device, dtype)
+
+        names = ("ln_final.hook_in", "ln_final.hook_out")
+        forward(bridge, ids, [(name, keep) for name in names])
+        x, y = (caught[name] for name in names)
+        pull, constant = self._pull(y, batch)
+        shift = getattr(bridge.ln_final, "bias", None)
+        centred = getattr(bridge.cfg, "normalization_type", "") in ("LN", "LNPre")
+        shift = torch.zeros_like(y[0, 0]) if shift is None or not centred else shift.to(y)
+        inner = x - x.mean(-1, keepdim=True) if centred else x
+        gain = torch.where(inner == 0, 0.0, (y - shift) / torch.where(inner == 0, 1.0, inner))
+        direction = gain * pull
+        if centred:
+            direction = direction - direction.mean(-1, keepdim=True)
+        return Aimed(direction=direction, constant=constant + pull @ shift, scale=gain.abs().mean(-1))
+
+    def _pull(
+        self, y: Float[Tensor, "row place d_model"], batch: Sequence[Passage]
+    ) -> tuple[Float[Tensor, "row place d_model"], Float[Tensor, "row place"]]:
+        """The answer's log-odds as a linear function of the final norm's output, at each place."""
+        head: Any = self.record.lm.head
+        config = self.record.lm.module.config.get_text_config()
+        cap = getattr(config, "final_logit_softcapping", None)
+        factor = float(getattr(config, "logit_scale", None) or 1.0)
+        factor /= float(getattr(config, "logits_scaling", None) or 1.0)
+        pulls, constants = [], []
+        for row, passage in enumerate(batch):
+            item = self.items.loc[passage.item]
+            pull, constant = torch.zeros_like(y[row]), torch.zeros_like(y[row, :, 0])
+            tokens_of = self.letters[: len(item["options"])]
+            for option, tokens in enumerate(tokens_of):
+                unembed = factor * head.weight[list(tokens)].to(y)
+                bias = getattr(head, "bias", None)
+                own = torch.zeros_like(unembed[:, 0]) if bias is None else factor * bias[list(tokens)].to(y)
+                logits = y[row] @ unembed.T + own
+                capped = logits if cap is None else cap * torch.tanh(logits / cap)
+                ratio = torch.where(logits == 0, 1.0, capped / torch.where(logits == 0, 1.0, logits))
+                weight = torch.softmax(capped, dim=-1)
+                entropy = -torch.xlogy(weight, weight).sum(-1)
+                sign = 1.0 if option == int(item["label"]) else -1.0 / (len(tokens_of) - 1)
+                pull = pull + sign * (weight * ratio) @ unembed
+                constant = constant + sign * ((weight * ratio) @ own + entropy)
+            pulls.append(pull)
+            constants.append(constant)
+        return torch.stack(pulls), torch.stack(constants)

@@ -1,0 +1,210 @@
+"""Factorial effects of a projection, split over the components and segments that make it."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from morality_lens.interactions import factorial_effects
+
+LEVELS_OF_DETAIL = ("component", "layer", "segment", "layer and segment", "head and segment")
+CONSTANTS = ("midpoint", "constant")
+
+
+def regroup(parts: xr.Dataset, by: str) -> xr.DataArray:
+    """Contributions to a projection, added up; at every level of detail they make the same whole.
+
+    Args:
+        parts: from :func:`morality_lens.attribution.attribute` or ``attribute_answer``.
+        by: ``component`` (embedding, every head, MLP and bias); ``layer`` (embedding, attention and MLP of
+            every layer); ``segment`` (what all heads take from each segment, all MLPs, ...); ``layer and
+            segment`` or ``head and segment`` (the same for every layer's heads, for every head).
+
+    Returns:
+        [item, conditions, round, component] without the constant, which no condition changes; along
+        ``component`` the coordinates ``kind`` (embedding, position, head, attention, bias, MLP), ``block``
+        (-1 where none), ``head`` (-1 where none or several) and ``segment`` (empty where none).
+
+    Raises:
+        ValueError: another level of detail.
+    """
+    if by not in LEVELS_OF_DETAIL:
+        raise ValueError(f"contributions can be seen by {', '.join(LEVELS_OF_DETAIL)}; got {by!r}.")
+    rows: list[tuple[str, str, int, int, str, xr.DataArray]] = []
+    split = by.endswith("segment")
+    for name in map(str, parts["component"].values):
+        kind, block, head = _read_name(name)
+        if name in CONSTANTS or (kind == "head" and split):
+            continue
+        one = parts["contribution"].sel(component=name, drop=True)
+        grouped = {"component": name, "head and segment": name}.get(by) or _grouped(kind, block, by)
+        rows.append((grouped, _kind_in(kind, by), -1 if by == "segment" else block, head, "", one))
+    if split:
+        for name in map(str, parts["head"].values):
+            _, block, head = _read_name(name)
+            who = {"segment": "heads", "layer and segment": f"L{block} heads"}.get(by, name)
+            for segment in map(str, parts["segment"].values):
+                one = parts["by_segment"].sel(head=name, segment=segment, drop=True)
+                where = -1 if by == "segment" else block
+                rows.append((f"{who} reading {segment}", "head", where, head, segment, one))
+    names = list(dict.fromkeys(row[0] for row in rows))
+    first = {row[0]: row for row in reversed(rows)}
+    dims = [d for d in parts["contribution"].dims if d != "component"]
+    total = {name: np.zeros([parts.sizes[d] for d in dims]) for name in names}
+    for name, *_, one in rows:
+        total[name] = total[name] + one.transpose(*dims).values
+    single = by in ("component", "head and segment")
+    coords = {
+        "component": names,
+        "kind": ("component", [first[n][1] for n in names]),
+        "block": ("component", [first[n][2] for n in names]),
+        "head": ("component", [first[n][3] if single else -1 for n in names]),
+        "segment": ("component", [first[n][4] for n in names]),
+    }
+    template = parts["contribution"].isel(component=0, drop=True)
+    return xr.DataArray(
+        np.stack([total[name] for name in names], axis=-1),
+        dims=(*dims, "component"),
+        coords={**template.coords, **coords},
+        name="contribution",
+        attrs=dict(parts["contribution"].attrs),
+    )
+
+
+def attribute_effects(
+    parts: xr.Dataset,
+    factors: Sequence[str] = ("instruction", "cot", "feedback"),
+    *,
+    by: str = "component",
+    at: Mapping[str, str] | None = None,
+    compare: str | Mapping[str, str] = "total",
+    family: Sequence[str] = ("component", "round"),
+    method: str = "auto",
+    draws: int = 2000,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Which components carry each factorial effect: a split that adds up, with the same draws for all.
+
+    An effect is linear in the projection and the projection is the sum of its components, so the effects of
+    the components add up to the effect of the projection; that is checked.
+
+    Args:
+        parts: from :func:`morality_lens.attribution.attribute` or ``attribute_answer``, of all cells.
+        factors: as in :func:`morality_lens.interactions.factorial_effects`, as are the next ones.
+        by: the level of detail, see :func:`regroup`.
+        at: levels at which factors are held.
+        compare: which levels a contrast is between.
+        family: dims over which p is corrected together.
+        method: of resampling.
+        draws: resamples.
+        alpha: level of intervals and bands.
+        seed: of the draws.
+
+    Returns:
+        As ``factorial_effects``, with the dim ``component`` and its coordinates, and the effect of the whole
+        projection as ``whole``, ``whole_low`` and ``whole_high`` (pointwise). ``attrs["sum_error"]`` is the
+        largest distance of the components' sum to it.
+
+    Raises:
+        ValueError: what ``factorial_effects`` refuses, or parts that do not add up.
+    """
+    split = regroup(parts, by)
+    asked = {"at": at, "compare": compare, "method": method, "draws": draws, "alpha": alpha, "seed": seed}
+    effects = factorial_effects(split, factors, family=family, **asked)
+    whole = factorial_effects(
+        parts["projection"], factors, family=[d for d in family if d == "round"], **asked
+    )
+    gap = float(np.abs(effects["estimate"].sum("component") - whole["estimate"]).max())
+    # Every cell misses by rounding alone; the contrast of eight cells by eight times as much at most.
+    largest = float(np.abs(parts["contribution"]).max())
+    allowed = (1e-9 + 8 * float(parts.attrs["completeness"])) * largest
+    if not gap <= allowed:
+        raise ValueError(
+            f"the components' effects add up to the projection's but for {gap:.1e}, where rounding allows "
+            f"{allowed:.1e}; the parts were changed after they were read."
+        )
+    kept = {name: split.coords[name] for name in ("kind", "block", "head", "segment")}
+    return (
+        effects.assign(whole=whole["estimate"], whole_low=whole["ci_low"], whole_high=whole["ci_high"])
+        .assign_coords(kept)
+        .assign_attrs(by=by, sum_error=gap, layer=parts.attrs.get("layer", ""))
+    )
+
+
+def describe_components(effects: xr.Dataset, effect: str, *, round: int | None = None, top: int = 3) -> str:
+    """Which components carry an effect, in a sentence.
+
+    Args:
+        effects: from :func:`attribute_effects`.
+        effect: its name.
+        round: the round; None: the last.
+        top: components that are named.
+    """
+    one = at_place(effects, effect, round)
+    level = f"{100 * (1 - float(effects.attrs['alpha'])):g} %"
+    number = int(one["round"]) if "round" in one.coords else None
+    when = "" if number is None else f" in round {number}"
+    said = (
+        f"{effect}{when}: {float(one['whole']):+.3f} [{float(one['whole_low']):+.3f}, "
+        f"{float(one['whole_high']):+.3f}] {effects.attrs.get('units', '')}".rstrip()
+    )
+    order = np.argsort(-np.abs(one["estimate"].values), kind="stable")
+    clear = [i for i in order if float(one["p_adj"][i]) < float(effects.attrs["alpha"])]
+    if not clear:
+        return f"{said}. No {effects.attrs['by']} is told from zero."
+    named = [
+        f"{one['component'].values[i]} {float(one['estimate'][i]):+.3f} "
+        f"[{float(one['band_low'][i]):+.3f}, {float(one['band_high'][i]):+.3f}]"
+        for i in clear[:top]
+    ]
+    rest = float(one["whole"]) - float(one["estimate"][clear[:top]].sum())
+    return (
+        f"{said}. Carried by {'; '.join(named)} (simultaneous {level} bands; {len(clear)} of "
+        f"{one.sizes['component']} are told from zero); all others together {rest:+.3f}."
+    )
+
+
+def at_place(effects: xr.Dataset, effect: str, round: int | None) -> xr.Dataset:
+    """One effect of one round.
+
+    Raises:
+        ValueError: the result has no such effect or round.
+    """
+    names = effects["effect"].values.tolist()
+    if effect not in names:
+        raise ValueError(f"no effect {effect!r} here; choose out of {', '.join(names)}.")
+    one = effects.sel(effect=effect)
+    if "round" not in one.dims:
+        return one
+    rounds = one["round"].values.tolist()
+    if round is not None and round not in rounds:
+        raise ValueError(f"no round {round} here; choose out of {rounds}.")
+    return one.sel(round=rounds[-1] if round is None else round)
+
+
+def _read_name(name: str) -> tuple[str, int, int]:
+    """Kind, block and head of a component."""
+    found = re.fullmatch(r"L(\d+)(?:H(\d+)| (MLP|attention bias))", name)
+    if found is None:
+        return name, -1, -1
+    block, head, rest = found.groups()
+    if head is not None:
+        return "head", int(block), int(head)
+    return ("MLP" if rest == "MLP" else "bias"), int(block), -1
+
+
+def _grouped(kind: str, block: int, by: str) -> str:
+    """The name of what a component is added to."""
+    if kind in ("embedding", "position"):
+        return kind
+    if by == "layer":
+        return f"L{block} {'MLP' if kind == 'MLP' else 'attention'}"
+    if by == "segment":
+        return {"MLP": "all MLPs", "bias": "all attention biases"}[kind]
+    return f"L{block} {'MLP' if kind == 'MLP' else 'attention bias'}"
+
+
+def _kind_in(kind: str, by: str) -> str:
+    return "attention" if by == "layer" and kind in ("head", "bias") else kind

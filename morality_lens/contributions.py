@@ -1,0 +1,161 @@
+"""A batch of dialogues, each site split into what components add and what heads take from which segment."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from morality_lens.aims import AnswerAim, ProbeAim
+from morality_lens.model import ModelRecord
+from morality_lens.rereading import Passage
+from morality_lens.splitting import Split, padded, split_residual
+
+INCOMPLETE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 3e-1}
+"""Largest distance of the parts' sum to the whole, in units of the largest part."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One site of one passage, split."""
+
+    passage: Passage
+    round: int
+    components: list[str]
+    heads: list[str]
+    contribution: Float[np.ndarray, " component"]
+    by_segment: Float[np.ndarray, "head segment"]
+    projection: float
+    scale: float
+    completeness: float
+
+
+def read_split(
+    model: TransformerBridge,
+    record: ModelRecord,
+    site: str,
+    layer: int,
+    aim: ProbeAim | AnswerAim,
+    batch: Sequence[Passage],
+) -> tuple[Split, Float[Tensor, "row read place"], Tensor, Tensor | None]:
+    """One forward pass of some dialogues: the split, the places' weights, the aim's constant and scale."""
+    reads = max(len(p.rounds) for p in batch)
+    spots = [[p.places(site, r) for r in p.rounds] for p in batch]
+    widest = max(len(s) for row in spots for s in row)
+    at, weight = np.zeros((len(batch), reads, widest), np.int64), np.zeros((len(batch), reads, widest))
+    for row, places in enumerate(spots):
+        for read, spot in enumerate(places):
+            at[row, read, : len(spot)] = spot
+            weight[row, read, : len(spot)] = 1 / max(len(spot), 1)
+    device = record.lm.device
+    dtype = torch.float64 if record.lm.module.dtype == torch.float64 else torch.float32
+    ids = padded([p.token_ids for p in batch], device)
+    flat = torch.tensor(at.reshape(len(batch), -1), device=device)
+    aimed = aim.at(model, ids, flat, batch, dtype)
+    split = split_residual(model, ids, flat, aimed.direction, layer)
+    # The places of a row run through its reads, one after the other.
+    return split, torch.tensor(weight, dtype=dtype, device=device), aimed.constant, aimed.scale
+
+
+def split_batch(
+    model: TransformerBridge,
+    record: ModelRecord,
+    batch: Sequence[Passage],
+    *,
+    site: str,
+    layer: int,
+    aim: ProbeAim | AnswerAim,
+    segments: Sequence[str],
+    constant: str,
+) -> Iterator[Part]:
+    """The sites of some dialogues, each split; those that do not have the site are passed over.
+
+    Args:
+        model: the model.
+        record: its record.
+        batch: dialogues read in one pass.
+        site: where the residual is read.
+        layer: of the residual.
+        aim: what it is split along.
+        segments: names in the order of the result.
+        constant: name of what is added to the projection.
+
+    Raises:
+        ValueError: the parts do not add up.
+    """
+    if not any(p.places(site, r) for p in batch for r in p.rounds):
+        return
+    split, weight, added, scale = read_split(model, record, site, layer, aim, batch)
+    size, reads, widest = weight.shape
+    rank = {name: i for i, name in enumerate(segments)}
+    member = np.zeros((size, reads, max(len(p.token_ids) for p in batch), len(segments)))
+    for row, passage in enumerate(batch):
+        for read, round in enumerate(passage.rounds):
+            names = passage.segments(round)
+            member[row, read, range(len(names)), [rank[name] for name in names]] = 1
+    belongs = torch.tensor(member).to(weight)
+
+    def averaged(values: Tensor) -> Tensor:
+        return (values.reshape(size, reads, widest) * weight).sum(-1).cpu().double()
+
+    parts = {name: averaged(value) for name, value in split.parts.items()}
+    heads, told = [], []
+    for block, value in sorted(split.heads.items()):
+        by_token = value.reshape(size, reads, widest, *value.shape[2:])
+        told.append(
+            einsum(
+                by_token,
+                weight,
+                belongs,
+                "row read place head token, row read place, row read token segment -> row read head segment",
+            )
+        )
+        heads += [f"L{block}H{h}" for h in range(value.shape[2])]
+    none = torch.zeros(size, reads, 0, len(segments))
+    by_segment = (torch.cat(told, dim=2) if told else none).cpu().double()
+    parts |= {name: by_segment[:, :, i].sum(-1) for i, name in enumerate(heads)}
+    parts[constant] = averaged(added)
+    assert split.whole is not None  # its hook is always on
+    whole = averaged(split.whole) + parts[constant]
+    order = sorted(parts, key=lambda name: _rank(name, constant))
+    stacked = torch.stack([parts[name] for name in order], dim=-1)
+    gaps = (stacked.sum(-1) - whole).abs() / stacked.abs().amax(-1).clamp(min=1e-30)
+    allowed = INCOMPLETE[record.lm.module.dtype]
+    for row, passage in enumerate(batch):
+        for read, round in enumerate(passage.rounds):
+            if not passage.places(site, round):
+                continue
+            gap = float(gaps[row, read])
+            if not gap <= allowed:
+                raise ValueError(
+                    f"the parts of {record.architecture} do not add up: they miss the whole by {gap:.1e} of "
+                    f"the largest part, where {allowed:.0e} is allowed. It adds something to the residual "
+                    "that is neither an embedding, attention nor an MLP, or scales it; or its precision is "
+                    'too low: try dtype="float32".'
+                )
+            yield Part(
+                passage=passage,
+                round=round,
+                components=order,
+                heads=heads,
+                contribution=stacked[row, read].numpy(),
+                by_segment=by_segment[row, read].numpy(),
+                projection=float(whole[row, read]),
+                scale=float("nan") if scale is None else float(averaged(scale)[row, read]),
+                completeness=gap,
+            )
+
+
+def _rank(name: str, constant: str) -> tuple[int, int, int]:
+    """Embedding and position first; then block by block heads, bias and MLP; the constant last."""
+    if name in ("embedding", "position"):
+        return (-1, 0, int(name == "position"))
+    if name == constant:
+        return (10**9, 0, 0)
+    block, _, rest = name[1:].replace("H", " H").partition(" ")
+    kind = 0 if rest.startswith("H") else 1 if "bias" in rest else 2
+    return (int(block), kind, int(rest[1:]) if kind == 0 else 0)

@@ -1,0 +1,138 @@
+"""The dialogues of a run, to be read again: tokens, places of a site in every round, and who wrote what."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from morality_lens.design import COMPONENTS, SITES, Condition
+from morality_lens.store import Run
+
+FIRST = "first token"
+"""The segment of a dialogue's first token, on which attention often rests when it has nothing to read."""
+ALWAYS = ("question", "template")
+"""Segments that are called the same in every round."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Passage:
+    """One dialogue of a run.
+
+    Attributes:
+        item: id of the item.
+        condition: the cell.
+        rounds: the rounds that are read in it.
+        token_ids: up to the last token of the last of those rounds' answers.
+        spans: name, round, first token and the one after the last.
+    """
+
+    item: str
+    condition: Condition
+    rounds: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    spans: tuple[tuple[str, int, int, int], ...]
+
+    def places(self, site: str, round: int) -> tuple[int, ...]:
+        """Tokens of a site or segment in a round; none where it is not there.
+
+        ``answer_start`` is the token whose logits choose the answer's first one.
+        """
+        name = "answer" if site in SITES else site
+        found = [(start, stop) for n, r, start, stop in self.spans if (n, r) == (name, round)]
+        if not found:
+            return ()
+        start, stop = found[-1]
+        if site == "answer_start":
+            return (start - 1,)
+        inside = tuple(range(start, stop))
+        return inside[-1:] if site == "answer_end" else inside
+
+    def segments(self, round: int) -> list[str]:
+        """The segment of every token, seen from a round: ``feedback``, or ``earlier feedback``.
+
+        The question is the question in every round. What no segment holds, or comes later, is ``template``.
+        """
+        names = ["template"] * len(self.token_ids)
+        for name, spoken, start, stop in self.spans:
+            if spoken <= round:
+                label = name if spoken == round or name in ALWAYS else f"earlier {name}"
+                names[start:stop] = [label] * (min(stop, len(names)) - start)
+        names[0] = FIRST
+        return names
+
+    @property
+    def described(self) -> str:
+        """Item and condition in words, for messages."""
+        return f"item {self.item} under {self.condition.label}"
+
+
+def passages(
+    run: Run,
+    *,
+    items: Sequence[str] | None = None,
+    conditions: Sequence[Condition] | None = None,
+    rounds: Sequence[int] | None = None,
+) -> Iterator[Passage]:
+    """The run's dialogues, item by item.
+
+    Args:
+        run: a run.
+        items: ids; None takes all.
+        conditions: cells; None takes all.
+        rounds: rounds to be read; None takes all.
+
+    Raises:
+        ValueError: an item, condition or round that the run does not have, or none.
+    """
+    cells = {c.levels: c for c in run.design.conditions}
+    wanted = list(cells.values()) if conditions is None else list(conditions)
+    numbers = list(range(run.design.n_rounds)) if rounds is None else sorted(set(rounds))
+    known = run.items.index.tolist()
+    chosen = known if items is None else list(items)
+    for what, given, there in (
+        ("item", chosen, known),
+        ("condition", [c.label for c in wanted], [c.label for c in cells.values()]),
+        ("round", numbers, list(range(run.design.n_rounds))),
+    ):
+        unknown = [name for name in given if name not in there]
+        if unknown or not given:
+            listed = ", ".join(map(str, unknown[:5])) or "(none given)"
+            raise ValueError(
+                f"the run has no {what} {listed}; choose out of {', '.join(map(str, there[:20]))}."
+            )
+    table = run.transcripts
+    kept = table.loc[table["item"].isin(chosen)]
+    levels = {c.levels: c for c in wanted}
+    # Where the chat template rewrites history, each round's dialogue is stored for itself.
+    whole = not table.duplicated(["item", *COMPONENTS]).any()
+    for row in kept.to_dict("records"):
+        condition = levels.get(tuple(row[name] for name in COMPONENTS))
+        here = numbers if whole else [n for n in numbers if n == row["round"]]
+        if condition is not None and here:
+            yield _passage(row, condition, here)
+
+
+def _passage(row: dict, condition: Condition, rounds: Sequence[int]) -> Passage:
+    spans = tuple((s["name"], int(s["round"]), int(s["start"]), int(s["stop"])) for s in row["spans"])
+    answers = [stop for name, number, _, stop in spans if name == "answer" and number in rounds]
+    end = max(answers, default=len(row["token_ids"]))
+    return Passage(
+        item=str(row["item"]),
+        condition=condition,
+        rounds=tuple(rounds),
+        token_ids=tuple(int(t) for t in row["token_ids"][:end]),
+        spans=tuple(span for span in spans if span[2] < end or span[0] == "answer"),
+    )
+
+
+def by_length(found: Sequence[Passage], *, rows: int, squares: int) -> list[list[Passage]]:
+    """Batches of dialogues of like length, of at most ``rows`` rows and ``squares`` pairs of tokens."""
+    batches: list[list[Passage]] = []
+    for i in np.argsort([len(p.token_ids) for p in found], kind="stable").tolist():
+        passage = found[i]
+        room = batches and len(batches[-1]) < rows
+        if room and (len(batches[-1]) + 1) * len(passage.token_ids) ** 2 <= squares:
+            batches[-1].append(passage)
+        else:
+            batches.append([passage])
+    return batches
