@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from morality_lens import plots as plots
+    from morality_lens.aligning import alignable as alignable
     from morality_lens.analysis import Analysis as Analysis
     from morality_lens.analysis import analyze as analyze
     from morality_lens.analysis import keep_transcripts as keep_transcripts
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from morality_lens.behaviour import behaviour_cube as behaviour_cube
     from morality_lens.behaviour import behaviour_table as behaviour_table
     from morality_lens.card import TrustCard as TrustCard
+    from morality_lens.causality import borne_share as borne_share
+    from morality_lens.causality import causal_lines as causal_lines
+    from morality_lens.causality import describe_mediation as describe_mediation
+    from morality_lens.causality import recovered as recovered
+    from morality_lens.causality import silenced as silenced
+    from morality_lens.causality import steering_slopes as steering_slopes
     from morality_lens.claims import claim_ladder as claim_ladder
     from morality_lens.claims import describe_claims as describe_claims
     from morality_lens.claims import equivalence as equivalence
@@ -31,12 +38,15 @@ if TYPE_CHECKING:
     from morality_lens.design import Design as Design
     from morality_lens.design import Factor as Factor
     from morality_lens.design import Protocol as Protocol
+    from morality_lens.erasure import fit_leace as fit_leace
     from morality_lens.fitting import fit_probe as fit_probe
     from morality_lens.hub import from_hub as from_hub
     from morality_lens.hub import push_to_hub as push_to_hub
     from morality_lens.interactions import between as between
     from morality_lens.interactions import describe as describe
     from morality_lens.interactions import factorial_effects as factorial_effects
+    from morality_lens.interventions import ablate as ablate
+    from morality_lens.interventions import steer as steer
     from morality_lens.items import OpenPrompt as OpenPrompt
     from morality_lens.items import Question as Question
     from morality_lens.items import Statement as Statement
@@ -45,9 +55,11 @@ if TYPE_CHECKING:
     from morality_lens.loaders import load_prompts as load_prompts
     from morality_lens.loaders import load_questions as load_questions
     from morality_lens.loaders import load_statements as load_statements
+    from morality_lens.mediation import mediate as mediate
     from morality_lens.model import load_model as load_model
     from morality_lens.model import record_of as record_of
     from morality_lens.odds import marginal_log_odds as marginal_log_odds
+    from morality_lens.patching import patch as patch
     from morality_lens.planning import plan as plan
     from morality_lens.probes import Probe as Probe
     from morality_lens.probes import load_probe as load_probe
@@ -67,6 +79,22 @@ if TYPE_CHECKING:
     from morality_lens.wording import load_wording as load_wording
 
 _HOMES = {
+    "patching": ("patch",),
+    "mediation": ("mediate",),
+    "interventions": (
+        "ablate",
+        "steer",
+    ),
+    "erasure": ("fit_leace",),
+    "causality": (
+        "borne_share",
+        "causal_lines",
+        "describe_mediation",
+        "recovered",
+        "silenced",
+        "steering_slopes",
+    ),
+    "aligning": ("alignable",),
     "analysis": ("Analysis", "analyze", "keep_transcripts", "write_report"),
     "attribution": ("attribute", "attribute_answer", "attribute_tokens"),
     "bbq": ("load_bbq",),

@@ -3,7 +3,7 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,14 @@ RULES = {
     "pass; .2 or less: warn; else fail",
     "nuisance": "largest |cosine| to a nuisance direction: .5 (a quarter of the squared length) or less: "
     "pass; .7 (half of it) or less: warn; else fail",
+    "steer": "log-odds of the correct option for one gap added: interval above 0, and the slope above all "
+    "random directions' of equal length (p below .05): pass; interval above 0: warn; else fail",
+    "silence": "share of the components' effect that is gone when the projection is held at its mean: "
+    "interval above 0 and beyond all random directions: pass from .5 on, below it warn; else fail",
 }
 """Every line of a card and the rule of its verdict."""
+CAUSAL = ("steer", "silence")
+"""Lines about what the direction does, beside whether it detects."""
 
 _PHRASES = {
     "held-out AUROC": "held-out AUROC {value}",
@@ -47,6 +53,8 @@ _PHRASES = {
     "kinds agree": "kinds agree at {value}",
     "calibration": "calibration error {value}",
     "nuisance": "cosine {value} to a nuisance",
+    "steer": "one gap added moves the log-odds by {value}",
+    "silence": "held at its mean, a share of {value} of the effect is gone",
 }
 
 COSINES = {"layer": int, "first": str, "second": str, "cosine": float, "within_class": float, "rank": float}
@@ -85,8 +93,30 @@ class TrustCard:
 
     @property
     def verdict(self) -> str:
-        """The worst verdict of a line that was checked."""
-        return max(self.lines["verdict"], key=VERDICTS.index)
+        """The worst verdict of a line that was checked; whether the direction is a cause is told apart."""
+        detects = ~self.lines["line"].isin(CAUSAL)
+        return max(self.lines.loc[detects, "verdict"], key=VERDICTS.index)
+
+    @property
+    def causes(self) -> str:
+        """Whether the direction detects, steers and silences; empty where that was not tried."""
+        found = dict(zip(self.lines["line"], self.lines["verdict"], strict=True))
+        if not set(CAUSAL) & set(found):
+            return ""
+        named = {"detects": "held-out AUROC", "steers": "steer", "silences": "silence"}
+        return ", ".join(f"{said}: {found.get(name, 'not checked')}" for said, name in named.items())
+
+    def with_lines(self, lines: pd.DataFrame) -> "TrustCard":
+        """The card with further lines; those of the same name are replaced.
+
+        Raises:
+            ValueError: a line that no card has.
+        """
+        unknown = set(lines["line"]) - set(RULES)
+        if unknown:
+            raise ValueError(f"a trust card has no line {sorted(unknown)}; it has {', '.join(RULES)}.")
+        kept = self.lines[~self.lines["line"].isin(lines["line"])]
+        return replace(self, lines=pd.concat([kept, lines[self.lines.columns]], ignore_index=True))
 
     @property
     def conclusion(self) -> str:
@@ -118,6 +148,7 @@ class TrustCard:
             rows = [row for row in self.rows() if row["verdict"] == verdict]
             said = [_PHRASES[row["line"]].format(value=short(row["value"])) for row in rows]
             parts += [f"{name}: {', '.join(said)}"] if said else []
+        parts += [self.causes] if self.causes else []
         absent = self.lines.loc[self.lines["verdict"] == "not checked", "line"].tolist()
         return "; ".join([*parts, *([f"not checked: {', '.join(absent)}"] if absent else [])])
 

@@ -104,7 +104,7 @@ def read_cube(
             "they "
             "are averaged within item and cell."
         )
-    codes = _cluster_codes(y)
+    codes = cluster_codes(y)
     _check_clusters(np.bincount(codes))
     empty = [str(dim) for dim, length in y.sizes.items() if length == 0]
     if empty:
@@ -180,7 +180,7 @@ def _mean_of_repeats(
     return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 
-def _cluster_codes(y: xr.DataArray) -> Int[np.ndarray, "item"]:
+def cluster_codes(y: xr.DataArray) -> Int[np.ndarray, "item"]:
     """A number per item, equal within a cluster."""
     n_items = y.sizes["item"]
     if "cluster" not in y.coords:

@@ -98,6 +98,16 @@ def take(lm: LanguageModel, batch: Batch, rows: Sequence[int]) -> Batch:
     return taken
 
 
+def cropped(lm: LanguageModel, batch: Batch, rows: Sequence[int], lengths: Sequence[int]) -> Batch:
+    """:func:`take`, of each row its first tokens only (no more than it has)."""
+    taken = take(lm, batch, rows)
+    keep = torch.tensor(list(lengths), device=lm.device)
+    taken.tokens = [tokens[:n] for tokens, n in zip(taken.tokens, lengths, strict=True)]
+    taken.mask = taken.mask & (taken.mask.cumsum(dim=1) <= keep[:, None])
+    _compact(taken)
+    return taken
+
+
 @dataclass(kw_only=True, eq=False)
 class _Reader:
     """Hooks of one forward pass: residuals summed with weights, and logits for each row's last token only."""

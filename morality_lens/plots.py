@@ -13,6 +13,11 @@ from morality_lens.attribution_plots import attribution_heads as attribution_hea
 from morality_lens.attribution_plots import attribution_layers as attribution_layers
 from morality_lens.attribution_plots import attribution_segments as attribution_segments
 from morality_lens.design import COMPONENTS
+from morality_lens.intervention_plots import ablations as ablations
+from morality_lens.intervention_plots import dose_response as dose_response
+from morality_lens.intervention_plots import mediation as mediation
+from morality_lens.intervention_plots import patching_layers as patching_layers
+from morality_lens.intervention_plots import patching_map as patching_map
 from morality_lens.panels import (
     DASHES,
     EFFECT_COLORS,

@@ -1,0 +1,60 @@
+"""Least-squares concept erasure: the smallest change after which no linear classifier finds a label."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Num
+
+TINY = 1e-8
+"""Eigenvalues of the covariance below this share of the largest count as zero."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Eraser:
+    """x -> x - along (across . (x - mean)): LEACE for a label with two values.
+
+    Attributes:
+        mean: of the training points.
+        along: the direction that is taken out.
+        across: how much of it a point holds; ``across . along`` is 1.
+    """
+
+    mean: Float[np.ndarray, " d_model"]
+    along: Float[np.ndarray, " d_model"]
+    across: Float[np.ndarray, " d_model"]
+
+    def __call__(self, points: Float[np.ndarray, "... d_model"]) -> Float[np.ndarray, "... d_model"]:
+        """The points with the label erased."""
+        return points - ((points - self.mean) @ self.across)[..., None] * self.along
+
+
+def fit_leace(points: Float[np.ndarray, "point d_model"], labels: Num[np.ndarray, " point"]) -> Eraser:
+    """The eraser of a label, in closed form.
+
+    With the covariance S of the points and c their covariance with the label, LEACE is the projection
+    x - W^+ P W (x - mean) where W is the whitening of S and P projects on W c (Belrose et al. 2023, LEACE:
+    Perfect linear concept erasure in closed form, theorem 4.2). For one label that is
+    x - c (c' S^+ (x - mean)) / (c' S^+ c): no linear classifier can do better than chance on the training
+    points, and no other affine map that achieves this moves them less in mean square.
+
+    Args:
+        points: training points.
+        labels: a number for each; one with two values, or graded.
+
+    Raises:
+        ValueError: fewer than two points, or a label that does not vary or is uncorrelated with the points.
+    """
+    x, z = np.asarray(points, np.float64), np.asarray(labels, np.float64)
+    if len(x) < 2 or np.ptp(z) == 0:
+        raise ValueError(f"fit_leace needs a label that varies over the points; got {len(x)} points.")
+    mean = x.mean(axis=0)
+    centred = x - mean
+    c = centred.T @ (z - z.mean()) / len(x)
+    _, singular, axes = np.linalg.svd(centred / np.sqrt(len(x)), full_matrices=False)
+    keep = singular**2 > TINY * singular[0] ** 2
+    seen = axes[keep] @ c / singular[keep]
+    power = float(seen @ seen)
+    if not power > 0:
+        raise ValueError("the label is uncorrelated with the points, so there is nothing to erase.")
+    across = (seen / singular[keep]) @ axes[keep] / power
+    return Eraser(mean=mean, along=c, across=across)
