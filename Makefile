@@ -41,6 +41,8 @@ bench: install-dev
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/effects.py
 	$(BIN)/python benchmarks/trust.py
+	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/patching.py --layers 24 --items 4 --rounds 2
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache

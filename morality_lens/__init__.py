@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from morality_lens.design import Protocol as Protocol
     from morality_lens.erasure import fit_leace as fit_leace
     from morality_lens.fitting import fit_probe as fit_probe
+    from morality_lens.gradients import patch_gradient as patch_gradient
     from morality_lens.hub import from_hub as from_hub
     from morality_lens.hub import push_to_hub as push_to_hub
+    from morality_lens.inside import keep_result as keep_result
+    from morality_lens.inside import kept_results as kept_results
     from morality_lens.interactions import between as between
     from morality_lens.interactions import describe as describe
     from morality_lens.interactions import factorial_effects as factorial_effects
@@ -79,13 +82,12 @@ if TYPE_CHECKING:
     from morality_lens.wording import load_wording as load_wording
 
 _HOMES = {
-    "patching": ("patch",),
-    "mediation": ("mediate",),
-    "interventions": (
-        "ablate",
-        "steer",
-    ),
-    "erasure": ("fit_leace",),
+    "aligning": ("alignable",),
+    "analysis": ("Analysis", "analyze", "keep_transcripts", "write_report"),
+    "attribution": ("attribute", "attribute_answer", "attribute_tokens"),
+    "bbq": ("load_bbq",),
+    "behaviour": ("behaviour_cube", "behaviour_table"),
+    "card": ("TrustCard",),
     "causality": (
         "borne_share",
         "causal_lines",
@@ -94,24 +96,29 @@ _HOMES = {
         "silenced",
         "steering_slopes",
     ),
-    "aligning": ("alignable",),
-    "analysis": ("Analysis", "analyze", "keep_transcripts", "write_report"),
-    "attribution": ("attribute", "attribute_answer", "attribute_tokens"),
-    "bbq": ("load_bbq",),
-    "behaviour": ("behaviour_cube", "behaviour_table"),
-    "card": ("TrustCard",),
     "claims": ("claim_ladder", "describe_claims", "equivalence"),
     "component_effects": ("attribute_effects", "describe_components"),
     "config": ("Study", "load_study"),
     "design": ("Condition", "Design", "Factor", "Protocol"),
-    "wording": ("load_wording",),
+    "erasure": ("fit_leace",),
     "fitting": ("fit_probe",),
+    "gradients": ("patch_gradient",),
     "hub": ("from_hub", "push_to_hub"),
+    "inside": (
+        "keep_result",
+        "kept_results",
+    ),
     "interactions": ("between", "describe", "factorial_effects"),
+    "interventions": (
+        "ablate",
+        "steer",
+    ),
     "items": ("OpenPrompt", "Question", "Statement"),
     "loaders": ("load_data", "load_items", "load_prompts", "load_questions", "load_statements"),
+    "mediation": ("mediate",),
     "model": ("load_model", "record_of"),
     "odds": ("marginal_log_odds",),
+    "patching": ("patch",),
     "planning": ("plan",),
     "probes": ("Probe", "load_probe"),
     "reading": ("read_pairs", "read_statements", "read_transcripts"),
@@ -122,6 +129,7 @@ _HOMES = {
     "transcripts": ("TranscriptView",),
     "trust": ("trust_card",),
     "twins": ("random_twin_residuals",),
+    "wording": ("load_wording",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -12,7 +12,6 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.model import ModelRecord
 from morality_lens.rereading import Passage
-from morality_lens.splitting import forward
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,15 +76,7 @@ class AnswerAim:
         dtype: torch.dtype,
     ) -> Aimed:
         """A direction for each place."""
-        rows = torch.arange(len(at), device=ids.device)[:, None]
-        caught: dict[str, Tensor] = {}
-
-        def keep(value: Tensor, hook: Any) -> None:
-            caught[hook.name] = value[rows.to(value.device), at.to(value.device)].to(ids.device, dtype)
-
-        names = ("ln_final.hook_in", "ln_final.hook_out")
-        forward(bridge, ids, [(name, keep) for name in names])
-        x, y = (caught[name] for name in names)
+        x, y = self._around_final_norm(ids, at, dtype)
         pull, constant = self._pull(y, batch)
         shift = getattr(bridge.ln_final, "bias", None)
         centred = getattr(bridge.cfg, "normalization_type", "") in ("LN", "LNPre")
@@ -96,6 +87,36 @@ class AnswerAim:
         if centred:
             direction = direction - direction.mean(-1, keepdim=True)
         return Aimed(direction=direction, constant=constant + pull @ shift, scale=gain.abs().mean(-1))
+
+    def _around_final_norm(
+        self, ids: Int[Tensor, "row token"], at: Int[Tensor, "row place"], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "row place d_model"], Float[Tensor, "row place d_model"]]:
+        """What goes into the final norm at the places and what comes out, in the plain model."""
+        lm, kept = self.record.lm, []
+        rows = torch.arange(len(at), device=ids.device)[:, None]
+
+        def keep(values: Tensor) -> None:
+            where = rows.to(values.device), at.to(values.device)
+            kept.append(values[where].to(ids.device, dtype))
+
+        def after_last_block(_: Any, args: tuple, output: Any) -> None:
+            keep(output[0] if isinstance(output, tuple) else output)
+
+        def before_head(_: Any, args: tuple) -> tuple:
+            keep(args[0])
+            return (args[0][:, :1], *args[1:])  # nobody reads the logits
+
+        handles = [
+            lm.blocks[-1].register_forward_hook(after_last_block),
+            lm.head.register_forward_pre_hook(before_head),
+        ]
+        try:
+            with torch.no_grad():
+                lm.module(input_ids=ids, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return kept[0], kept[1]
 
     def _pull(
         self, y: Float[Tensor, "row place d_model"], batch: Sequence[Passage]

@@ -14,6 +14,7 @@ import xarray as xr
 from morality_lens.behaviour import behaviour_cube, behaviour_table, too_many_unparsed
 from morality_lens.claims import claim_ladder
 from morality_lens.design import SITES
+from morality_lens.inside import inside_groups, kept_results
 from morality_lens.interactions import POPULATION, factorial_effects
 from morality_lens.odds import marginal_log_odds
 from morality_lens.probes import Probe
@@ -180,7 +181,7 @@ def write_report(
     analysis: Analysis | None = None,
     transcripts: Sequence[TokenView] | None = None,
 ) -> Path:
-    """One self-contained HTML file about a run.
+    """One self-contained HTML file about a run, with what was kept of looks inside the model.
 
     Args:
         run: a run.
@@ -204,6 +205,7 @@ def write_report(
         probe=probe,
         transcripts=views,
         refused=done.refused,
+        inside=inside_groups(kept_results(run)),
     )
 
 

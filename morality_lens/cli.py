@@ -1,4 +1,4 @@
-"""The command line: run, probe, analyze, report and check."""
+"""The command line: run, probe, analyze, attribute, patch, report and check."""
 
 import sys
 import warnings
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from morality_lens import inside_commands
 
 if TYPE_CHECKING:
     from morality_lens.config import Study
@@ -23,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command(name="attribute")(inside_commands.attribute)
+app.command(name="patch")(inside_commands.patch)
 console = Console()
 BUNDLED_LIMIT = 80
 TWINS, LARGEST_TWIN = 3, 2_000_000_000

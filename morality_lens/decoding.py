@@ -99,13 +99,19 @@ def take(lm: LanguageModel, batch: Batch, rows: Sequence[int]) -> Batch:
 
 
 def cropped(lm: LanguageModel, batch: Batch, rows: Sequence[int], lengths: Sequence[int]) -> Batch:
-    """:func:`take`, of each row its first tokens only (no more than it has)."""
-    taken = take(lm, batch, rows)
+    """:func:`take`, of each row its first tokens only (no more than it has); everything is copied once."""
+    chosen = torch.tensor(list(rows), device=lm.device)
     keep = torch.tensor(list(lengths), device=lm.device)
-    taken.tokens = [tokens[:n] for tokens, n in zip(taken.tokens, lengths, strict=True)]
-    taken.mask = taken.mask & (taken.mask.cumsum(dim=1) <= keep[:, None])
-    _compact(taken)
-    return taken
+    mask = batch.mask[chosen]
+    mask = mask & (mask.cumsum(dim=1) <= keep[:, None])
+    width = max(1, int(mask.sum(1).max()))
+    order = torch.argsort(mask.byte(), dim=1, stable=True)[:, -width:]
+    cache = DynamicCache()
+    for number, layer in enumerate(batch.cache.layers):
+        keys, values = (_reorder(stored, order, chosen) for stored in (layer.keys, layer.values))
+        cache.update(keys, values, number)
+    tokens = [list(batch.tokens[r][:n]) for r, n in zip(rows, lengths, strict=True)]
+    return Batch(tokens=tokens, mask=mask.gather(1, order), cache=cache)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -131,6 +137,12 @@ class _Reader:
     def after_block(self, _: Any, args: tuple, output: Any) -> None:
         self.keep(output[0] if isinstance(output, tuple) else output)
 
+    def without_padding(self, _: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Zeros in place of padding, which would be NaN where it sees nothing (see :func:`_hooked`)."""
+        hidden = args[0] if args else kwargs["hidden_states"]
+        clean = torch.where(self.real.to(hidden.device).unsqueeze(-1), hidden, 0.0)
+        return ((clean, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": clean})
+
     def before_head(self, _: Any, args: tuple) -> tuple:
         hidden = args[0]
         rows = torch.arange(hidden.shape[0], device=hidden.device)
@@ -139,9 +151,17 @@ class _Reader:
 
 @contextmanager
 def _hooked(reader: _Reader) -> Iterator[None]:
-    """While open, the reader's hooks are on the model; only they are taken off again."""
+    """While open, the reader's hooks are on the model; only they are taken off again.
+
+    Some attention takes its softmax in float32. A mask of float64 is minus infinity there, so padding that
+    sees nothing (under a sliding window, say) becomes NaN, and NaN times a weight of zero is NaN everywhere.
+    """
     lm = reader.lm
-    handles = [lm.head.register_forward_pre_hook(reader.before_head)]
+    handles: list[Any] = [lm.head.register_forward_pre_hook(reader.before_head)]
+    if lm.module.dtype == torch.float64:
+        handles += [
+            block.register_forward_pre_hook(reader.without_padding, with_kwargs=True) for block in lm.blocks
+        ]
     if reader.weights is not None:
         handles.append(lm.blocks[0].register_forward_pre_hook(reader.before_first_block, with_kwargs=True))
         handles += [block.register_forward_hook(reader.after_block) for block in lm.blocks]
@@ -233,14 +253,18 @@ def _compact(batch: Batch) -> None:
 
 
 def _reorder(
-    stored: Float[Tensor, "row head slot size"], order: Int[Tensor, "row kept"]
-) -> Float[Tensor, "row head kept size"]:
+    stored: Float[Tensor, "row head slot size"],
+    order: Int[Tensor, "new kept"],
+    rows: Int[Tensor, " new"] | None = None,
+) -> Float[Tensor, "new head kept size"]:
     """Each row's slots in its own order, whole vectors at a time (`gather` would copy number by number)."""
-    rows, heads, slots, size = stored.shape
-    first = torch.arange(rows * heads, device=stored.device)[:, None] * slots
-    index = first + order.to(stored.device).repeat_interleave(heads, 0)
+    _, heads, slots, size = stored.shape
+    order = order.to(stored.device)
+    chosen = torch.arange(len(order), device=stored.device) if rows is None else rows.to(stored.device)
+    first = (chosen[:, None] * heads + torch.arange(heads, device=stored.device)) * slots
+    index = first[:, :, None] + order[:, None, :]
     flat = stored.reshape(-1, size).index_select(0, index.reshape(-1))
-    return flat.view(rows, heads, -1, size)
+    return flat.view(len(order), heads, -1, size)
 
 
 def generate(

@@ -56,6 +56,27 @@ class Condition:
 
 
 COMPONENTS = ("instruction", "cot", "feedback")
+
+
+def condition_of(label: str) -> Condition:
+    """The condition of a label such as ``none`` or ``instruction+feedback(placebo)``.
+
+    Raises:
+        ValueError: another text.
+    """
+    levels: dict[str, Level] = {}
+    for part in [] if label == "none" else label.split("+"):
+        name, _, rest = part.partition("(")
+        level = rest.removesuffix(")") if rest else "on"
+        if name not in COMPONENTS or name in levels or level not in LEVELS or (rest and part[-1] != ")"):
+            raise ValueError(
+                f"a condition is none, or components joined by + ({', '.join(COMPONENTS)}, each with "
+                f"(placebo) where it is one); got {label!r}."
+            )
+        levels[name] = level
+    return Condition(**levels)
+
+
 SITES = ("answer_start", "answer_end", "answer_mean")
 """Sites that every run captures: see :class:`Design`."""
 SEGMENT_SITES = ("question", "feedback", "review", "instruction", "cot_request", "rationale")

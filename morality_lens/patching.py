@@ -26,9 +26,9 @@ from morality_lens.suffixes import (
     Edit,
     Outcome,
     Parts,
-    activations,
     parts_of,
     prefix,
+    read_source,
     run_suffixes,
 )
 
@@ -115,26 +115,31 @@ def patch(
         everyone = list(range(len(chunk)))
         ends = [len(p) - 1 for p in prompts]
         clean = run_suffixes(parts, kept, prompts, first=ends, rows=everyone, edits=[])
-        other = run_suffixes(
-            parts, prefix(parts, origin), origin, first=[len(p) - 1 for p in origin], rows=everyone, edits=[]
-        )
-        data = {f"target_{k}": v for k, v in measure.read(clean, names, ()).items()}
+        here = [[spots[name, place] for name in names] for place in places]
+        taken = [widened_places([h[0] for h in row]) for row in here]
+        other, values = read_source(parts, origin, torch.cat(taken, dim=1).to(parts.lm.device), what)
+        unpatched = measure.read(clean, names, ())
+        data = {f"target_{k}": v for k, v in unpatched.items()}
         data |= {f"source_{k}": v for k, v in measure.read(other, names, ()).items()}
         patched = []
-        for place in places:
-            here = [spots[name, place] for name in names]
-            taken, there = widened_places([h[0] for h in here]), widened_places([h[1] for h in here])
-            device = parts.lm.device
-            values = activations(parts, origin, taken.to(device), what)
-            first = [int(h[1][0]) for h in here]
+        widths = [t.shape[1] for t in taken]
+        for row, own in zip(here, values.split(widths, dim=2), strict=True):
+            there = widened_places([h[1] for h in row]).to(parts.lm.device)
+            first = [int(h[1][0]) for h in row]
+            # Where all tokens up to the place are the same, so are the activations: nothing needs to be run.
+            rows_in = [i for i, (s, t) in enumerate(row) if origin[i][: s[-1] + 1] != prompts[i][: t[-1] + 1]]
+            all_units = {k: np.repeat(v[None], len(units), axis=0) for k, v in unpatched.items()}
             blocks = []
-            for some in slices(units, max(1, rows // len(chunk))):
-                edits = _moves(values, there.to(device), some, what, parts)
+            for some in slices(units if rows_in else (), max(1, rows // max(1, len(rows_in)))):
+                edits = _moves(own[rows_in], there[rows_in], some, what, parts)
                 passed = run_suffixes(
-                    parts, kept, prompts, first=first, rows=everyone * len(some), edits=edits
+                    parts, kept, prompts, first=first, rows=rows_in * len(some), edits=edits
                 )
-                blocks.append(measure.read(passed, names, (len(some),)))
-            patched.append({k: np.concatenate([b[k] for b in blocks], axis=0) for k in blocks[0]})
+                blocks.append(measure.read(passed, [names[i] for i in rows_in], (len(some),)))
+            for key, full in all_units.items():
+                if blocks:
+                    full[:, rows_in] = np.concatenate([block[key] for block in blocks])
+            patched.append(all_units)
         for key in patched[0]:
             stacked = np.stack([p[key] for p in patched])  # place, unit, item, ...
             data[key] = np.moveaxis(stacked, 2, 0)
@@ -266,7 +271,7 @@ class Measure:
 
 
 # --------------------------------------------------------------------------------------------- pieces
-def widened_places(rows: Sequence[Int[np.ndarray, " token"]]) -> Int[Tensor, "row place"]:
+def widened_places(rows: Sequence[Int[np.ndarray, " _"]]) -> Int[Tensor, "row place"]:
     """Rows of places of one length; shorter ones repeat their first place."""
     width = max(map(len, rows))
     return torch.tensor(np.stack([np.concatenate([r, np.full(width - len(r), r[0])]) for r in rows]))

@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from morality_lens import plots, tables
 from morality_lens.claims import describe_claims
+from morality_lens.inside import Group
 from morality_lens.interactions import describe, negative_control
 from morality_lens.panels import alpha
 from morality_lens.probes import Probe
@@ -37,6 +38,7 @@ def write_page(
     probe: Probe | None = None,
     transcripts: Sequence[TokenView] = (),
     refused: Sequence[str] = (),
+    inside: Sequence[Group] = (),
     layer: int | None = None,
 ) -> Path:
     """The path of the report, which opens without network access.
@@ -56,6 +58,7 @@ def write_page(
         probe: the probe whose projection ``effects`` describes.
         transcripts: dialogues to browse.
         refused: what could not be answered and why, one sentence each.
+        inside: what was found inside the model, from ``inside_groups``.
         layer: the layer shown where a figure or a table needs one; None: the layer with the highest
             held-out AUROC, or the last one without a probe. Never chosen by the size of an effect.
 
@@ -85,6 +88,14 @@ def write_page(
         "refused": list(refused),
         "figures": _figures(effects, behaviour_effects, behaviour, shown),
         "layer_note": why,
+        "inside": [
+            {
+                "title": group.title,
+                "lines": group.lines,
+                "figures": [_figure(f"inside-{name}", fig, note) for name, fig, note in group.figures],
+            }
+            for group in inside
+        ],
         "tables": tables.cell_means(effects, behaviour, shown)
         + tables.two_scales(behaviour_effects, behaviour_odds),
         "downloads": tables.downloads(effects, behaviour_effects, behaviour),

@@ -174,16 +174,6 @@ def caught(parts: Parts, what: str, at: Int[Tensor, "row place"]) -> Iterator[li
             handle.remove()
 
 
-def activations(
-    parts: Parts, rows: Sequence[Sequence[int]], at: Int[Tensor, "row place"], what: str
-) -> Float[Tensor, "row layer place size"]:
-    """What stands at some places of some dialogues; for residuals layer 0 is the embedding."""
-    batch = decoding.start(parts.lm, len(rows))
-    with caught(parts, what, at) as kept:
-        decoding.feed(parts.lm, batch, rows)
-    return torch.stack(kept, dim=1)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
     """What some ends of prompts led to.
@@ -197,6 +187,24 @@ class Outcome:
     logits: Float[Tensor, "row vocab"]
     residuals: Float[Tensor, "row layer d_model"]
     batch: Batch
+
+
+def read_source(
+    parts: Parts, prompts: Sequence[Sequence[int]], at: Int[Tensor, "row place"], what: str
+) -> tuple[Outcome, Float[Tensor, "row layer place size"]]:
+    """What whole prompts lead to, and what stands at some places; of residuals the embedding comes first."""
+    batch = decoding.start(parts.lm, len(prompts))
+    with caught(parts, what, at) as kept:
+        logits, reads = decoding.prefill(parts.lm, batch, prompts, _last(parts, prompts))
+    assert reads is not None  # weights were given
+    return Outcome(logits=logits, residuals=reads[:, 0], batch=batch), torch.stack(kept, dim=1)
+
+
+def _last(parts: Parts, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row read new"]:
+    """Weights that read each row's last token."""
+    weights = torch.zeros(len(rows), 1, max(map(len, rows)), device=parts.lm.device)
+    weights[range(len(rows)), 0, [len(tokens) - 1 for tokens in rows]] = 1.0
+    return weights
 
 
 def prefix(parts: Parts, prompts: Sequence[Sequence[int]]) -> Batch:
@@ -228,9 +236,7 @@ def run_suffixes(
     batch = decoding.cropped(parts.lm, kept, rows, [first[r] for r in rows])
     offsets = torch.tensor([len(tokens) for tokens in batch.tokens], device=parts.lm.device)
     new = [list(prompts[r][first[r] :]) for r in rows]
-    last = torch.zeros(len(rows), 1, max(map(len, new)), device=parts.lm.device)
-    last[range(len(rows)), 0, [len(tokens) - 1 for tokens in new]] = 1.0
     with edited(parts, edits, offsets):
-        logits, reads = decoding.prefill(parts.lm, batch, new, last)
+        logits, reads = decoding.prefill(parts.lm, batch, new, _last(parts, new))
     assert reads is not None  # weights were given
     return Outcome(logits=logits, residuals=reads[:, 0], batch=batch)

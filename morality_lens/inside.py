@@ -1,0 +1,173 @@
+"""What was found inside the model, kept with a run, and its figures: attribution, patching, steering."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from morality_lens import plots
+from morality_lens.causality import describe_mediation
+from morality_lens.component_effects import describe_components
+from morality_lens.store import Run
+
+FOLDER = "inside"
+RESULTS = (
+    "effects-component",
+    "effects-layer",
+    "effects-layer-and-segment",
+    "effects-head-and-segment",
+    "answer-component",
+    "answer-head-and-segment",
+    "patched-residual",
+    "patched-attention",
+    "patched-mlp",
+    "patched-head",
+    "steered",
+    "ablated-on",
+    "ablated-off",
+    "mediated",
+)
+"""What can be kept with a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A heading with its sentences and figures.
+
+    Attributes:
+        title: the heading.
+        lines: sentences.
+        figures: name, figure and note of each.
+    """
+
+    title: str
+    lines: tuple[str, ...]
+    figures: tuple[tuple[str, go.Figure, str], ...]
+
+
+def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
+    """Keep a result in the run's folder, so that a report needs no model; replaced whole.
+
+    Raises:
+        ValueError: a name that no result has.
+    """
+    if name not in RESULTS:
+        raise ValueError(f"results are kept as {', '.join(RESULTS)}; got {name!r}.")
+    target = run.path / FOLDER / f"{name}.nc"
+    target.parent.mkdir(exist_ok=True)
+    plain = data.copy()
+    for one in (plain, *plain.variables.values()):
+        one.attrs = {"json": json.dumps(one.attrs, default=_plain)} if one.attrs else {}
+    for variable in plain.variables:
+        plain[variable].encoding = {}
+    draft = target.with_suffix(".part")
+    plain.to_netcdf(draft)
+    draft.replace(target)
+    return target
+
+
+def kept_results(run: Run) -> dict[str, xr.Dataset]:
+    """What was kept of a run."""
+    found = {}
+    for name in RESULTS:
+        file = run.path / FOLDER / f"{name}.nc"
+        if file.is_file():
+            data = xr.load_dataset(file)
+            for one in (data, *data.variables.values()):
+                if "json" in one.attrs:
+                    one.attrs = json.loads(one.attrs["json"])
+            found[name] = data
+    return found
+
+
+def inside_groups(kept: dict[str, xr.Dataset]) -> list[Group]:
+    """Sentences and figures of what was kept, in reading order."""
+    groups = [
+        _attributed(kept, "effects", "What carries the effects on the projection"),
+        _attributed(kept, "answer", "The direct path to the answer"),
+        _patched(kept),
+        _steered(kept),
+    ]
+    if "mediated" in kept:
+        lines = tuple(describe_mediation(kept["mediated"]).splitlines())
+        figure = ("mediation", plots.mediation(kept["mediated"]), "")
+        groups.append(
+            Group(title="What the representation bears of an interaction", lines=lines, figures=(figure,))
+        )
+    return [group for group in groups if group is not None]
+
+
+def _attributed(kept: dict[str, xr.Dataset], which: str, title: str) -> Group | None:
+    found = {n.removeprefix(f"{which}-"): d for n, d in kept.items() if n.startswith(f"{which}-")}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    effect = str(first.attrs.get("shown", first["effect"].values[0]))
+    drawn = (
+        ("component", plots.attribution_heads, "Every head."),
+        (
+            "component",
+            plots.attribution,
+            "The largest components; the interval of each holds for all at once.",
+        ),
+        ("layer", plots.attribution_layers, "Bars: what each layer adds; line: their sum up to there."),
+        ("layer-and-segment", plots.attribution_segments, "What heads take from which words."),
+        ("head-and-segment", plots.attribution, "Heads by what they read."),
+    )
+    figures = [
+        (f"{which}-{name}-{i}", draw(found[name], effect=effect), note)
+        for i, (name, draw, note) in enumerate(drawn)
+        if name in found
+    ]
+    finest = found.get("head-and-segment", first)
+    lines = [describe_components(finest, str(name)) for name in finest["effect"].values]
+    lines.append(
+        f"The parts add up to the projection to within {float(finest.attrs['sum_error']):.0e}; every layer "
+        f"up to {finest.attrs['layer']} is split."
+    )
+    return Group(title=title, lines=tuple(lines), figures=tuple(figures))
+
+
+def _patched(kept: dict[str, xr.Dataset]) -> Group | None:
+    figures = []
+    if "patched-residual" in kept:
+        one = kept["patched-residual"]
+        figures.append(("patched-layers", plots.patching_layers(one, place="answer_start"), ""))
+        figures.append(("patched-map", plots.patching_map(one), "Residuals, by place and layer."))
+    for what in ("attention", "mlp", "head"):
+        if f"patched-{what}" in kept:
+            figures.append((f"patched-{what}", plots.patching_map(kept[f"patched-{what}"]), ""))
+    if not figures:
+        return None
+    line = (
+        "A share of 1 makes the target answer like the source. At the last layer's answer_start it is 1 by "
+        "construction."
+    )
+    return Group(title="Activation patching", lines=(line,), figures=tuple(figures))
+
+
+def _steered(kept: dict[str, xr.Dataset]) -> Group | None:
+    figures = []
+    if "steered" in kept:
+        figures.append(("steered", plots.dose_response(kept["steered"]), ""))
+    figures += [
+        (name, plots.ablations(kept[name]), "What is lost is put to its mean over items and conditions.")
+        for name in ("ablated-on", "ablated-off")
+        if name in kept
+    ]
+    if not figures:
+        return None
+    line = "Random directions of equal length show what any change of that size does."
+    return Group(title="Steering and ablation", lines=(line,), figures=tuple(figures))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a result's attribute of type {type(value).__name__} cannot be kept.")
