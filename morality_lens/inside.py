@@ -123,7 +123,8 @@ def _attributed(kept: dict[str, xr.Dataset], which: str, title: str) -> Group | 
         for i, (name, draw, note) in enumerate(drawn)
         if name in found
     ]
-    finest = found.get("head-and-segment", first)
+    # Of the answer, single heads' direct parts are small beside the last MLPs', so whole components are told.
+    finest = found.get("head-and-segment" if which == "effects" else "component", first)
     lines = [describe_components(finest, str(name)) for name in finest["effect"].values]
     lines.append(
         f"The parts add up to the projection to within {float(finest.attrs['sum_error']):.0e}; every layer "

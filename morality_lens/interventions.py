@@ -15,12 +15,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from morality_lens.aligning import positions
 from morality_lens.attribution import best_layer, same_model
 from morality_lens.design import Condition
+from morality_lens.edits import Edit, parts_of
 from morality_lens.erasure import fit_leace
 from morality_lens.patching import Measure, passage_prompt, read_layers, slices, widened_places
 from morality_lens.probes import Probe
 from morality_lens.rereading import passages
 from morality_lens.store import Run
-from morality_lens.suffixes import Edit, parts_of, prefix, run_suffixes
+from morality_lens.suffixes import prefix, run_suffixes, units_at_once
 
 ModelChange = Callable[
     [Float[Tensor, "item place d_model"], Sequence[str]], Float[Tensor, "item place d_model"]
@@ -81,12 +82,18 @@ def intervene(
         kept = prefix(parts, prompts)
         everyone = list(range(len(chunk)))
         clean = run_suffixes(
-            parts, kept, prompts, first=[len(p) - 1 for p in prompts], rows=everyone, edits=[]
+            parts,
+            kept,
+            prompts,
+            first=[len(p) - 1 for p in prompts],
+            rows=everyone,
+            edits=[],
+            speaking=measure.speaking,
         )
         there = widened_places([spots[name] for name in names]).to(parts.lm.device)
         first = [int(spots[name][0]) for name in names]
         blocks = []
-        for some in slices(units, max(1, rows // len(chunk))):
+        for some in slices(units, units_at_once(parts, kept, prompts, first, rows=rows)):
             edits = [
                 Edit(
                     layer=layer,
@@ -97,7 +104,15 @@ def intervene(
                 for n, unit in enumerate(some)
                 for layer, change in unit.changes.items()
             ]
-            passed = run_suffixes(parts, kept, prompts, first=first, rows=everyone * len(some), edits=edits)
+            passed = run_suffixes(
+                parts,
+                kept,
+                prompts,
+                first=first,
+                rows=everyone * len(some),
+                edits=edits,
+                speaking=measure.speaking,
+            )
             blocks.append(measure.read(passed, names, (len(some),)))
         data = {f"target_{k}": v for k, v in measure.read(clean, names, ()).items()}
         data |= {k: np.moveaxis(np.concatenate([b[k] for b in blocks]), 1, 0) for k in blocks[0]}

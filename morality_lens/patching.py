@@ -17,20 +17,12 @@ from morality_lens import decoding
 from morality_lens.aligning import align, paired
 from morality_lens.attribution import option_letters, same_model
 from morality_lens.design import SITES, Condition
+from morality_lens.edits import KINDS, Edit, Parts, parts_of
 from morality_lens.model import ModelRecord
 from morality_lens.probes import Probe
 from morality_lens.rereading import Passage
 from morality_lens.store import Run
-from morality_lens.suffixes import (
-    KINDS,
-    Edit,
-    Outcome,
-    Parts,
-    parts_of,
-    prefix,
-    read_source,
-    run_suffixes,
-)
+from morality_lens.suffixes import Outcome, prefix, read_shared, read_source, run_suffixes, units_at_once
 
 
 def patch(
@@ -111,13 +103,16 @@ def patch(
         prompts = [passage_prompt(t, number) for _, t in chunk]
         origin = [passage_prompt(s, number) for s, _ in chunk]
         names = [t.item for _, t in chunk]
-        kept = prefix(parts, prompts)
+        shared = read_shared(parts, prompts, origin)
+        kept = prefix(parts, prompts, shared)
         everyone = list(range(len(chunk)))
         ends = [len(p) - 1 for p in prompts]
-        clean = run_suffixes(parts, kept, prompts, first=ends, rows=everyone, edits=[])
+        clean = run_suffixes(
+            parts, kept, prompts, first=ends, rows=everyone, edits=[], speaking=measure.speaking
+        )
         here = [[spots[name, place] for name in names] for place in places]
         taken = [widened_places([h[0] for h in row]) for row in here]
-        other, values = read_source(parts, origin, torch.cat(taken, dim=1).to(parts.lm.device), what)
+        other, values = read_source(parts, shared, origin, torch.cat(taken, dim=1).to(parts.lm.device), what)
         unpatched = measure.read(clean, names, ())
         data = {f"target_{k}": v for k, v in unpatched.items()}
         data |= {f"source_{k}": v for k, v in measure.read(other, names, ()).items()}
@@ -130,10 +125,17 @@ def patch(
             rows_in = [i for i, (s, t) in enumerate(row) if origin[i][: s[-1] + 1] != prompts[i][: t[-1] + 1]]
             all_units = {k: np.repeat(v[None], len(units), axis=0) for k, v in unpatched.items()}
             blocks = []
-            for some in slices(units if rows_in else (), max(1, rows // max(1, len(rows_in)))):
+            at_once = units_at_once(parts, kept, prompts, first, rows=rows)
+            for some in slices(units if rows_in else (), at_once):
                 edits = _moves(own[rows_in], there[rows_in], some, what, parts)
                 passed = run_suffixes(
-                    parts, kept, prompts, first=first, rows=rows_in * len(some), edits=edits
+                    parts,
+                    kept,
+                    prompts,
+                    first=first,
+                    rows=rows_in * len(some),
+                    edits=edits,
+                    speaking=measure.speaking,
                 )
                 blocks.append(measure.read(passed, [names[i] for i in rows_in], (len(some),)))
             for key, full in all_units.items():
@@ -232,6 +234,11 @@ class Measure:
             limit=int(run.manifest["study"]["limits"]["answer_tokens"]),
         )
 
+    @property
+    def speaking(self) -> bool:
+        """Whether replies have to be generated."""
+        return self.answers or (self.direction is not None and self.site != "answer_start")
+
     def read(self, passed: Outcome, names: Sequence[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Arrays [*shape, item, ...] of a pass whose rows run through the items fastest."""
         found: dict[str, np.ndarray] = {}
@@ -249,7 +256,8 @@ class Measure:
                 probability[..., i, : self.options[name]] = shares / shares.sum(-1, keepdims=True)
             found |= {"log_odds": odds, "probability": probability}
         reply = None
-        if self.answers or (self.direction is not None and self.site != "answer_start"):
+        if self.speaking:
+            assert passed.batch is not None  # it was asked for
             reply = decoding.generate(
                 self.record.lm,
                 passed.batch,

@@ -110,6 +110,25 @@ def test_identities(played, architecture):
     assert set(patched["answer"].dims) == {"item", "place", "layer"}
 
 
+@pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
+def test_branches_of_one_row_equal_rows_of_their_own(played, architecture, monkeypatch):
+    """Side by side in one row, past a sliding window and of unequal lengths, or each in a row of its own."""
+    model, run, probe = played(architecture)
+    from morality_lens import suffixes
+
+    asked = {"source": SOURCE, "target": TARGET, "at": ["review", "answer_request", "answer_start"]}
+    taken = []
+    real = suffixes._run_branches
+    monkeypatch.setattr(suffixes, "_run_branches", lambda *a, **k: taken.append(1) or real(*a, **k))
+    one = patch(model, run, **asked, probe=probe, progress=False)
+    assert len(taken) >= 2
+    monkeypatch.setattr(suffixes, "branches_work", lambda _: False)
+    two = patch(model, run, **asked, probe=probe, progress=False)
+    for name in ("log_odds", "projection", "target_projection"):
+        scale = float(np.abs(two[name]).max())
+        np.testing.assert_allclose(one[name], two[name], atol=2e-5 * scale)
+
+
 def test_without_a_patch_the_run_itself_comes_back(played):
     model, run, probe = played("mistral")
     patched = patch(model, run, source=SOURCE, target=TARGET, probe=probe, answers=True, progress=False)
