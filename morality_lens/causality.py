@@ -99,6 +99,7 @@ def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.D
     beaten = float((1 + np.sum(np.abs(random) >= abs(float(own["estimate"])))) / (1 + random.size))
     low = float(own["ci_low"])
     steers = "pass" if low > 0 and beaten < 0.05 else "warn" if low > 0 else "fail"
+    layer = int(steered.attrs["layer"])
     found = silenced(ablated)
     share = found.sel(ablation="direction")
     names = [name for name in found["ablation"].values if str(name).startswith("random")]
@@ -110,10 +111,11 @@ def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.D
         beyond = bool(end > 0 and (others < value).all())
         silences = "fail" if not beyond else "pass" if value >= MEDIATED else "warn"
         detail = f"random directions {np.min(others):.2f} to {np.max(others):.2f}" if others.size else ""
-    layer = int(steered.attrs["layer"])
+    moved = f"layer {layer}, {_random_detail(random, beaten)}"
+    held = f"from layer {ablated['on'].attrs['layers'][0]} on{', ' if detail else ''}{detail}"
     rows = [
-        ("steer", float(own["estimate"]), low, float(own["ci_high"]), steers, _random_detail(random, beaten)),
-        ("silence", value, end, float(share["high"]), silences, detail),
+        ("steer", float(own["estimate"]), low, float(own["ci_high"]), steers, moved),
+        ("silence", value, end, float(share["high"]), silences, held),
     ]
     return pd.DataFrame(
         [

@@ -158,7 +158,7 @@ def _hooked(reader: _Reader) -> Iterator[None]:
     """
     lm = reader.lm
     handles: list[Any] = [lm.head.register_forward_pre_hook(reader.before_head)]
-    if lm.module.dtype == torch.float64:
+    if next(lm.module.parameters()).dtype == torch.float64:
         handles += [
             block.register_forward_pre_hook(reader.without_padding, with_kwargs=True) for block in lm.blocks
         ]

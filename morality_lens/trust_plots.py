@@ -95,7 +95,8 @@ def trust_card(card: TrustCard) -> go.Figure:
     fig.add_trace(table, row=1, col=2)
     subtitle = "left: band, pointwise interval; right: the rule of each verdict stands in the card"
     title = f"Trust card of the {card.kind.replace('_', ' ')} (lines: layer {card.layer})"
-    return finish(fig, title, subtitle, height=590, legend_rows=1, trust=card.headline)
+    height = 590 + 48 * max(0, len(rows) - 10)
+    return finish(fig, title, subtitle, height=height, legend_rows=1, trust=card.headline)
 
 
 def transfer(card: TrustCard, *, layer: int | None = None) -> go.Figure:

@@ -63,6 +63,26 @@ def test_the_planted_cause_is_found_and_random_directions_do_nothing(looked):
     assert card.verdict in ("pass", "warn", "fail")
 
 
+def test_a_direction_that_can_be_read_and_does_nothing_fails(tmp_path):
+    """In the natural model no cause was trained in."""
+    import morality_lens as ml
+
+    model = ml.load_model("bundled-natural")
+    run = ml.play(model, ml.load_items(limit=24), rounds=1, out=tmp_path / "run", progress=False)
+    probe = ml.fit_probe(model, ml.load_statements())
+    assert float(probe.quality["auroc"].sel(layer=3)) > 0.8
+    none, both = Condition(), Condition(instruction="on", feedback="on")
+    steered = ml.steer(model, run, probe, condition=none, layer=3, progress=False)
+    ablated = {
+        key: ml.ablate(model, run, probe, condition=condition, layers=[3, 4, 5], progress=False)
+        for key, condition in (("on", both), ("off", none))
+    }
+    lines = ml.causal_lines(steered, ablated).set_index("line")
+    assert lines.loc["steer", "verdict"] == "fail"
+    assert abs(lines.loc["steer", "value"]) < 0.1
+    assert lines.loc["silence", "value"] < 0.1
+
+
 def test_the_same_attribution_is_not_read_twice(looked, monkeypatch, capsys):
     out, _ = looked
     from morality_lens import attribution
