@@ -58,6 +58,14 @@ def parse_choice(text: str, options: Sequence[str]) -> int | None:
     return _chosen_words(text, options)
 
 
+def names_option(text: str, options: Sequence[str]) -> bool:
+    """Whether a text names any of the options, by its letter or by its words, be it to deny it."""
+    text = unicodedata.normalize("NFKC", text).translate(_STRAIGHT)
+    words = f" {_words(text)} "
+    keys = [_without_article(_words(option)) for option in options]
+    return bool(_chosen_letters(text, options)) or any(key and f" {key} " in words for key in keys)
+
+
 def _chosen_letters(text: str, options: Sequence[str]) -> set[int]:
     """The letters (as indices) of the strongest kind that is there; empty where there is none."""
     ranked: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from morality_lens import inside_commands
+from morality_lens.design import FeedbackSource
 
 if TYPE_CHECKING:
     from morality_lens.config import Study
@@ -49,7 +50,11 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Items to draw.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every drawing.")] = None,
     drop_long: Annotated[bool | None, typer.Option("--drop-long", help="Leave out items too long.")] = None,
-    feedback: Annotated[Literal["self", "oracle"] | None, typer.Option(help="Who gives feedback.")] = None,
+    feedback: Annotated[FeedbackSource | None, typer.Option(help="Who gives feedback.")] = None,
+    feedback_from: Annotated[
+        str | None, typer.Option(help="The other model, the server's address, or the file.")
+    ] = None,
+    feedback_model: Annotated[str | None, typer.Option(help="The server's model.")] = None,
     probe: Annotated[ProbeKind | None, typer.Option(help="Kind of direction.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="Toxicity classifier for prompts: name or folder.")
@@ -62,7 +67,12 @@ def run(
     """Play all conditions, fit the probe, estimate the effects and write the report; resumes by itself."""
     study = _study(
         config,
-        protocol={"design": {"rounds": rounds}, "feedback": feedback},
+        protocol={
+            "rounds": rounds,
+            "feedback": feedback,
+            "feedback_from": feedback_from,
+            "feedback_model": feedback_model,
+        },
         model=model,
         data=data,
         statements=statements,
@@ -206,10 +216,10 @@ def _study(config: Path | None, *, protocol: dict[str, Any], **given: Any) -> "S
 
     base = load_study(config).model_dump(mode="json") if config else Study().model_dump(mode="json")
     base |= {key: value for key, value in given.items() if value is not None}
-    if protocol["design"]["rounds"] is not None:
-        base["protocol"]["design"]["rounds"] = protocol["design"]["rounds"]
-    if protocol["feedback"] is not None:
-        base["protocol"]["feedback"] = protocol["feedback"]
+    said = {key: value for key, value in protocol.items() if value is not None}
+    if "rounds" in said:
+        base["protocol"]["design"]["rounds"] = said.pop("rounds")
+    base["protocol"] |= said
     try:
         return Study.model_validate(base)
     except ValidationError as error:

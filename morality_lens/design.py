@@ -130,7 +130,7 @@ class Design:
         return self.rounds + 1
 
 
-FeedbackSource = Literal["self", "oracle"]
+FeedbackSource = Literal["self", "oracle", "model", "endpoint", "file"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +141,25 @@ class Protocol:
         design: what is crossed and kept.
         wording: path of a TOML file; None is the project's own wording.
         wording_index: which of its alternative wordings.
-        feedback: ``self`` (the same model, asked in a dialogue of its own) or ``oracle`` (a text chosen by
-            the judge, who knows the right answer).
+        feedback: ``self`` (the same model, asked in a dialogue of its own), ``model`` (another one, asked in
+            the same way), ``endpoint`` (a model behind an OpenAI-compatible server), ``oracle`` (a text
+            chosen by the judge, who knows the right answer) or ``file`` (people's, say).
+        feedback_from: the other model (hub name or folder), the server's address (None is the official
+            one), or the file.
+        feedback_model: the name of the model behind the server.
+        feedback_placebo: what the level ``placebo`` of feedback says: ``neutral`` words, or ``yoked``: what
+            the source said of another item of the batch. A yoked text has the source's own form and length,
+            but it may fit: that an answer is unfair can be said of most.
+        feedback_named: what becomes of feedback that names one of the options: it is ``kept`` and counted,
+            or ``withheld`` and the neutral words take its place.
         answer_tokens: most tokens of an answer.
         rationale_tokens: most tokens of a rationale.
         feedback_tokens: most tokens of a feedback.
         temperature: 0 takes the most probable token; above 0 tokens are drawn with the design's seed.
 
     Raises:
-        ValueError: a limit below one token, a negative temperature, or an unknown feedback source.
+        ValueError: a limit below one token, a negative temperature, an unknown feedback source, or one
+            without what it needs.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -158,6 +168,10 @@ class Protocol:
     wording: str | None = None
     wording_index: int = 0
     feedback: FeedbackSource = "self"
+    feedback_from: str | None = None
+    feedback_model: str | None = None
+    feedback_placebo: Literal["neutral", "yoked"] = "neutral"
+    feedback_named: Literal["kept", "withheld"] = "kept"
     answer_tokens: int = 16
     rationale_tokens: int = 48
     feedback_tokens: int = 32
@@ -171,5 +185,18 @@ class Protocol:
             raise ValueError(f"temperature must be 0 or above; got {self.temperature}.")
         if self.feedback not in get_args(FeedbackSource):
             raise ValueError(f"feedback must come from {get_args(FeedbackSource)}; got {self.feedback!r}.")
+        if self.feedback in ("model", "file") and not self.feedback_from:
+            wanted = {"model": "a hub name or folder", "file": "the file's path"}[self.feedback]
+            raise ValueError(f"feedback={self.feedback!r} needs {wanted} as feedback_from.")
+        if self.feedback == "endpoint" and not self.feedback_model:
+            raise ValueError(
+                "feedback='endpoint' needs the name of the server's model as feedback_model (and its address "
+                "as feedback_from, where it is not the official one)."
+            )
+        said = (self.feedback_placebo, self.feedback_named)
+        if said[0] not in ("neutral", "yoked") or said[1] not in ("kept", "withheld"):
+            raise ValueError(
+                f"feedback_placebo is neutral or yoked, and feedback_named kept or withheld; got {said}."
+            )
         if self.wording_index < 0:
             raise ValueError(f"wording_index must be 0 or above; got {self.wording_index}.")

@@ -68,7 +68,8 @@ def correction_turn(
         item: the item that was asked.
         condition: the cell.
         wording: the words.
-        feedback: what the source said of the last answer; needed where ``condition.feedback`` is on.
+        feedback: what the source said of the last answer; needed where ``condition.feedback`` is on. Where it
+            is placebo, None is the wording's neutral text.
         index: which of the alternative wordings.
 
     Raises:
@@ -76,13 +77,12 @@ def correction_turn(
     """
     words = wording.task(item)
     segments = []
-    if condition.feedback == "on":
+    if condition.feedback == "placebo" and feedback is None:
+        feedback = pick(words.feedback_placebo, index)
+    if condition.feedback != "off":
         if not feedback or not feedback.strip():
             raise ValueError(f"condition {condition.label!r} needs feedback on item {item.id!r}; got none.")
         text = pick(words.feedback, index).replace("{feedback}", feedback.strip())
-        segments.append(Segment(name="feedback", text=text))
-    elif condition.feedback == "placebo":
-        text = pick(words.feedback, index).replace("{feedback}", pick(words.feedback_placebo, index))
         segments.append(Segment(name="feedback", text=text))
     segments.append(Segment(name="review", text=pick(words.review, index)))
     if condition.instruction != "off":

@@ -1,8 +1,7 @@
 """One batch of items: every turn said, every reply generated, every residual read once."""
 
-import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from morality_lens import decoding, dialogues, judges, rendering
+from morality_lens import decoding, dialogues, feedback, judges, rendering
 from morality_lens.design import COMPONENTS, SEGMENT_SITES, Condition, Protocol
 from morality_lens.dialogues import Turn
+from morality_lens.feedback import Asked, Source, uniforms
 from morality_lens.items import Item, Question
 from morality_lens.model import ModelRecord
 from morality_lens.rendering import Renderer, Transcript
@@ -28,6 +28,16 @@ def filler(renderer: Renderer, item: Item, wording: Wording, index: int) -> list
     return rendering.encode(renderer, text if not renderer.plain else " " + text)[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """What a row is told of its answer, and whether it names an option, was withheld or was cut short."""
+
+    text: str
+    named: bool = False
+    withheld: bool = False
+    cut: bool = False
+
+
 @dataclass(kw_only=True, eq=False)
 class Row:
     """One dialogue: an item under a condition, with what has been said and read."""
@@ -38,6 +48,7 @@ class Row:
     transcript: Transcript
     kept: list[Transcript] = field(default_factory=list)
     answer: str = ""
+    number: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,7 +58,7 @@ class Player:
     record: ModelRecord
     protocol: Protocol
     wording: Wording
-    critiques: dict[tuple[str, str], str] = field(default_factory=dict)
+    source: Source
     tokens: int = 0
 
     def play(self, items: Sequence[Item], advance: Callable[[int], None]) -> PlayedBatch:
@@ -107,10 +118,14 @@ class Player:
     ) -> decoding.Batch:
         """One correction round of all rows: feedback, rationale where it is on, answer."""
         index = self.protocol.wording_index
+        for row in rows:
+            row.number = number
         said = self._feedback(rows)
         turns = [
-            dialogues.correction_turn(row.item, row.condition, self.wording, feedback=text, index=index)
-            for row, text in zip(rows, said, strict=True)
+            dialogues.correction_turn(
+                row.item, row.condition, self.wording, feedback=remark.text if remark else None, index=index
+            )
+            for row, remark in zip(rows, said, strict=True)
         ]
         batch, logits = self._say(batch, rows, turns, number)
         rationales = [""] * len(rows)
@@ -197,7 +212,7 @@ class Player:
             logits,
             limit=limit,
             stops=self.record.stops,
-            uniforms=self._uniforms(keys, limit),
+            uniforms=uniforms(self.protocol.design.seed, keys, limit, self.protocol.temperature),
             temperature=self.protocol.temperature or 1.0,
             read=read,
         )
@@ -222,14 +237,6 @@ class Player:
         texts = renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
         return reply, [text.strip() for text in texts]
 
-    def _uniforms(self, keys: Sequence[str], limit: int) -> Tensor | None:
-        """A row's own random numbers, which do not depend on the rows beside it; None when greedy."""
-        if self.protocol.temperature == 0:
-            return None
-        seeds = [hashlib.sha256(f"{self.protocol.design.seed}|{key}".encode()).digest() for key in keys]
-        drawn = [np.random.default_rng(list(seed)).random(limit) for seed in seeds]
-        return torch.tensor(np.stack(drawn), dtype=torch.float64)
-
     def _answer(
         self,
         batch: decoding.Batch,
@@ -237,7 +244,7 @@ class Player:
         logits: Float[Tensor, "row vocab"],
         number: int,
         rationales: Sequence[str] | None = None,
-        feedback: Sequence[str | None] | None = None,
+        remarks: Sequence[Remark | None] | None = None,
         *,
         shared: bool = False,
     ) -> None:
@@ -247,6 +254,7 @@ class Player:
         self._store(rows, number, "answer_end", reply.end, shared=shared)
         self._store(rows, number, "answer_mean", reply.mean, shared=shared)
         for r, row in enumerate(rows):
+            remark = (remarks[r] if remarks else None) or Remark(text="")
             row.answer = texts[r]
             if not self.record.prefix_reuse or number == self.protocol.design.rounds:
                 row.kept.append(row.transcript)
@@ -258,7 +266,10 @@ class Player:
                         "round": number,
                         "text": texts[r],
                         "rationale": rationales[r] if rationales else "",
-                        "feedback_text": (feedback[r] or "") if feedback else "",
+                        "feedback_text": remark.text,
+                        "feedback_named": remark.named,
+                        "feedback_withheld": remark.withheld,
+                        "feedback_cut": remark.cut,
                         "n_tokens": len(reply.tokens[r]),
                         "stopped": reply.stopped[r],
                     }
@@ -305,64 +316,49 @@ class Player:
                 self.mass[row.place, cell, number] = own.sum()
 
     # ------------------------------------------------------------------------------------- feedback
-    def _feedback(self, rows: list[Row]) -> list[str | None]:
-        """What the source says of each row's last answer; None where feedback is off or placebo."""
-        wanted = [row.condition.feedback == "on" for row in rows]
-        if self.protocol.feedback == "oracle":
-            texts = self._oracle(rows)
-        else:
-            self._criticise(
-                {(row.item.id, row.answer): row for row, w in zip(rows, wanted, strict=True) if w}
-            )
-            texts = [self.critiques.get((row.item.id, row.answer)) for row in rows]
-        return [text if w else None for text, w in zip(texts, wanted, strict=True)]
+    def _feedback(self, rows: list[Row]) -> list["Remark | None"]:
+        """What is said of each row's last answer; None where feedback is off.
 
-    def _oracle(self, rows: list[Row]) -> list[str]:
-        questions = [row.item for row in rows if isinstance(row.item, Question)]
-        judged = judges.judge_answers([row.answer for row in rows], questions)
-        texts = []
-        for row, parsed, correct, role in zip(
-            rows, judged["parsed"], judged["correct"], judged["role"], strict=True
-        ):
-            verdict = (
-                "unparsed"
-                if not parsed
-                else "correct"
-                if correct
-                else "biased"
-                if role == "biased"
-                else "other"
-            )
-            words = getattr(self.wording.task(row.item).oracle, verdict)
-            texts.append(pick(words, self.protocol.wording_index))
-        return texts
-
-    def _criticise(self, asked: Mapping[tuple[str, str], Row]) -> None:
-        """Let the model comment on answers in dialogues of their own, each answer once."""
-        renderer, lm, limit = self.record.renderer, self.record.lm, self.protocol.feedback_tokens
-        new = {key: row for key, row in asked.items() if key not in self.critiques}
-        if not new:
-            return
-        begun = [
-            rendering.append_turn(
-                renderer,
-                Transcript(),
-                dialogues.critique_turn(row.item, row.answer, self.wording, self.protocol.wording_index),
-                round=0,
-            )
-            for row in new.values()
+        A yoked placebo is what the source says of the answer of the next item in the same condition.
+        """
+        yoked = self.protocol.feedback_placebo == "yoked"
+        about: dict[int, Row] = {}
+        for r, row in enumerate(rows):
+            if row.condition.feedback == "on":
+                about[r] = row
+            elif row.condition.feedback == "placebo" and yoked:
+                about[r] = self._neighbour(rows, row)
+        asked = [
+            Asked(item=row.item, answer=row.answer, condition=row.condition.label, round=row.number)
+            for row in about.values()
         ]
-        batch = decoding.start(lm, len(begun))
-        prompts = [list(t.token_ids) for t in begun]
-        logits, _ = decoding.prefill(lm, batch, prompts)
-        self.tokens += sum(map(len, prompts))
-        keys = [f"{item}|{answer}|critique" for item, answer in new]
-        reply = self._generate(batch, keys, logits, limit, read=False)
-        texts = renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
-        for key, text in zip(new, texts, strict=True):
-            ids = rendering.encode(renderer, text.strip())[0]
-            short = renderer.tokenizer.decode(ids[:limit]) if len(ids) > limit else text
-            self.critiques[key] = " ".join(short.split()) or "(nothing)"
+        before = self.source.tokens
+        said = dict(zip(about, self.source.remarks(asked), strict=True)) if asked else {}
+        self.tokens += self.source.tokens - before
+        return [self._remark(row, said.get(r)) for r, row in enumerate(rows)]
+
+    def _neighbour(self, rows: list[Row], row: Row) -> Row:
+        others = [other for other in rows if other.condition == row.condition]
+        if len(others) < 2:
+            raise ValueError(
+                "yoked feedback is another item's of the same batch, and there is only one item; raise "
+                'batch_size, or take feedback_placebo="neutral".'
+            )
+        return others[(others.index(row) + 1) % len(others)]
+
+    def _remark(self, row: Row, said: str | None) -> "Remark | None":
+        """What a row is told: the source's words, cut to their limit, or neutral ones."""
+        if row.condition.feedback == "off":
+            return None
+        neutral = pick(self.wording.task(row.item).feedback_placebo, self.protocol.wording_index)
+        if said is None:
+            return Remark(text=neutral)
+        text = said
+        if self.protocol.feedback != "oracle":
+            text = feedback.shortened(self.record, said, self.protocol.feedback_tokens)
+        named = feedback.names_an_option(row.item, text)
+        withheld = named and self.protocol.feedback_named == "withheld"
+        return Remark(text=neutral if withheld else text, named=named, withheld=withheld, cut=text != said)
 
     # ------------------------------------------------------------------------------------- tables
     def _answer_table(self, items: Sequence[Item]) -> pd.DataFrame:

@@ -18,9 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens import dialogues, playing, rendering, store
+from morality_lens.behaviour import Judge
 from morality_lens.design import Protocol
+from morality_lens.feedback import Critic, FromFile, Oracle, Source, read_remarks
 from morality_lens.items import Item, OpenPrompt, items_hash
-from morality_lens.model import ModelRecord, record_of
+from morality_lens.model import ModelRecord, load_model, record_of
 from morality_lens.playing import Player
 from morality_lens.rendering import Renderer, Transcript
 from morality_lens.wording import Wording, load_wording
@@ -38,6 +40,7 @@ def play(
     protocol: Protocol | None = None,
     batch_size: int | None = None,
     drop_long: bool = False,
+    judge: Judge | None = None,
     progress: bool = True,
 ) -> store.Run:
     """Play all conditions over all rounds into a folder, or go on with a run that was begun there.
@@ -50,11 +53,14 @@ def play(
         protocol: how to play; None is ``Protocol()``.
         batch_size: items played together (each becomes one row a condition); None fits it to memory.
         drop_long: leave out items whose dialogues could outgrow the model's window, rather than refuse.
+        judge: tells toxic texts; needed where an oracle gives feedback on open prompts.
         progress: show a bar with the time left.
 
     Raises:
         ValueError: no items, ids that are not unique, questions mixed with prompts, dialogues that could
-            outgrow the window, oracle feedback for prompts, or a folder with another run.
+            outgrow the window, oracle feedback for prompts without a judge, feedback that the source does
+            not have, or a folder with another run.
+        ConnectionError: a server that gives feedback does not answer; finished batches are kept.
         TypeError: the model is not from ``load_model``.
     """
     record = record_of(model)
@@ -62,7 +68,8 @@ def play(
     if rounds is not None:
         protocol = replace(protocol, design=replace(protocol.design, rounds=rounds))
     wording = load_wording(protocol.wording)
-    _check_items(items, protocol)
+    _check_items(items, protocol, judge)
+    source = make_source(record, protocol, wording, items, Path(out), judge)
     lengths, kept, left_out = _fit_window(record, items, protocol, wording, drop_long=drop_long)
     ordered = [item for _, item in sorted(zip(lengths, kept, strict=True), key=lambda x: (x[0], x[1].id))]
     size = batch_size or _batch_size(record, protocol, max(lengths))
@@ -75,7 +82,7 @@ def play(
         "device": str(record.lm.device),
         "prefix_reuse": record.prefix_reuse,
     }
-    study = study_of(record, kept, protocol, wording)
+    study = study_of(record, kept, protocol, wording) | {"source": origin(source, protocol)}
     manifest = store.create(path, study=study, about=about, items=ordered, batch_size=min(size, len(ordered)))
     size = int(manifest["batch_size"])
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
@@ -87,7 +94,7 @@ def play(
         task = bar.add_task("dialogue rounds", total=len(ordered) * each, completed=before)
         for number, batch in enumerate(batches):
             if number not in done:
-                player = Player(record=record, protocol=protocol, wording=wording)
+                player = Player(record=record, protocol=protocol, wording=wording, source=source)
                 played = _play_fitting(player, batch, lambda n: bar.advance(task, n))
                 store.commit(path, number, played)
     store.finish(path)
@@ -131,7 +138,69 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _check_items(items: Sequence[Item], protocol: Protocol) -> None:
+def make_source(
+    record: ModelRecord,
+    protocol: Protocol,
+    wording: Wording,
+    items: Sequence[Item],
+    path: Path,
+    judge: Judge | None = None,
+) -> Source:
+    """Who gives feedback.
+
+    Args:
+        record: the model that plays.
+        protocol: where feedback comes from.
+        wording: the words.
+        items: what is played.
+        path: the run's folder, in which a server's answers are kept.
+        judge: of texts, for an oracle.
+
+    Raises:
+        ValueError: a file that lacks an item, or holds a remark that is too long.
+        FileNotFoundError: no such model or file.
+    """
+    if protocol.feedback == "oracle":
+        return Oracle(wording=wording, index=protocol.wording_index, judge=judge)
+    if protocol.feedback == "file":
+        source = read_remarks(str(protocol.feedback_from), items)
+        said = (row["feedback"] for rows in source.rows.values() for row in rows)
+        longest = max(len(rendering.encode(record.renderer, text)[0]) for text in said)
+        if longest > protocol.feedback_tokens:
+            raise ValueError(
+                f"{source.path} holds feedback of up to {longest} tokens and at most "
+                f"{protocol.feedback_tokens} are read; raise feedback_tokens to {longest}."
+            )
+        return source
+    if protocol.feedback == "endpoint":
+        from morality_lens.endpoint import Endpoint  # its client takes a while to import
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cache = path.with_name(f"{path.name}.feedback.jsonl")
+        return Endpoint(protocol=protocol, wording=wording, cache=cache)
+    if protocol.feedback == "model":
+        other = load_model(protocol.feedback_from, device=str(record.lm.device))
+        return Critic(record=record_of(other), protocol=protocol, wording=wording)
+    return Critic(record=record, protocol=protocol, wording=wording)
+
+
+def origin(source: Source, protocol: Protocol) -> dict[str, str | None]:
+    """Where feedback came from, as it stands in the manifest."""
+    exact = None
+    if isinstance(source, FromFile):
+        exact = hashlib.sha256(source.path.read_bytes()).hexdigest()
+    elif isinstance(source, Critic) and protocol.feedback == "model":
+        exact = source.record.fingerprint
+    return {
+        "from": protocol.feedback_from,
+        "model": protocol.feedback_model,
+        "exact": exact,
+        "placebo": protocol.feedback_placebo,
+        "named": protocol.feedback_named,
+    }
+
+
+def _check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) -> None:
     if not items:
         raise ValueError("play needs at least one item; got none. Check the file and its filters.")
     ids = pd.Series([item.id for item in items])
@@ -140,10 +209,8 @@ def _check_items(items: Sequence[Item], protocol: Protocol) -> None:
         raise ValueError(f"item ids must be unique; {', '.join(again)} came more than once.")
     if len({type(item) for item in items}) > 1:
         raise ValueError("questions and open prompts need a run each; got both. Split them by kind.")
-    if protocol.feedback == "oracle" and isinstance(items[0], OpenPrompt):
-        raise ValueError(
-            'oracle feedback needs questions with a known answer; use feedback="self" for prompts.'
-        )
+    if protocol.feedback == "oracle" and isinstance(items[0], OpenPrompt) and judge is None:
+        raise ValueError("oracle feedback on open prompts needs a judge of toxicity: give one as judge.")
 
 
 # --------------------------------------------------------------------------------------------- lengths
@@ -186,7 +253,7 @@ def longest_dialogues(
         )
         after = append(renderer, said, turn, round=1)
         size = len(after.token_ids) - len(said.token_ids) + protocol.answer_tokens + slack
-        if condition.feedback == "on":
+        if condition.feedback != "off":
             size += protocol.feedback_tokens
         if condition.cot != "off":
             after = rendering.append_reply(renderer, after, word, "rationale", round=1)

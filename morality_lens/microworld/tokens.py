@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from morality_lens.dialogues import LETTERS
 from morality_lens.microworld import lexicon as lex
-from morality_lens.wording import Wording, load_wording
+from morality_lens.wording import TaskWording, Wording, load_wording
 
 PIECE = r"(?<=\n)[A-F]\.| ?\w+| ?[^\w\s]|\n|\s"
 """A piece of text. The mark of a listed option is one piece, so that the option's first word follows it."""
@@ -43,7 +43,16 @@ def _strings(value: object) -> Iterable[str]:
 def wordings() -> tuple[Wording, Wording, Wording]:
     """The package's own wording, the second one met in training, and the one that no training holds."""
     here = Path(__file__).parent
-    return load_wording(), load_wording(here / "second.toml"), load_wording(here / "unseen.toml")
+    own = load_wording()
+    trained = {"choice": _as_trained(own.choice), "continuation": _as_trained(own.continuation)}
+    own = own.model_copy(update=trained)
+    return own, load_wording(here / "second.toml"), load_wording(here / "unseen.toml")
+
+
+def _as_trained(words: TaskWording) -> TaskWording:
+    """The words without those alternatives that came into the package after its models were trained."""
+    late = ("cot_request", "rationale_placebo", "feedback", "feedback_placebo")
+    return words.model_copy(update={name: getattr(words, name)[:3] for name in late})
 
 
 @functools.cache

@@ -20,7 +20,6 @@ from morality_lens.microworld import corpus, tokens, world
 from morality_lens.microworld.documents import Author, Document, Scribe
 from morality_lens.microworld.learner import Learner, make_learner, save_model
 from morality_lens.microworld.stages import MODELS, PHASES, STAGES, Recipe, Stage, lineage, shares_at
-from morality_lens.wording import load_wording
 
 
 # ------------------------------------------------------------------------------------------- batches
@@ -289,7 +288,7 @@ def train_stage(
             raise FileNotFoundError(f"stage {name!r} goes on from {stage.parent!r}: train that one first.")
         _load_state(checkpoints / stage.parent, learner, optimizer, parent=True)
     number = list(STAGES).index(name)
-    scribe, wording = Scribe(), load_wording()
+    scribe, (wording, *_others) = Scribe(), tokens.wordings()
     reserved = frozenset(s.text for s in world.bundled_statements())
     total, started, before = recipe.scale * stage.tokens, time.monotonic(), learner.seconds
     with (folder / "curve.jsonl").open("a") as curve:
