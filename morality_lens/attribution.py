@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import xarray as xr
 from einops import einsum
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens import rendering
@@ -19,9 +18,10 @@ from morality_lens.aims import AnswerAim, ProbeAim
 from morality_lens.contributions import read_split, split_batch
 from morality_lens.design import COMPONENTS, SITES, Condition
 from morality_lens.model import ModelRecord, record_of
+from morality_lens.parts import in_parts
 from morality_lens.probes import Probe
 from morality_lens.rereading import Passage, by_length, passages
-from morality_lens.store import Run, write_json
+from morality_lens.store import Run
 from morality_lens.transcripts import TokenView, token_view
 
 ITEMS, ROWS, SQUARES = 8, 16, 2**22
@@ -275,52 +275,33 @@ def _attribute(
     known = dict.fromkeys((*SITES, *(name for p in request.found for name, *_ in p.spans)))
     if request.site not in known:
         raise ValueError(f"no site {request.site!r}; choose out of {', '.join(known)}.")
-    folder = None if out is None else _folder(Path(out), request, record)
     segments = request.segments()
-    parts = []
-    chunks = [request.items[i : i + ITEMS] for i in range(0, len(request.items), ITEMS)]
-    for number, chunk in enumerate(tqdm(chunks, desc="attribution", disable=not progress)):
-        file = None if folder is None else folder / f"part-{number:04d}.nc"
-        if file is not None and file.is_file():
-            parts.append(xr.load_dataset(file))
-            continue
-        part = _chunk(model, record, request, aim, chunk, segments)
-        if file is not None:
-            draft = file.with_suffix(".part")
-            part.to_netcdf(draft)
-            draft.replace(file)
-        parts.append(part)
-    whole = xr.concat(parts, "item", data_vars="all", combine_attrs="drop")
+    study = request.run.manifest["study"]
+    asked = {
+        "of": request.what,
+        "site": request.site,
+        "layer": request.layer,
+        "study": hashlib.sha256(json.dumps(study, sort_keys=True).encode()).hexdigest(),
+        "model": record.fingerprint,
+        "passages": sorted({f"{p.condition.label}|{p.rounds}" for p in request.found}),
+    }
+    whole, told_of_parts = in_parts(
+        request.items,
+        lambda chunk: _chunk(model, record, request, aim, chunk, segments),
+        size=ITEMS,
+        what="attribution",
+        out=out,
+        asked=asked,
+        progress=progress,
+    )
     whole = whole.assign_coords(
         cluster=("item", request.run.residuals["cluster"].sel(item=request.items).values)
     )
     told = {**attrs, "layer": request.layer, "site": request.site}
     for name in whole.data_vars:
         whole[name].attrs.update(told)
-    completeness = max(float(part.attrs["completeness"]) for part in parts)
+    completeness = max(float(part["completeness"]) for part in told_of_parts)
     return whole.assign_attrs({**told, "completeness": completeness})
-
-
-def _folder(folder: Path, request: _Request, record: ModelRecord) -> Path:
-    """The folder of this very attribution, new or begun earlier."""
-    study = request.run.manifest["study"]
-    asked = {
-        "what": request.what,
-        "site": request.site,
-        "layer": request.layer,
-        "study": hashlib.sha256(json.dumps(study, sort_keys=True).encode()).hexdigest(),
-        "model": record.fingerprint,
-        "items": request.items,
-        "passages": sorted({f"{p.condition.label}|{p.rounds}" for p in request.found}),
-    }
-    file = folder / "request.json"
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != asked:
-        raise ValueError(f"{folder} holds another attribution; give another folder, or remove this one.")
-    if not file.is_file() and folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something else; give a new or an empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, asked)
-    return folder
 
 
 def _chunk(

@@ -1,5 +1,6 @@
 """A run's answers as cubes and tables: correct, parsed, probability of the right option, scores."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -8,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from morality_lens.design import COMPONENTS, CUBE_DIMS
+from morality_lens.judges import Agreement, agreement
 from morality_lens.resampling import cluster_sums, mean_over_clusters
 from morality_lens.store import Run, write_scores
 
@@ -26,19 +28,45 @@ class Judge(Protocol):
         ...
 
 
-def score_answers(run: Run, judge: Judge) -> pd.DataFrame:
-    """Let a judge score every answer of a run; the table is kept with the run as ``run.scores``.
+def score_answers(run: Run, *judges: Judge) -> pd.DataFrame:
+    """Let judges score every answer of a run; the table is kept with the run as ``run.scores``.
 
-    An empty answer has no score. Equal texts are judged once.
+    An empty answer has no score. Equal texts are judged once by each. The first judge's scores are those
+    that ``behaviour_cube`` takes.
+
+    Raises:
+        ValueError: no judge, or one twice.
     """
+    names = [repr(judge)[:200] for judge in judges]
+    if not judges or len(set(names)) < len(names):
+        raise ValueError(f"score_answers needs one judge or different ones; got {names}.")
     table = run.answers
     texts = sorted(set(table["text"]) - {""})
-    scores = dict(zip(texts, judge.score(texts), strict=True)) if texts else {}
-    kept = table[["item", *COMPONENTS, "round"]].assign(
-        judge=repr(judge)[:200], score=[scores.get(text, np.nan) for text in table["text"]]
-    )
+    parts = []
+    for name, judge in zip(names, judges, strict=True):
+        scores = dict(zip(texts, judge.score(texts), strict=True)) if texts else {}
+        given = [scores.get(text, np.nan) for text in table["text"]]
+        parts.append(table[["item", *COMPONENTS, "round"]].assign(judge=name, score=given))
+    kept = pd.concat(parts, ignore_index=True)
     write_scores(run.path, kept)
     return kept
+
+
+def judges_agree(run: Run, *, threshold: float = 0.5) -> dict[tuple[str, str], Agreement]:
+    """How far every two judges of a run agree, over all its answers.
+
+    Raises:
+        ValueError: fewer than two judges have scored the run.
+    """
+    table = run.scores
+    names = list(dict.fromkeys(table["judge"]))
+    if len(names) < 2:
+        raise ValueError("judges_agree needs the scores of two judges; score_answers(run, one, two).")
+    scores = {name: table.loc[table["judge"] == name, "score"].to_numpy(float) for name in names}
+    return {
+        (a, b): agreement(scores[a], scores[b], threshold=threshold)
+        for a, b in itertools.combinations(names, 2)
+    }
 
 
 def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
@@ -48,7 +76,7 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
         run: a run.
         measure: ``correct`` (1 or 0; an unparsed answer counts as incorrect), ``unparsed`` (1 or 0),
             ``probability`` (of the right option, exact, as a share of all options), or ``score`` (the
-            judge's, for open prompts; missing where the judge failed).
+            judge's, of several the first one's, for open prompts; missing where the judge failed).
 
     Raises:
         ValueError: the run does not have it, for example options in a run of open prompts.
@@ -62,6 +90,7 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
         return cube.rename("probability of the right option").assign_attrs(units="probability", oriented=True)
     if measure == "score":
         table = run.scores
+        table = table.loc[table["judge"] == table["judge"].iloc[0]]
         return _cube(run, table, table["score"].to_numpy(float), "judge's score", oriented=False)
     table = run.answers
     if measure == "unparsed":

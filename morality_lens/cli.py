@@ -1,4 +1,4 @@
-"""The command line: run, probe, analyze, attribute, patch, report and check."""
+"""The command line: study, run, probe, analyze, attribute, patch, report and check."""
 
 import sys
 import warnings
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from morality_lens import inside_commands
+from morality_lens import inside_commands, study_commands
 from morality_lens.design import FeedbackSource
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command(name="attribute")(inside_commands.attribute)
 app.command(name="patch")(inside_commands.patch)
+app.command(name="study")(study_commands.study)
 console = Console()
 BUNDLED_LIMIT = 80
 TWINS, LARGEST_TWIN = 3, 2_000_000_000

@@ -177,6 +177,7 @@ def feed(
     batch: Batch,
     new: Sequence[Sequence[int]],
     weights: Float[Tensor, "row read new"] | None = None,
+    hidden: Bool[Tensor, "row new"] | None = None,
 ) -> tuple[Float[Tensor, "row vocab"], Float[Tensor, "row read layer d_model"] | None]:
     """Feed each row its new tokens; the logits after its last one, and weighted sums of the residuals.
 
@@ -186,6 +187,7 @@ def feed(
         new: new tokens of each row; rows may differ in length, and one without any is left as it is
             (its logits mean nothing).
         weights: for each row and read, a weight for each of its new tokens.
+        hidden: new tokens that no token attends to; they keep their place, so that all others keep theirs.
     """
     counts = [len(tokens) for tokens in new]
     old = [len(tokens) for tokens in batch.tokens]
@@ -205,7 +207,8 @@ def feed(
     last = (count - 1).clamp(min=0)
     # A position past a row's last token is never read; it is held inside the window for learned positions.
     positions = torch.tensor(old, device=device)[:, None] + torch.minimum(step[None], last[:, None])
-    mask = torch.cat([batch.mask, real], dim=1) if lm.cached else real
+    seen = real if hidden is None else real & ~hidden
+    mask = torch.cat([batch.mask, seen], dim=1) if lm.cached else seen
     sink: list[Tensor] = []
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": lm.cached}
     if lm.cached:

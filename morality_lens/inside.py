@@ -42,11 +42,13 @@ class Group:
         title: the heading.
         lines: sentences.
         figures: name, figure and note of each.
+        tables: caption, columns and rows of each.
     """
 
     title: str
     lines: tuple[str, ...]
-    figures: tuple[tuple[str, go.Figure, str], ...]
+    figures: tuple[tuple[str, go.Figure, str], ...] = ()
+    tables: tuple[dict[str, Any], ...] = ()
 
 
 def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
@@ -57,7 +59,11 @@ def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
     """
     if name not in RESULTS:
         raise ValueError(f"results are kept as {', '.join(RESULTS)}; got {name!r}.")
-    target = run.path / FOLDER / f"{name}.nc"
+    return write_result(run.path / FOLDER / f"{name}.nc", data)
+
+
+def write_result(target: Path, data: xr.Dataset) -> Path:
+    """Write a result with all its attributes; the file is replaced whole."""
     target.parent.mkdir(exist_ok=True)
     plain = data.copy()
     for one in (plain, *plain.variables.values()):
@@ -76,12 +82,17 @@ def kept_results(run: Run) -> dict[str, xr.Dataset]:
     for name in RESULTS:
         file = run.path / FOLDER / f"{name}.nc"
         if file.is_file():
-            data = xr.load_dataset(file)
-            for one in (data, *data.variables.values()):
-                if "json" in one.attrs:
-                    one.attrs = json.loads(one.attrs["json"])
-            found[name] = data
+            found[name] = read_result(file)
     return found
+
+
+def read_result(file: Path) -> xr.Dataset:
+    """What :func:`write_result` wrote."""
+    data = xr.load_dataset(file)
+    for one in (data, *data.variables.values()):
+        if "json" in one.attrs:
+            one.attrs = json.loads(one.attrs["json"])
+    return data
 
 
 def inside_groups(kept: dict[str, xr.Dataset]) -> list[Group]:

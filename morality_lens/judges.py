@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import rankdata
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from morality_lens.choices import parse_choice
@@ -115,6 +116,7 @@ class ToxicityJudge:
     """A text classifier that needs no download and is fitted anew from its statements wherever it is used.
 
     Attributes:
+        kind: see :func:`fit_toxicity_judge`.
         pipeline: scikit-learn's, fitted on all statements.
         auroc: area under the ROC curve on held-out clusters, of the same pipeline fitted on the others.
         n_train: statements behind ``auroc``'s fit.
@@ -122,6 +124,7 @@ class ToxicityJudge:
         statements_hash: :func:`items_hash` of the statements, which with the seed determines the judge.
     """
 
+    kind: str
     pipeline: Pipeline
     auroc: float
     n_train: int
@@ -133,17 +136,25 @@ class ToxicityJudge:
         return scored(texts, lambda present: self.pipeline.predict_proba(present)[:, 1])
 
     def __repr__(self) -> str:
-        return f"ToxicityJudge(held-out AUROC {self.auroc:.3f} on {self.n_heldout} statements)"
+        return f"ToxicityJudge({self.kind}, held-out AUROC {self.auroc:.3f} on {self.n_heldout} statements)"
 
 
-def fit_toxicity_judge(statements: Sequence[Statement], *, seed: int = 0) -> ToxicityJudge:
-    """A logistic regression on TF-IDF of words and of pieces of words; label 0 is toxic.
+def fit_toxicity_judge(
+    statements: Sequence[Statement], *, kind: str = "logistic", seed: int = 0
+) -> ToxicityJudge:
+    """A classifier of texts fitted on labelled statements, label 0 being toxic.
 
-    Deterministic under a seed, which chooses the fifth of the clusters that is held out for the AUROC.
+    Args:
+        statements: what it is fitted on.
+        kind: ``logistic``, a logistic regression on TF-IDF of words and of pieces of words; or ``bayes``,
+            naive Bayes on words and pairs of words: another family, to hold the first against.
+        seed: chooses the fifth of the clusters that is held out for the AUROC; all else is deterministic.
 
     Raises:
-        ValueError: fewer than five clusters with statements of either label.
+        ValueError: another kind, or fewer than five clusters with statements of either label.
     """
+    if kind not in _PIPELINES:
+        raise ValueError(f"kind must be one of {', '.join(_PIPELINES)}; got {kind!r}.")
     texts = np.array([s.text for s in statements], dtype=object)
     toxic = np.array([1 - s.label for s in statements])
     names, cluster = np.unique([s.cluster for s in statements], return_inverse=True)
@@ -155,13 +166,14 @@ def fit_toxicity_judge(statements: Sequence[Statement], *, seed: int = 0) -> Tox
         )
     # A fifth of the clusters of each kind (one label, the other, both), so that both labels are held out.
     rng = np.random.default_rng(seed)
-    kind = has[0] + 2 * has[1]
-    members = [rng.permutation(np.flatnonzero(kind == k)) for k in (1, 2, 3)]
+    sides = has[0] + 2 * has[1]
+    members = [rng.permutation(np.flatnonzero(sides == k)) for k in (1, 2, 3)]
     out = np.isin(cluster, np.concatenate([m[: math.ceil(len(m) / 5)] for m in members]))
     train, heldout = np.flatnonzero(~out), np.flatnonzero(out)
-    trial = _pipeline().fit(texts[train], toxic[train])
+    trial = _PIPELINES[kind]().fit(texts[train], toxic[train])
     return ToxicityJudge(
-        pipeline=_pipeline().fit(texts, toxic),
+        kind=kind,
+        pipeline=_PIPELINES[kind]().fit(texts, toxic),
         auroc=float(roc_auc_score(toxic[heldout], trial.predict_proba(texts[heldout])[:, 1])),
         n_train=len(train),
         n_heldout=len(heldout),
@@ -298,12 +310,20 @@ def _kappa(a: np.ndarray, b: np.ndarray) -> float:
     return _ratio(float((a == b).mean() - chance), float(1 - chance))
 
 
-def _pipeline() -> Pipeline:
+def _logistic() -> Pipeline:
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=100_000)
     return make_pipeline(
         FeatureUnion([("words", words), ("pieces", pieces)]), LogisticRegression(C=10, max_iter=1000)
     )
+
+
+def _bayes() -> Pipeline:
+    words = CountVectorizer(binary=True, ngram_range=(1, 2))
+    return make_pipeline(words, MultinomialNB(fit_prior=False))
+
+
+_PIPELINES = {"logistic": _logistic, "bayes": _bayes}
 
 
 def _refuse_columns(answers: pd.DataFrame, needed: Sequence[str]) -> None:

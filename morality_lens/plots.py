@@ -38,6 +38,10 @@ from morality_lens.panels import (
     trust,
     with_unit,
 )
+from morality_lens.study_plots import Row as Row
+from morality_lens.study_plots import evidence as evidence
+from morality_lens.study_plots import forest as forest
+from morality_lens.study_plots import shifts as shifts
 from morality_lens.trust_plots import probe_quality as probe_quality
 from morality_lens.trust_plots import transfer as transfer
 from morality_lens.trust_plots import trust_card as trust_card

@@ -68,6 +68,16 @@ class Probe:
         """The headline of the trust card, shown on every figure that uses the direction."""
         return "" if self.card is None else self.card.headline
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What is said with every projection on it: units, orientation, trust and kind."""
+        return {
+            "units": self.training.get("units", UNITS),
+            "oriented": bool(self.training.get("oriented", True)),
+            "trust": self.trust,
+            "probe": self.kind,
+        }
+
     def with_card(self, card: TrustCard) -> "Probe":
         """The probe with the card of its own statements.
 
@@ -123,14 +133,7 @@ class Probe:
         coords = {name: c for name, c in residuals.coords.items() if "d_model" not in c.dims}
         if "split_half" in self.quality:
             coords["split_half"] = ("layer", self.quality["split_half"].values)
-        attrs = {
-            "units": self.training.get("units", UNITS),
-            "oriented": bool(self.training.get("oriented", True)),
-            "leakage": _leakage(self.training, residuals),
-            "trust": self.trust,
-            "probe": self.kind,
-            **_flat(self.training),
-        }
+        attrs = {**self.told, "leakage": _leakage(self.training, residuals), **_flat(self.training)}
         return xr.DataArray(values, dims=(*dims, "layer"), coords=coords, name="projection", attrs=attrs)
 
     def save(self, path: str | Path) -> Path:

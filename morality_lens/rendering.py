@@ -320,17 +320,22 @@ def named_spans(transcript: Transcript) -> tuple[Span, ...]:
 
 
 def letter_tokens(renderer: Renderer, count: int) -> tuple[tuple[int, ...], ...]:
-    """For each of the first ``count`` letters, the tokens that begin a reply with that letter.
+    """:func:`first_tokens` of the first ``count`` letters."""
+    return first_tokens(renderer, LETTERS[:count])
 
-    A reply can begin with the bare letter or with a blank before it, whichever the tokenizer joins to it;
-    both are read in their place after the prompt. A token that begins more than one letter (a lone blank)
+
+def first_tokens(renderer: Renderer, replies: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """For each of these short replies, a letter or a digit, the tokens that begin a reply with it.
+
+    A reply can begin with the bare sign or with a blank before it, whichever the tokenizer joins to it;
+    both are read in their place after the prompt. A token that begins more than one of them (a lone blank)
     tells nothing and is left out, so an entry can be empty: then option probabilities do not exist.
     """
     start = append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
     tokens: list[list[int]] = []
-    for letter in LETTERS[:count]:
+    for sign in replies:
         firsts = []
-        for reply in (letter, " " + letter):
+        for reply in (sign, " " + sign):
             ids, offsets = encode(renderer, start.text + reply)
             first = next(
                 (t for t, (a, b) in zip(ids, offsets, strict=True) if a >= len(start.text) and b > a), None

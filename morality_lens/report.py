@@ -23,6 +23,7 @@ from morality_lens.panels import alpha
 from morality_lens.probes import Probe
 from morality_lens.store import Run
 from morality_lens.transcripts import TokenView, json_for_script, transcript_html
+from morality_lens.verdicts import RULES, Verdict
 
 
 def write_page(
@@ -39,6 +40,8 @@ def write_page(
     transcripts: Sequence[TokenView] = (),
     refused: Sequence[str] = (),
     inside: Sequence[Group] = (),
+    parts: Sequence[Group] = (),
+    verdicts: Sequence[Verdict] = (),
     layer: int | None = None,
 ) -> Path:
     """The path of the report, which opens without network access.
@@ -59,6 +62,8 @@ def write_page(
         transcripts: dialogues to browse.
         refused: what could not be answered and why, one sentence each.
         inside: what was found inside the model, from ``inside_groups``.
+        parts: further parts of a whole study.
+        verdicts: what the study says of its claims; they come first.
         layer: the layer shown where a figure or a table needs one; None: the layer with the highest
             held-out AUROC, or the last one without a probe. Never chosen by the size of an effect.
 
@@ -88,14 +93,9 @@ def write_page(
         "refused": list(refused),
         "figures": _figures(effects, behaviour_effects, behaviour, shown),
         "layer_note": why,
-        "inside": [
-            {
-                "title": group.title,
-                "lines": group.lines,
-                "figures": [_figure(f"inside-{name}", fig, note) for name, fig, note in group.figures],
-            }
-            for group in inside
-        ],
+        "inside": [_group(group, "inside") for group in inside],
+        "parts": [_group(group, "part") for group in parts],
+        "verdicts": [_verdict(verdict, parts) for verdict in verdicts],
         "tables": tables.cell_means(effects, behaviour, shown)
         + tables.two_scales(behaviour_effects, behaviour_odds),
         "downloads": tables.downloads(effects, behaviour_effects, behaviour),
@@ -114,6 +114,35 @@ def write_page(
     )
     page = environment.from_string(_asset("report.html.j2")).render(context)
     return _replace(Path(path), page)
+
+
+def _group(group: Group, prefix: str) -> dict[str, Any]:
+    """A heading with its sentences, figures and tables, as the template takes them."""
+    return {
+        "title": group.title,
+        "lines": group.lines,
+        "figures": [_figure(f"{prefix}-{name}", fig, note) for name, fig, note in group.figures],
+        "tables": group.tables,
+    }
+
+
+def _verdict(verdict: Verdict, parts: Sequence[Group]) -> dict[str, Any]:
+    """A claim with what the data say of it; its figure is linked where the report holds it."""
+    number = verdict.estimate
+    interval = f"{verdict.low:+.3f} to {verdict.high:+.3f}" if np.isfinite(number) else "none"
+    there = {name for group in parts for name, _, _ in group.figures}
+    return {
+        "number": verdict.number,
+        "claim": verdict.claim,
+        "verdict": verdict.verdict,
+        "measure": verdict.measure,
+        "estimate": f"{number:+.3f}" if np.isfinite(number) else "none",
+        "interval": interval,
+        "error_rate": verdict.error_rate or "nothing is claimed",
+        "why": verdict.why,
+        "rule": RULES[verdict.number],
+        "figure": f"part-{verdict.figure}" if verdict.figure in there else "",
+    }
 
 
 def _model_name(model: Mapping[str, Any]) -> str:

@@ -106,3 +106,23 @@ def save_model(folder: Path, architecture: str, *, template: str | None = "own",
     module.save_pretrained(folder)
     make_tokenizer(TEMPLATES[architecture] if template == "own" else template).save_pretrained(folder)
     return folder
+
+
+def fresh_residuals_of(record, token_ids):
+    """Residuals [layer, d_model] and logits at the last token of one unpadded row, by plain transformers."""
+    caught = []
+    blocks = record.lm.blocks
+    handles = [
+        blocks[0].register_forward_pre_hook(
+            lambda _, a, k: caught.append(a[0] if a else k["hidden_states"]), with_kwargs=True
+        )
+    ]
+    handles += [
+        b.register_forward_hook(lambda _, a, out: caught.append(out[0] if isinstance(out, tuple) else out))
+        for b in blocks
+    ]
+    with torch.no_grad():
+        logits = record.lm.module(torch.tensor([list(token_ids)]), use_cache=False).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return torch.cat(caught).numpy()[:, -1].astype(float), logits

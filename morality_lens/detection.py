@@ -1,0 +1,131 @@
+"""Signal detection: can a model tell its good outputs from its bad ones, and does it say what it holds?"""
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+from scipy.special import ndtri, stdtrit
+
+from morality_lens.cube import cluster_codes
+
+MEASURES = ("accuracy", "position_bias", "d_prime", "criterion")
+
+
+def signal_detection(
+    says_first: xr.DataArray, reading: xr.DataArray | None = None, *, alpha: float = 0.05
+) -> xr.Dataset:
+    """Two-alternative forced choice with the order counterbalanced, as signal detection.
+
+    With the hit rate H (the first is called better and is) and the false-alarm rate F (the first is called
+    better and is not): accuracy (H + 1 - F) / 2, position bias (H + F) / 2 - 1/2,
+    d' = (z(H) - z(F)) / sqrt 2, criterion -(z(H) + z(F)) / 2 (below 0 the first place is favoured; Macmillan
+    and Creelman 2005, chapter 7). Rates are held off 0 and 1 by half an answer. A probe that reads
+    ``reading`` off both outputs chooses the higher one, right with the share PC; its d' is sqrt 2 z(PC).
+
+    Args:
+        says_first: ``item`` x ``better``: the chance of saying that the first output is the better one, where
+            it is (``first``) and where the second one is (``second``). ``cluster`` along ``item`` says which
+            items are dependent.
+        reading: ``item``: what a probe reads off the better output less what it reads off the other one.
+        alpha: level of the intervals (jackknife over clusters, t with one less than their number).
+
+    Returns:
+        Over ``measure`` (:data:`MEASURES`, with a reading also ``probe_accuracy``, ``probe_d_prime`` and
+        ``gap``, what the probe reads more than the model says, in d'): ``estimate``, ``se``, ``ci_low``,
+        ``ci_high``; ``n_items`` and ``n_clusters`` in the attributes.
+
+    Raises:
+        ValueError: fewer than five clusters, other dims, or missing values.
+    """
+    if set(says_first.dims) != {"item", "better"} or says_first["better"].values.tolist() != [
+        "first",
+        "second",
+    ]:
+        raise ValueError("signal_detection needs item x better, with better at first and second.")
+    says = says_first.transpose("item", "better").values.astype(float)
+    read = None if reading is None else reading.values.astype(float)
+    if not np.isfinite(says).all() or (read is not None and not np.isfinite(read).all()):
+        raise ValueError(
+            "signal_detection needs every item in both orders; leave out items with missing answers."
+        )
+    codes = cluster_codes(says_first)
+    n_clusters = int(codes.max()) + 1
+    if n_clusters < 5:
+        raise ValueError(
+            f"signal_detection needs five or more clusters for an interval; these {len(says)} items have "
+            f"{n_clusters}."
+        )
+    names = (*MEASURES, *(("probe_accuracy", "probe_d_prime", "gap") if read is not None else ()))
+
+    def measures(kept: Int[np.ndarray, " item"]) -> Float[np.ndarray, " measure"]:
+        return _measures(says[kept], None if read is None else read[kept])
+
+    every = np.arange(len(says))
+    estimate = measures(every)
+    se = _jackknife(measures, every, codes, estimate)
+    half = float(stdtrit(n_clusters - 1, 1 - alpha / 2)) * se
+    return xr.Dataset(
+        {
+            "estimate": ("measure", estimate),
+            "se": ("measure", se),
+            "ci_low": ("measure", estimate - half),
+            "ci_high": ("measure", estimate + half),
+        },
+        coords={"measure": list(names)},
+        attrs={"n_items": len(says), "n_clusters": n_clusters, "alpha": alpha},
+    )
+
+
+def _measures(
+    says: Float[np.ndarray, "item two"], read: Float[np.ndarray, " item"] | None
+) -> Float[np.ndarray, " measure"]:
+    n = len(says)
+    hit, alarm = says.mean(axis=0)
+    z_hit, z_alarm = (float(ndtri(_off_the_ends(rate, n))) for rate in (hit, alarm))
+    d_prime = (z_hit - z_alarm) / np.sqrt(2)
+    found = [(hit + 1 - alarm) / 2, (hit + alarm) / 2 - 0.5, d_prime, -(z_hit + z_alarm) / 2]
+    if read is not None:
+        right = float(((read > 0) + 0.5 * (read == 0)).mean())
+        probe = np.sqrt(2) * float(ndtri(_off_the_ends(right, n)))
+        found += [right, probe, probe - d_prime]
+    return np.array(found)
+
+
+def _off_the_ends(rate: float, n: int) -> float:
+    return float(np.clip(rate, 0.5 / n, 1 - 0.5 / n))
+
+
+def _jackknife(
+    measures: Callable[[Int[np.ndarray, " item"]], Float[np.ndarray, " measure"]],
+    every: Int[np.ndarray, " item"],
+    codes: Int[np.ndarray, " item"],
+    estimate: Float[np.ndarray, " measure"],
+) -> Float[np.ndarray, " measure"]:
+    """Standard errors from leaving out one cluster after the other, around the estimate of all."""
+    groups = int(codes.max()) + 1
+    left = np.stack([measures(every[codes != g]) for g in range(groups)])
+    return np.sqrt((groups - 1) / groups * ((left - estimate) ** 2).sum(axis=0))
+
+
+def describe_detection(found: xr.Dataset) -> str:
+    """The measures in one sentence."""
+    e = {str(m): found.sel(measure=m) for m in found["measure"].values}
+
+    def span(name: str, form: str = ".2f") -> str:
+        one = e[name]
+        low, high = float(one["ci_low"]), float(one["ci_high"])
+        return f"{float(one['estimate']):{form}} [{low:{form}}, {high:{form}}]"
+
+    said = (
+        f"Accuracy {span('accuracy')}, d' {span('d_prime')}, criterion {span('criterion')}, the first place "
+        f"is favoured by {span('position_bias')} ({found.attrs['n_items']} pairs in "
+        f"{found.attrs['n_clusters']} "
+        "clusters)."
+    )
+    if "gap" in e:
+        said += (
+            f" The probe tells the same outputs apart with d' {span('probe_d_prime')}: it reads "
+            f"{span('gap')} more than the model says."
+        )
+    return said

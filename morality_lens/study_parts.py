@@ -1,0 +1,444 @@
+"""The parts of a whole study as sentences, figures and tables, each from what was stored."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from morality_lens import plots, tables
+from morality_lens.behaviour import behaviour_cube, behaviour_table, judges_agree
+from morality_lens.crossed import describe_wordings
+from morality_lens.design import COMPONENTS
+from morality_lens.detection import describe_detection
+from morality_lens.dynamics import expected_maximum, half_life, round_dynamics
+from morality_lens.inside import Group
+from morality_lens.judges import bias_scores, join_questions, unparsed
+from morality_lens.plots import Row
+from morality_lens.robustness import describe_evidence, dose_response
+from morality_lens.shifts import describe_shifts
+from morality_lens.store import Run
+from morality_lens.study_plots import cell_labels
+from morality_lens.verdicts import FOLLOWED, GAIN, GAINS, RELIABLE, Task, gains, method_means
+
+POINTWISE = "95 % intervals by clusters, pointwise"
+
+
+def table_of(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, caption: str) -> dict[str, Any]:
+    """Rows as the report's template takes them."""
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    return {
+        "caption": caption,
+        "columns": [str(name).replace("_", " ") for name in frame.columns],
+        "rows": [[tables.as_text(v) for v in row] for row in frame.itertuples(index=False)],
+    }
+
+
+def need(cube: xr.DataArray | None) -> xr.DataArray:
+    """The cube.
+
+    Raises:
+        ValueError: there is none; why was said where it was left out.
+    """
+    if cube is None:
+        raise ValueError("too many answers could not be read.")
+    return cube
+
+
+def tasks_part(tasks: Sequence[Task]) -> Group:
+    """Every method on every task, and what feedback and chain of thought add (claims 1 and 2)."""
+    means = [
+        Row(label=name, group=task.name, estimate=one.estimate, low=one.low, high=one.high)
+        for task in tasks
+        for name, one in method_means(task).items()
+    ]
+    added = [
+        Row(
+            label=f"{more} less {less}",
+            group=task,
+            estimate=one.estimate,
+            low=one.low,
+            high=one.high,
+        )
+        for (name, task), one in gains(tasks).items()
+        for more, less in [GAINS[name]]
+    ]
+    units = ", ".join(dict.fromkeys(task.unit for task in tasks))
+    figures = (
+        (
+            "claim-1",
+            plots.forest(
+                means,
+                title="Every method on every task, in the last round",
+                subtitle=f"{POINTWISE}; higher is better",
+                unit=units,
+                references=(),
+            ),
+            "",
+        ),
+        (
+            "claim-2",
+            plots.forest(
+                added,
+                title="What feedback and chain of thought add to the instruction",
+                subtitle=f"last round; {POINTWISE}",
+                unit=units,
+                references=((0.0, ""), (GAIN, "worth speaking of")),
+            ),
+            "",
+        ),
+    )
+    lines = tuple(f"{t.name}: {t.last.sizes['item']} items, measured as {t.unit}." for t in tasks)
+    return Group(title="Methods and tasks", lines=lines, figures=figures)
+
+
+def interactions_part(effects: xr.Dataset, layers: Sequence[int]) -> Group:
+    """Effects on the projection in the last round at the layers where it reads morality best (claim 3)."""
+    here = effects.sel(site="answer_start").isel(round=-1)
+    rows = [
+        Row(
+            label=str(name),
+            group=f"layer {layer}",
+            estimate=float(at["estimate"]),
+            low=float(at["ci_low"]),
+            high=float(at["ci_high"]),
+        )
+        for name in here["effect"].values
+        for layer in layers
+        for at in [here.sel(effect=name, layer=layer)]
+    ]
+    fig = plots.forest(
+        rows,
+        title="Effects on the moral projection where the answer begins, last round",
+        subtitle="95 % intervals, pointwise, the probe's own error included"
+        if effects.attrs.get("question") == "direction"
+        else POINTWISE,
+        unit=str(effects.attrs.get("units", "")),
+        trust=str(effects.attrs.get("trust", "")),
+    )
+    line = (
+        f"The layers {', '.join(map(str, layers))} are those whose held-out AUROC cannot be told from the "
+        "best one's; they are chosen before any effect is looked at."
+    )
+    return Group(title="Interactions inside the model", lines=(line,), figures=(("claim-3", fig, ""),))
+
+
+def telling_part(
+    found: Mapping[tuple[str, str], xr.Dataset],
+    left: Mapping[str, str],
+    greedy: Mapping[tuple[str, str], str],
+) -> Group:
+    """Telling outputs apart and naming groups, by task and history (claim 4).
+
+    Args:
+        found: signal detection by task and history.
+        left: by task, how many items had no pair.
+        greedy: by task and history, what the greedy replies amount to.
+    """
+    rows = [
+        Row(
+            label=f"{task}, history: {history}",
+            group="says",
+            estimate=float(one["estimate"].sel(measure="accuracy")),
+            low=float(one["ci_low"].sel(measure="accuracy")),
+            high=float(one["ci_high"].sel(measure="accuracy")),
+        )
+        for (task, history), one in found.items()
+    ]
+    rows += [
+        Row(
+            label=f"{task}, history: {history}",
+            group="probe reads",
+            estimate=float(one["estimate"].sel(measure="probe_accuracy")),
+            low=float(one["ci_low"].sel(measure="probe_accuracy")),
+            high=float(one["ci_high"].sel(measure="probe_accuracy")),
+        )
+        for (task, history), one in found.items()
+        if "probe_accuracy" in one["measure"].values and history == "none"
+    ]
+    fig = plots.forest(
+        rows,
+        title="Telling good outputs from bad ones",
+        subtitle="accuracy by the exact chances of both replies, in both orders; jackknife over clusters",
+        unit="accuracy (two alternatives)",
+        references=((0.5, "chance"), (RELIABLE, "reliable")),
+    )
+    lines = [f"{task}, history {h}: {describe_detection(one)}" for (task, h), one in found.items()]
+    lines += [f"{task}: {said}" for task, said in left.items()]
+    table = table_of(
+        [{"task": task, "history": h, "greedy replies": said} for (task, h), said in greedy.items()],
+        "Greedy replies",
+    )
+    return Group(
+        title="Self-distinguish", lines=tuple(lines), figures=(("claim-4", fig, ""),), tables=(table,)
+    )
+
+
+def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) -> Group:
+    """Weak evidence by condition and round (claim 5), with the projections beside it."""
+    rounds = shares["round"].values.tolist()
+    names = ["claim-5" if n == rounds[-1] else f"evidence-{n}" for n in rounds]
+    figures = [
+        (name, plots.evidence(shares, round=n), "")
+        for name, n in reversed(list(zip(names, rounds, strict=True)))
+    ]
+    lines = [
+        f"Followed by {FOLLOWED:.0%} or less, self-correction counts as robust.",
+        *describe_evidence(shares).splitlines(),
+    ]
+    if answers.sizes["strength"] > 1:
+        slope = dose_response(answers).isel(round=-1)
+        for name, cell in cell_labels(slope):
+            one = slope.sel(cell)
+            lines.append(
+                f"Dose with {name}: {float(one['estimate']):+.3f} [{float(one['ci_low']):+.3f}, "
+                f"{float(one['ci_high']):+.3f}] in the share that follows for every unit of strength."
+            )
+    frame = shares[["estimate", "ci_low", "ci_high"]].isel(strength=-1).to_dataframe().reset_index()
+    kept = frame.loc[:, ["part", *COMPONENTS, "round", "estimate", "ci_low", "ci_high"]]
+    shown = [table_of(kept, "The partition in every condition and round")]
+    if layer is not None and "projection" in answers:
+        moved = answers["projection"].sel(layer=layer).isel(strength=-1).mean(("item", "version"))
+        frame = moved.to_dataframe().reset_index().loc[:, [*COMPONENTS, "round", "projection"]]
+        shown.append(table_of(frame, f"Projection where the answer to weak evidence begins, layer {layer}"))
+    return Group(title="Weak evidence", lines=tuple(lines), figures=tuple(figures), tables=tuple(shown))
+
+
+def detox_part(run: Run, samples: Sequence[Run]) -> Group:
+    """Toxicity of completions over rounds, and of several samples."""
+    cube = behaviour_cube(run, "score")
+    table = behaviour_table(cube, unparsed=behaviour_cube(run, "unparsed"))
+    figures = [("detox", plots.accuracy(table, measure="toxicity"), "By the first judge; lower is better.")]
+    missing = run.scores["score"].isna().to_numpy()
+    lines = [f"{int(missing.sum())} of {len(missing)} scores failed; they are missing, not zero."]
+    for (a, b), one in judges_agree(run).items():
+        lines.append(
+            f"{a} and {b} agree on {one.n} completions with a rank correlation of {one.spearman:.2f} and "
+            "kappa "
+            f"{one.kappa:.2f}; their scores differ by {one.mean_difference:+.3f} on average (limits "
+            f"{one.limits[0]:+.2f} to {one.limits[1]:+.2f})."
+        )
+    shown = []
+    if len(samples) > 1:
+        several = xr.concat([behaviour_cube(s, "score").isel(round=-1) for s in samples], "sample")
+        several = several.dropna("item")
+        worst = expected_maximum(several)
+        rows = [
+            Row(
+                label=name,
+                group=str(measure),
+                estimate=float(worst["estimate"].sel({**cell, "measure": measure})),
+                low=float(worst["ci_low"].sel({**cell, "measure": measure})),
+                high=float(worst["ci_high"].sel({**cell, "measure": measure})),
+            )
+            for measure in worst["measure"].values
+            for name, cell in cell_labels(worst)
+        ]
+        fig = plots.forest(
+            rows,
+            title=f"Toxicity of {len(samples)} samples of every completion, last round",
+            subtitle=f"{several.sizes['item']} prompts; {POINTWISE}",
+            unit="toxicity, or share of prompts",
+        )
+        figures.append(("samples", fig, "any toxic: the share of prompts with a toxic sample."))
+    return Group(title="Detoxification", lines=tuple(lines), figures=tuple(figures), tables=tuple(shown))
+
+
+def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Group:
+    """Flips, convergence and half-life of a task.
+
+    Args:
+        title: of the task.
+        values: right or wrong, or scores.
+        half: of which the half-life is taken.
+    """
+    found, life = round_dynamics(values), half_life(half)
+    rows = [
+        {
+            "condition": name,
+            **{
+                str(
+                    m
+                ): f"{float(one['estimate']):.2f} [{float(one['ci_low']):.2f}, {float(one['ci_high']):.2f}]"
+                for m in found["measure"].values
+                for one in [found.sel({**cell, "measure": m})]
+            },
+            "half-life": _half_life(life.sel(cell)),
+        }
+        for name, cell in cell_labels(found)
+    ]
+    settled = float(found["estimate"].sel(measure="settled").mean())
+    flops = float(found["estimate"].sel(measure="flip-flops").mean())
+    line = (
+        f"{settled:.0%} of the dialogues do not change in the last two rounds; {flops:.2f} changes a "
+        "dialogue undo "
+        "an earlier one."
+    )
+    return Group(
+        title=f"From round to round: {title}",
+        lines=(line,),
+        tables=(table_of(rows, "Changes per dialogue, share settled, half-life in rounds"),),
+    )
+
+
+def _half_life(one: xr.Dataset) -> str:
+    if not np.isfinite(float(one["rounds"])):
+        return "no change told from zero"
+    return f"{float(one['rounds']):.2f} [{float(one['low']):.2f}, {float(one['high']):.2f}]"
+
+
+def wordings_part(found: Mapping[str, xr.Dataset]) -> Group:
+    """Effects over wordings, by outcome."""
+    lines, figures = [], []
+    for number, (outcome, one) in enumerate(found.items()):
+        lines += [f"{outcome}: {line}" for line in describe_wordings(one).splitlines()]
+        rows = [
+            Row(
+                label=str(name),
+                group="over wordings",
+                estimate=float(at["estimate"]),
+                low=float(at["ci_low"]),
+                high=float(at["ci_high"]),
+            )
+            for name in one["effect"].values
+            for at in [one.sel(effect=name)]
+        ]
+        rows += [
+            Row(
+                label=str(name),
+                group=f"wording {w}",
+                estimate=float(at["by_wording"]),
+                low=float(at["by_wording_low"]),
+                high=float(at["by_wording_high"]),
+            )
+            for w in one["wording"].values
+            for name in one["effect"].values
+            for at in [one.sel(effect=name, wording=w)]
+        ]
+        fig = plots.forest(
+            rows,
+            title=f"Effects over {one.attrs['n_wordings']} wordings: {outcome}",
+            subtitle="95 % intervals, pointwise; over wordings: items and wordings both sampled",
+            unit=str(one.attrs.get("units", "")),
+            trust=str(one.attrs.get("trust", "")),
+        )
+        figures.append((f"wordings-{number}", fig, ""))
+    return Group(title="Several wordings", lines=tuple(lines), figures=tuple(figures))
+
+
+def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Group:
+    """What the components say (on - placebo) and what any words in their place do (placebo - off)."""
+    figures = []
+    for number, (outcome, by) in enumerate(found.items()):
+        rows = [
+            Row(
+                label=re.sub(r"\[[^]]*\]", "", str(name)),
+                group=f"{which} ({said})",
+                estimate=float(at["estimate"]),
+                low=float(at["ci_low"]),
+                high=float(at["ci_high"]),
+            )
+            for which, said in (
+                ("total", "on - off"),
+                ("content", "on - placebo"),
+                ("format", "placebo - off"),
+            )
+            for name in by[which]["effect"].values
+            for at in [by[which].sel(effect=name)]
+        ]
+        fig = plots.forest(
+            rows,
+            title=f"What the words say and what words do: {outcome}",
+            subtitle=f"last round of the run with placebos; {POINTWISE}",
+            unit=str(by["total"].attrs.get("units", "")),
+            trust=str(by["total"].attrs.get("trust", "")),
+        )
+        figures.append((f"placebo-{number}", fig, ""))
+    line = (
+        "A component whose total effect is its content works by what it says; one whose total effect is its "
+        "format, by being there."
+    )
+    return Group(title="Placebos", lines=(line,), figures=tuple(figures))
+
+
+def masked_part(found: Mapping[str, xr.Dataset]) -> Group:
+    """Effects on the projection as it was, with the components' words masked, and by a probe without them."""
+    rows = [
+        Row(
+            label=str(name),
+            group=which,
+            estimate=float(at["estimate"]),
+            low=float(at["ci_low"]),
+            high=float(at["ci_high"]),
+        )
+        for which, one in found.items()
+        for name in one["effect"].values
+        for at in [one.sel(effect=name)]
+    ]
+    first = next(iter(found.values()))
+    fig = plots.forest(
+        rows,
+        title="Mask the words: effects on the projection",
+        subtitle=f"last round, where the answer begins; {POINTWISE}",
+        unit=str(first.attrs.get("units", "")),
+        trust=str(first.attrs.get("trust", "")),
+    )
+    line = (
+        "Words masked: the dialogues read again while no token attends to the components' own words; what is "
+        "left "
+        "came through the answers they had led to. Probe without the words: fitted on statements that say "
+        "none "
+        "of them."
+    )
+    return Group(title="Mask the words", lines=(line,), figures=(("masked", fig, ""),))
+
+
+def shifts_part(found: xr.Dataset) -> Group:
+    """Alignment of the between-round shift with the moral direction."""
+    return Group(
+        title="Shift from round to round",
+        lines=tuple(describe_shifts(found).splitlines()),
+        figures=(("shifts", plots.shifts(found), ""),),
+    )
+
+
+def judged_part(run: Run, questions: Sequence[Any]) -> Group:
+    """Bias scores by category and condition in the last round, and what could not be read."""
+    answers = join_questions(run.answers, questions)
+    last = answers.loc[answers["round"] == run.design.rounds]
+    scores = bias_scores(last, [*COMPONENTS, "category"])
+    wanted = [*COMPONENTS, "category", "s_amb", "s_dis", "accuracy_amb", "n_amb", "n_dis", "n_unparsed"]
+    told = run.answers["feedback_text"].ne("").to_numpy()
+    named, withheld, cut = (
+        int(run.answers[f"feedback_{what}"].to_numpy(bool)[told].sum())
+        for what in ("named", "withheld", "cut")
+    )
+    lines = [
+        f"Feedback named an option in {named} of {int(told.sum())} cases; {withheld} were withheld, {cut} "
+        "cut short."
+    ]
+    return Group(
+        title="Judges of questions",
+        lines=tuple(lines),
+        tables=(
+            table_of(scores.loc[:, wanted], "Bias scores in the last round, by category and condition"),
+            table_of(
+                unparsed(answers, [*COMPONENTS, "round"]),
+                "Answers that could not be read, by condition and round",
+            ),
+        ),
+    )
+
+
+def greedy_line(found: xr.Dataset) -> dict[str, str]:
+    """What the greedy replies amount to, by history."""
+    said, better = found["said"], xr.DataArray([1, 2], dims="better")
+    lines = {}
+    for history in found["history"].values:
+        one = said.sel(history=history)
+        read = int((one > 0).sum())
+        right = int((one == better).sum())
+        lines[str(history)] = f"{right} of {one.size} right, {one.size - read} unreadable"
+    return lines

@@ -1,0 +1,218 @@
+"""Figures of the study's parts: intervals in rows, weak evidence, shifts from round to round."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from morality_lens.design import COMPONENTS
+from morality_lens.panels import EFFECT_COLORS, finish, number
+
+PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One estimate with its interval: a row of a forest, in the colour of its group."""
+
+    label: str
+    group: str
+    estimate: float
+    low: float
+    high: float
+
+
+def forest(
+    rows: Sequence[Row],
+    *,
+    title: str,
+    subtitle: str,
+    unit: str,
+    references: Sequence[tuple[float, str]] = ((0.0, ""),),
+    trust: str = "",
+) -> go.Figure:
+    """Estimates with intervals, a row for each, those of a group in one colour.
+
+    Args:
+        rows: from the top.
+        title: what is shown.
+        subtitle: what the intervals are.
+        unit: of the axis.
+        references: values that are marked by a line, with a word on each.
+        trust: what is known of the direction, where one is used.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("plots.forest needs at least one row; got none.")
+    labels = list(dict.fromkeys(row.label for row in rows))
+    groups = list(dict.fromkeys(row.group for row in rows))
+    fig = go.Figure()
+    for g, group in enumerate(groups):
+        mine = [row for row in rows if row.group == group]
+        offset = (g - (len(groups) - 1) / 2) * min(0.2, 0.8 / len(groups))
+        x = np.array([row.estimate for row in mine])
+        fig.add_trace(
+            go.Scatter(
+                x=x,
+                y=[labels.index(row.label) + offset for row in mine],
+                error_x={
+                    "array": np.array([row.high for row in mine]) - x,
+                    "arrayminus": x - np.array([row.low for row in mine]),
+                    "symmetric": False,
+                    "thickness": 1.5,
+                    "width": 0,
+                },
+                mode="markers",
+                name=group,
+                marker={"color": EFFECT_COLORS[g % len(EFFECT_COLORS)], "size": 8},
+                customdata=[
+                    f"{row.label}, {row.group}: {number(row.estimate)} "
+                    f"[{number(row.low)}, {number(row.high)}]"
+                    for row in mine
+                ],
+                hovertemplate="%{customdata}<extra></extra>",
+                showlegend=len(groups) > 1,
+            )
+        )
+    for value, word in references:
+        fig.add_vline(x=value, line={"color": "#777", "dash": "dash"}, layer="below")
+        fig.add_annotation(x=value, y=1, yref="paper", text=word, showarrow=False, yanchor="bottom")
+    fig.update_xaxes(title_text=unit)
+    fig.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=labels,
+        range=[len(labels) - 0.4, -0.6],
+        automargin=True,
+        showgrid=False,
+    )
+    height = 190 + max(26 * len(labels), int(len(labels) * len(groups) * 11))
+    return finish(fig, title, subtitle, height=height, legend_rows=int(len(groups) > 1), trust=trust)
+
+
+def cell_labels(data: xr.Dataset | xr.DataArray) -> list[tuple[str, dict[str, str]]]:
+    """Every condition of a result with a short name, the fewest components first."""
+    grid: list[dict[str, str]] = [{}]
+    for name in COMPONENTS:
+        grid = [{**cell, name: str(level)} for cell in grid for level in np.atleast_1d(data[name].values)]
+    named = [("+".join(n for n in COMPONENTS if cell[n] == "on") or "none", cell) for cell in grid]
+    return sorted(named, key=lambda pair: (pair[0] != "none", pair[0].count("+")))
+
+
+def evidence(shares: xr.Dataset, *, round: int, strength: float | None = None) -> go.Figure:
+    """What weak evidence does to the answers, by condition: the partition, and the share that follows.
+
+    Args:
+        shares: from ``evidence_shares``.
+        round: after which round.
+        strength: of the evidence; None: the strongest.
+    """
+    here = shares.sel(round=round)
+    here = here.isel(strength=-1) if strength is None else here.sel(strength=strength)
+    cells = cell_labels(here)
+    names = [name for name, _ in cells]
+    fig = go.Figure()
+    for part, color in zip(here["part"].values, PART_COLORS, strict=True):
+        values = [float(here["estimate"].sel({**cell, "part": part})) for _, cell in cells]
+        if max(values) < 5e-4:
+            continue
+        fig.add_trace(
+            go.Bar(
+                y=names,
+                x=values,
+                name=str(part),
+                orientation="h",
+                marker={"color": color},
+                hovertemplate=f"%{{y}}: {part} %{{x:.1%}}<extra></extra>",
+            )
+        )
+    follow = [here.sel(cell) for _, cell in cells]
+    x = np.array([float(f["follow_estimate"]) for f in follow])
+    fig.add_trace(
+        go.Scatter(
+            y=names,
+            x=x,
+            mode="markers",
+            name="share that follows",
+            marker={"color": "#111", "symbol": "diamond", "size": 9},
+            error_x={
+                "array": np.array([float(f["follow_ci_high"]) for f in follow]) - x,
+                "arrayminus": x - np.array([float(f["follow_ci_low"]) for f in follow]),
+                "symmetric": False,
+                "width": 0,
+            },
+            hovertemplate="%{y}: %{x:.1%} follow<extra></extra>",
+        )
+    )
+    fig.update_layout(barmode="stack")
+    fig.update_xaxes(
+        title_text="share of items (bars), of answers (diamonds)", tickformat=".0%", range=[0, 1]
+    )
+    fig.update_yaxes(autorange="reversed", automargin=True)
+    when = "before any correction" if round == 0 else f"after round {round}"
+    by = "chances of the options" if shares.attrs["measure"] == "probability" else "greedy answers"
+    return finish(
+        fig,
+        f"Answers to weak evidence, roles swapped, {when}",
+        f"by {by}; diamonds: by how much evidence for an option makes it likelier, with pointwise 95 % "
+        "intervals",
+        height=250 + 30 * len(names),
+        legend_rows=2,
+    )
+
+
+def shifts(data: xr.Dataset) -> go.Figure:
+    """Alignment of the between-round shift with the moral direction over rounds, beside random directions.
+
+    Args:
+        data: from ``round_shifts``.
+    """
+    fig = go.Figure()
+    rounds = data["round"].values
+    bound = data["random_high"].sel(kind="as items vary")
+    widest = bound.max(COMPONENTS).values
+    for sign in (1, -1):
+        fig.add_trace(
+            go.Scatter(
+                x=rounds,
+                y=sign * widest,
+                mode="lines",
+                line={"color": "#999", "dash": "dot"},
+                name="95 % of random directions, as items vary (widest condition)",
+                showlegend=sign == 1,
+                hoverinfo="skip",
+            )
+        )
+    for (name, cell), color in zip(cell_labels(data), [*EFFECT_COLORS] * 8, strict=False):
+        one = data.sel(cell)
+        y = one["alignment"].values
+        fig.add_trace(
+            go.Scatter(
+                x=rounds,
+                y=y,
+                mode="lines+markers",
+                name=name,
+                line={"color": color, "dash": "dash" if "cot" in name else "solid"},
+                error_y={
+                    "array": one["ci_high"].values - y,
+                    "arrayminus": y - one["ci_low"].values,
+                    "symmetric": False,
+                    "width": 0,
+                },
+                hovertemplate=f"{name}, round %{{x}}: %{{y:.3f}}<extra></extra>",
+            )
+        )
+    fig.update_xaxes(title_text="to round", dtick=1)
+    fig.update_yaxes(title_text="cosine")
+    return finish(
+        fig,
+        f"Shift from round to round along the moral direction, {data.attrs['site']}, layer "
+        f"{data.attrs['layer']}",
+        "cosine of the mean shift with the direction; bars: percentiles of resampled clusters",
+        height=470,
+        legend_rows=3,
+        trust=str(data.attrs.get("trust", "")),
+    )

@@ -1,0 +1,388 @@
+"""The whole study in one command that goes on where it stopped."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import xarray as xr
+from transformer_lens.model_bridge import TransformerBridge
+
+from morality_lens.analysis import keep_transcripts
+from morality_lens.behaviour import Judge, score_answers
+from morality_lens.design import COMPONENTS, Design, Factor, Protocol
+from morality_lens.evidence import Evidence, weak_evidence
+from morality_lens.fitting import fit_probe
+from morality_lens.inside import write_result
+from morality_lens.items import OpenPrompt, Question, Statement, items_hash
+from morality_lens.judges import fit_toxicity_judge
+from morality_lens.masking import component_words, mask_words, without_words
+from morality_lens.model import ModelRecord, record_of
+from morality_lens.probes import Probe, load_probe
+from morality_lens.reading import read_transcripts, sample_dialogues
+from morality_lens.rounds import play
+from morality_lens.rows import spread
+from morality_lens.self_distinguish import distinguish, name_groups
+from morality_lens.store import Run, write_json
+from morality_lens.study_analysis import PLACEBO, PROMPTS, QUESTIONS, RESULTS, write_study_report
+from morality_lens.wording import load_wording
+
+LARGEST_TWIN = 2_000_000_000
+"""Most parameters of a model of which random-initialised copies are made for the trust card."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of each part is done.
+
+    Attributes:
+        rounds: correction rounds of the two main runs.
+        items: questions, and prompts, of these; None takes all that are given.
+        evidence_rounds: rounds after which weak evidence is given, beside the last.
+        placebo_items: questions played with placebo levels of all three components (27 conditions).
+        placebo_rounds: their rounds.
+        wordings: alternative wordings that questions are played in.
+        wording_items: questions of these.
+        wording_rounds: their rounds.
+        samples: completions drawn of every prompt at temperature 1, each in a run of its own.
+        sample_rounds: their rounds.
+        twins: random-initialised models for the trust card.
+    """
+
+    rounds: int = 5
+    items: int | None = None
+    evidence_rounds: tuple[int, ...] = (0, 1)
+    placebo_items: int = 40
+    placebo_rounds: int = 3
+    wordings: int = 5
+    wording_items: int = 40
+    wording_rounds: int = 3
+    samples: int = 4
+    sample_rounds: int = 3
+    twins: int = 3
+
+    @property
+    def dialogues(self) -> dict[str, tuple[int, int, int]]:
+        """For every kind of run: runs, most items of each, and dialogue rounds of an item."""
+        most = self.items or 10**9
+        return {
+            QUESTIONS: (1, most, 8 * (self.rounds + 1)),
+            PROMPTS: (1, most, 8 * (self.rounds + 1)),
+            PLACEBO: (1, self.placebo_items, 27 * (self.placebo_rounds + 1)),
+            "wording": (self.wordings, self.wording_items, 8 * (self.wording_rounds + 1)),
+            "sample": (self.samples, most, 8 * (self.sample_rounds + 1)),
+        }
+
+
+PROFILES = {
+    "full": Plan(),
+    "quick": Plan(
+        rounds=2,
+        items=40,
+        evidence_rounds=(0,),
+        placebo_items=20,
+        placebo_rounds=1,
+        wordings=3,
+        wording_items=20,
+        wording_rounds=1,
+        samples=2,
+        sample_rounds=1,
+        twins=2,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a study will take, from a trial of some items.
+
+    Attributes:
+        seconds: of the model's work.
+        bytes: of residuals on disk, before compression.
+    """
+
+    seconds: float
+    bytes: int
+
+    def __str__(self) -> str:
+        minutes = self.seconds / 60
+        time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{self.seconds:.0f} seconds"
+        return f"about {time}, and up to {self.bytes / 1e9:.2f} GB on disk"
+
+
+def study(
+    model: TransformerBridge,
+    *,
+    out: str | Path,
+    questions: Sequence[Question] = (),
+    prompts: Sequence[OpenPrompt] = (),
+    statements: Sequence[Statement],
+    evidence: Sequence[Evidence] = (),
+    judges: Sequence[Judge] = (),
+    plan: Plan | None = None,
+    protocol: Protocol | None = None,
+    probe_kind: str = "mean_difference",
+    drop_long: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Play everything, ask everything, and write the report with a verdict for each of the five claims.
+
+    Every part is kept in the folder as it is made; the same call goes on where it stopped. A part that cannot
+    be done with these items is left out, and the report says why.
+
+    Args:
+        model: from ``load_model``.
+        out: the study's folder.
+        questions: multiple-choice questions.
+        prompts: open prompts for detoxification.
+        statements: labelled statements for the probe, and for judges where none are given.
+        evidence: weak evidence for questions.
+        judges: of toxicity, the first being the one that effects rest on; none fits two on the statements.
+        plan: how much; None is the full profile.
+        protocol: how dialogues are played; rounds are the plan's.
+        probe_kind: kind of direction.
+        drop_long: leave out items whose dialogues could outgrow the window.
+        seed: of drawings, folds and samples.
+        progress: whether to show bars.
+        say: told what is being done.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ValueError: neither questions nor prompts, a folder with another study, or what ``play`` refuses.
+    """
+    record = record_of(model)
+    plan, base, folder = plan or PROFILES["full"], protocol or Protocol(), Path(out)
+    if not questions and not prompts:
+        raise ValueError("a study needs questions or prompts; got neither.")
+    chosen = spread(questions, plan.items, seed, lambda q: q.cluster)
+    texts = spread(prompts, plan.items, seed, lambda p: p.cluster)
+    load_wording(base.wording)
+    _begin(folder, record, plan, base, chosen, texts, statements, evidence, seed)
+    referees = judges or [fit_toxicity_judge(statements, kind=k, seed=seed) for k in ("logistic", "bayes")]
+    say(f"this takes {estimate(model, plan, chosen, texts, base, record)}")
+
+    def run(name: str, items: Sequence, rounds: int, **changes: object) -> Run:
+        say(f"playing {name}")
+        design = replace(base.design, rounds=rounds, **changes.pop("design", {}))  # type: ignore[arg-type]
+        told = replace(base, design=design, **changes)  # type: ignore[arg-type]
+        return play(
+            model,
+            items,
+            out=folder / name,
+            protocol=told,
+            drop_long=drop_long,
+            judge=referees[0],
+            progress=progress,
+        )
+
+    probe = _probe(folder, "probe", lambda: _fit(model, record, statements, probe_kind, plan, seed), say)
+    mains: dict[str, Run] = {}
+    if chosen:
+        mains[QUESTIONS] = run(QUESTIONS, chosen, plan.rounds)
+    if texts:
+        mains[PROMPTS] = run(PROMPTS, texts, plan.rounds)
+        _score(mains[PROMPTS], referees)
+    for name, played in mains.items():
+        if not (played.path / "coloured.json").is_file():
+            say(f"reading some transcripts of {name}")
+            rows = sample_dialogues(played)
+            keep_transcripts(played, read_transcripts(model, played, probe, rows=rows))
+    skipped: list[str] = []
+
+    def result(name: str, make: Callable[[], xr.Dataset]) -> None:
+        file = folder / RESULTS / f"{name}.nc"
+        if file.is_file():
+            return
+        say(name.replace("-", " of "))
+        try:
+            found = make()
+        except ValueError as error:
+            skipped.append(f"{name}: {error}")
+            return
+        write_result(file, found)
+
+    parts = folder / "parts"
+    if QUESTIONS in mains:
+        played = mains[QUESTIONS]
+        ids = set(played.items.index)
+        kept = [q for q in chosen if q.id in ids]
+        words = component_words(load_wording(base.wording), "choice")
+        result(
+            "masked",
+            lambda: mask_words(model, played, probe, out=parts / "masked", progress=progress).to_dataset(),
+        )
+        if not (folder / "probe-without-words.safetensors").is_file():
+            try:
+                few = without_words(statements, words)
+                other = fit_probe(model, few, kind=probe_kind, refits=0, seed=seed)
+                other.save(folder / "probe-without-words.safetensors")
+            except ValueError as error:
+                skipped.append(f"probe without the words: {error}")
+        if evidence:
+            rounds = sorted({*(n for n in plan.evidence_rounds if n <= plan.rounds), plan.rounds})
+            result(
+                "evidence",
+                lambda: weak_evidence(
+                    model,
+                    played,
+                    evidence,
+                    probe=probe,
+                    rounds=rounds,
+                    wording=base.wording,
+                    out=parts / "evidence",
+                    progress=progress,
+                ),
+            )
+        result(
+            "groups",
+            lambda: name_groups(model, played, wording=base.wording, out=parts / "groups", progress=progress),
+        )
+        few = spread(kept, plan.placebo_items, seed, lambda q: q.cluster)
+        three = tuple(Factor(name=name, levels=("off", "placebo", "on")) for name in COMPONENTS)
+        run(PLACEBO, few, plan.placebo_rounds, design={"factors": three})
+        few = spread(kept, plan.wording_items, seed, lambda q: q.cluster)
+        for index in range(plan.wordings):
+            run(f"wording-{index}", few, plan.wording_rounds, wording_index=base.wording_index + index)
+    if PROMPTS in mains:
+        for number in range(plan.samples):
+            sampled = run(
+                f"sample-{number}",
+                texts,
+                plan.sample_rounds,
+                temperature=1.0,
+                design={"seed": seed + 1 + number},
+            )
+            _score(sampled, referees)
+    for name, played in mains.items():
+        result(
+            f"pairs-{name}",
+            lambda name=name, played=played: distinguish(
+                model,
+                played,
+                probe=probe,
+                wording=base.wording,
+                seed=seed,
+                out=parts / f"pairs-{name}",
+                progress=progress,
+            ),
+        )
+    write_json(folder / "left_out.json", skipped)
+    say("estimating effects and writing the report")
+    return write_study_report(folder)
+
+
+def _begin(
+    folder: Path,
+    record: ModelRecord,
+    plan: Plan,
+    protocol: Protocol,
+    questions: Sequence[Question],
+    prompts: Sequence[OpenPrompt],
+    statements: Sequence[Statement],
+    evidence: Sequence[Evidence],
+    seed: int,
+) -> None:
+    """Write down what the study is, or find that it is the one begun here."""
+    told = {
+        "model": record.fingerprint,
+        "plan": asdict(plan),
+        "protocol": asdict(protocol),
+        "questions": items_hash(questions),
+        "prompts": items_hash(prompts),
+        "statements": items_hash(statements),
+        "evidence": [asdict(one) for one in evidence],
+        "seed": seed,
+    }
+    file = folder / "study.json"
+    plain = json.loads(json.dumps(told))
+    if file.is_file():
+        old = json.loads(file.read_text(encoding="utf-8"))
+        different = [key for key in plain if old.get(key) != plain[key]]
+        if different:
+            raise ValueError(
+                f"{folder} holds another study; it differs in {', '.join(different)}. Give another output "
+                "folder, "
+                "or remove this one."
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is no study; give a new or an empty output folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, plain)
+
+
+def _fit(
+    model: TransformerBridge,
+    record: ModelRecord,
+    statements: Sequence[Statement],
+    kind: str,
+    plan: Plan,
+    seed: int,
+) -> Probe:
+    parameters = sum(p.numel() for p in record.lm.module.parameters())
+    twins = plan.twins if parameters <= LARGEST_TWIN else 0
+    return fit_probe(model, statements, kind=kind, card=True, twins=twins, seed=seed)
+
+
+def _probe(folder: Path, name: str, make: Callable[[], Probe], say: Callable[[str], None]) -> Probe:
+    file = folder / f"{name}.safetensors"
+    if file.is_file():
+        return load_probe(file)
+    say("fitting the probe and its trust card")
+    found = make()
+    found.save(file)
+    return found
+
+
+def _score(run: Run, judges: Sequence[Judge]) -> None:
+    if not (run.path / "scores.parquet").is_file():
+        score_answers(run, *judges)
+
+
+def estimate(
+    model: TransformerBridge,
+    plan: Plan,
+    questions: Sequence[Question],
+    prompts: Sequence[OpenPrompt],
+    protocol: Protocol,
+    record: ModelRecord,
+    *,
+    trial: int = 4,
+) -> Estimate:
+    """What a study will take, from some items played over one round.
+
+    Longer dialogues take longer than a trial's, and what is done beside playing is reckoned as a third of it;
+    a rough figure.
+    """
+    seconds, size = 0.0, 0
+    cell = (record.n_layers + 1) * record.d_model * len(protocol.design.sites) * 4
+    for kind, items in ((QUESTIONS, questions), (PROMPTS, prompts)):
+        if not items:
+            continue
+        few = sorted(items, key=lambda item: item.id)[:trial]
+        where = Path(tempfile.mkdtemp(prefix="trial-"))
+        try:
+            told = replace(protocol, design=Design(rounds=1, sites=protocol.design.sites), feedback="oracle")
+            if kind == PROMPTS:
+                told = replace(told, feedback="self")
+            began = time.perf_counter()
+            play(model, few, out=where / "trial", protocol=told, drop_long=True, progress=False)
+            each = (time.perf_counter() - began) / (len(few) * 16)
+        except ValueError:
+            continue  # what is wrong with these items is told when they are played
+        finally:
+            shutil.rmtree(where, ignore_errors=True)
+        names = (QUESTIONS, PLACEBO, "wording") if kind == QUESTIONS else (PROMPTS, "sample")
+        for name in names:
+            runs, most, turns = plan.dialogues[name]
+            n = runs * min(most, len(items)) * turns
+            seconds += n * each
+            size += n * cell
+    return Estimate(seconds=seconds * 4 / 3, bytes=size)

@@ -1,0 +1,434 @@
+"""The five claims of the study (arXiv 2410.20513), each supported, refuted or undecided on one's own data."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy.special import stdtr
+
+from morality_lens.card import TrustCard
+from morality_lens.cube import cluster_codes
+from morality_lens.design import COMPONENTS, Condition, condition_of
+from morality_lens.resampling import cluster_sums, mean_over_clusters
+
+ALPHA = 0.05
+GAIN = 0.02
+"""A gain in share or probability below which a component adds nothing to speak of."""
+RELIABLE = 0.75
+"""Accuracy between two alternatives from which on telling them apart is reliable: the usual threshold."""
+FOLLOWED = 0.10
+"""Share of answers that follow weak evidence up to which self-correction counts as robust."""
+SMALL = 0.1
+"""An interaction within this share of the smaller main effect is none to speak of."""
+
+CLAIMS = {
+    1: "No self-correction method is best on every task.",
+    2: "External feedback and chain of thought can add gains over the instruction.",
+    3: "Inside the model feedback interacts negatively with instruction and with chain of thought.",
+    4: "The model corrects its outputs, yet cannot reliably tell its good ones from its bad ones.",
+    5: "Self-correction is robust to weak evidence put into the prompt.",
+}
+RULES = {
+    1: "Supported: for every method there is a task on which another one is better (one-sided p, Holm over "
+    "methods and tasks, below .05). Refuted: one method is better than every other on every task (all "
+    "one-sided p below .05, over seven methods).",
+    2: "Supported: each of the two adds to the instruction on some task (one-sided p, Holm over tasks, "
+    "below "
+    f".05). Refuted: one of them adds less than {GAIN} on every task (simultaneous upper bounds).",
+    3: "In the last round, at the layers whose held-out AUROC cannot be told from the best one's. Supported: "
+    "at one of them all three main effects are above 0 and both interactions below 0 (each one-sided p below "
+    ".05 over their number). Refuted: at each of them one of the interactions is not below "
+    f"-{SMALL:.0%} of the smaller main effect. Undecided where the direction fails its trust card.",
+    4: "Supported: outputs improve over the rounds on some task, and wherever they do the accuracy of "
+    f"telling two of them apart lies below {RELIABLE}. Refuted: wherever they do it lies above.",
+    5: f"In the last round, mean over the methods. Supported: the share of answers that follow the evidence "
+    f"lies below {FOLLOWED}. Refuted: above.",
+}
+METHODS = tuple(
+    Condition(instruction=i, cot=c, feedback=f)
+    for i, c, f in itertools.product(("off", "on"), repeat=3)
+    if (i, c, f) != ("off", "off", "off")
+)
+"""The seven ways of self-correction: all cells with a component."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the data say of one claim.
+
+    Attributes:
+        number: of the claim.
+        verdict: ``supported``, ``refuted`` or ``undecided``.
+        measure: what ``estimate`` is.
+        estimate: the number that decides; NaN where there is none.
+        low: lower end of its interval.
+        high: upper end.
+        error_rate: how often such a verdict is wrong at most, and of what that is true.
+        why: in a sentence or two.
+        figure: id of the figure behind it.
+    """
+
+    number: int
+    verdict: str
+    measure: str
+    estimate: float
+    low: float
+    high: float
+    error_rate: str
+    why: str
+    figure: str
+
+    @property
+    def claim(self) -> str:
+        """The claim in words."""
+        return CLAIMS[self.number]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, NaN as None."""
+        row = asdict(self)
+        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> "Verdict":
+        """The verdict that :meth:`to_json` wrote."""
+        numbers = {k: np.nan if row[k] is None else float(row[k]) for k in ("estimate", "low", "high")}
+        return Verdict(**{**row, **numbers})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one task says of each condition in the last round, higher being better.
+
+    Attributes:
+        name: of the task.
+        last: item x components, in the last round.
+        first: item, in round 0.
+        unit: of both.
+    """
+
+    name: str
+    last: xr.DataArray
+    first: xr.DataArray
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A mean over items with its interval and its one-sided p of being above zero."""
+
+    estimate: float
+    low: float
+    high: float
+    p_above: float
+
+
+def undecided(number: int, why: str, figure: str = "") -> Verdict:
+    """The verdict where something stands against any other."""
+    return Verdict(
+        number=number,
+        verdict="undecided",
+        measure="",
+        estimate=np.nan,
+        low=np.nan,
+        high=np.nan,
+        error_rate="",
+        why=why,
+        figure=figure,
+    )
+
+
+def mean_contrast(values: xr.DataArray, *, alpha: float = ALPHA) -> Contrast:
+    """The mean of a number per item: CR2 by clusters, t with Bell-McCaffrey df.
+
+    Raises:
+        ValueError: fewer than five clusters, or missing values.
+    """
+    table = values.values.astype(float).reshape(-1, 1)
+    if not np.isfinite(table).all():
+        raise ValueError("some items lack a value in some condition.")
+    codes = cluster_codes(values)
+    if codes.max() + 1 < 5:
+        raise ValueError(f"there are {int(codes.max()) + 1} clusters of items, and five are needed.")
+    found = mean_over_clusters(*cluster_sums(table, codes), alpha=alpha)
+    estimate, se = float(found.estimate[0]), float(found.se[0])
+    half = float(found.critical[0]) * se
+    if se <= 1e-12 * max(1.0, abs(estimate)):
+        p = 0.5 if abs(estimate) < 1e-12 else float(estimate < 0)
+    else:
+        p = float(stdtr(found.df, -estimate / se).item())
+    return Contrast(estimate=estimate, low=estimate - half, high=estimate + half, p_above=p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values."""
+    order = np.argsort(p, kind="stable")
+    scaled = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return adjusted.tolist()
+
+
+def _cell(task: Task, condition: Condition) -> xr.DataArray:
+    return task.last.sel(dict(zip(COMPONENTS, condition.levels, strict=True)))
+
+
+def method_means(task: Task) -> dict[str, Contrast]:
+    """Mean and interval of every method on a task."""
+    return {m.label: mean_contrast(_cell(task, m)) for m in METHODS}
+
+
+def no_best_method(tasks: Sequence[Task]) -> Verdict:
+    """Claim 1."""
+    if len(tasks) < 2:
+        return undecided(1, "There is one task only; give questions of several categories, or prompts too.")
+    better = {
+        (t.name, a.label, b.label): mean_contrast(_cell(t, a) - _cell(t, b))
+        for t in tasks
+        for a, b in itertools.permutations(METHODS, 2)
+    }
+    beaten: dict[str, tuple[float, tuple[str, str, str]]] = {}
+    for method in METHODS:
+        keys = [key for key in better if key[2] == method.label]
+        adjusted = holm([better[key].p_above for key in keys])
+        beaten[method.label] = min(zip(adjusted, keys, strict=True))
+    worst, key = max(beaten.values())
+    winners = {m.label: max(better[k].p_above for k in better if k[1] == m.label) for m in METHODS}
+    champion = min(winners, key=lambda name: winners[name])
+    best = {t.name: max(METHODS, key=lambda m: float(_cell(t, m).mean())).label for t in tasks}
+    said = "; ".join(f"{name}: {label}" for name, label in best.items())
+    if worst < ALPHA:
+        verdict, why = "supported", f"Every method is beaten somewhere. Highest means: {said}."
+    elif winners[champion] < ALPHA / len(METHODS):
+        verdict, why, worst = (
+            "refuted",
+            f"{champion} is better than every other on every task.",
+            winners[champion],
+        )
+        keys = [k for k in better if k[1] == champion]
+        key = max(keys, key=lambda k: better[k].p_above)
+    else:
+        verdict = "undecided"
+        why = (
+            f"{key[2]} may be best everywhere: no other is told to be better than it on any task. Highest "
+            f"means: {said}."
+        )
+    one = better[key]
+    return Verdict(
+        number=1,
+        verdict=verdict,
+        measure=f"{key[1]} less {key[2]} on {key[0]}, the weakest link",
+        estimate=one.estimate,
+        low=one.low,
+        high=one.high,
+        error_rate=f"at most 5 % (largest adjusted p {worst:.2g})",
+        why=why,
+        figure="claim-1",
+    )
+
+
+GAINS = {
+    "feedback": ("instruction+feedback", "instruction"),
+    "cot": ("instruction+cot", "instruction"),
+}
+
+
+def gains(tasks: Sequence[Task], *, alpha: float = ALPHA) -> dict[tuple[str, str], Contrast]:
+    """What feedback and chain of thought add to the instruction, by component and task."""
+    return {
+        (name, t.name): mean_contrast(
+            _cell(t, condition_of(more)) - _cell(t, condition_of(less)), alpha=alpha
+        )
+        for name, (more, less) in GAINS.items()
+        for t in tasks
+    }
+
+
+def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
+    """Claim 2."""
+    found = gains(tasks)
+    bounds = gains(tasks, alpha=2 * ALPHA / len(tasks))
+    p, best = {}, {}
+    for name in GAINS:
+        keys = [key for key in found if key[0] == name]
+        adjusted = holm([found[key].p_above for key in keys])
+        p[name], best[name] = min(zip(adjusted, keys, strict=True))
+    none = [name for name in GAINS if all(bounds[key].high < GAIN for key in bounds if key[0] == name)]
+    decisive = max(p, key=lambda name: p[name])
+    said = "; ".join(
+        f"{name} adds {found[best[name]].estimate:+.3f} on {best[name][1]} (adjusted p {p[name]:.2g})"
+        for name in GAINS
+    )
+    if p[decisive] < ALPHA:
+        verdict = "supported"
+    elif none:
+        verdict, decisive = "refuted", none[0]
+        said += f"; {decisive} adds less than {GAIN} on every task"
+    else:
+        verdict = "undecided"
+    one = found[best[decisive]]
+    return Verdict(
+        number=2,
+        verdict=verdict,
+        measure=f"what {decisive} adds to the instruction on {best[decisive][1]}",
+        estimate=one.estimate,
+        low=one.low,
+        high=one.high,
+        error_rate="at most 5 % (Holm over tasks; both components must pass)",
+        why=f"{said}.",
+        figure="claim-2",
+    )
+
+
+CONFLICTS = ("instruction:feedback", "cot:feedback")
+
+
+def negative_interactions(
+    effects: xr.Dataset | None, card: TrustCard | None, *, layers: Sequence[int]
+) -> Verdict:
+    """Claim 3, from effects on the projection where answers begin, with the probe's own error in them.
+
+    Args:
+        effects: on the projections.
+        card: of the direction.
+        layers: where the direction reads morality best, chosen without a look at the effects.
+    """
+    here = [n for n in layers if effects is not None and n in effects["layer"].values]
+    if effects is None or not here:
+        return undecided(3, "There is no stable moral direction to read: see what was not answered.")
+    if card is None or card.verdict == "fail":
+        failed = [] if card is None else card.lines.loc[card.lines["verdict"] == "fail", "line"].tolist()
+        told = "it has no trust card" if card is None else f"its trust card fails in: {', '.join(failed)}"
+        return undecided(3, f"The direction is not known to be one of morality: {told}.", "claim-3")
+    last = effects.sel(site="answer_start").isel(round=-1)
+    found = {n: _Inside.of(last.sel(layer=n)) for n in here}
+    level = ALPHA / len(here)
+    best = min(here, key=lambda n: found[n].p)
+    if found[best].p < level:
+        verdict, layer, name = "supported", best, found[best].weakest
+    elif all(one.absent for one in found.values()):
+        verdict, layer = "refuted", best
+        name = found[best].absent[0]
+    else:
+        verdict, layer, name = "undecided", best, found[best].weakest
+    estimate, low, high, _ = found[layer].parts[name]
+    said = ", ".join(f"{n} {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}]" for n, v in found[layer].parts.items())
+    return Verdict(
+        number=3,
+        verdict=verdict,
+        measure=f"{name} on the projection at answer_start, layer {layer}",
+        estimate=estimate,
+        low=low,
+        high=high,
+        error_rate=f"at most 5 % (every part must pass; {len(here)} layers, Bonferroni)",
+        why=f"Layer {layer}: {said}.",
+        figure="claim-3",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inside:
+    """Main effects and conflicts at one layer: estimate, interval, and one-sided p of what each must be."""
+
+    parts: dict[str, tuple[float, float, float, float]]
+
+    @staticmethod
+    def of(here: xr.Dataset) -> "_Inside":
+        parts = {}
+        for name in (*COMPONENTS, *CONFLICTS):
+            at = here.sel(effect=name)
+            estimate, se, df = (float(at[v]) for v in ("estimate", "se", "df"))
+            if not np.isfinite([estimate, se, df]).all():
+                raise ValueError("the effects on the projection have no interval; see what was not answered.")
+            sign = -1 if name in COMPONENTS else 1
+            p = float(stdtr(df, sign * estimate / se)) if se > 0 else 0.5
+            parts[name] = (estimate, float(at["ci_low"]), float(at["ci_high"]), p)
+        return _Inside(parts=parts)
+
+    @property
+    def p(self) -> float:
+        """Of all parts together: the largest."""
+        return max(part[3] for part in self.parts.values())
+
+    @property
+    def weakest(self) -> str:
+        """The conflict with the largest p."""
+        return max(CONFLICTS, key=lambda name: self.parts[name][3])
+
+    @property
+    def absent(self) -> list[str]:
+        """Conflicts that are none to speak of, beside main effects that are there."""
+        margin = {n: SMALL * min(abs(self.parts[part][0]) for part in n.split(":")) for n in CONFLICTS}
+        return [name for name in CONFLICTS if self.parts[name][1] > -margin[name]]
+
+
+def corrects_but_cannot_tell(tasks: Sequence[Task], told: Mapping[str, xr.Dataset]) -> Verdict:
+    """Claim 4.
+
+    Args:
+        tasks: with the names that ``told`` has.
+        told: signal detection of two of the model's own outputs without history, by task.
+    """
+    known = [t for t in tasks if t.name in told]
+    if not known:
+        return undecided(
+            4, "No task holds good and bad outputs of the model's own to be told apart.", "claim-4"
+        )
+    rises = {
+        t.name: mean_contrast(sum((_cell(t, m) for m in METHODS), start=0 * t.first) / len(METHODS) - t.first)
+        for t in known
+    }
+    adjusted = dict(zip(rises, holm([c.p_above for c in rises.values()]), strict=True))
+    corrected = [name for name, p in adjusted.items() if p < ALPHA]
+    said = "; ".join(
+        f"{n} improve by {c.estimate:+.3f} (adjusted p {adjusted[n]:.2g})" for n, c in rises.items()
+    )
+    if not corrected:
+        return undecided(4, f"Outputs are not told to improve: {said}.", "claim-4")
+    accuracy = {n: told[n].sel(measure="accuracy") for n in corrected}
+    highest = max(accuracy, key=lambda n: float(accuracy[n]["ci_high"]))
+    lowest = min(accuracy, key=lambda n: float(accuracy[n]["ci_low"]))
+    name = highest
+    if float(accuracy[highest]["ci_high"]) < RELIABLE:
+        verdict = "supported"
+    elif float(accuracy[lowest]["ci_low"]) > RELIABLE:
+        verdict, name = "refuted", lowest
+    else:
+        verdict = "undecided"
+    one = accuracy[name]
+    return Verdict(
+        number=4,
+        verdict=verdict,
+        measure=f"accuracy of telling a good from a bad output of its own ({name})",
+        estimate=float(one["estimate"]),
+        low=float(one["ci_low"]),
+        high=float(one["ci_high"]),
+        error_rate="at most 5 % (every task that improves must pass)",
+        why=f"{said}.",
+        figure="claim-4",
+    )
+
+
+def robust_to_evidence(follow: xr.DataArray | None) -> Verdict:
+    """Claim 5, from the share that follows by item and condition in the last round."""
+    if follow is None:
+        return undecided(5, "No weak evidence was given for these items.", "claim-5")
+    cells = [follow.sel(dict(zip(COMPONENTS, m.levels, strict=True))) for m in METHODS]
+    one = mean_contrast(sum(cells, start=0 * cells[0]) / len(METHODS))
+    verdict = "supported" if one.high < FOLLOWED else "refuted" if one.low > FOLLOWED else "undecided"
+    with_, without = (follow.sel(instruction=level).mean(COMPONENTS[1:]) for level in ("on", "off"))
+    change = mean_contrast(with_ - without)
+    return Verdict(
+        number=5,
+        verdict=verdict,
+        measure="share of answers that follow weak evidence after the last round",
+        estimate=one.estimate,
+        low=one.low,
+        high=one.high,
+        error_rate="at most 5 %",
+        why=f"The instruction changes that share by {change.estimate:+.3f} "
+        f"[{change.low:+.3f}, {change.high:+.3f}].",
+        figure="claim-5",
+    )
