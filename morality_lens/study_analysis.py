@@ -16,7 +16,7 @@ from morality_lens.crossed import effects_over_wordings
 from morality_lens.design import COMPONENTS
 from morality_lens.detection import signal_detection
 from morality_lens.inside import Group, inside_groups, kept_results, read_result
-from morality_lens.interactions import factorial_effects
+from morality_lens.interactions import POPULATION, factorial_effects
 from morality_lens.items import Question, items_from_jsonl
 from morality_lens.probes import Probe, load_probe
 from morality_lens.report import write_page
@@ -115,7 +115,7 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
     """
     study = _Study(Path(folder))
     main = analyze(study.main, probe=study.probe, draws=draws, seed=seed)
-    layers = reading_layers(study.probe)
+    layers = _stable(study, reading_layers(study.probe))
     layer = layers[0] if layers else None
     tasks = _tasks(study)
     told = _told(study, layer)
@@ -198,6 +198,21 @@ def reading_layers(probe: Probe | None) -> list[int]:
     return sorted(map(int, reach), key=lambda n: -float(rank.sel(layer=n)))
 
 
+def _stable(study: _Study, layers: list[int]) -> list[int]:
+    """Those at which halves of the statements give one direction."""
+    if study.probe is None or "split_half" not in study.probe.quality:
+        return layers
+    halves = study.probe.quality["split_half"]
+    kept = [n for n in layers if not float(halves.sel(layer=n)) < POPULATION]
+    if layers and not kept:
+        study.refused.append(
+            f"Parts about the projection: at the layers that read the statements best ({layers}) halves of "
+            f"them give directions whose cosine is below {POPULATION}. Take more statements, or another "
+            "model."
+        )
+    return kept
+
+
 def _chances_or_choices(study: _Study, run: Run) -> xr.DataArray | None:
     """What stands for an answer: the exact probability of the right option, or whether it was given."""
     reason = too_many_unparsed(behaviour_cube(run, "unparsed"))
@@ -277,7 +292,7 @@ def _told(study: _Study, layer: int | None) -> dict[tuple[str, str], xr.Dataset]
         one = study.result(f"pairs-{task}")
         if one is None:
             continue
-        reading = one.get("reading")
+        reading = one.get("reading") if layer is not None else None
         for history in one["history"].values:
             made = study.attempt(
                 f"Telling {task} apart, history {history}",
@@ -406,11 +421,14 @@ def _wordings(study: _Study, layer: int | None) -> Group | None:
     outcome = [_chances_or_choices(study, run) for run in runs]
     if all(cube is not None for cube in outcome):
         last = [cube.isel(round=-1, drop=True) for cube in outcome if cube is not None]
-        cube = xr.concat(last, "wording").assign_coords(wording=names)
+        # Longer words can make an item too long for the window: those that were played in all are compared.
+        cube = xr.concat(last, "wording", join="inner").assign_coords(wording=names)
         found["behaviour in the last round"] = effects_over_wordings(cube)
     if study.probe is not None and layer is not None:
         moved = [_last_projection(run, study.probe, layer) for run in runs]
-        cube = xr.concat(moved, "wording", combine_attrs="override").assign_coords(wording=names)
+        cube = xr.concat(moved, "wording", join="inner", combine_attrs="override").assign_coords(
+            wording=names
+        )
         found[f"projection, layer {layer}, last round"] = effects_over_wordings(cube)
     return parts.wordings_part(found) if found else None
 
