@@ -1,28 +1,35 @@
 """A whole study from its folder: five verdicts, every part as figures and tables, and one report."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import xarray as xr
 
 from morality_lens import study_parts as parts
 from morality_lens.analysis import Analysis, analyze, kept_transcripts
-from morality_lens.behaviour import behaviour_cube, too_many_unparsed
+from morality_lens.behaviour import behaviour_cube
 from morality_lens.crossed import effects_over_wordings
-from morality_lens.design import COMPONENTS
 from morality_lens.detection import signal_detection
-from morality_lens.inside import Group, inside_groups, kept_results, read_result
-from morality_lens.interactions import POPULATION, factorial_effects
+from morality_lens.inside import Group, inside_groups, kept_results
+from morality_lens.interactions import factorial_effects
 from morality_lens.items import Question, items_from_jsonl
 from morality_lens.probes import Probe, load_probe
 from morality_lens.report import write_page
 from morality_lens.robustness import evidence_shares, follow_cube
 from morality_lens.shifts import round_shifts
-from morality_lens.store import Run, open_run, write_json
+from morality_lens.store import Run, write_json
+from morality_lens.study_folder import (
+    PLACEBO,
+    PROMPTS,
+    QUESTIONS,
+    StudyFolder,
+    all_tasks,
+    chances_or_choices,
+    pooled_tasks,
+    reading_layers,
+    stable_layers,
+)
 from morality_lens.verdicts import (
     Task,
     Verdict,
@@ -33,14 +40,6 @@ from morality_lens.verdicts import (
     robust_to_evidence,
     undecided,
 )
-
-T = TypeVar("T")
-QUESTIONS, PROMPTS, PLACEBO = "questions", "prompts", "placebo"
-RESULTS = "results"
-MASS = 0.5
-"""Mean probability on the options' letters from which on their exact chances stand for the answers."""
-LEAST_CLUSTERS = 5
-"""Clusters that a category needs to be a task of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,46 +61,6 @@ class StudyAnalysis:
     layer: int | None
 
 
-class _Study:
-    """What is stored of a study, read when it is first wanted."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.refused: list[str] = []
-        self.questions, self.prompts = self.run(QUESTIONS), self.run(PROMPTS)
-        main = self.questions or self.prompts
-        if main is None:
-            raise FileNotFoundError(f"no study at {folder}: it holds neither questions nor prompts.")
-        self.main = main
-        file = folder / "probe.safetensors"
-        self.probe: Probe | None = load_probe(file) if file.is_file() else None
-        skipped = folder / "left_out.json"
-        if skipped.is_file():
-            self.refused += json.loads(skipped.read_text(encoding="utf-8"))
-
-    def run(self, name: str) -> Run | None:
-        """A run of the study; None where it was not played."""
-        return open_run(self.folder / name) if (self.folder / name / "manifest.json").is_file() else None
-
-    def runs(self, name: str) -> list[Run]:
-        """Runs of one kind, by their number."""
-        found = [p for p in self.folder.glob(f"{name}-*") if (p / "manifest.json").is_file()]
-        return [open_run(p) for p in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))]
-
-    def result(self, name: str) -> xr.Dataset | None:
-        """A stored result; None where there is none."""
-        file = self.folder / RESULTS / f"{name}.nc"
-        return read_result(file) if file.is_file() else None
-
-    def attempt(self, what: str, make: Callable[[], T | None]) -> T | None:
-        """The result, or None and a sentence that says why not."""
-        try:
-            return make()
-        except ValueError as error:
-            self.refused.append(f"{what}: {error}")
-            return None
-
-
 def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> StudyAnalysis:
     """Verdicts and parts of the study in a folder; needs no model.
 
@@ -113,11 +72,11 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
     Raises:
         FileNotFoundError: the folder holds no study.
     """
-    study = _Study(Path(folder))
+    study = StudyFolder(Path(folder))
     main = analyze(study.main, probe=study.probe, draws=draws, seed=seed)
-    layers = _stable(study, reading_layers(study.probe))
+    layers = stable_layers(study, reading_layers(study.probe))
     layer = layers[0] if layers else None
-    tasks = _tasks(study)
+    tasks = all_tasks(study)
     told = _told(study, layer)
     evidence = study.result("evidence")
     verdicts = (
@@ -136,7 +95,7 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
             study,
             4,
             lambda: corrects_but_cannot_tell(
-                _pooled(study), {task: one for (task, history), one in told.items() if history == "none"}
+                pooled_tasks(study), {task: one for (task, history), one in told.items() if history == "none"}
             ),
         ),
         _verdict(study, 5, lambda: robust_to_evidence(_follow(evidence))),
@@ -154,7 +113,7 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
 def write_study_report(folder: str | Path, *, analysis: StudyAnalysis | None = None) -> Path:
     """The report of a study, its five verdicts first; they are kept in ``verdicts.json`` too."""
     done = analysis or analyze_study(folder)
-    study = _Study(Path(folder))
+    study = StudyFolder(Path(folder))
     write_json(study.folder / "verdicts.json", [verdict.to_json() for verdict in done.verdicts])
     main = done.main
     return write_page(
@@ -176,116 +135,14 @@ def write_study_report(folder: str | Path, *, analysis: StudyAnalysis | None = N
 
 
 # --------------------------------------------------------------------------------------------- claims
-def _verdict(study: _Study, number: int, make: Callable[[], Verdict]) -> Verdict:
+def _verdict(study: StudyFolder, number: int, make: Callable[[], Verdict]) -> Verdict:
     try:
         return make()
     except ValueError as error:
         return undecided(number, f"It cannot be told: {error}")
 
 
-def reading_layers(probe: Probe | None) -> list[int]:
-    """The layers whose held-out AUROC cannot be told from the best one's, the best reader first.
-
-    An AUROC near 1 does not rank layers. Among these the rank correlation with graded values does, where the
-    statements have some; else the AUROC.
-    """
-    if probe is None or not np.isfinite(probe.quality["auroc"].values).any():
-        return []
-    quality = probe.quality
-    reach = quality["layer"].values[(quality["auroc_high"] >= quality["auroc"].max()).values]
-    graded = "spearman" in quality and np.isfinite(quality["spearman"].sel(layer=reach).values).all()
-    rank = quality["spearman" if graded else "auroc"]
-    return sorted(map(int, reach), key=lambda n: -float(rank.sel(layer=n)))
-
-
-def _stable(study: _Study, layers: list[int]) -> list[int]:
-    """Those at which halves of the statements give one direction."""
-    if study.probe is None or "split_half" not in study.probe.quality:
-        return layers
-    halves = study.probe.quality["split_half"]
-    kept = [n for n in layers if not float(halves.sel(layer=n)) < POPULATION]
-    if layers and not kept:
-        study.refused.append(
-            f"Parts about the projection: at the layers that read the statements best ({layers}) halves of "
-            f"them give directions whose cosine is below {POPULATION}. Take more statements, or another "
-            "model."
-        )
-    return kept
-
-
-def _chances_or_choices(study: _Study, run: Run) -> xr.DataArray | None:
-    """What stands for an answer: the exact probability of the right option, or whether it was given."""
-    reason = too_many_unparsed(behaviour_cube(run, "unparsed"))
-    if reason:
-        study.refused.append(f"Claims about behaviour on {run.path.name}: {reason}")
-        return None
-    try:
-        mass = float(run.option_mass.mean())
-    except ValueError:
-        mass = 0.0
-    return behaviour_cube(run, "probability" if mass >= MASS else "correct")
-
-
-def _scores(study: _Study) -> xr.DataArray | None:
-    """Less toxic is better: of several samples their mean, else of the greedy completions."""
-    if study.prompts is None:
-        return None
-    samples = study.runs("sample")
-    cubes = [behaviour_cube(run, "score") for run in (samples if len(samples) > 1 else [study.prompts])]
-    last = [cube.isel(round=[0, -1]).assign_coords(round=[0, 1]) for cube in cubes]
-    mean = xr.concat(last, "sample").mean("sample", skipna=False)
-    kept = mean.dropna("item")
-    if 10 * kept.sizes["item"] < 9 * mean.sizes["item"]:
-        study.refused.append("Claims about prompts: more than a tenth of the prompts have a failed score.")
-        return None
-    return (1 - kept).assign_attrs(units="share")
-
-
-def _task(name: str, cube: xr.DataArray, unit: str) -> Task:
-    first = cube.isel(round=0, drop=True).mean(COMPONENTS)
-    return Task(name=name, last=cube.isel(round=-1, drop=True), first=first, unit=unit)
-
-
-def _pooled(study: _Study) -> list[Task]:
-    """One task for questions and one for prompts."""
-    found = []
-    if study.questions is not None:
-        cube = _chances_or_choices(study, study.questions)
-        if cube is not None:
-            found.append(_task(QUESTIONS, cube, str(cube.name)))
-    scores = study.attempt("Claims about prompts", lambda: _scores(study))
-    if scores is not None:
-        found.append(_task(PROMPTS, scores, "1 - toxicity"))
-    return found
-
-
-def _tasks(study: _Study) -> list[Task]:
-    """Every category of questions with enough clusters is a task of its own, and so are prompts."""
-    found = []
-    for task in _pooled(study):
-        if task.name == QUESTIONS and study.questions is not None:
-            items = study.questions.items.loc[task.last["item"].values]
-            categories = {
-                str(name): part.index.tolist()
-                for name, part in items.groupby("category", sort=True)
-                if name and part["cluster"].nunique() >= LEAST_CLUSTERS
-            }
-            if len(categories) > 1:
-                found += [
-                    Task(
-                        name=name,
-                        last=task.last.sel(item=ids),
-                        first=task.first.sel(item=ids),
-                        unit=task.unit,
-                    )
-                    for name, ids in categories.items()
-                ]
-                continue
-        found.append(task)
-    return found
-
-
-def _told(study: _Study, layer: int | None) -> dict[tuple[str, str], xr.Dataset]:
+def _told(study: StudyFolder, layer: int | None) -> dict[tuple[str, str], xr.Dataset]:
     """Signal detection by task and history."""
     found: dict[tuple[str, str], xr.Dataset] = {}
     for task in (QUESTIONS, PROMPTS):
@@ -313,7 +170,7 @@ def _follow(evidence: xr.Dataset | None) -> xr.DataArray | None:
 
 # --------------------------------------------------------------------------------------------- parts
 def _groups(
-    study: _Study,
+    study: StudyFolder,
     main: Analysis,
     tasks: list[Task],
     told: dict[tuple[str, str], xr.Dataset],
@@ -357,7 +214,7 @@ def _groups(
                 lambda: parts.dynamics_part(
                     QUESTIONS,
                     behaviour_cube(questions, "correct"),
-                    parts.need(_chances_or_choices(study, questions)),
+                    parts.need(chances_or_choices(study, questions)),
                 ),
             ),
             attempt("Judges of questions", lambda: parts.judged_part(questions, _asked(questions))),
@@ -377,7 +234,7 @@ def _asked(run: Run) -> list[Question]:
     return [q for q in items_from_jsonl(run.path / "items.jsonl") if isinstance(q, Question)]
 
 
-def _telling(study: _Study, told: dict[tuple[str, str], xr.Dataset]) -> Group | None:
+def _telling(study: StudyFolder, told: dict[tuple[str, str], xr.Dataset]) -> Group | None:
     found, left, greedy = dict(told), {}, {}
     for task in (QUESTIONS, PROMPTS):
         one, run = study.result(f"pairs-{task}"), study.run(task)
@@ -412,13 +269,13 @@ def _last_projection(run: Run, probe: Probe, layer: int) -> xr.DataArray:
     return kept.drop_vars("split_half", errors="ignore")
 
 
-def _wordings(study: _Study, layer: int | None) -> Group | None:
+def _wordings(study: StudyFolder, layer: int | None) -> Group | None:
     runs = study.runs("wording")
     if not runs:
         return None
     names = [run.manifest["study"]["wording"]["index"] for run in runs]
     found = {}
-    outcome = [_chances_or_choices(study, run) for run in runs]
+    outcome = [chances_or_choices(study, run) for run in runs]
     if all(cube is not None for cube in outcome):
         last = [cube.isel(round=-1, drop=True) for cube in outcome if cube is not None]
         # Longer words can make an item too long for the window: those that were played in all are compared.
@@ -433,12 +290,12 @@ def _wordings(study: _Study, layer: int | None) -> Group | None:
     return parts.wordings_part(found) if found else None
 
 
-def _placebo(study: _Study, layer: int | None) -> Group | None:
+def _placebo(study: StudyFolder, layer: int | None) -> Group | None:
     run = study.run(PLACEBO)
     if run is None:
         return None
     outcomes = {}
-    cube = _chances_or_choices(study, run)
+    cube = chances_or_choices(study, run)
     if cube is not None:
         outcomes["behaviour"] = cube.isel(round=-1, drop=True)
     if study.probe is not None and layer is not None:
@@ -453,7 +310,7 @@ def _placebo(study: _Study, layer: int | None) -> Group | None:
     return parts.placebo_part(found) if found else None
 
 
-def _masked(study: _Study, layer: int | None) -> Group | None:
+def _masked(study: StudyFolder, layer: int | None) -> Group | None:
     masked = study.result("masked")
     if masked is None or study.probe is None or layer is None or study.questions is None:
         return None
@@ -473,7 +330,7 @@ def _masked(study: _Study, layer: int | None) -> Group | None:
     return parts.masked_part(found)
 
 
-def _shifts(study: _Study, layer: int | None) -> Group | None:
+def _shifts(study: StudyFolder, layer: int | None) -> Group | None:
     if study.probe is None or layer is None:
         return None
     return parts.shifts_part(round_shifts(study.main, study.probe, layer=layer))

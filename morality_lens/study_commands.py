@@ -35,6 +35,12 @@ def study(
         str | None, typer.Option(help="The other model, the server's address, or the file.")
     ] = None,
     feedback_model: Annotated[str | None, typer.Option(help="The server's model.")] = None,
+    feedback_named: Annotated[
+        Literal["kept", "withheld"], typer.Option(help="What becomes of feedback that names an option.")
+    ] = "kept",
+    feedback_placebo: Annotated[
+        Literal["neutral", "yoked"], typer.Option(help="Neutral words, or another item's feedback.")
+    ] = "neutral",
     wording: Annotated[str | None, typer.Option(help="Another wording, as TOML.")] = None,
     drop_long: Annotated[bool, typer.Option("--drop-long", help="Leave out items too long.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of every drawing.")] = 0,
@@ -70,7 +76,12 @@ def study(
     if limit is not None:
         plan = replace(plan, items=limit)
     protocol = Protocol(
-        wording=wording, feedback=feedback, feedback_from=feedback_from, feedback_model=feedback_model
+        wording=wording,
+        feedback=feedback,
+        feedback_from=feedback_from,
+        feedback_model=feedback_model,
+        feedback_named=feedback_named,
+        feedback_placebo=feedback_placebo,
     )
     from morality_lens.model import load_model, record_of
 

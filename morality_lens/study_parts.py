@@ -47,6 +47,21 @@ def need(cube: xr.DataArray | None) -> xr.DataArray:
     return cube
 
 
+def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[Row]:
+    """A row for every effect at one place; ``plain`` names leave out what is compared."""
+    return [
+        Row(
+            label=re.sub(r"\[[^]]*\]", "", str(name)) if plain else str(name),
+            group=group,
+            estimate=float(at["estimate"]),
+            low=float(at["ci_low"]),
+            high=float(at["ci_high"]),
+        )
+        for name in effects["effect"].values
+        for at in [effects.sel(effect=name)]
+    ]
+
+
 def tasks_part(tasks: Sequence[Task]) -> Group:
     """Every method on every task, and what feedback and chain of thought add (claims 1 and 2)."""
     means = [
@@ -97,18 +112,7 @@ def tasks_part(tasks: Sequence[Task]) -> Group:
 def interactions_part(effects: xr.Dataset, layers: Sequence[int]) -> Group:
     """Effects on the projection in the last round at the layers where it reads morality best (claim 3)."""
     here = effects.sel(site="answer_start").isel(round=-1)
-    rows = [
-        Row(
-            label=str(name),
-            group=f"layer {layer}",
-            estimate=float(at["estimate"]),
-            low=float(at["ci_low"]),
-            high=float(at["ci_high"]),
-        )
-        for name in here["effect"].values
-        for layer in layers
-        for at in [here.sel(effect=name, layer=layer)]
-    ]
+    rows = [row for layer in layers for row in rows_of(here.sel(layer=layer), f"layer {layer}")]
     fig = plots.forest(
         rows,
         title="Effects on the moral projection where the answer begins, last round",
@@ -294,29 +298,10 @@ def wordings_part(found: Mapping[str, xr.Dataset]) -> Group:
     lines, figures = [], []
     for number, (outcome, one) in enumerate(found.items()):
         lines += [f"{outcome}: {line}" for line in describe_wordings(one).splitlines()]
-        rows = [
-            Row(
-                label=str(name),
-                group="over wordings",
-                estimate=float(at["estimate"]),
-                low=float(at["ci_low"]),
-                high=float(at["ci_high"]),
-            )
-            for name in one["effect"].values
-            for at in [one.sel(effect=name)]
-        ]
-        rows += [
-            Row(
-                label=str(name),
-                group=f"wording {w}",
-                estimate=float(at["by_wording"]),
-                low=float(at["by_wording_low"]),
-                high=float(at["by_wording_high"]),
-            )
-            for w in one["wording"].values
-            for name in one["effect"].values
-            for at in [one.sel(effect=name, wording=w)]
-        ]
+        own = {"by_wording": "estimate", "by_wording_low": "ci_low", "by_wording_high": "ci_high"}
+        rows = rows_of(one, "over wordings")
+        for w in one["wording"].values:
+            rows += rows_of(one[list(own)].rename(own).sel(wording=w), f"wording {w}")
         fig = plots.forest(
             rows,
             title=f"Effects over {one.attrs['n_wordings']} wordings: {outcome}",
@@ -332,21 +317,11 @@ def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Group:
     """What the components say (on - placebo) and what any words in their place do (placebo - off)."""
     figures = []
     for number, (outcome, by) in enumerate(found.items()):
+        said = {"total": "on - off", "content": "on - placebo", "format": "placebo - off"}
         rows = [
-            Row(
-                label=re.sub(r"\[[^]]*\]", "", str(name)),
-                group=f"{which} ({said})",
-                estimate=float(at["estimate"]),
-                low=float(at["ci_low"]),
-                high=float(at["ci_high"]),
-            )
-            for which, said in (
-                ("total", "on - off"),
-                ("content", "on - placebo"),
-                ("format", "placebo - off"),
-            )
-            for name in by[which]["effect"].values
-            for at in [by[which].sel(effect=name)]
+            row
+            for which, words in said.items()
+            for row in rows_of(by[which], f"{which} ({words})", plain=True)
         ]
         fig = plots.forest(
             rows,
@@ -365,18 +340,7 @@ def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Group:
 
 def masked_part(found: Mapping[str, xr.Dataset]) -> Group:
     """Effects on the projection as it was, with the components' words masked, and by a probe without them."""
-    rows = [
-        Row(
-            label=str(name),
-            group=which,
-            estimate=float(at["estimate"]),
-            low=float(at["ci_low"]),
-            high=float(at["ci_high"]),
-        )
-        for which, one in found.items()
-        for name in one["effect"].values
-        for at in [one.sel(effect=name)]
-    ]
+    rows = [row for which, one in found.items() for row in rows_of(one, which)]
     first = next(iter(found.values()))
     fig = plots.forest(
         rows,

@@ -4,9 +4,10 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
@@ -27,7 +28,8 @@ from morality_lens.rounds import play
 from morality_lens.rows import spread
 from morality_lens.self_distinguish import distinguish, name_groups
 from morality_lens.store import Run, write_json
-from morality_lens.study_analysis import PLACEBO, PROMPTS, QUESTIONS, RESULTS, write_study_report
+from morality_lens.study_analysis import write_study_report
+from morality_lens.study_folder import PLACEBO, PROMPTS, QUESTIONS, RESULTS
 from morality_lens.wording import load_wording
 
 LARGEST_TWIN = 2_000_000_000
@@ -164,8 +166,24 @@ def study(
     chosen = spread(questions, plan.items, seed, lambda q: q.cluster)
     texts = spread(prompts, plan.items, seed, lambda p: p.cluster)
     load_wording(base.wording)
-    _begin(folder, record, plan, base, chosen, texts, statements, evidence, seed)
-    referees = judges or [fit_toxicity_judge(statements, kind=k, seed=seed) for k in ("logistic", "bayes")]
+    referees = list(judges) or [
+        fit_toxicity_judge(statements, kind=k, seed=seed) for k in ("logistic", "bayes")
+    ]
+    _begin(
+        folder,
+        {
+            "model": record.fingerprint,
+            "plan": asdict(plan),
+            "protocol": asdict(base),
+            "questions": items_hash(chosen),
+            "prompts": items_hash(texts),
+            "statements": items_hash(statements),
+            "evidence": [asdict(one) for one in evidence],
+            "judges": [repr(judge)[:200] for judge in referees],
+            "probe": probe_kind,
+            "seed": seed,
+        },
+    )
     say(f"this takes {estimate(model, plan, chosen, texts, base, record)}")
 
     def run(name: str, items: Sequence, rounds: int, **changes: object) -> Run:
@@ -278,28 +296,8 @@ def study(
     return write_study_report(folder)
 
 
-def _begin(
-    folder: Path,
-    record: ModelRecord,
-    plan: Plan,
-    protocol: Protocol,
-    questions: Sequence[Question],
-    prompts: Sequence[OpenPrompt],
-    statements: Sequence[Statement],
-    evidence: Sequence[Evidence],
-    seed: int,
-) -> None:
+def _begin(folder: Path, told: Mapping[str, Any]) -> None:
     """Write down what the study is, or find that it is the one begun here."""
-    told = {
-        "model": record.fingerprint,
-        "plan": asdict(plan),
-        "protocol": asdict(protocol),
-        "questions": items_hash(questions),
-        "prompts": items_hash(prompts),
-        "statements": items_hash(statements),
-        "evidence": [asdict(one) for one in evidence],
-        "seed": seed,
-    }
     file = folder / "study.json"
     plain = json.loads(json.dumps(told))
     if file.is_file():

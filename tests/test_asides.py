@@ -8,7 +8,6 @@ import torch
 import zoo
 from conftest import make_questions
 from tiny import made_up_probe, tiny_run
-from zoo import fresh_residuals_of
 
 from morality_lens import dialogues, rendering, wording
 from morality_lens.asides import Aside, ask, dialogue_after, wording_of
@@ -42,12 +41,12 @@ def test_an_aside_is_what_plain_transformers_says_after_the_stored_dialogue(
     replies = ask(record, asides, probe=probe, limit=3, rows=7)
     letters = rendering.letter_tokens(record.renderer, 3)
     for reply, whole in zip(replies, wanted, strict=True):
-        residuals, logits = fresh_residuals_of(record, whole.token_ids)
-        spread = torch.softmax(logits.double(), -1)
+        residuals, logits = zoo.fresh_pass(record, whole.token_ids)
+        spread = torch.softmax(logits[-1].double(), -1)
         each = np.array([float(spread[list(t)].sum()) for t in letters])
         np.testing.assert_allclose(reply.mass, each.sum(), rtol=1e-3, atol=1e-7)
         np.testing.assert_allclose(reply.chances, each / each.sum(), rtol=2e-3, atol=1e-5)
-        moral = (residuals * probe.direction.values).sum(-1) + probe.intercept.values
+        moral = (residuals[:, -1].astype(float) * probe.direction.values).sum(-1) + probe.intercept.values
         np.testing.assert_allclose(reply.projection, moral, rtol=1e-3, atol=1e-3)
         ids = torch.tensor([list(whole.token_ids)])
         out = record.lm.module.generate(
@@ -71,8 +70,8 @@ def test_asides_after_a_history_that_the_template_rewrites(tmp_path, questions):
     letters = rendering.letter_tokens(record.renderer, 3)
     for number, (history, reply) in enumerate(zip(said, replies, strict=True)):
         whole = rendering.rerender(record.renderer, history, turn, round=number)
-        _, logits = fresh_residuals_of(record, whole.token_ids)
-        spread = torch.softmax(logits.double(), -1)
+        _, logits = zoo.fresh_pass(record, whole.token_ids)
+        spread = torch.softmax(logits[-1].double(), -1)
         each = np.array([float(spread[list(t)].sum()) for t in letters])
         np.testing.assert_allclose(reply.chances, each / each.sum(), rtol=2e-3, atol=1e-5)
 

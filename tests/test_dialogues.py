@@ -306,3 +306,15 @@ def test_the_stereotyped_group_is_asked_for_with_the_questions_own_letters():
     told = dialogues.stereotype_turn(QUESTION, WORDING).content
     assert dialogues.question_text(QUESTION, WORDING) in told
     assert "stereotype" in told
+
+
+@pytest.mark.parametrize("task", ["choice", "continuation"])
+def test_every_component_has_five_wordings_and_placebos_as_long(task):
+    words = getattr(WORDING, task)
+    for name in ("instruction", "cot_request", "rationale_placebo", "feedback", "feedback_placebo"):
+        assert len(set(getattr(words, name))) >= 5
+    assert len(words.instruction) == len(words.instruction_placebo)
+    for said, neutral in zip(words.instruction, words.instruction_placebo, strict=True):
+        assert abs(len(said.split()) - len(neutral.split())) <= 3
+    longest = max(len(t.split()) for t in (*words.oracle.correct, *words.oracle.biased))
+    assert all(abs(len(t.split()) - longest) <= 5 for t in words.feedback_placebo)

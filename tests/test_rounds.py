@@ -26,23 +26,8 @@ ALL_SITES = SITES + SEGMENT_SITES
 
 
 def fresh_residuals(record, ids) -> np.ndarray:
-    """Residuals [layer, pos, d_model] of one unpadded row, by plain hooks on plain transformers."""
-    caught: list[torch.Tensor] = []
-    blocks = record.lm.blocks
-    handles = [
-        blocks[0].register_forward_pre_hook(
-            lambda _, a, k: caught.append(a[0] if a else k["hidden_states"]), with_kwargs=True
-        )
-    ]
-    handles += [
-        b.register_forward_hook(lambda _, a, out: caught.append(out[0] if isinstance(out, tuple) else out))
-        for b in blocks
-    ]
-    with torch.no_grad():
-        record.lm.module(torch.tensor([list(ids)]), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return torch.cat(caught).numpy()
+    """Residuals [layer, pos, d_model] of one unpadded row."""
+    return zoo.fresh_pass(record, ids)[0]
 
 
 def expected_site(spans, residuals, site, number):

@@ -20,27 +20,30 @@ from morality_lens.items import OpenPrompt
 from morality_lens.microworld.hearsay import bundled_evidence, planted_verdicts
 from morality_lens.store import open_run
 from morality_lens.study_analysis import analyze_study
+from morality_lens.study_folder import StudyFolder, reading_layers, stable_layers
 from morality_lens.studying import PROFILES, Plan, study
 
 browser = browsing.browser
 
 TINY = Plan(
     rounds=1,
-    items=12,
+    items=6,
     evidence_rounds=(0,),
-    placebo_items=6,
+    placebo_items=2,
     placebo_rounds=1,
     wordings=2,
-    wording_items=6,
+    wording_items=2,
     wording_rounds=1,
     samples=2,
     sample_rounds=1,
     twins=0,
 )
+SMALL = replace(PROFILES["quick"], placebo_items=8, wording_items=8, twins=0)
+"""The quick profile with less of what no verdict rests on."""
 
 
 def material(n: int = 10**9):
-    questions, prompts = ml.load_items(), ml.load_prompts()
+    questions, prompts = ml.load_items(), ml.load_prompts(limit=16)
     return {
         "questions": questions[:n],
         "prompts": prompts[:n],
@@ -51,9 +54,9 @@ def material(n: int = 10**9):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """The quick profile, and what it said."""
+    """The quick profile, a little smaller, and what it said."""
     out, said = tmp_path_factory.mktemp("study") / "quick", []
-    study(ml.load_model(), out=out, plan=PROFILES["quick"], progress=False, say=said.append, **material())
+    study(ml.load_model(), out=out, plan=SMALL, progress=False, say=said.append, **material())
     return out, said
 
 
@@ -201,7 +204,7 @@ def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
     out, _ = quick
     model = ml.load_model()
     with pytest.raises(ValueError, match="another study; it differs in plan"):
-        study(model, out=out, plan=replace(PROFILES["quick"], rounds=3), progress=False, **material())
+        study(model, out=out, plan=replace(SMALL, rounds=3), progress=False, **material())
     with pytest.raises(ValueError, match="questions or prompts"):
         study(model, out=tmp_path / "none", statements=ml.load_statements(), progress=False)
     (tmp_path / "full").mkdir()
@@ -211,7 +214,7 @@ def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
 
 
 def test_prompts_alone_leave_claims_about_questions_open(tmp_path):
-    prompts = tuple(p for p in ml.load_prompts() if isinstance(p, OpenPrompt))[:20]
+    prompts = tuple(p for p in ml.load_prompts() if isinstance(p, OpenPrompt))[:8]
     out = tmp_path / "prompts"
     study(
         ml.load_model(), out=out, prompts=prompts, statements=ml.load_statements(), plan=TINY, progress=False
@@ -222,3 +225,23 @@ def test_prompts_alone_leave_claims_about_questions_open(tmp_path):
     assert rows[5]["verdict"] == "undecided"
     assert "No weak evidence" in rows[5]["why"]
     assert (out / "report.html").is_file()
+
+
+def test_the_layers_of_a_study_are_those_that_read_best_by_graded_values_where_there_are_some(quick):
+    out, _ = quick
+    probe = ml.load_probe(out / "probe.safetensors")
+    layers = reading_layers(probe)
+    best = probe.quality["auroc"].idxmax("layer").item()
+    assert best in layers
+    high = probe.quality["auroc_high"]
+    assert all(float(high.sel(layer=n)) >= float(probe.quality["auroc"].max()) for n in layers)
+    ranks = [float(probe.quality["spearman"].sel(layer=n)) for n in layers]
+    assert ranks == sorted(ranks, reverse=True)
+    folder = StudyFolder(out)
+    assert stable_layers(folder, layers) == layers
+    weak = probe.quality.copy(deep=True)
+    weak["split_half"][:] = 0.3
+    folder.probe = replace(probe, quality=weak)
+    assert stable_layers(folder, layers) == []
+    assert "cosine is below" in folder.refused[-1]
+    assert reading_layers(None) == []

@@ -108,9 +108,9 @@ def save_model(folder: Path, architecture: str, *, template: str | None = "own",
     return folder
 
 
-def fresh_residuals_of(record, token_ids):
-    """Residuals [layer, d_model] and logits at the last token of one unpadded row, by plain transformers."""
-    caught = []
+def fresh_pass(record, token_ids):
+    """Residuals [layer, pos, d_model] and logits of one unpadded row, by hooks on plain transformers."""
+    caught: list[torch.Tensor] = []
     blocks = record.lm.blocks
     handles = [
         blocks[0].register_forward_pre_hook(
@@ -122,7 +122,7 @@ def fresh_residuals_of(record, token_ids):
         for b in blocks
     ]
     with torch.no_grad():
-        logits = record.lm.module(torch.tensor([list(token_ids)]), use_cache=False).logits[0, -1]
+        logits = record.lm.module(torch.tensor([list(token_ids)]), use_cache=False).logits[0]
     for handle in handles:
         handle.remove()
-    return torch.cat(caught).numpy()[:, -1].astype(float), logits
+    return torch.cat(caught).numpy(), logits
