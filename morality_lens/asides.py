@@ -48,7 +48,7 @@ def dialogue_after(
     Raises:
         ValueError: what was stored is not what this model's template makes of these words.
     """
-    index = int(run.manifest["study"]["wording"]["index"])
+    index = run.wording_index
     answers = run.select(run.answers, item.id, condition).sort_values("round").to_dict("records")
     stored = run.select(run.transcripts, item.id, condition).sort_values("round").to_dict("records")
     whole = {int(row["round"]): row for row in stored}
@@ -253,14 +253,3 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next(
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
-
-
-def cell_of(run: Run, condition: Condition) -> tuple[int, ...]:
-    """The place of a condition along a run's component dimensions."""
-    levels = [list(f.levels) for f in run.design.factors]
-    return tuple(v.index(level) for v, level in zip(levels, condition.levels, strict=True))
-
-
-def component_coords(run: Run) -> dict[str, list[str]]:
-    """The run's component levels as coordinates."""
-    return {factor.name: list(factor.levels) for factor in run.design.factors}

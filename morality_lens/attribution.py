@@ -1,7 +1,5 @@
 """Which heads and MLPs, reading which words, make a projection: an exact split of the residual stream."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,12 +274,11 @@ def _attribute(
     if request.site not in known:
         raise ValueError(f"no site {request.site!r}; choose out of {', '.join(known)}.")
     segments = request.segments()
-    study = request.run.manifest["study"]
     asked = {
         "of": request.what,
         "site": request.site,
         "layer": request.layer,
-        "study": hashlib.sha256(json.dumps(study, sort_keys=True).encode()).hexdigest(),
+        "study": request.run.fingerprint,
         "model": record.fingerprint,
         "passages": sorted({f"{p.condition.label}|{p.rounds}" for p in request.found}),
     }
@@ -314,8 +311,8 @@ def _chunk(
 ) -> xr.Dataset:
     """All passages of some items."""
     mine = [p for p in request.found if p.item in set(items)]
-    levels = [list(f.levels) for f in request.run.design.factors]
-    shape = (len(items), *map(len, levels), len(request.rounds))
+    design = request.run.design
+    shape = (len(items), *map(len, design.levels.values()), len(request.rounds))
     arrays: dict[str, np.ndarray] = {}
     names: list[str] = []
     heads: list[str] = []
@@ -340,7 +337,7 @@ def _chunk(
                     "projection": np.full(shape, np.nan),
                     "scale": np.full(shape, np.nan),
                 }
-            cell = (v.index(x) for v, x in zip(levels, found.passage.condition.levels, strict=True))
+            cell = design.place(found.passage.condition)
             at = (items.index(found.passage.item), *cell, request.rounds.index(found.round))
             for name, array in arrays.items():
                 array[at] = getattr(found, name)
@@ -357,7 +354,7 @@ def _chunk(
         {name: (dims.get(name, cube), array) for name, array in arrays.items()},
         coords={
             "item": list(items),
-            **dict(zip(COMPONENTS, levels, strict=True)),
+            **design.levels,
             "round": request.rounds,
             "component": names,
             "head": heads,

@@ -104,10 +104,9 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
 
 
 def _cube(run: Run, table: pd.DataFrame, values: np.ndarray, name: str, *, oriented: bool) -> xr.DataArray:
-    levels = {f.name: list(f.levels) for f in run.design.factors}
     coords: dict[str, list] = {
         "item": run.items.index.tolist(),
-        **levels,
+        **run.design.levels,
         "round": list(range(run.design.n_rounds)),
     }
     out = np.full([len(c) for c in coords.values()], np.nan)

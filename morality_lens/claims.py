@@ -285,12 +285,4 @@ def _holm(p: xr.DataArray, lead: str = "claim") -> xr.DataArray:
     """Holm's step-down correction over all dims but the leading one."""
     ordered = p.transpose(lead, ...)
     flat = ordered.values.reshape(ordered.sizes[lead], -1)
-    return ordered.copy(data=np.array([_holm_row(row) for row in flat]).reshape(ordered.shape))
-
-
-def _holm_row(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    order = np.argsort(p, kind="stable")
-    scaled = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    out = np.empty_like(p)
-    out[order] = np.minimum(scaled, 1.0)
-    return out
+    return ordered.copy(data=np.array([holm(row) for row in flat]).reshape(ordered.shape))

@@ -34,6 +34,9 @@ class Factor:
             )
 
 
+COMPONENTS = ("instruction", "cot", "feedback")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Condition:
     """One cell of the design: a level for each of the three components."""
@@ -48,14 +51,16 @@ class Condition:
         return (self.instruction, self.cot, self.feedback)
 
     @property
+    def cell(self) -> dict[str, Level]:
+        """The level of every component by its name."""
+        return dict(zip(COMPONENTS, self.levels, strict=True))
+
+    @property
     def label(self) -> str:
         """A short name: the components that are present, joined by ``+`` (``none`` for no component)."""
-        named = zip(("instruction", "cot", "feedback"), self.levels, strict=True)
+        named = self.cell.items()
         parts = [n if level == "on" else f"{n}({level})" for n, level in named if level != "off"]
         return "+".join(parts) or "none"
-
-
-COMPONENTS = ("instruction", "cot", "feedback")
 
 
 def condition_of(label: str) -> Condition:
@@ -117,6 +122,15 @@ class Design:
             raise ValueError(
                 f"sites must be different names out of {SITES + SEGMENT_SITES}; got {self.sites}."
             )
+
+    @property
+    def levels(self) -> dict[str, list[Level]]:
+        """The levels of every component, as coordinates of a cube."""
+        return {factor.name: list(factor.levels) for factor in self.factors}
+
+    def place(self, condition: Condition) -> tuple[int, ...]:
+        """Where a condition stands along the components' dimensions."""
+        return tuple(self.levels[name].index(level) for name, level in condition.cell.items())
 
     @property
     def conditions(self) -> tuple[Condition, ...]:

@@ -1,6 +1,5 @@
 """Weak evidence: the question asked again with a sentence that speaks for one group, then for the other."""
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,12 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens import dialogues
-from morality_lens.asides import Aside, ask, cell_of, component_coords, dialogue_after, wording_of
+from morality_lens.asides import Aside, ask, dialogue_after, wording_of
 from morality_lens.attribution import same_model
 from morality_lens.choices import parse_choice
 from morality_lens.design import COMPONENTS, Condition
 from morality_lens.dialogues import LETTERS
-from morality_lens.items import Question, items_from_jsonl
+from morality_lens.items import Question
 from morality_lens.parts import in_parts
 from morality_lens.probes import Probe
 from morality_lens.rows import data_files, read_jsonl
@@ -110,8 +109,8 @@ def weak_evidence(
     """
     record = same_model(model, run, probe)
     words = wording_of(run, wording)
-    questions = {q.id: q for q in items_from_jsonl(run.path / "items.jsonl") if isinstance(q, Question)}
-    given = _by_item(evidence, questions, set(run.items.index))
+    questions = {name: q for name, q in run.asked.items() if isinstance(q, Question)}
+    given = _by_item(evidence, questions)
     strengths = sorted(next(iter(given.values())))
     cells = list(run.design.conditions if conditions is None else conditions)
     numbers = list(range(run.design.n_rounds)) if rounds is None else sorted(set(rounds))
@@ -120,9 +119,9 @@ def weak_evidence(
         raise ValueError(
             f"the run has the rounds 0 to {run.design.rounds}; got {numbers} and {len(cells)} cells."
         )
-    ids = [name for name in run.items.index.tolist() if name in given]
+    ids = [name for name in questions if name in given]
     options = max(len(questions[name].options) for name in ids)
-    coords = component_coords(run)
+    coords = run.design.levels
 
     def some(chunk: Sequence[str]) -> xr.Dataset:
         shape = (len(chunk), *map(len, coords.values()), len(numbers), len(strengths), 2)
@@ -136,9 +135,9 @@ def weak_evidence(
                 for n, number in enumerate(numbers):
                     for s, strength in enumerate(strengths):
                         for v, text in enumerate(given[name][strength].texts):
-                            turn = dialogues.evidence_turn(question, text, words, run_index(run))
+                            turn = dialogues.evidence_turn(question, text, words, run.wording_index)
                             asides.append(Aside(history=history[number], turn=turn, replies=letters))
-                            places.append((i, *cell_of(run, condition), n, s, v))
+                            places.append((i, *run.design.place(condition), n, s, v))
         layers = [] if probe is None else probe.direction["layer"].values.tolist()
         probability = np.full((*shape, options), np.nan)
         mass, choice = np.full(shape, np.nan), np.full(shape, -2)
@@ -182,11 +181,11 @@ def weak_evidence(
         what="weak evidence",
         out=out,
         asked={
-            "study": hashlib.sha256(json.dumps(run.manifest["study"], sort_keys=True).encode()).hexdigest(),
+            "study": run.fingerprint,
             "evidence": [asdict(one) for one in evidence if one.item in ids],
             "cells": [c.label for c in cells],
             "rounds": numbers,
-            "probe": None if probe is None else _print(probe),
+            "probe": None if probe is None else probe.fingerprint,
             "answer_tokens": answer_tokens,
         },
         progress=progress,
@@ -198,23 +197,14 @@ def weak_evidence(
     return whole.assign_coords(cluster=("item", clusters)).assign_attrs(attrs)
 
 
-def run_index(run: Run) -> int:
-    """Which of the alternative wordings a run was played in."""
-    return int(run.manifest["study"]["wording"]["index"])
-
-
-def _print(probe: Probe) -> str:
-    return hashlib.sha256(probe.direction.values.tobytes()).hexdigest()
-
-
 def _by_item(
-    evidence: Sequence[Evidence], questions: dict[str, Question], played: set[str]
+    evidence: Sequence[Evidence], questions: dict[str, Question]
 ) -> dict[str, dict[float, Evidence]]:
     """Evidence of every item by its strength, checked."""
     given: dict[str, dict[float, Evidence]] = defaultdict(dict)
     for one in evidence:
         question = questions.get(one.item)
-        if question is None or one.item not in played:
+        if question is None:
             continue
         if not question.ambiguous:
             raise ValueError(

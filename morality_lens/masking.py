@@ -11,7 +11,6 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens import decoding
-from morality_lens.asides import cell_of, component_coords
 from morality_lens.attribution import same_model
 from morality_lens.design import COMPONENTS, SITES
 from morality_lens.items import Statement
@@ -67,7 +66,7 @@ def mask_words(
         raise ValueError("mask_words needs a model whose attention can be masked; this one has other state.")
     hidden = {name for c in components for name in WORDS[c]}
     ids = run.items.index.tolist()
-    coords = component_coords(run)
+    coords = run.design.levels
     directions = torch.tensor(probe.direction.values, dtype=torch.float64)
     layers = probe.direction["layer"].values.tolist()
 
@@ -78,7 +77,7 @@ def mask_words(
             reads, spots = _read(record.lm, batch, sites, hidden)
             found = torch.einsum("rpld,ld->rpl", reads.double().cpu(), directions).numpy()
             for r, passage in enumerate(batch):
-                at = (list(chunk).index(passage.item), *cell_of(run, passage.condition))
+                at = (list(chunk).index(passage.item), *run.design.place(passage.condition))
                 for k, (number, site) in enumerate(spots[r]):
                     values[(*at, number, list(sites).index(site))] = found[r, k] + probe.intercept.values
         dims = ("item", *COMPONENTS, "round", "site", "layer")
@@ -100,11 +99,10 @@ def mask_words(
         what="masked words",
         out=out,
         asked={
-            "run": run.manifest["study"]["items"]["sha256"],
-            "model": record.fingerprint,
+            "study": run.fingerprint,
             "components": list(components),
             "sites": list(sites),
-            "direction": [round(float(x), 6) for x in probe.direction.values.sum(axis=-1)],
+            "probe": probe.fingerprint,
         },
         progress=progress,
     )

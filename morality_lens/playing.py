@@ -262,7 +262,7 @@ class Player:
                 self.answers.append(
                     {
                         "place": row.place,
-                        **dict(zip(COMPONENTS, condition.levels, strict=True)),
+                        **condition.cell,
                         "round": number,
                         "text": texts[r],
                         "rationale": rationales[r] if rationales else "",
@@ -392,7 +392,7 @@ class Player:
                 table.append(
                     {
                         "item": row.item.id,
-                        **dict(zip(COMPONENTS, row.condition.levels, strict=True)),
+                        **row.condition.cell,
                         "round": transcript.turns[-1][0],
                         "token_ids": np.array(ids, np.int32),
                         "tokens": [shown[t] for t in ids],

@@ -1,5 +1,6 @@
 """One moral direction per layer, fitted on labelled statements; its held-out quality; projection of a run."""
 
+import hashlib
 import html
 import itertools
 import json
@@ -67,6 +68,11 @@ class Probe:
     def trust(self) -> str:
         """The headline of the trust card, shown on every figure that uses the direction."""
         return "" if self.card is None else self.card.headline
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the directions."""
+        return hashlib.sha256(self.direction.values.tobytes()).hexdigest()
 
     @property
     def told(self) -> dict[str, Any]:

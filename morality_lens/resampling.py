@@ -155,6 +155,15 @@ def choose_resampling(
     )
 
 
+def holm(p: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:
+    """Holm's adjusted p-values (Holm 1979)."""
+    order = np.argsort(p, kind="stable")
+    scaled = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    out = np.empty_like(p)
+    out[order] = np.minimum(scaled, 1.0)
+    return out
+
+
 def step_down(
     drawn: Float[np.ndarray, "family test draw"],
     observed: Float[np.ndarray, "family test"],

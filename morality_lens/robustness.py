@@ -3,7 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from morality_lens.design import COMPONENTS
+from morality_lens.contrasts import cells_of
+from morality_lens.design import COMPONENTS, Condition
 from morality_lens.ratios import mean_over_items
 
 PARTS = (
@@ -56,7 +57,7 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
     rest = 1 - xr.concat(list(parts.values()), "part").sum("part", skipna=False)
     table = xr.concat([*parts.values(), rest], "part").assign_coords(part=list(PARTS))
     shares = mean_over_items(table, alpha=alpha)
-    follow = mean_over_items(((first - third) + (fourth - second)) / 2, alpha=alpha)
+    follow = mean_over_items(follow_cube(answers, measure), alpha=alpha)
     found = xr.Dataset({**shares, **{f"follow_{name}": array for name, array in follow.items()}})
     return found.assign_attrs(shares.attrs, measure=measure)
 
@@ -107,10 +108,8 @@ def _span(here: xr.Dataset, prefix: str) -> str:
 
 
 def _cells(data: xr.Dataset) -> list[dict[str, str]]:
-    grid: list[dict[str, str]] = [{}]
-    for name in COMPONENTS:
-        grid = [{**cell, name: str(level)} for cell in grid for level in data[name].values]
-    return [cell for cell in grid if np.isfinite(float(data["follow_estimate"].sel(cell)))]
+    levels = {name: data[name].values.tolist() for name in COMPONENTS}
+    return [cell for cell in cells_of(levels) if np.isfinite(float(data["follow_estimate"].sel(cell)))]
 
 
 def _chances(answers: xr.Dataset, measure: str) -> xr.DataArray:

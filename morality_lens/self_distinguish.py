@@ -1,12 +1,10 @@
 """Can the model tell its own good outputs from its bad ones: two at a time, in both orders."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,8 +16,7 @@ from morality_lens.attribution import best_layer, same_model
 from morality_lens.choices import parse_choice
 from morality_lens.design import COMPONENTS, Condition
 from morality_lens.dialogues import LETTERS
-from morality_lens.evidence import run_index
-from morality_lens.items import Item, Question, Statement, items_from_jsonl
+from morality_lens.items import Question
 from morality_lens.parts import in_parts
 from morality_lens.probes import Probe
 from morality_lens.rendering import Transcript
@@ -154,10 +151,10 @@ def distinguish(
     words = wording_of(run, wording)
     _check(histories)
     by_item = {p.item: p for p in own_pairs(run, gap=gap, seed=seed)}
-    items = _items(run)
-    ids = [name for name in run.items.index.tolist() if name in by_item]
+    items = run.asked
+    ids = [name for name in items if name in by_item]
     following = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
-    index = run_index(run)
+    index = run.wording_index
 
     def told(history: str, name: str) -> Transcript:
         if history == "none":
@@ -195,7 +192,7 @@ def distinguish(
         size=ITEMS,
         what="telling outputs apart",
         out=out,
-        asked={**_request(run), "pairs": [p.texts for p in pairs], "histories": list(histories)},
+        asked={"study": run.fingerprint, "pairs": [p.texts for p in pairs], "histories": list(histories)},
         progress=progress,
     )
     whole["condition"] = ("item", [p.condition.label for p in pairs])
@@ -215,8 +212,7 @@ def _reading(run: Run, probe: Probe, pairs: Sequence[Pair], layer: int) -> np.nd
     where = run.residuals.sel(site=["answer_end"])
     out = []
     for pair in pairs:
-        cell = dict(zip(COMPONENTS, pair.condition.levels, strict=True))
-        one = where.sel(item=pair.item, round=[pair.good, pair.bad], **cell)
+        one = where.sel(item=pair.item, round=[pair.good, pair.bad], **pair.condition.cell)
         values = probe.project(one).sel(layer=layer).values[..., 0].reshape(-1)
         out.append(float(values[0] - values[1]))
     return np.array(out)
@@ -251,11 +247,11 @@ def name_groups(
     record = same_model(model, run, None)
     words = wording_of(run, wording)
     _check(histories)
-    items = _items(run)
+    items = run.asked
     ids = [
         name
-        for name in run.items.index.tolist()
-        if isinstance(q := items[name], Question) and q.stereotyped is not None and len(q.options) == 3
+        for name, q in items.items()
+        if isinstance(q, Question) and q.stereotyped is not None and len(q.options) == 3
     ]
     if not ids:
         raise ValueError("no question of this run says which of two groups the stereotype is about.")
@@ -272,7 +268,7 @@ def name_groups(
                     before = dialogue_after(record, run, question, fullest, words)[-1]
                 for better in range(2):
                     shown = _with_stereotyped(question, better)
-                    turn = dialogues.stereotype_turn(shown, words, run_index(run))
+                    turn = dialogues.stereotype_turn(shown, words, run.wording_index)
                     asides.append(Aside(history=before, turn=turn, replies=tuple(LETTERS[:3])))
                     unknown.append(shown)
         replies = ask(record, asides, limit=8)
@@ -300,7 +296,7 @@ def name_groups(
         size=ITEMS,
         what="naming groups",
         out=out,
-        asked={**_request(run), "histories": list(histories)},
+        asked={"study": run.fingerprint, "histories": list(histories)},
         progress=progress,
     )
     return whole.assign_coords(cluster=("item", run.items.loc[ids, "cluster"].tolist()))
@@ -326,16 +322,6 @@ def _with_stereotyped(question: Question, better: int) -> Question:
     return replace(question, options=tuple(options), **moved)
 
 
-def _items(run: Run) -> dict[str, Item]:
-    stored = items_from_jsonl(run.path / "items.jsonl")
-    return {item.id: item for item in stored if not isinstance(item, Statement)}
-
-
 def _check(histories: Sequence[str]) -> None:
     if not histories or any(h not in HISTORIES for h in histories):
         raise ValueError(f"histories are {', '.join(HISTORIES)}; got {list(histories)}.")
-
-
-def _request(run: Run) -> dict[str, Any]:
-    study = json.dumps(run.manifest["study"], sort_keys=True)
-    return {"study": hashlib.sha256(study.encode()).hexdigest()}

@@ -4,6 +4,7 @@ Every batch of items is committed whole, its answers last: a batch without them 
 disk in the order they were played (by length) and are put back into their own order when the run is opened.
 """
 
+import hashlib
 import html
 import json
 import os
@@ -272,6 +273,21 @@ class Run:
         """Factors, rounds and sites."""
         return design_from(self.manifest["study"]["design"])
 
+    @property
+    def wording_index(self) -> int:
+        """Which of the alternative wordings was played."""
+        return int(self.manifest["study"]["wording"]["index"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over all that makes two runs the same study."""
+        return hashlib.sha256(json.dumps(self.manifest["study"], sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def asked(self) -> dict[str, Item]:
+        """The finished items themselves, by id and in their own order."""
+        return {self._stored[i].id: self._stored[i] for i in self._order}
+
     @cached_property
     def _stored(self) -> tuple[Item, ...]:
         items = items_from_jsonl(self.path / "items.jsonl")
@@ -308,7 +324,7 @@ class Run:
             "cluster": ("item", [item.cluster for item in items]),
             "round": np.arange(self.design.n_rounds),
         }
-        coords |= {f.name: list(f.levels) for f in self.design.factors}
+        coords |= self.design.levels
         if "site" in array.dims:
             coords |= {"site": list(self.design.sites), "layer": np.arange(-1, array.sizes["layer"] - 1)}
         return array.assign_coords(coords)
@@ -368,7 +384,7 @@ class Run:
     def select(self, table: pd.DataFrame, item: str, condition: Condition) -> pd.DataFrame:
         """The rows of a table that belong to one dialogue."""
         mask = table["item"] == item
-        for name, level in zip(COMPONENTS, condition.levels, strict=True):
+        for name, level in condition.cell.items():
             mask &= table[name] == level
         return table.loc[mask]
 

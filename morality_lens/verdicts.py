@@ -12,7 +12,8 @@ from scipy.special import stdtr
 from morality_lens.card import TrustCard
 from morality_lens.cube import cluster_codes
 from morality_lens.design import COMPONENTS, Condition, condition_of
-from morality_lens.resampling import cluster_sums, mean_over_clusters
+from morality_lens.ratios import mean_over_items
+from morality_lens.resampling import holm
 
 ALPHA = 0.05
 GAIN = 0.02
@@ -141,38 +142,26 @@ def undecided(number: int, why: str, figure: str = "") -> Verdict:
 
 
 def mean_contrast(values: xr.DataArray, *, alpha: float = ALPHA) -> Contrast:
-    """The mean of a number per item: CR2 by clusters, t with Bell-McCaffrey df.
+    """The mean of a number per item (CR2 by clusters, t with Bell-McCaffrey df).
 
     Raises:
         ValueError: fewer than five clusters, or missing values.
     """
-    table = values.values.astype(float).reshape(-1, 1)
-    if not np.isfinite(table).all():
-        raise ValueError("some items lack a value in some condition.")
-    codes = cluster_codes(values)
-    if codes.max() + 1 < 5:
-        raise ValueError(f"there are {int(codes.max()) + 1} clusters of items, and five are needed.")
-    found = mean_over_clusters(*cluster_sums(table, codes), alpha=alpha)
-    estimate, se = float(found.estimate[0]), float(found.se[0])
-    half = float(found.critical[0]) * se
-    if se <= 1e-12 * max(1.0, abs(estimate)):
-        p = 0.5 if abs(estimate) < 1e-12 else float(estimate < 0)
-    else:
-        p = float(stdtr(found.df, -estimate / se).item())
-    return Contrast(estimate=estimate, low=estimate - half, high=estimate + half, p_above=p)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values."""
-    order = np.argsort(p, kind="stable")
-    scaled = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted.tolist()
+    n_clusters = int(cluster_codes(values).max()) + 1
+    if n_clusters < 5:
+        raise ValueError(f"there are {n_clusters} clusters of items, and five are needed.")
+    found = mean_over_items(values, alpha=alpha)
+    estimate, low, high, p = (float(found[name]) for name in ("estimate", "ci_low", "ci_high", "p"))
+    if abs(estimate) < 1e-12:  # nothing but rounding
+        above = 0.5
+    else:  # without any variance there is no t, and no doubt about the sign
+        half = 0.0 if np.isnan(p) else p / 2
+        above = half if estimate > 0 else 1 - half
+    return Contrast(estimate=estimate, low=low, high=high, p_above=above)
 
 
 def _cell(task: Task, condition: Condition) -> xr.DataArray:
-    return task.last.sel(dict(zip(COMPONENTS, condition.levels, strict=True)))
+    return task.last.sel(condition.cell)
 
 
 def method_means(task: Task) -> dict[str, Contrast]:
@@ -192,7 +181,7 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
     beaten: dict[str, tuple[float, tuple[str, str, str]]] = {}
     for method in METHODS:
         keys = [key for key in better if key[2] == method.label]
-        adjusted = holm([better[key].p_above for key in keys])
+        adjusted = holm(np.array([better[key].p_above for key in keys])).tolist()
         beaten[method.label] = min(zip(adjusted, keys, strict=True))
     worst, key = max(beaten.values())
     winners = {m.label: max(better[k].p_above for k in better if k[1] == m.label) for m in METHODS}
@@ -253,7 +242,7 @@ def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
     p, best = {}, {}
     for name in GAINS:
         keys = [key for key in found if key[0] == name]
-        adjusted = holm([found[key].p_above for key in keys])
+        adjusted = holm(np.array([found[key].p_above for key in keys])).tolist()
         p[name], best[name] = min(zip(adjusted, keys, strict=True))
     none = [name for name in GAINS if all(bounds[key].high < GAIN for key in bounds if key[0] == name)]
     decisive = max(p, key=lambda name: p[name])
@@ -380,7 +369,7 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], told: Mapping[str, xr.Datase
         t.name: mean_contrast(sum((_cell(t, m) for m in METHODS), start=0 * t.first) / len(METHODS) - t.first)
         for t in known
     }
-    adjusted = dict(zip(rises, holm([c.p_above for c in rises.values()]), strict=True))
+    adjusted = dict(zip(rises, holm(np.array([c.p_above for c in rises.values()])).tolist(), strict=True))
     corrected = [name for name, p in adjusted.items() if p < ALPHA]
     said = "; ".join(
         f"{n} improve by {c.estimate:+.3f} (adjusted p {adjusted[n]:.2g})" for n, c in rises.items()
@@ -415,7 +404,7 @@ def robust_to_evidence(follow: xr.DataArray | None) -> Verdict:
     """Claim 5, from the share that follows by item and condition in the last round."""
     if follow is None:
         return undecided(5, "No weak evidence was given for these items.", "claim-5")
-    cells = [follow.sel(dict(zip(COMPONENTS, m.levels, strict=True))) for m in METHODS]
+    cells = [follow.sel(m.cell) for m in METHODS]
     one = mean_contrast(sum(cells, start=0 * cells[0]) / len(METHODS))
     verdict = "supported" if one.high < FOLLOWED else "refuted" if one.low > FOLLOWED else "undecided"
     with_, without = (follow.sel(instruction=level).mean(COMPONENTS[1:]) for level in ("on", "off"))
