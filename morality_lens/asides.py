@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from morality_lens import decoding, dialogues, rendering
+from morality_lens import decoding, rendering
 from morality_lens.design import Condition
 from morality_lens.dialogues import Turn
 from morality_lens.items import Item
 from morality_lens.model import ModelRecord
 from morality_lens.probes import Probe
 from morality_lens.rendering import Transcript
+from morality_lens.script import Script
 from morality_lens.store import Run
 from morality_lens.wording import Wording, load_wording
 
@@ -48,32 +49,20 @@ def dialogue_after(
     Raises:
         ValueError: what was stored is not what this model's template makes of these words.
     """
-    index = run.wording_index
+    script = Script(design=run.design, wording=wording, index=run.wording_index)
     answers = run.select(run.answers, item.id, condition).sort_values("round").to_dict("records")
     stored = run.select(run.transcripts, item.id, condition).sort_values("round").to_dict("records")
     whole = {int(row["round"]): row for row in stored}
     append = rendering.append_turn if record.prefix_reuse else rendering.rerender
     renderer, transcript, found = record.renderer, Transcript(), []
-
-    def reply(name: str, number: int) -> Transcript:
+    for number, answer in enumerate(answers):
         row = whole[number] if number in whole else stored[-1]
-        # In rewritten history a later dialogue may lack an earlier reply, but its own round's is there.
-        span = [s for s in row["spans"] if s["name"] == name and int(s["round"]) == number][-1]
-        words = [int(t) for t in row["token_ids"][span["start"] : span["stop"]]]
-        return rendering.append_reply(renderer, transcript, words, name, round=number)
-
-    for number, row in enumerate(answers):
-        if number == 0:
-            turn = dialogues.opening_turn(item, wording, index)
-        else:
-            said = row["feedback_text"] or None
-            turn = dialogues.correction_turn(item, condition, wording, feedback=said, index=index)
-        transcript = append(renderer, transcript, turn, round=number)
-        if number and condition.cot != "off":
-            transcript = reply("rationale", number)
-            turn = dialogues.answer_turn(item, wording, index)
-            transcript = append(renderer, transcript, turn, round=number)
-        transcript = reply("answer", number)
+        for exchange in script.round(item, condition, number, answer["feedback_text"] or None):
+            transcript = append(renderer, transcript, *exchange.turns, round=number)
+            # In rewritten history a later dialogue may lack an earlier reply, but its own round's is there.
+            span = [s for s in row["spans"] if s["name"] == exchange.reply and int(s["round"]) == number][-1]
+            words = [int(t) for t in row["token_ids"][span["start"] : span["stop"]]]
+            transcript = rendering.append_reply(renderer, transcript, words, exchange.reply, round=number)
         found.append(transcript)
     kept = tuple(int(t) for t in stored[-1]["token_ids"])
     if found[-1].token_ids != kept:

@@ -1,5 +1,6 @@
 """Which heads and MLPs, reading which words, make a projection: an exact split of the residual stream."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from morality_lens import rendering
 from morality_lens.aims import AnswerAim, ProbeAim
 from morality_lens.contributions import read_split, split_batch
-from morality_lens.design import COMPONENTS, SITES, Condition
+from morality_lens.design import SITES, Condition
 from morality_lens.model import ModelRecord, record_of
 from morality_lens.parts import in_parts
 from morality_lens.probes import Probe
@@ -346,7 +347,7 @@ def _chunk(
             f"no dialogue of the items {', '.join(items[:3])} ... has the site {request.site!r}; choose "
             "another site, or the rounds and conditions that have it."
         )
-    cube = ("item", *COMPONENTS, "round")
+    cube = design.dims
     dims = {"contribution": (*cube, "component"), "by_segment": (*cube, "head", "segment")}
     if not np.isfinite(arrays["scale"]).any():
         del arrays["scale"]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens.design import COMPONENTS, CUBE_DIMS
+from morality_lens.cube import factors_of
 from morality_lens.judges import Agreement, agreement
 from morality_lens.resampling import cluster_sums, mean_over_clusters
 from morality_lens.store import Run, write_scores
@@ -46,7 +46,7 @@ def score_answers(run: Run, *judges: Judge) -> pd.DataFrame:
     for name, judge in zip(names, judges, strict=True):
         scores = dict(zip(texts, judge.score(texts), strict=True)) if texts else {}
         given = [scores.get(text, np.nan) for text in table["text"]]
-        parts.append(table[["item", *COMPONENTS, "round"]].assign(judge=name, score=given))
+        parts.append(table[list(run.design.dims)].assign(judge=name, score=given))
     kept = pd.concat(parts, ignore_index=True)
     write_scores(run.path, kept)
     return kept
@@ -112,7 +112,7 @@ def _cube(run: Run, table: pd.DataFrame, values: np.ndarray, name: str, *, orien
     out = np.full([len(c) for c in coords.values()], np.nan)
     place = {dim: {key: i for i, key in enumerate(keys)} for dim, keys in coords.items()}
     out[tuple([place[dim][key] for key in table[dim]] for dim in coords)] = values
-    cube = xr.DataArray(out, dims=CUBE_DIMS[:5], coords=coords, name=name)
+    cube = xr.DataArray(out, dims=run.design.dims, coords=coords, name=name)
     cube = cube.assign_coords(cluster=("item", run.items["cluster"].tolist()))
     # A score may run the other way (toxicity), so only shares of right answers are oriented.
     return cube.assign_attrs(units="share", **({"oriented": True} if oriented else {}))
@@ -122,18 +122,18 @@ def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None)
     """Mean of every condition and round with a 95 % interval (CR2, clusters as in the cube).
 
     Returns:
-        One row per condition and round: the components' levels, ``round``, ``mean``, ``ci_low``,
+        One row per condition and round: the factors' levels, ``round``, ``mean``, ``ci_low``,
         ``ci_high``, ``n`` (items with a value) and ``unparsed`` (share, NaN where not given).
     """
-    stacked = cube.transpose("item", *COMPONENTS, "round")
-    cells = stacked.stack(cell=(*COMPONENTS, "round"))
+    dims = (*factors_of(cube), "round")
+    cells = cube.transpose("item", *dims).stack(cell=dims)
     clusters = cube["cluster"].values if "cluster" in cube.coords else cube["item"].values
-    failed = None if unparsed is None else unparsed.mean("item").stack(cell=(*COMPONENTS, "round")).values
+    failed = None if unparsed is None else unparsed.mean("item").stack(cell=dims).values
     rows = []
     for number, key in enumerate(cells["cell"].values.tolist()):
         values = cells.values[:, number]
         there = np.isfinite(values)
-        row = dict(zip((*COMPONENTS, "round"), key, strict=True))
+        row = dict(zip(dims, key, strict=True))
         row |= {"mean": np.nan, "ci_low": np.nan, "ci_high": np.nan, "n": int(there.sum())}
         _, codes = np.unique(clusters[there], return_inverse=True)
         if there.any():
@@ -151,7 +151,8 @@ def too_many_unparsed(unparsed: xr.DataArray) -> str:
     """Why no effect on behaviour is claimed, in words; empty where nothing stands against it."""
     share = float(unparsed.mean())
     cells = unparsed.mean("item")
-    gap = float((cells.max(COMPONENTS) - cells.min(COMPONENTS)).max())
+    factors = factors_of(cells)
+    gap = float((cells.max(factors) - cells.min(factors)).max())
     if share > MOST_UNPARSED:
         return (
             f"{share:.0%} of the answers could not be parsed (more than {MOST_UNPARSED:.0%}), so no effect "

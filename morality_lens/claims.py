@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 from scipy.special import stdtr
 
-from morality_lens.contrasts import at_suffix
+from morality_lens.contrasts import Pairs, at_suffix, compared_levels
+from morality_lens.cube import factors_of
 from morality_lens.interactions import factorial_effects
 from morality_lens.odds import marginal_log_odds
+from morality_lens.resampling import holm
 
 LADDER = {
     "L0": "sub-additive on the scale shown",
@@ -24,7 +25,7 @@ def claim_ladder(
     first: str = "instruction",
     second: str = "feedback",
     *,
-    factors: Sequence[str] = ("instruction", "cot", "feedback"),
+    factors: Sequence[str] | None = None,
     at: Mapping[str, str] | None = None,
     levels: tuple[str, str] = ("off", "on"),
     margin: float = 0.0,
@@ -50,7 +51,7 @@ def claim_ladder(
         y: as ``factorial_effects`` takes it; the higher the better.
         first: a factor.
         second: another one.
-        factors: all factors of ``y`` that are to be averaged over or held.
+        factors: all factors of ``y`` that are to be averaged over or held; None takes all it has.
         at: levels at which other factors are held.
         levels: the level without and the level with a component; ("placebo", "on") claims it of the content.
         margin: the largest gain that counts as none, in units of ``y``.
@@ -64,14 +65,16 @@ def claim_ladder(
     Raises:
         ValueError: the two factors are not two of those crossed, or ``factorial_effects`` refuses ``y``.
     """
+    factors = factors_of(y) if factors is None else factors
     held = tuple(name for name in factors if name not in (at or {}))
     if first == second or first not in held or second not in held:
         raise ValueError(
             f"claim_ladder needs two different factors that are crossed and not held; got {first!r} and "
             f"{second!r} among {held}. Name them as first=..., second=..."
         )
-    weights = _steps(first, second, held, levels)
-    chosen = y.sel({name: list(levels) for name in held})
+    pairs = {**compared_levels(held, "total", y), first: levels, second: levels}
+    weights = _steps(first, second, pairs)
+    chosen = y.sel({name: list(pair) for name, pair in pairs.items()})
     effects = factorial_effects(
         chosen, factors, at=at, contrasts=weights, method="pointwise", alpha=alpha, family=()
     )
@@ -228,7 +231,7 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
     )
 
 
-def _steps(first: str, second: str, held: Sequence[str], levels: tuple[str, str]) -> xr.DataArray:
+def _steps(first: str, second: str, pairs: Pairs) -> xr.DataArray:
     """Weights of the main effects, the two-way, and the four steps of one factor at a level of the other."""
     kinds = {
         "first": ([-1, 1], [0.5, 0.5]),
@@ -239,13 +242,12 @@ def _steps(first: str, second: str, held: Sequence[str], levels: tuple[str, str]
         "first|0": ([-1, 1], [1, 0]),
         "first|1": ([-1, 1], [0, 1]),
     }
-    coords = {name: list(levels) for name in held}
     rows = []
     for one, two in kinds.values():
         row = xr.DataArray(1.0)
-        for name in held:
+        for name, pair in pairs.items():
             weights = one if name == first else two if name == second else [0.5, 0.5]
-            row = row * xr.DataArray(np.array(weights, dtype=float), dims=name, coords={name: coords[name]})
+            row = row * xr.DataArray(np.array(weights, dtype=float), dims=name, coords={name: list(pair)})
         rows.append(row)
     return xr.concat(rows, "effect").assign_coords(effect=list(kinds))
 

@@ -74,7 +74,7 @@ def regroup(parts: xr.Dataset, by: str) -> xr.DataArray:
 
 def attribute_effects(
     parts: xr.Dataset,
-    factors: Sequence[str] = ("instruction", "cot", "feedback"),
+    factors: Sequence[str] | None = None,
     *,
     by: str = "component",
     at: Mapping[str, str] | None = None,

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -48,8 +49,9 @@ def read_request(
     at: Mapping[str, str] | None,
     compare: str | Mapping[str, str],
     contrasts: xr.DataArray | None,
+    y: xr.DataArray,
 ) -> Asked:
-    """All main effects and interactions of the factors, or the explicit contrasts.
+    """All main effects and interactions of the factors of ``y``, or the explicit contrasts.
 
     Raises:
         ValueError: no factor is left, or names, comparisons or weights make no contrasts.
@@ -67,7 +69,7 @@ def read_request(
         levels = {name: [str(level) for level in rows[name].values] for name in held}
         matrix, crossed, words = rows.values.reshape(len(names), -1), None, "explicit contrasts"
     else:
-        pairs = compared_levels(held, compare)
+        pairs = compared_levels(held, compare, y)
         crossed = [c for k in range(len(held)) for c in itertools.combinations(range(len(held)), k + 1)]
         names = effect_names([tuple(held[i] for i in effect) for effect in crossed], pairs, fixed)
         levels = {name: list(pairs[name]) for name in held}
@@ -83,21 +85,32 @@ def _say(pairs: Pairs) -> str:
     return ", ".join(f"{name} {word}" for name, word in words.items())
 
 
-def compared_levels(held: Sequence[str], compare: str | Mapping[str, str]) -> Pairs:
+def compared_levels(held: Sequence[str], compare: str | Mapping[str, Any], y: xr.DataArray) -> Pairs:
     """The pair of levels that each factor's contrast is between.
+
+    A factor of two levels, none of them called ``on`` or ``placebo``, is compared in their order.
 
     Raises:
         ValueError: an unknown comparison, or one of a factor that is not crossed.
     """
     asked = dict.fromkeys(held, compare) if isinstance(compare, str) else {**compare}
-    strange = [name for name in asked if name not in held]
-    if strange or not set(asked.values()) <= set(COMPARISONS):
+    pairs = {name: pair for name, pair in asked.items() if not isinstance(pair, str) and len(pair) == 2}
+    named = {name: word for name, word in asked.items() if name not in pairs}
+    if any(name not in held for name in asked) or not set(map(str, named.values())) <= set(COMPARISONS):
         raise ValueError(
             f"compare needs one of {tuple(COMPARISONS)} (on - off, on - placebo, placebo - off), or a "
-            "mapping "
-            f"from the factors {tuple(held)} to them; got {compare!r}."
+            f"mapping from the factors {tuple(held)} to them or to pairs of levels (from, to); got "
+            f"{compare!r}."
         )
-    return {name: COMPARISONS[asked.get(name, "total")] for name in held}
+    usual = {name: COMPARISONS[str(named.get(name, "total"))] for name in held}
+    return {name: pairs.get(name) or _own_pair(name, usual[name], y) for name in held}
+
+
+def _own_pair(name: str, usual: tuple[str, str], y: xr.DataArray) -> tuple[str, str]:
+    """The usual pair, unless the factor has two levels that are called otherwise."""
+    there = [str(level) for level in y.coords[name].values] if name in y.coords else list(usual)
+    named = usual == COMPARISONS["total"] and len(there) == 2 and not {"on", "placebo"} & set(there)
+    return (there[0], there[1]) if named else usual
 
 
 def effect_names(effects: Sequence[tuple[str, ...]], pairs: Pairs, at: Mapping[str, str]) -> list[str]:

@@ -8,14 +8,13 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.special import stdtr, stdtrit
 
-from morality_lens.cube import cluster_codes
+from morality_lens.contrasts import Pairs, compared_levels
+from morality_lens.cube import cluster_codes, factors_of
 from morality_lens.resampling import cluster_sums, mean_over_clusters
-
-LEVELS = ("off", "on")
 
 
 def effects_over_wordings(
-    cube: xr.DataArray, factors: Sequence[str] = ("instruction", "cot", "feedback"), *, alpha: float = 0.05
+    cube: xr.DataArray, factors: Sequence[str] | None = None, *, alpha: float = 0.05
 ) -> xr.Dataset:
     """Factorial effects over items and wordings: do they hold for wordings like these, not for these alone?
 
@@ -26,8 +25,8 @@ def effects_over_wordings(
     wordings that differ give a wide interval.
 
     Args:
-        cube: with the dims ``item``, ``wording``, the factors (levels ``off`` and ``on``) and any others.
-        factors: names of the factors.
+        cube: with the dims ``item``, ``wording``, the factors and any others.
+        factors: names of the factors, of two levels each (or ``off`` and ``on`` among them); None takes all.
         alpha: level of the intervals.
 
     Returns:
@@ -38,20 +37,24 @@ def effects_over_wordings(
     Raises:
         ValueError: fewer than two wordings, a level or dim that is missing, or missing values.
     """
+    factors = factors_of(cube) if factors is None else factors
     needed = {"item", "wording", *factors}
     if not needed <= set(cube.dims):
         raise ValueError(f"effects_over_wordings needs the dims {sorted(needed)}; got {cube.dims}.")
     if cube.sizes["wording"] < 2:
         raise ValueError("effects_over_wordings needs two or more wordings; play the items in further ones.")
-    for name in factors:
-        if not set(LEVELS) <= set(cube[name].values.tolist()):
-            raise ValueError(f"{name} needs the levels off and on; it has {cube[name].values.tolist()}.")
+    pairs = compared_levels(factors, "total", cube)
+    for name, pair in pairs.items():
+        if not set(pair) <= set(cube[name].values.tolist()):
+            raise ValueError(
+                f"{name} needs the levels {' and '.join(pair)}; it has {cube[name].values.tolist()}."
+            )
     if bool(np.isnan(cube).any()):
         raise ValueError(
             "effects_over_wordings needs every item in every wording; leave out incomplete ones."
         )
     names = [c for size in range(1, len(factors) + 1) for c in itertools.combinations(factors, size)]
-    contrasts = xr.concat([_contrast(cube, effect, factors) for effect in names], "effect")
+    contrasts = xr.concat([_contrast(cube, effect, pairs) for effect in names], "effect")
     rest = [d for d in contrasts.dims if d not in ("item", "wording")]
     table = contrasts.transpose("item", "wording", *rest)
     flat = table.values.reshape(*table.shape[:2], -1)
@@ -71,9 +74,9 @@ def effects_over_wordings(
     )
 
 
-def _contrast(cube: xr.DataArray, effect: tuple[str, ...], factors: Sequence[str]) -> xr.DataArray:
-    for name in factors:
-        on, off = cube.sel({name: "on"}, drop=True), cube.sel({name: "off"}, drop=True)
+def _contrast(cube: xr.DataArray, effect: tuple[str, ...], pairs: Pairs) -> xr.DataArray:
+    for name, (low, high) in pairs.items():
+        on, off = cube.sel({name: high}, drop=True), cube.sel({name: low}, drop=True)
         cube = on - off if name in effect else (on + off) / 2
     return cube
 

@@ -1,5 +1,6 @@
 """A labelled cube of cells, checked and brought into order."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from einops import reduce
 from jaxtyping import Bool, Float, Int
 
 from morality_lens.contrasts import apply_link, cells_of
-from morality_lens.design import CUBE_DIMS
+from morality_lens.design import RESERVED, Condition
 
 REPEATS = ("seed", "seeds", "sample", "repeat")
 """Dimensions that repeat an item: averaged within item and cell, for they are no further items."""
@@ -114,7 +115,7 @@ def read_cube(
         )
     repeats = tuple(str(dim) for dim in y.dims if dim in REPEATS)
     rest = [str(dim) for dim in y.dims if dim not in ("item", *levels, *repeats)]
-    rest.sort(key=lambda dim: CUBE_DIMS.index(dim) if dim in CUBE_DIMS else len(CUBE_DIMS))
+    rest.sort(key=_order)
     y = y.sel({name: list(wanted) for name, wanted in levels.items()})
     y = y.transpose("item", *levels, *rest, *repeats)
     if y.dtype.kind not in "fiub":
@@ -243,3 +244,33 @@ def _check_cells_run(
         "Run them, or leave out the places (rounds, sites) where they do not exist with y.sel(...)"
         + (f", or ask for simple effects that are estimable: {' or '.join(estimable)}." if estimable else ".")
     )
+
+
+def factors_of(cube: xr.DataArray | xr.Dataset) -> tuple[str, ...]:
+    """The factors of a cube: dims whose coordinate holds level names, in their order.
+
+    Names that mean something else in a run (``item``, ``site``, ``option``, ...) are none.
+    """
+    return tuple(
+        str(dim)
+        for dim in cube.dims
+        if dim not in RESERVED and dim in cube.coords and cube.coords[dim].dtype.kind in "UOT"
+    )
+
+
+def levels_of(cube: xr.DataArray | xr.Dataset) -> dict[str, list[str]]:
+    """The levels of every factor of a cube."""
+    return {name: [str(v) for v in cube.coords[name].values] for name in factors_of(cube)}
+
+
+def conditions_of(cube: xr.DataArray | xr.Dataset) -> list[Condition]:
+    """Every cell of a cube, the last factor varying fastest."""
+    levels = levels_of(cube)
+    cells = itertools.product(*levels.values())
+    return [Condition(**dict(zip(levels, cell, strict=True))) for cell in cells]
+
+
+def _order(dim: str) -> int:
+    """Factors that are not contrasted first, then places in their usual order, then anything else."""
+    usual = ("round", "site", "layer", "d_model")
+    return usual.index(dim) + 1 if dim in usual else 0 if dim not in RESERVED else len(usual) + 1

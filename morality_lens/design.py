@@ -1,66 +1,240 @@
 """Factors, their levels, and the conditions (cells) that a study crosses."""
 
 import itertools
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 
-Level = Literal["off", "placebo", "on"]
-LEVELS: tuple[Level, ...] = get_args(Level)
+Place = Literal["system", "before_question", "after_question", "with_review", "rationale", "feedback"]
+"""Where a factor's levels enter the dialogue: see :class:`Factor`."""
+OPENING: tuple[Place, ...] = ("system", "before_question", "after_question")
+"""Places said once, in round 0; what is said there stays in the dialogue."""
 
-CUBE_DIMS = ("item", "instruction", "cot", "feedback", "round", "site", "layer", "d_model")
-"""Dimension names of a run's residuals, always in this order."""
+COMPONENTS = ("instruction", "cot", "feedback")
+"""The three components of self-correction that a study crosses unless it says otherwise."""
+_PLACES: dict[str, Place] = {"instruction": "with_review", "cot": "rationale", "feedback": "feedback"}
+
+SITES = ("answer_start", "answer_end", "answer_mean")
+"""Sites that every run captures: see :class:`Design`."""
+
+_ALONG_CUBES = {
+    "item",
+    "cluster",
+    "round",
+    "site",
+    "layer",
+    "d_model",
+    "option",
+    "component",
+    "head",
+    "block",
+}
+_ALONG_CUBES |= {
+    "segment",
+    "kind",
+    "effect",
+    "claim",
+    "wording",
+    "seed",
+    "seeds",
+    "sample",
+    "repeat",
+    "refit",
+}
+_ALONG_CUBES |= {"probe_draw", "draw", "strength", "version", "part", "history", "dose", "direction", "way"}
+_ALONG_CUBES |= {"measure", "better", "feature", "position", "name", "bound", "step", "label", "statement"}
+_IN_TABLES = {
+    "text",
+    "rationale",
+    "choice",
+    "parsed",
+    "correct",
+    "role",
+    "n_tokens",
+    "stopped",
+    "judge",
+    "score",
+}
+_IN_TABLES |= {"feedback_text", "feedback_named", "feedback_withheld", "feedback_cut", "token_ids", "tokens"}
+_IN_TABLES |= {"spans", "category", "mean", "ci_low", "ci_high", "n", "unparsed", "token", "cell", "place"}
+_IN_DIALOGUES = {"question", "answer", "review", "cot_request", "answer_request", "context", "evidence"}
+_IN_DIALOGUES |= {
+    "template",
+    "system",
+    "none",
+    "critique_request",
+    "distinguish_request",
+    "stereotype_request",
+}
+RESERVED = frozenset(_ALONG_CUBES | _IN_TABLES | _IN_DIALOGUES | set(SITES))
+"""Names that mean something else along a cube, in a table of answers or in a transcript: no factor's name."""
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_LEVEL = re.compile(r"\w[\w.-]*")
+
+
+def _variants(text: str | Sequence[str]) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else tuple(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Factor:
-    """One component of self-correction and the levels at which it is run.
+    """What differs between conditions: levels, and what each of them adds to the dialogue.
+
+    The level ``off`` adds nothing. What the other levels add depends on the place:
+
+    - ``system``, ``before_question``, ``after_question``: a text said once, before the first answer;
+    - ``with_review``: a text said in every correction round, after the request to look again;
+    - ``rationale``: at ``on`` the model writes a rationale before its answer; at ``placebo`` a filler stands
+      in its place;
+    - ``feedback``: at ``on`` the protocol's source says something of the last answer; at ``placebo`` it is
+      neutral words, or another item's feedback.
+
+    Example:
+        >>> Factor(name="persona", place="system", texts={"on": "You are a careful judge."}).levels
+        ('off', 'on')
+
+    Attributes:
+        name: the factor, as it is called along the cube and as a segment of the transcript.
+        levels: the first is the reference.
+        place: where it enters; None takes the usual place of ``instruction``, ``cot`` and ``feedback``.
+        texts: what each level says, one text or several alternative wordings. ``instruction`` takes its words
+            from the wording where it has none of its own.
 
     Raises:
-        ValueError: fewer than two levels, an unknown level, or one given twice.
+        ValueError: fewer than two levels, one given twice, a name with another meaning, or a level without
+            its text.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
-    levels: tuple[Level, ...] = ("off", "on")
+    levels: tuple[str, ...] = ("off", "on")
+    place: Place | None = None
+    texts: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = [level for level in self.levels if level not in LEVELS]
-        if unknown or len(set(self.levels)) != len(self.levels) or len(self.levels) < 2:
+        if not _NAME.fullmatch(self.name) or self.name in RESERVED:
             raise ValueError(
-                f"factor {self.name!r} needs two or more different levels out of {LEVELS}; got {self.levels}."
+                f"a factor needs a name of letters, digits and _ that means nothing else in a run; got "
+                f"{self.name!r}."
+            )
+        odd = [level for level in self.levels if not _LEVEL.fullmatch(level)]
+        if odd or len(set(self.levels)) != len(self.levels) or len(self.levels) < 2:
+            raise ValueError(
+                f"factor {self.name!r} needs two or more different levels, each a word; got {self.levels}."
+            )
+        object.__setattr__(self, "place", self.place or _PLACES.get(self.name))
+        object.__setattr__(self, "texts", {k: _variants(v) for k, v in self.texts.items()})
+        if self.place not in get_args(Place):
+            raise ValueError(
+                f"factor {self.name!r} needs a place out of {', '.join(get_args(Place))}; got {self.place!r}."
+            )
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        if self.place in ("rationale", "feedback"):
+            odd = [level for level in self.levels if level not in ("off", "placebo", "on")]
+            if odd or self.texts:
+                raise ValueError(
+                    f"factor {self.name!r} is the model's {self.place}: its levels are off, placebo and on, "
+                    f"and it has no texts of its own; got {odd or list(self.texts)}."
+                )
+            return
+        strange = [level for level in self.texts if level not in self.levels or level == "off"]
+        blank = [k for k, texts in self.texts.items() if not texts or not all(t.strip() for t in texts)]
+        if strange or blank:
+            raise ValueError(
+                f"factor {self.name!r} has the levels {self.levels}, and each but off has a text; got texts "
+                f"for {list(self.texts)}{', empty ones among them' if blank else ''}."
+            )
+        silent = [level for level in self.levels if level != "off" and level not in self.texts]
+        if silent and not self.from_wording:
+            raise ValueError(
+                f"factor {self.name!r} at {self.place} needs a text for {', '.join(silent)}: "
+                f'{silent[0]} = "..." in TOML, texts={{"{silent[0]}": "..."}} in Python.'
             )
 
+    @property
+    def from_wording(self) -> bool:
+        """Whether the wording says what this factor says: an instruction without texts of its own."""
+        return self.name == "instruction" and not self.texts and set(self.levels) <= {"off", "placebo", "on"}
 
-COMPONENTS = ("instruction", "cot", "feedback")
+    def variants(self, level: str) -> tuple[str, ...]:
+        """The alternative wordings of a level's own text."""
+        return _variants(self.texts[level])
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The segments of a transcript that hold what this factor adds."""
+        return (
+            ("cot_request", "rationale")
+            if self.place == "rationale"
+            else (("feedback",) if self.place == "feedback" else (self.name,))
+        )
+
+    def manifest(self) -> dict[str, Any]:
+        """The factor as a run's manifest holds it; a usual one is its name and levels."""
+        plain: dict[str, Any] = {"name": self.name, "levels": list(self.levels)}
+        if self.place != _PLACES.get(self.name):
+            plain["place"] = self.place
+        if self.texts:
+            plain["texts"] = {level: list(texts) for level, texts in self.texts.items()}
+        return plain
 
 
-@dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One cell of the design: a level for each of the three components."""
+    """One cell of the design: the level of each factor; a factor that is not named is ``off``.
 
-    instruction: Level = "off"
-    cot: Level = "off"
-    feedback: Level = "off"
+    Two conditions are equal if they differ in no level, whatever the order of their factors.
+
+    Example:
+        >>> Condition(instruction="on", feedback="placebo").label
+        'instruction+feedback(placebo)'
+
+    Args:
+        levels: the level of each factor, by the factor's name.
+
+    Raises:
+        TypeError: a level that is no text.
+    """
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, **levels: str) -> None:
+        odd = {name: level for name, level in levels.items() if not isinstance(level, str)}
+        if odd:
+            given = ", ".join(f"{name}={level!r}" for name, level in odd.items())
+            raise TypeError(f'a condition needs level names such as instruction="on"; got {given}.')
+        self._levels = dict(levels)
+
+    def __getitem__(self, factor: str) -> str:
+        return self._levels.get(factor, "off")
 
     @property
-    def levels(self) -> tuple[Level, Level, Level]:
-        """The levels in the order of the cube's dimensions."""
-        return (self.instruction, self.cot, self.feedback)
-
-    @property
-    def cell(self) -> dict[str, Level]:
-        """The level of every component by its name."""
-        return dict(zip(COMPONENTS, self.levels, strict=True))
+    def coords(self) -> dict[str, str]:
+        """The level of every named factor: what selects this cell in a cube."""
+        return dict(self._levels)
 
     @property
     def label(self) -> str:
-        """A short name: the components that are present, joined by ``+`` (``none`` for no component)."""
-        named = self.cell.items()
-        parts = [n if level == "on" else f"{n}({level})" for n, level in named if level != "off"]
-        return "+".join(parts) or "none"
+        """A short name: factors that are not off, joined by ``+``, levels other than on in brackets."""
+        named = ((n, level) for n, level in self._levels.items() if level != "off")
+        return "+".join(n if level == "on" else f"{n}({level})" for n, level in named) or "none"
+
+    def _key(self) -> frozenset[tuple[str, str]]:
+        return frozenset((n, level) for n, level in self._levels.items() if level != "off")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Condition) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Condition({', '.join(f'{n}={level!r}' for n, level in self._levels.items())})"
 
 
 def condition_of(label: str) -> Condition:
@@ -69,23 +243,33 @@ def condition_of(label: str) -> Condition:
     Raises:
         ValueError: another text.
     """
-    levels: dict[str, Level] = {}
+    levels: dict[str, str] = {}
     for part in [] if label == "none" else label.split("+"):
-        name, _, rest = part.partition("(")
-        level = rest.removesuffix(")") if rest else "on"
-        if name not in COMPONENTS or name in levels or level not in LEVELS or (rest and part[-1] != ")"):
+        found = re.fullmatch(r"([A-Za-z_]\w*)(?:\((\w[\w.-]*)\))?", part)
+        if not found or found[1] in levels:
             raise ValueError(
-                f"a condition is none, or components joined by + ({', '.join(COMPONENTS)}, each with "
-                f"(placebo) where it is one); got {label!r}."
+                "a condition is none, or factors joined by + (instruction+cot, each with another level than "
+                f"on in brackets: feedback(placebo)); got {label!r}."
             )
-        levels[name] = level
+        levels[found[1]] = found[2] or "on"
     return Condition(**levels)
 
 
-SITES = ("answer_start", "answer_end", "answer_mean")
-"""Sites that every run captures: see :class:`Design`."""
-SEGMENT_SITES = ("question", "feedback", "review", "instruction", "cot_request", "rationale")
-"""Segments whose mean residual can be captured as a further site."""
+def said_of(condition: Condition) -> str:
+    """The condition in a sentence: its label, or ``no component``."""
+    return "no component" if condition == Condition() else condition.label
+
+
+def _with_level_keys(value: Any) -> Any:
+    """A factor's table with keys such as ``on = "..."`` gathered under ``texts``."""
+    if not isinstance(value, Mapping):
+        return value
+    levels = value.get("levels", ("off", "on"))
+    said = {key: value[key] for key in value if key in levels}
+    if not said:
+        return value
+    rest = {key: held for key, held in value.items() if key not in said}
+    return {**rest, "texts": {**said, **rest.get("texts", {})}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +277,8 @@ class Design:
     """What is crossed and what is kept.
 
     Attributes:
-        factors: the three components with their levels; two levels each give eight cells.
+        factors: what is crossed, with its levels; by default the three components at two levels, which give
+            eight cells. A list is the whole design: name the components beside a factor of your own.
         rounds: correction rounds after round 0; a run holds ``rounds + 1`` rounds.
         sites: where residuals are read. ``answer_start`` is the token whose logits choose the answer's
             first token, ``answer_end`` the answer's last token, ``answer_mean`` the mean over its tokens;
@@ -101,47 +286,121 @@ class Design:
         seed: seed of the sampler; unused under greedy decoding.
 
     Raises:
-        ValueError: a factor missing or given twice, fewer than one round, or an unknown site.
+        ValueError: no factor, one given twice, two of them the model's rationale or feedback, fewer than one
+            round, or an unknown site.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    factors: tuple[Factor, ...] = tuple(Factor(name=name) for name in COMPONENTS)
+    factors: tuple[Annotated[Factor, BeforeValidator(_with_level_keys)], ...] = tuple(
+        Factor(name=name) for name in COMPONENTS
+    )
     rounds: int = 5
     sites: tuple[str, ...] = SITES
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = tuple(factor.name for factor in self.factors)
-        if names != COMPONENTS:
-            raise ValueError(f"a design needs the factors {COMPONENTS} in this order; got {names}.")
+        if not self.factors or len(set(self.names)) != len(self.names):
+            raise ValueError(f"a design needs one or more different factors; got {self.names}.")
+        for place in ("rationale", "feedback"):
+            double = [factor.name for factor in self.factors if factor.place == place]
+            if len(double) > 1:
+                raise ValueError(f"only one factor can be the model's {place}; got {', '.join(double)}.")
         if self.rounds < 1:
             raise ValueError(f"a design needs at least one correction round; got rounds={self.rounds}.")
-        unknown = [site for site in self.sites if site not in SITES + SEGMENT_SITES]
+        unknown = [site for site in self.sites if site not in SITES + self.segments]
         if unknown or not self.sites or len(set(self.sites)) != len(self.sites):
             raise ValueError(
-                f"sites must be different names out of {SITES + SEGMENT_SITES}; got {self.sites}."
+                f"sites must be different names out of {SITES + self.segments}; got {self.sites}."
             )
 
     @property
-    def levels(self) -> dict[str, list[Level]]:
-        """The levels of every component, as coordinates of a cube."""
+    def names(self) -> tuple[str, ...]:
+        """The factors' names."""
+        return tuple(factor.name for factor in self.factors)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Segments whose mean residual can be captured as a further site."""
+        return ("question", "review", *(name for factor in self.factors for name in factor.segments))
+
+    @property
+    def levels(self) -> dict[str, list[str]]:
+        """The levels of every factor, as coordinates of a cube."""
         return {factor.name: list(factor.levels) for factor in self.factors}
 
-    def place(self, condition: Condition) -> tuple[int, ...]:
-        """Where a condition stands along the components' dimensions."""
-        return tuple(self.levels[name].index(level) for name, level in condition.cell.items())
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dims of what a run stores for every answer: item, the factors, round."""
+        return ("item", *self.names, "round")
+
+    @property
+    def cube_dims(self) -> tuple[str, ...]:
+        """Dims of a run's residuals."""
+        return (*self.dims, "site", "layer", "d_model")
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
         """All cells, the last factor varying fastest."""
         cells = itertools.product(*(factor.levels for factor in self.factors))
-        return tuple(Condition(instruction=i, cot=c, feedback=f) for i, c, f in cells)
+        return tuple(Condition(**dict(zip(self.names, cell, strict=True))) for cell in cells)
 
     @property
     def n_rounds(self) -> int:
         """Rounds in the cube: round 0 and the correction rounds."""
         return self.rounds + 1
+
+    def condition(self, wanted: Condition | str) -> Condition:
+        """The design's own cell for a condition or its label, every factor named, in the design's order.
+
+        Raises:
+            ValueError: a factor or level that the design does not have.
+        """
+        given = condition_of(wanted) if isinstance(wanted, str) else wanted
+        unknown = [name for name in given.coords if name not in self.names]
+        cell = {name: given[name] for name in self.names}
+        missing = [f"{n}={level}" for n, level in cell.items() if level not in self.levels[n]]
+        if unknown or missing:
+            there = "; ".join(f"{n}: {', '.join(levels)}" for n, levels in self.levels.items())
+            raise ValueError(
+                f"no condition {given.label!r} here ({', '.join([*unknown, *missing])}); the design has the "
+                f"factors and levels {there}."
+            )
+        return Condition(**cell)
+
+    def place(self, condition: Condition) -> tuple[int, ...]:
+        """Where a condition stands along the factors' dimensions."""
+        return tuple(self.levels[n].index(v) for n, v in self.condition(condition).coords.items())
+
+    def opening(self, condition: Condition) -> Condition:
+        """What of a condition is said before the first answer: cells that share it share round 0."""
+        early = [factor.name for factor in self.factors if factor.place in OPENING]
+        return Condition(**{name: condition[name] for name in early})
+
+    def manifest(self) -> dict[str, Any]:
+        """The design as a run's manifest holds it."""
+        return {
+            "factors": [factor.manifest() for factor in self.factors],
+            "rounds": self.rounds,
+            "sites": list(self.sites),
+            "seed": self.seed,
+        }
+
+
+def design_from(value: Mapping[str, Any]) -> Design:
+    """The design from its form in a manifest."""
+    factors = tuple(
+        Factor(
+            name=f["name"],
+            levels=tuple(f["levels"]),
+            place=f.get("place"),
+            texts={level: tuple(texts) for level, texts in f.get("texts", {}).items()},
+        )
+        for f in value["factors"]
+    )
+    return Design(
+        factors=factors, rounds=value["rounds"], sites=tuple(value["sites"]), seed=value.get("seed", 0)
+    )
 
 
 FeedbackSource = Literal["self", "oracle", "model", "endpoint", "file"]

@@ -1,14 +1,17 @@
 """Item, condition and what was said become the next turn, every segment of it named."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from morality_lens.design import Condition
+from morality_lens.design import COMPONENTS, Condition, Factor, Place
 from morality_lens.items import Item, OpenPrompt, Question
 from morality_lens.wording import Wording, pick
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+USUAL = tuple(Factor(name=name) for name in COMPONENTS)
+"""The three components as factors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,7 @@ class Segment:
 class Turn:
     """What one speaker says: segments, joined by a line break."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     segments: tuple[Segment, ...]
 
     @property
@@ -44,20 +47,52 @@ def question_text(item: Item, wording: Wording, index: int = 0) -> str:
     return "\n".join([item.context.strip(), item.question.strip(), *options]).strip()
 
 
+def factor_segments(
+    factors: Sequence[Factor], place: Place, item: Item, condition: Condition, wording: Wording, index: int
+) -> tuple[Segment, ...]:
+    """What the factors at one place say under a condition: a segment each, named like its factor."""
+    segments = []
+    for factor in factors:
+        level = condition[factor.name]
+        if factor.place != place or level == "off":
+            continue
+        words = wording.task(item)
+        if factor.from_wording:
+            texts = words.instruction if level == "on" else words.instruction_placebo
+        else:
+            texts = factor.variants(level)
+        segments.append(Segment(name=factor.name, text=pick(texts, index)))
+    return tuple(segments)
+
+
 def opening_turn(item: Item, wording: Wording, index: int = 0) -> Turn:
     """Round 0: the plain question, and the request for an answer."""
-    words = wording.task(item)
-    return Turn(
-        role="user",
-        segments=(
-            Segment(name="question", text=question_text(item, wording, index)),
-            Segment(name="answer_request", text=pick(words.answer_request, index)),
-        ),
-    )
+    (turn,) = opening_turns(item, Condition(), wording, index, factors=())
+    return turn
+
+
+def opening_turns(
+    item: Item, condition: Condition, wording: Wording, index: int = 0, *, factors: Sequence[Factor] = USUAL
+) -> tuple[Turn, ...]:
+    """Round 0: a system turn where a factor speaks there, then the question and the request for an answer."""
+    said = {
+        place: factor_segments(factors, place, item, condition, wording, index)
+        for place in ("system", "before_question", "after_question")
+    }
+    question = Segment(name="question", text=question_text(item, wording, index))
+    request = Segment(name="answer_request", text=pick(wording.task(item).answer_request, index))
+    user = Turn(role="user", segments=(*said["before_question"], question, *said["after_question"], request))
+    return (Turn(role="system", segments=said["system"]), user) if said["system"] else (user,)
 
 
 def correction_turn(
-    item: Item, condition: Condition, wording: Wording, *, feedback: str | None = None, index: int = 0
+    item: Item,
+    condition: Condition,
+    wording: Wording,
+    *,
+    feedback: str | None = None,
+    index: int = 0,
+    factors: Sequence[Factor] = USUAL,
 ) -> Turn:
     """A correction round's first turn: feedback, review, instruction, then the request for what comes next.
 
@@ -68,30 +103,31 @@ def correction_turn(
         item: the item that was asked.
         condition: the cell.
         wording: the words.
-        feedback: what the source said of the last answer; needed where ``condition.feedback`` is on. Where it
-            is placebo, None is the wording's neutral text.
+        feedback: what the source said of the last answer; needed where feedback is on. Where it is placebo,
+            None is the wording's neutral text.
         index: which of the alternative wordings.
+        factors: what the condition is of.
 
     Raises:
         ValueError: feedback is on and none was given.
     """
     words = wording.task(item)
+    level = {factor.place: condition[factor.name] for factor in factors}
+    heard, reasoned = level.get("feedback", "off"), level.get("rationale", "off")
     segments = []
-    if condition.feedback == "placebo" and feedback is None:
+    if heard == "placebo" and feedback is None:
         feedback = pick(words.feedback_placebo, index)
-    if condition.feedback != "off":
+    if heard != "off":
         if not feedback or not feedback.strip():
             raise ValueError(f"condition {condition.label!r} needs feedback on item {item.id!r}; got none.")
         text = pick(words.feedback, index).replace("{feedback}", feedback.strip())
         segments.append(Segment(name="feedback", text=text))
     segments.append(Segment(name="review", text=pick(words.review, index)))
-    if condition.instruction != "off":
-        variants = words.instruction if condition.instruction == "on" else words.instruction_placebo
-        segments.append(Segment(name="instruction", text=pick(variants, index)))
-    if condition.cot == "off":
-        segments.append(Segment(name="answer_request", text=pick(words.answer_request, index)))
-    else:
-        segments.append(Segment(name="cot_request", text=pick(words.cot_request, index)))
+    segments += factor_segments(factors, "with_review", item, condition, wording, index)
+    name, texts = ("answer_request", words.answer_request)
+    if reasoned != "off":
+        name, texts = ("cot_request", words.cot_request)
+    segments.append(Segment(name=name, text=pick(texts, index)))
     return Turn(role="user", segments=tuple(segments))
 
 

@@ -16,7 +16,7 @@ from morality_lens import dialogues
 from morality_lens.asides import Aside, ask, dialogue_after, wording_of
 from morality_lens.attribution import same_model
 from morality_lens.choices import parse_choice
-from morality_lens.design import COMPONENTS, Condition
+from morality_lens.design import Condition
 from morality_lens.dialogues import LETTERS
 from morality_lens.items import Question
 from morality_lens.parts import in_parts
@@ -151,7 +151,7 @@ def weak_evidence(
             choice[place] = -1 if chosen is None else chosen
             if reply.projection is not None:
                 projection[place] = reply.projection
-        cube = ("item", *COMPONENTS, "round", "strength", "version")
+        cube = (*run.design.dims, "strength", "version")
         named = [[given[name][s].named for s in strengths] for name in chunk]
         found = xr.Dataset(
             {

@@ -21,7 +21,7 @@ from morality_lens.caveats import (
     split_halves,
 )
 from morality_lens.contrasts import Asked, at_suffix, between, difference_contrasts, read_request
-from morality_lens.cube import REPEATS, Cube, check_dims, read_cube
+from morality_lens.cube import REPEATS, Cube, check_dims, factors_of, read_cube
 from morality_lens.families import Families
 from morality_lens.readout import describe, negative_control
 from morality_lens.resampling import (
@@ -48,7 +48,7 @@ POPULATION = 0.5
 
 def factorial_effects(
     y: xr.DataArray,
-    factors: Sequence[str] = ("instruction", "cot", "feedback"),
+    factors: Sequence[str] | None = None,
     *,
     at: Mapping[str, str] | None = None,
     compare: str | Mapping[str, str] = "total",
@@ -80,7 +80,7 @@ def factorial_effects(
             ``leakage`` (why these cells must not be analysed with the probe they are projected on) and
             ``trust`` (what is known of the direction); a coordinate ``split_half`` along ``layer``, how well
             directions fitted on halves of the training data agree.
-        factors: the names of the factors.
+        factors: the names of the factors; None takes all that ``y`` has.
         at: levels at which some factors are held: simple effects, named ``instruction@cot=off``.
         compare: which levels a factor's contrast is between: ``total`` (on - off), ``content`` (on - placebo:
             what the words say) or ``format`` (placebo - off: what any words in that place do); one for all
@@ -120,7 +120,7 @@ def factorial_effects(
         TypeError: ``y`` does not hold real numbers.
     """
     _check_request(method, draws, alpha, missing)
-    asked = read_request(factors, at, compare, contrasts)
+    asked = read_request(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
     names = asked.names
     check_dims(y, asked.levels, asked.at, family)
     notes = check_input(y, accept_normalised=accept_normalised)

@@ -100,13 +100,19 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
     return finish(fig, title, sub, height=420, legend_rows=1, trust=str(patched.attrs.get("trust", "")))
 
 
+def _simplest(labels: Sequence[str]) -> list[str]:
+    """The labels of conditions without a rationale or other levels than on; no more than four."""
+    plain = [n for n in labels if "cot" not in n.split("+") and "(" not in n]
+    return plain[:4]
+
+
 def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.Figure:
     """Log-odds of the correct option against the dose of the direction, beside random ones and words.
 
     Args:
         steered: from :func:`morality_lens.interventions.steer`.
-        conditions: labels of conditions whose own log-odds are drawn as lines; none takes the four without a
-            chain of thought, where they are.
+        conditions: labels of conditions whose own log-odds are drawn as lines; none takes the first four
+            without a chain of thought.
     """
     mean = mean_over_items(steered["log_odds"])
     doses = mean["dose"].values
@@ -132,8 +138,7 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
     fig.add_trace(_line(doses, y, low, high, "the direction", EFFECT_COLORS[0], group="probe"))
     if "baseline" in steered:
         labels = steered["condition"].values.tolist()
-        usual = [n for n in ("none", "instruction", "feedback", "instruction+feedback") if n in labels]
-        for label, color in zip(conditions or usual, CELL_COLORS[1:], strict=False):
+        for label, color in zip(conditions or _simplest(labels), CELL_COLORS[1:], strict=False):
             level = float(steered["baseline"].sel(condition=label))
             fig.add_trace(
                 go.Scatter(

@@ -379,21 +379,16 @@ def _keeping(mean: Tensor, along: Tensor) -> ModelChange:
 
 def _stored_log_odds(run: Run, items: Sequence[str], round: int) -> Float[np.ndarray, " condition"]:
     odds = log_odds_of(run, items, round)
-    return np.array(
-        [
-            float(odds.sel(instruction=c.instruction, cot=c.cot, feedback=c.feedback).mean())
-            for c in run.design.conditions
-        ]
-    )
+    return np.array([float(odds.sel(c.coords).mean()) for c in run.design.conditions])
 
 
 def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:
-    """The run's own log-odds of the correct option in a round: item x instruction x cot x feedback.
+    """The run's own log-odds of the correct option in a round, by item and the factors.
 
     The log of its probability less the mean log of the others'.
     """
     stored = run.option_probabilities.sel(item=list(items), round=round).load()
-    stored = stored.transpose("item", "instruction", "cot", "feedback", "option")
+    stored = stored.transpose("item", *run.design.names, "option")
     log = np.log(stored.values)
     rows = run.items.loc[list(items)]
     values = np.empty(log.shape[:-1])

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens import decoding
 from morality_lens.attribution import same_model
-from morality_lens.design import COMPONENTS, SITES
+from morality_lens.design import SITES
 from morality_lens.items import Statement
 from morality_lens.parts import in_parts
 from morality_lens.probes import Probe
@@ -21,8 +21,6 @@ from morality_lens.store import Run
 from morality_lens.wording import Wording
 
 ITEMS, ROWS, SQUARES = 8, 32, 2**22
-WORDS = {"instruction": ("instruction",), "cot": ("cot_request", "rationale"), "feedback": ("feedback",)}
-"""Which segments hold a component's own words."""
 
 
 def mask_words(
@@ -30,7 +28,7 @@ def mask_words(
     run: Run,
     probe: Probe,
     *,
-    components: Sequence[str] = COMPONENTS,
+    components: Sequence[str] | None = None,
     sites: Sequence[str] = SITES,
     out: str | Path | None = None,
     progress: bool = True,
@@ -45,7 +43,7 @@ def mask_words(
         model: the run's model.
         run: a run.
         probe: fitted on the run's model.
-        components: whose words are masked.
+        components: the factors whose words are masked; None masks those of all.
         sites: where projections are read.
         out: a folder in which finished items are kept.
         progress: whether to show a bar.
@@ -57,14 +55,14 @@ def mask_words(
         ValueError: an unknown component or site, another model, or one that keeps no keys and values.
     """
     record = same_model(model, run, probe)
-    strange = [c for c in components if c not in COMPONENTS] + [s for s in sites if s not in SITES]
+    names = run.design.names
+    components = names if components is None else components
+    strange = [c for c in components if c not in names] + [s for s in sites if s not in SITES]
     if strange or not components or not sites:
-        raise ValueError(
-            f"mask_words knows the components {COMPONENTS} and the sites {SITES}; got {strange}."
-        )
+        raise ValueError(f"mask_words knows the components {names} and the sites {SITES}; got {strange}.")
     if not record.lm.cached:
         raise ValueError("mask_words needs a model whose attention can be masked; this one has other state.")
-    hidden = {name for c in components for name in WORDS[c]}
+    hidden = {name for f in run.design.factors if f.name in components for name in f.segments}
     ids = run.items.index.tolist()
     coords = run.design.levels
     directions = torch.tensor(probe.direction.values, dtype=torch.float64)
@@ -80,7 +78,7 @@ def mask_words(
                 at = (list(chunk).index(passage.item), *run.design.place(passage.condition))
                 for k, (number, site) in enumerate(spots[r]):
                     values[(*at, number, list(sites).index(site))] = found[r, k] + probe.intercept.values
-        dims = ("item", *COMPONENTS, "round", "site", "layer")
+        dims = (*run.design.dims, "site", "layer")
         return xr.Dataset(
             {"projection": (dims, values)},
             coords={

@@ -1,6 +1,6 @@
 """How much of a behavioural interaction the representation bears at a layer: the additive residual put in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.attribution import same_model
-from morality_lens.design import COMPONENTS, Condition
+from morality_lens.design import Condition, Design
 from morality_lens.interventions import Unit, gap_vector, intervene, log_odds_of
 from morality_lens.patching import Measure, read_layers
 from morality_lens.probes import Probe
@@ -29,7 +29,7 @@ def mediate(
     probe: Probe,
     *,
     factors: tuple[str, str] = ("instruction", "feedback"),
-    at: str = "off",
+    at: str | Mapping[str, str] = "off",
     round: int | None = None,
     layers: Sequence[int] | None = None,
     items: Sequence[str] | None = None,
@@ -48,8 +48,8 @@ def mediate(
         model: the run's model.
         run: a run of questions that stored the site ``answer_start``.
         probe: fitted on the same model.
-        factors: the two components.
-        at: level of the third.
+        factors: the two factors of the interaction.
+        at: level of all other factors, or of each by its name.
         round: the round whose answer is looked at; None: the last.
         layers: blocks (-1: the embedding); None takes all.
         items: ids; None takes all.
@@ -64,22 +64,24 @@ def mediate(
         :func:`morality_lens.causality.borne_share` sums them up.
 
     Raises:
-        ValueError: components that are not two different ones, a level that was not run, a run without the
+        ValueError: factors that are not two different ones, a level that was not run, a run without the
             site or without options, or another model.
     """
     record = same_model(model, run, probe)
     number = run.design.rounds if round is None else round
     chosen = read_layers(record, layers, "residual")
-    one, two, third = _named(factors)
+    one, two, held = _named(run.design, factors, at)
     if "answer_start" not in run.design.sites:
         raise ValueError("mediate needs a run that stored the site answer_start; play it with that site.")
     measure = Measure.of(record, run, probe)
     if not measure.letters:
         raise ValueError("mediate needs questions with options, whose probabilities are exact.")
-    cells = {(a, b): {one: a, two: b, third: at} for a in ("off", "on") for b in ("off", "on")}
-    levels = {f.name: f.levels for f in run.design.factors}
-    if at not in levels[third]:
-        raise ValueError(f"{third} was run at {', '.join(levels[third])}; got at={at!r}.")
+    conditions = {
+        (a, b): run.design.condition(Condition(**{one: a, two: b, **held}))
+        for a in ("off", "on")
+        for b in ("off", "on")
+    }
+    cells = {key: condition.coords for key, condition in conditions.items()}
     ids = run.items.index.tolist() if items is None else list(items)
     stored = run.residuals.sel(item=ids, site="answer_start", round=number, layer=chosen).load()
     m = {k: _site(stored.sel(cell), record.d_model) for k, cell in cells.items()}
@@ -108,7 +110,7 @@ def mediate(
         run,
         measure,
         units,
-        condition=_condition(cells["on", "on"]),
+        condition=conditions["on", "on"],
         at="answer_start",
         round=number,
         items=ids,
@@ -147,7 +149,7 @@ def mediate(
     }
     attrs = {
         "effect": f"{one}:{two}",
-        "held_at": f"{third}={at}",
+        "held_at": ",".join(f"{name}={level}" for name, level in held.items()),
         "round": number,
         "units": "log-odds",
         "trust": probe.trust,
@@ -155,17 +157,25 @@ def mediate(
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
-def _named(factors: Sequence[str]) -> tuple[str, str, str]:
-    """The two components in the order of the cube, and the third."""
-    chosen = [name for name in COMPONENTS if name in factors]
+def _named(
+    design: Design, factors: Sequence[str], at: str | Mapping[str, str]
+) -> tuple[str, str, dict[str, str]]:
+    """The two factors in the order of the cube, and the level of each other one."""
+    chosen = [name for name in design.names if name in factors]
     if len(chosen) != 2 or len(factors) != 2:
-        raise ValueError(f"mediate needs two different components out of {COMPONENTS}; got {tuple(factors)}.")
-    (third,) = (name for name in COMPONENTS if name not in factors)
-    return chosen[0], chosen[1], third
-
-
-def _condition(cell: dict[str, str]) -> Condition:
-    return Condition(**cell)  # pyright: ignore[reportArgumentType]  # levels come from the design
+        raise ValueError(f"mediate needs two different factors out of {design.names}; got {tuple(factors)}.")
+    others = [name for name in design.names if name not in chosen]
+    held = dict.fromkeys(others, at) if isinstance(at, str) else {**dict.fromkeys(others, "off"), **at}
+    odd = [
+        f"{name} at {', '.join(design.levels.get(name, ['no level']))}"
+        for name, level in held.items()
+        if name not in others or level not in design.levels[name]
+    ]
+    if odd:
+        raise ValueError(
+            f"mediate holds the other factors at levels that were run: {'; '.join(odd)}; got {at!r}."
+        )
+    return chosen[0], chosen[1], held
 
 
 def _site(values: xr.DataArray, d_model: int) -> Float[np.ndarray, "item layer d_model"]:

@@ -10,13 +10,13 @@ from scipy.special import logit, stdtr, stdtrit
 
 from morality_lens.caveats import check_input
 from morality_lens.contrasts import at_suffix, read_request
-from morality_lens.cube import check_dims, read_cube
+from morality_lens.cube import check_dims, factors_of, read_cube
 from morality_lens.resampling import bell_mccaffrey_df, cluster_sums
 
 
 def marginal_log_odds(
     y: xr.DataArray,
-    factors: Sequence[str] = ("instruction", "cot", "feedback"),
+    factors: Sequence[str] | None = None,
     *,
     at: Mapping[str, str] | None = None,
     compare: str | Mapping[str, str] = "total",
@@ -31,7 +31,7 @@ def marginal_log_odds(
 
     Args:
         y: outcomes of 0 and 1 (or shares of them over seeds) with the dims of ``factorial_effects``.
-        factors: the names of the factors.
+        factors: the names of the factors; None takes all that ``y`` has.
         at: levels at which some factors are held.
         compare: as in ``factorial_effects``.
         contrasts: as in ``factorial_effects``.
@@ -44,7 +44,7 @@ def marginal_log_odds(
     Raises:
         ValueError: ``y`` holds other numbers, or ``factorial_effects`` would refuse it too.
     """
-    asked = read_request(factors, at, compare, contrasts)
+    asked = read_request(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
     check_dims(y, asked.levels, asked.at, ())
     notes = check_input(y, accept_normalised=False)
     cube = read_cube(y.sel(asked.at), asked.levels, missing="refuse")

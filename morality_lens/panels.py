@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from morality_lens.design import Condition
+
 # From Okabe and Ito's palette, whose colours stay apart under the common colour-vision deficiencies.
 EFFECT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A4FB5", "#56B4E9", "#4D4D4D")
 """Colours of effects in the order of the Dataset: main effects, two-ways, three-way."""
@@ -103,9 +105,8 @@ def bars(middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict:
 
 
 def cell_name(factors: Sequence[str], levels: Sequence[str]) -> str:
-    """The components of a cell that are present, joined by ``+``."""
-    named = zip(factors, levels, strict=True)
-    return " + ".join(f if v == "on" else f"{f} ({v})" for f, v in named if v != "off") or "none"
+    """The label of a cell, see :class:`morality_lens.design.Condition`."""
+    return Condition(**dict(zip(factors, levels, strict=True))).label
 
 
 def round_name(index: int | None) -> str:

@@ -9,6 +9,7 @@ import xarray as xr
 from scipy.optimize import root_scalar
 from scipy.stats import nct, t
 
+from morality_lens.design import COMPONENTS
 from morality_lens.interactions import factorial_effects
 
 PLACES = 32
@@ -22,7 +23,7 @@ def plan(
     pilot: xr.DataArray | None = None,
     sd: float | None = None,
     cell_sd: float | None = None,
-    factors: Sequence[str] = ("instruction", "cot", "feedback"),
+    factors: Sequence[str] | None = None,
     cluster_size: float = 1.0,
     icc: float = 0.0,
     n_tests: int = 1,
@@ -44,7 +45,8 @@ def plan(
         pilot: a cube as ``factorial_effects`` takes it.
         sd: sd of a per-item contrast, in units of the outcome.
         cell_sd: sd of a cell within an item.
-        factors: the factors of the pilot, or those that ``cell_sd`` is spread over.
+        factors: the factors of the pilot (None: all it has), or those that ``cell_sd`` is spread over (None:
+            the three components).
         cluster_size: mean number of items of a cluster (template).
         icc: correlation of a contrast between two items of a cluster; with ``cluster_size`` it gives the
         design
@@ -112,7 +114,7 @@ def _spreads(
     pilot: xr.DataArray | None,
     sd: float | None,
     cell_sd: float | None,
-    factors: Sequence[str],
+    factors: Sequence[str] | None,
     design: float,
 ) -> dict[str, float]:
     """sd of every contrast over items, clustering included; of a pilot the median over its places."""
@@ -125,7 +127,7 @@ def _spreads(
     if sd is not None:
         return {"any contrast": sd * design}
     assert cell_sd is not None  # exactly one was given
-    k, names = len(factors), ("main effect", "two-way", "three-way")
+    k, names = len(COMPONENTS if factors is None else factors), ("main effect", "two-way", "three-way")
     return {
         name if order < 3 else f"{order + 1}-way": cell_sd * design * math.sqrt(4 ** (order + 1) / 2**k)
         for order, name in enumerate(names[:k])

@@ -12,7 +12,7 @@ from morality_lens.attribution_plots import attribution as attribution
 from morality_lens.attribution_plots import attribution_heads as attribution_heads
 from morality_lens.attribution_plots import attribution_layers as attribution_layers
 from morality_lens.attribution_plots import attribution_segments as attribution_segments
-from morality_lens.design import COMPONENTS
+from morality_lens.design import RESERVED
 from morality_lens.intervention_plots import ablations as ablations
 from morality_lens.intervention_plots import dose_response as dose_response
 from morality_lens.intervention_plots import mediation as mediation
@@ -212,17 +212,20 @@ def accuracy(table: pd.DataFrame, *, measure: str = "share correct") -> go.Figur
     """A behaviour over rounds, one line per condition, with intervals; below it the share left unparsed.
 
     Args:
-        table: columns instruction, cot, feedback, round, mean, ci_low, ci_high, n, unparsed.
+        table: a column for each factor, then round, mean, ci_low, ci_high, n, unparsed.
         measure: what ``mean`` is; the axis title.
 
     Raises:
         ValueError: a missing column.
     """
-    wanted = (*COMPONENTS, "round", "mean", "ci_low", "ci_high", "n", "unparsed")
+    wanted = ("round", "mean", "ci_low", "ci_high", "n", "unparsed")
     missing = [name for name in wanted if name not in table.columns]
-    if missing:
-        raise ValueError(f"plots.accuracy needs the columns {wanted}; missing: {missing}.")
-    fig = condition_panels(table, COMPONENTS, unparsed=True)
+    factors = [str(name) for name in table.columns if name not in RESERVED]
+    if missing or not factors:
+        raise ValueError(
+            f"plots.accuracy needs a column for each factor and {wanted}; missing: {missing or 'factors'}."
+        )
+    fig = condition_panels(table, factors, unparsed=True)
     fig.update_yaxes(title_text=measure, row=1, col=1)
     fig.update_yaxes(tickformat=".0%", range=[0, max(0.05, 1.1 * table["unparsed"].to_numpy().max())], row=2)
     fig.update_yaxes(title_text="unparsed", row=2, col=1)

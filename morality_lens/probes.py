@@ -2,7 +2,6 @@
 
 import hashlib
 import html
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from morality_lens import quality
 from morality_lens.card import TrustCard, card_from_json
 from morality_lens.cases import Cases, as_features, check_cases, check_folds, check_kind, graded
-from morality_lens.design import COMPONENTS, LEVELS, Condition
+from morality_lens.cube import factors_of
+from morality_lens.design import condition_of
 from morality_lens.directions import Kind, raw_directions
 from morality_lens.layerwise import class_means, class_sums, in_gaps
 from morality_lens.store import Run
@@ -386,12 +386,12 @@ def _leakage(training: Mapping[str, Any], residuals: xr.DataArray) -> str:
     cells = list(training.get("conditions", ()))
     if training.get("source") != "run" or training.get("demeaned") or len(cells) < 2:
         return ""
-    named = [name for name in COMPONENTS if name in residuals.coords]
-    if not named:
-        return ""
-    levels = [np.atleast_1d(residuals[n].values).tolist() if n in named else LEVELS for n in COMPONENTS]
-    here = {Condition(instruction=i, cot=c, feedback=f).label for i, c, f in itertools.product(*levels)}
-    if not here & set(cells):
+    # A factor that was averaged over may be at any level, one that was selected is at that level.
+    levels = {str(n): np.atleast_1d(c.values).tolist() for n, c in residuals.coords.items()}
+    trained = [condition_of(label) for label in cells]
+    factors = {name for condition in trained for name in condition.coords} & set(levels)
+    factors |= set(factors_of(residuals))
+    if not factors or not any(all(c[name] in levels[name] for name in factors) for c in trained):
         return ""
     return (
         f"the probe was trained on {len(cells)} conditions of a run ({', '.join(cells)}) whose means were "

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jinja2 import TemplateError
+
 from morality_lens.dialogues import LETTERS, Segment, Turn, statement_turn
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'user' %}User: {{ m.content }}\n\n{% else %}Assistant:{{ m.content }}\n\n{% endif %}"
+    "{% if m.role == 'system' %}System: {{ m.content }}\n\n"
+    "{% elif m.role == 'user' %}User: {{ m.content }}\n\n{% else %}Assistant:{{ m.content }}\n\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """Template for models that have none: named speakers, a blank line after each turn."""
@@ -100,13 +103,22 @@ def _render_text(renderer: Renderer, turns: Sequence[tuple[int, Turn]], *, promp
     for message, (_, turn) in zip(messages, turns, strict=True):
         if turn.role == "assistant" and len(turn.segments) == 1:
             message["content"] = turn.segments[0].text
-    text = renderer.tokenizer.apply_chat_template(
-        messages,
-        chat_template=renderer.template,
-        tokenize=False,
-        add_generation_prompt=prompt,
-        **renderer.keywords,
-    )
+    try:
+        text = renderer.tokenizer.apply_chat_template(
+            messages,
+            chat_template=renderer.template,
+            tokenize=False,
+            add_generation_prompt=prompt,
+            **renderer.keywords,
+        )
+    except TemplateError as error:
+        system = any(message["role"] == "system" for message in messages)
+        advice = (
+            "say it before_question instead of in a system turn"
+            if system
+            else "use a template for turns of user and assistant"
+        )
+        raise ValueError(f"the model's chat template refuses the dialogue ({error}); {advice}.") from error
     return str(text)
 
 
@@ -177,16 +189,17 @@ def _locate(
     return spans
 
 
-def append_turn(renderer: Renderer, transcript: Transcript, turn: Turn, *, round: int) -> Transcript:
+def append_turn(renderer: Renderer, transcript: Transcript, *said: Turn, round: int) -> Transcript:
     """The transcript with a user's turn and the prompt for a reply added; earlier tokens stay as they are.
 
-    Only the text that the template adds is tokenized, in its place after the earlier text.
+    Only the text that the template adds is tokenized, in its place after the earlier text. A system turn
+    comes together with the user's turn after it.
 
     Raises:
         HistoryRewrittenError: the template renders the earlier turns differently now.
         ValueError: a segment cannot be told apart from its neighbours, or a BOS token stands inside.
     """
-    turns = (*transcript.turns, (round, turn))
+    turns = (*transcript.turns, *((round, turn) for turn in said))
     text = _render_text(renderer, turns, prompt=True)
     before = next((t for t in _history(transcript) if text.startswith(t)), None)
     if before is None:
@@ -207,15 +220,17 @@ def append_turn(renderer: Renderer, transcript: Transcript, turn: Turn, *, round
     kept = list(transcript.token_ids)
     if not kept and renderer.bos_id is not None and (not ids or ids[0] != renderer.bos_id):
         kept = [renderer.bos_id]
-    at = _unique(text, turn.content, len(before))
-    if at is None:
-        at = _place(renderer, turns, len(turns) - 1, text)
-    if at is None:
-        raise ValueError(
-            f"the chat template changes the message {turn.content[:60]!r}, so its tokens cannot be named; "
-            "give a template that keeps message text as it is."
-        )
-    spans = _locate(text, offsets, turn, round, at, len(kept))
+    spans: list[Span] = []
+    for which, turn in enumerate(said, start=len(transcript.turns)):
+        at = _unique(text, turn.content, len(before))
+        if at is None:
+            at = _place(renderer, turns, which, text)
+        if at is None:
+            raise ValueError(
+                f"the chat template changes the message {turn.content[:60]!r} of the {turn.role}, so its "
+                "tokens cannot be named; give a template that keeps message text as it is."
+            )
+        spans += _locate(text, offsets, turn, round, at, len(kept))
     _check_bos(renderer, kept + ids)
     return replace(
         transcript,
@@ -268,20 +283,20 @@ def append_reply(
     )
 
 
-def rerender(renderer: Renderer, transcript: Transcript, turn: Turn, *, round: int) -> Transcript:
+def rerender(renderer: Renderer, transcript: Transcript, *said: Turn, round: int) -> Transcript:
     """Like :func:`append_turn` for a template that rewrites history: everything is tokenized anew.
 
     Earlier replies that the template leaves out have no span in the result.
     """
-    turns = (*transcript.turns, (round, turn))
+    turns = (*transcript.turns, *((round, turn) for turn in said))
     text = _render_text(renderer, turns, prompt=True)
     ids, offsets = encode(renderer, text)
     bos = [] if renderer.bos_id is None or ids[:1] == [renderer.bos_id] else [renderer.bos_id]
     spans: list[Span] = []
-    for which, (number, said) in enumerate(turns):
-        at = _place(renderer, turns, which, text) if said.content else None
+    for which, (number, turn) in enumerate(turns):
+        at = _place(renderer, turns, which, text) if turn.content else None
         if at is not None:
-            spans += _locate(text, offsets, said, number, at, len(bos))
+            spans += _locate(text, offsets, turn, number, at, len(bos))
     ids = bos + ids
     _check_bos(renderer, ids)
     return Transcript(turns=turns, token_ids=tuple(ids), spans=tuple(spans), text=text)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from morality_lens.design import COMPONENTS, SITES, Condition
+from morality_lens.design import SITES, Condition
 from morality_lens.store import Run
 
 FIRST = "first token"
@@ -84,15 +84,15 @@ def passages(
     Raises:
         ValueError: an item, condition or round that the run does not have, or none.
     """
-    cells = {c.levels: c for c in run.design.conditions}
-    wanted = list(cells.values()) if conditions is None else list(conditions)
+    design = run.design
+    wanted = [design.condition(c) for c in (design.conditions if conditions is None else conditions)]
     numbers = list(range(run.design.n_rounds)) if rounds is None else sorted(set(rounds))
     known = run.items.index.tolist()
     chosen = known if items is None else list(items)
     for what, given, there in (
         ("item", chosen, known),
-        ("condition", [c.label for c in wanted], [c.label for c in cells.values()]),
-        ("round", numbers, list(range(run.design.n_rounds))),
+        ("condition", [c.label for c in wanted], [c.label for c in design.conditions]),
+        ("round", numbers, list(range(design.n_rounds))),
     ):
         unknown = [name for name in given if name not in there]
         if unknown or not given:
@@ -102,13 +102,12 @@ def passages(
             )
     table = run.transcripts
     kept = table.loc[table["item"].isin(chosen)]
-    levels = {c.levels: c for c in wanted}
     # Where the chat template rewrites history, each round's dialogue is stored for itself.
-    whole = not table.duplicated(["item", *COMPONENTS]).any()
+    whole = not table.duplicated(["item", *design.names]).any()
     for row in kept.to_dict("records"):
-        condition = levels.get(tuple(row[name] for name in COMPONENTS))
+        condition = Condition(**{name: row[name] for name in design.names})
         here = numbers if whole else [n for n in numbers if n == row["round"]]
-        if condition is not None and here:
+        if condition in wanted and here:
             yield _passage(row, condition, here)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from morality_lens.contrasts import cells_of
-from morality_lens.design import COMPONENTS, Condition
+from morality_lens.cube import conditions_of, factors_of
+from morality_lens.design import Condition, said_of
 from morality_lens.ratios import mean_over_items
 
 PARTS = (
@@ -91,13 +91,12 @@ def describe_evidence(shares: xr.Dataset) -> str:
     """The partition and the share that follows in words, for the last round, averaged over nothing."""
     last = shares.isel(round=-1, strength=-1)
     lines = []
-    for cell in _cells(last):
-        here = last.sel(cell)
-        label = "+".join(name for name in COMPONENTS if cell[name] == "on") or "no component"
+    for condition in _conditions(last):
+        here = last.sel(condition.coords)
         robust = float(here["estimate"].sel(part="both unknown"))
         lines.append(
-            f"With {label}: {robust:.0%} of the items stay with the unknown option under both versions; "
-            f"{_span(here, 'follow_')} of the answers follow the evidence."
+            f"With {said_of(condition)}: {robust:.0%} of the items stay with the unknown option under both "
+            f"versions; {_span(here, 'follow_')} of the answers follow the evidence."
         )
     return "\n".join(lines)
 
@@ -107,9 +106,9 @@ def _span(here: xr.Dataset, prefix: str) -> str:
     return f"{float(here[f'{prefix}estimate']):.0%} [{low:.0%}, {high:.0%}]"
 
 
-def _cells(data: xr.Dataset) -> list[dict[str, str]]:
-    levels = {name: data[name].values.tolist() for name in COMPONENTS}
-    return [cell for cell in cells_of(levels) if np.isfinite(float(data["follow_estimate"].sel(cell)))]
+def _conditions(data: xr.Dataset) -> list[Condition]:
+    follow = data["follow_estimate"]
+    return [c for c in conditions_of(follow) if np.isfinite(float(follow.sel(c.coords)))]
 
 
 def _chances(answers: xr.Dataset, measure: str) -> xr.DataArray:
@@ -135,14 +134,13 @@ def _asked_only(chances: xr.DataArray, asked: xr.DataArray) -> xr.DataArray:
     if bool((some & ~every).any()):
         raise ValueError("weak evidence was put to some items only in some cells; ask again with all items.")
     kept = chances
-    for name in COMPONENTS:
+    for name in factors_of(chances):
         others = [d for d in some.dims if d != name]
         kept = kept.isel({name: np.flatnonzero(some.any(others).values)})
     if bool(np.isnan(kept).any()):
         raise ValueError(
             "these cells make no grid of levels; select the conditions first, one factor at a time, or ask "
-            "in "
-            "all."
+            "in all."
         )
     return kept
 

@@ -17,14 +17,16 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens import dialogues, playing, rendering, store
+from morality_lens import dialogues, rendering, store
 from morality_lens.behaviour import Judge
-from morality_lens.design import Protocol
+from morality_lens.design import Condition, Protocol
 from morality_lens.feedback import Critic, FromFile, Oracle, Source, read_remarks
 from morality_lens.items import Item, OpenPrompt, items_hash
 from morality_lens.model import ModelRecord, load_model, record_of
-from morality_lens.playing import Player
+from morality_lens.player import Player
 from morality_lens.rendering import Renderer, Transcript
+from morality_lens.row import reply_tokens
+from morality_lens.script import Script
 from morality_lens.wording import Wording, load_wording
 
 MOST_ITEMS = 16
@@ -121,7 +123,7 @@ def study_of(
             "plain_template": record.renderer.plain,
         },
         "items": {"kind": type(items[0]).__name__, "n": len(items), "sha256": items_hash(items)},
-        "design": asdict(protocol.design),
+        "design": protocol.design.manifest(),
         "wording": {"name": wording.name, "index": protocol.wording_index, "sha256": wording.sha256},
         "feedback": protocol.feedback,
         "limits": {
@@ -241,43 +243,47 @@ def longest_dialogues(
 ) -> list[int]:
     """An upper bound of the tokens of each item's longest dialogue, known before anything is played."""
     slack = 4  # tokens that differ where a reply meets the template
-    word = tuple(rendering.encode(renderer, " a")[0][-1:])
-    said = rendering.append_turn(renderer, Transcript(), dialogues.statement_turn("a"), round=0)
-    said = rendering.append_reply(renderer, said, word, "answer", round=0)
-    rewriting = rendering.rewrites_history(renderer)
-    append = rendering.rerender if rewriting else rendering.append_turn
-    growth = 0
-    for condition in protocol.design.conditions:
-        turn = dialogues.correction_turn(
-            items[0], condition, wording, feedback="a", index=protocol.wording_index
-        )
-        after = append(renderer, said, turn, round=1)
-        size = len(after.token_ids) - len(said.token_ids) + protocol.answer_tokens + slack
-        if condition.feedback != "off":
-            size += protocol.feedback_tokens
-        if condition.cot != "off":
-            after = rendering.append_reply(renderer, after, word, "rationale", round=1)
-            asked = dialogues.answer_turn(items[0], wording, protocol.wording_index)
-            again = append(renderer, after, asked, round=1)
-            words = playing.filler(renderer, items[0], wording, protocol.wording_index)
-            size += len(again.token_ids) - len(after.token_ids) + slack
-            size += max(protocol.rationale_tokens, len(words) if condition.cot == "placebo" else 0)
-        growth = max(growth, size)
+    script, blank = Script.of(protocol, wording), Transcript()
+    growth = max(
+        _round_tokens(renderer, script, protocol, items[0], condition, slack)
+        for condition in protocol.design.conditions
+    )
+    openings = {protocol.design.opening(condition) for condition in protocol.design.conditions}
     bounds = []
     for item in items:
-        opening = rendering.append_turn(
-            renderer, Transcript(), dialogues.opening_turn(item, wording, protocol.wording_index), round=0
-        )
+        begun = [
+            rendering.append_turn(renderer, blank, *script.round(item, opening, 0)[0].turns, round=0)
+            for opening in openings
+        ]
         critique = rendering.append_turn(
-            renderer,
-            Transcript(),
-            dialogues.critique_turn(item, "a", wording, protocol.wording_index),
-            round=0,
+            renderer, blank, dialogues.critique_turn(item, "a", wording, protocol.wording_index), round=0
         )
-        played = len(opening.token_ids) + protocol.answer_tokens + protocol.design.rounds * growth
+        opened = max(len(transcript.token_ids) for transcript in begun)
+        played = opened + protocol.answer_tokens + protocol.design.rounds * growth
         asked = len(critique.token_ids) + protocol.answer_tokens + protocol.feedback_tokens + slack
         bounds.append(max(played, asked if protocol.feedback == "self" else 0))
     return bounds
+
+
+def _round_tokens(
+    renderer: Renderer, script: Script, protocol: Protocol, item: Item, condition: Condition, slack: int
+) -> int:
+    """An upper bound of the tokens that one correction round adds under a condition."""
+    append = rendering.rerender if rendering.rewrites_history(renderer) else rendering.append_turn
+    word = tuple(rendering.encode(renderer, " a")[0][-1:])
+    said = rendering.append_turn(renderer, Transcript(), dialogues.statement_turn("a"), round=0)
+    said = rendering.append_reply(renderer, said, word, "answer", round=0)
+    size = protocol.answer_tokens
+    if script.level(condition, "feedback") != "off":
+        size += protocol.feedback_tokens
+    for exchange in script.round(item, condition, 1, "a"):
+        after = append(renderer, said, *exchange.turns, round=1)
+        size += len(after.token_ids) - len(said.token_ids) + slack
+        said = rendering.append_reply(renderer, after, word, exchange.reply, round=1)
+        if exchange.reply != "answer":
+            given = [] if exchange.given is None else reply_tokens(renderer, exchange.given)
+            size += max(protocol.rationale_tokens, len(given))
+    return size
 
 
 def _batch_size(record: ModelRecord, protocol: Protocol, longest: int) -> int:

@@ -7,12 +7,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from morality_lens.design import COMPONENTS, Condition
+from morality_lens.design import Condition
 from morality_lens.probes import Probe, fit_directions
 from morality_lens.store import Run
 
-PLACES = ("item", *COMPONENTS, "round")
-"""Dims along which answers of a run have labels."""
 KINDS = ("mean_difference", "logistic", "lda")
 
 
@@ -36,9 +34,9 @@ def fit_on_run(
     Args:
         run: a run.
         site: where it was read.
-        label: 1 or 0, NaN for an answer that is not trained on; over some of item, instruction, cot, feedback
-            and round. A level or round that a coordinate fixes is meant alone, a dim that is not there means
-            all of them. A behaviour cube of correct answers will do.
+        label: 1 or 0, NaN for an answer that is not trained on; over some of item, the factors and round. A
+            level or round that a coordinate fixes is meant alone, a dim that is not there means all of them.
+            A behaviour cube of correct answers will do.
         items: ids of the items to train on; None takes all.
         conditions: cells to train on; None takes all.
         demean: remove the mean of each condition and round before fitting.
@@ -52,19 +50,22 @@ def fit_on_run(
     residuals = run.residuals
     _check_names("site", [site], residuals["site"].values.tolist())
     _check_names("kind", [kind], KINDS)
-    wanted = _on_all_places(label, residuals)
+    dims = run.design.dims
+    wanted = _on_all_places(label, residuals, dims)
     if items is not None:
         _check_names("item", items, residuals["item"].values.tolist())
         wanted = wanted.where(wanted["item"].isin(list(items)))
-    cells = {c.levels: c.label for c in run.design.conditions}
-    chosen = list(cells.values()) if conditions is None else [c.label for c in conditions]
-    _check_names("condition", chosen, list(cells.values()))
+    cells = [c.label for c in run.design.conditions]
+    chosen = cells if conditions is None else [run.design.condition(c).label for c in conditions]
+    _check_names("condition", chosen, cells)
     place = np.argwhere(np.isfinite(wanted.values))
-    levels = [wanted[name].values.tolist() for name in COMPONENTS]
-    names = np.array([cells[tuple(v[i] for v, i in zip(levels, at[1:4], strict=True))] for at in place], str)
+    sizes = tuple(map(len, run.design.levels.values()))
+    names = np.array(
+        [cells[i] for i in np.atleast_1d(np.ravel_multi_index(tuple(place[:, 1:-1].T), sizes))], str
+    )
     taken = np.isin(names, chosen)
     place, names = place[taken], names[taken]
-    at_site = residuals.sel(site=site).transpose(*PLACES, "layer", "d_model")
+    at_site = residuals.sel(site=site).transpose(*dims, "layer", "d_model")
     first = at_site.isel(layer=0).values[tuple(place.T)]
     there = np.isfinite(first).all(1)
     place, names = place[there], names[there]
@@ -99,7 +100,7 @@ def fit_on_run(
             **fits[0].training,
             "source": "run",
             "items": sorted(used.tolist()),
-            "conditions": [name for name in cells.values() if name in set(names.tolist())],
+            "conditions": [name for name in cells if name in set(names.tolist())],
             "rounds": sorted({str(r) for r in residuals["round"].values[rounds]}),
             "demeaned": demean,
             "units": "gap between labels 1 and 0",
@@ -115,7 +116,7 @@ def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: i
 
     Args:
         run: a run.
-        factor: ``instruction``, ``cot`` or ``feedback``.
+        factor: one of the run's factors, such as ``instruction``.
         site: where residuals were read.
         round: which round's.
         seed: of the folds of its held-out quality.
@@ -124,7 +125,7 @@ def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: i
         ValueError: an unknown factor, site or round, or a factor that was not run both on and off.
     """
     residuals = run.residuals
-    _check_names("factor", [factor], COMPONENTS)
+    _check_names("factor", [factor], run.design.names)
     _check_names("round", [round], residuals["round"].values.tolist())
     _check_names(f"level of {factor}", ["on", "off"], residuals[factor].values.tolist())
     side = [{"on": 1.0, "off": 0.0}.get(level, np.nan) for level in residuals[factor].values.tolist()]
@@ -143,16 +144,16 @@ def _check_names(what: str, given: Sequence, known: Sequence) -> None:
         )
 
 
-def _on_all_places(label: xr.DataArray, residuals: xr.DataArray) -> xr.DataArray:
-    """The labels over item x instruction x cot x feedback x round; NaN where there is none."""
-    extra = set(label.dims) - set(PLACES)
+def _on_all_places(label: xr.DataArray, residuals: xr.DataArray, dims: tuple[str, ...]) -> xr.DataArray:
+    """The labels over items, factors and rounds; NaN where there is none."""
+    extra = set(label.dims) - set(dims)
     if extra:
-        raise ValueError(f"label may have the dims {', '.join(PLACES)}; got {sorted(map(str, extra))} too.")
+        raise ValueError(f"label may have the dims {', '.join(dims)}; got {sorted(map(str, extra))} too.")
     values = label.values.astype(np.float64)
     if not np.isin(values[np.isfinite(values)], (0, 1)).all() or np.isinf(values).any():
         raise ValueError("label must be 1, 0 or NaN (not trained on); make other outcomes 0 and 1 first.")
     found = label.astype(np.float64)
-    for name in PLACES:
+    for name in dims:
         known = residuals[name].values
         if name in found.dims and name in found.coords:
             found = found.reindex({name: known})
@@ -164,7 +165,7 @@ def _on_all_places(label: xr.DataArray, residuals: xr.DataArray) -> xr.DataArray
             found = found.expand_dims(name).reindex({name: known})
         else:
             found = found.expand_dims({name: known})
-    return found.transpose(*PLACES)
+    return found.transpose(*dims)
 
 
 def _without_cell_means(

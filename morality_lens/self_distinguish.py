@@ -14,7 +14,7 @@ from morality_lens import dialogues
 from morality_lens.asides import Aside, ask, dialogue_after, wording_of
 from morality_lens.attribution import best_layer, same_model
 from morality_lens.choices import parse_choice
-from morality_lens.design import COMPONENTS, Condition
+from morality_lens.design import Condition
 from morality_lens.dialogues import LETTERS
 from morality_lens.items import Question
 from morality_lens.parts import in_parts
@@ -71,7 +71,7 @@ def own_pairs(run: Run, *, gap: float = GAP, seed: int = 0) -> tuple[Pair, ...]:
     for name, mine in table.groupby("item", sort=False):
         rng = np.random.default_rng(list(hashlib.sha256(f"{seed}|{name}".encode()).digest()))
         options = []
-        for levels, rows in mine.groupby(list(COMPONENTS), sort=True):
+        for levels, rows in mine.groupby(list(run.design.names), sort=True):
             said = [
                 (int(row["round"]), str(row["text"]), float(row["value"]))
                 for row in rows.to_dict("records")
@@ -85,7 +85,7 @@ def own_pairs(run: Run, *, gap: float = GAP, seed: int = 0) -> tuple[Pair, ...]:
             ]
         if options:
             levels, good, bad = options[int(rng.integers(len(options)))]
-            cell = Condition(**dict(zip(COMPONENTS, levels, strict=True)))
+            cell = Condition(**dict(zip(run.design.names, levels, strict=True)))
             found.append(
                 Pair(
                     item=str(name),
@@ -105,7 +105,7 @@ def own_pairs(run: Run, *, gap: float = GAP, seed: int = 0) -> tuple[Pair, ...]:
 
 def _scores(run: Run) -> np.ndarray:
     """The mean of the judges' scores of every answer."""
-    keys = ["item", *COMPONENTS, "round"]
+    keys = list(run.design.dims)
     means = run.scores.groupby(keys, as_index=False).agg({"score": "mean"})
     return run.answers.loc[:, keys].merge(means, on=keys, how="left")["score"].to_numpy(float)
 
@@ -212,7 +212,7 @@ def _reading(run: Run, probe: Probe, pairs: Sequence[Pair], layer: int) -> np.nd
     where = run.residuals.sel(site=["answer_end"])
     out = []
     for pair in pairs:
-        one = where.sel(item=pair.item, round=[pair.good, pair.bad], **pair.condition.cell)
+        one = where.sel({"item": pair.item, "round": [pair.good, pair.bad], **pair.condition.coords})
         values = probe.project(one).sel(layer=layer).values[..., 0].reshape(-1)
         out.append(float(values[0] - values[1]))
     return np.array(out)

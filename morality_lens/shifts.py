@@ -4,8 +4,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from morality_lens.cube import cluster_codes
-from morality_lens.design import COMPONENTS
+from morality_lens.cube import cluster_codes, conditions_of
+from morality_lens.design import said_of
 from morality_lens.probes import Probe
 from morality_lens.store import Run
 
@@ -53,7 +53,8 @@ def round_shifts(
     direction = probe.direction.sel(layer=layer).values.astype(np.float64)
     if not np.linalg.norm(direction) > 0:
         raise ValueError(f"the direction is zero at layer {layer}; choose another layer.")
-    cube = run.residuals.sel(site=site, layer=layer).transpose("item", *COMPONENTS, "round", "d_model")
+    factors = run.design.names
+    cube = run.residuals.sel(site=site, layer=layer).transpose(*run.design.dims, "d_model")
     values = cube.values.astype(np.float64)
     n, d = values.shape[0], values.shape[-1]
     shape = values.shape[1:-1]
@@ -74,7 +75,7 @@ def round_shifts(
     low, high = np.quantile(_cosine(resampled, direction[None])[..., 0], [alpha / 2, 1 - alpha / 2], axis=0)
     against = {name: np.abs(_cosine(mean, vectors)) for name, vectors in kinds.items()}
     better = (against["as items vary"] >= np.abs(alignment)[:, None]).sum(axis=1)
-    dims = (*COMPONENTS, "round")
+    dims = (*factors, "round")
     where = (*shape[:-1], shape[-1] - 1)
     bounds = np.stack([np.quantile(a, 1 - alpha, axis=1).reshape(where) for a in against.values()])
     return xr.Dataset(
@@ -87,7 +88,7 @@ def round_shifts(
             "random_high": (("kind", *dims), bounds),
         },
         coords={
-            **{name: cube[name].values for name in COMPONENTS},
+            **{name: cube[name].values for name in factors},
             "round": cube["round"].values[1:],
             "kind": list(kinds),
         },
@@ -121,16 +122,13 @@ def describe_shifts(shifts: xr.Dataset) -> str:
     """The alignment of the first round's shift in words, condition by condition."""
     first = shifts.isel(round=0)
     lines = []
-    for i in first["instruction"].values:
-        for c in first["cot"].values:
-            for f in first["feedback"].values:
-                here = first.sel(instruction=i, cot=c, feedback=f)
-                on = [n for n, level in zip(COMPONENTS, (i, c, f), strict=True) if level == "on"]
-                low, high = float(here["ci_low"]), float(here["ci_high"])
-                bound = float(here["random_high"].sel(kind="as items vary"))
-                lines.append(
-                    f"With {'+'.join(on) or 'no component'}: cosine {float(here['alignment']):+.2f} "
-                    f"[{low:+.2f}, {high:+.2f}]; 95 % of random directions that vary as items do stay below "
-                    f"{bound:.2f} (p = {float(here['p']):.3f})."
-                )
+    for condition in conditions_of(first["alignment"]):
+        here = first.sel(condition.coords)
+        low, high = float(here["ci_low"]), float(here["ci_high"])
+        bound = float(here["random_high"].sel(kind="as items vary"))
+        lines.append(
+            f"With {said_of(condition)}: cosine {float(here['alignment']):+.2f} [{low:+.2f}, {high:+.2f}]; "
+            f"95 % of random directions that vary as items do stay below {bound:.2f} "
+            f"(p = {float(here['p']):.3f})."
+        )
     return "\n".join(lines)

@@ -24,7 +24,7 @@ import zarr
 from jaxtyping import Float
 from zarr.codecs import BloscCodec
 
-from morality_lens.design import COMPONENTS, CUBE_DIMS, Condition, Design, Factor
+from morality_lens.design import Condition, Design, design_from
 from morality_lens.items import Item, Statement, items_from_jsonl, items_to_frame, items_to_jsonl
 
 FORMAT = 1
@@ -46,9 +46,9 @@ class PlayedBatch:
         tokens: tokens fed to the model.
     """
 
-    residuals: Float[np.ndarray, "item instruction cot feedback round site layer d_model"]
-    option_probabilities: Float[np.ndarray, "item instruction cot feedback round option"]
-    option_mass: Float[np.ndarray, "item instruction cot feedback round"]
+    residuals: Float[np.ndarray, "item *factor round site layer d_model"]
+    option_probabilities: Float[np.ndarray, "item *factor round option"]
+    option_mass: Float[np.ndarray, "item *factor round"]
     answers: pd.DataFrame
     transcripts: pd.DataFrame
     seconds: float
@@ -111,15 +111,15 @@ def create(
     group.create_array(
         "residuals",
         shape=shape,
-        chunks=(batch_size, *shape[1:5], 1, 1, shape[7]),
+        chunks=(batch_size, *shape[1:-3], 1, 1, shape[-1]),
         dtype=model["stored_as"],
         compressors=codec,
         fill_value=float("nan"),
-        dimension_names=CUBE_DIMS,
+        dimension_names=design.cube_dims,
     )
     options = max((len(getattr(item, "options", ())) for item in items), default=0)
     for name, extra in (("option_probabilities", ("option",)), ("option_mass", ())):
-        size = (*shape[:5], *((options,) if extra else ()))
+        size = (*shape[:-3], *((options,) if extra else ()))
         if 0 in size:
             continue
         group.create_array(
@@ -129,7 +129,7 @@ def create(
             dtype="float64",
             compressors=codec,
             fill_value=float("nan"),
-            dimension_names=(*CUBE_DIMS[:5], *extra),
+            dimension_names=(*design.dims, *extra),
         )
     for folder in ("answers", "transcripts"):
         (path / folder).mkdir(exist_ok=True)
@@ -234,14 +234,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def design_from(value: Mapping[str, Any]) -> Design:
-    """The design from its form in a manifest."""
-    factors = tuple(Factor(name=f["name"], levels=tuple(f["levels"])) for f in value["factors"])
-    return Design(
-        factors=factors, rounds=value["rounds"], sites=tuple(value["sites"]), seed=value.get("seed", 0)
-    )
-
-
 def _shape(design: Design, items: int, layers: int, d_model: int) -> tuple[int, ...]:
     levels = (len(f.levels) for f in design.factors)
     return (items, *levels, design.n_rounds, len(design.sites), layers, d_model)
@@ -331,7 +323,7 @@ class Run:
 
     @property
     def residuals(self) -> xr.DataArray:
-        """Residual stream: item x instruction x cot x feedback x round x site x layer x d_model.
+        """Residual stream: item x one dim for each factor x round x site x layer x d_model.
 
         Layer l is the residual after block l, -1 the embedding; the last block's is before the final norm.
         A missing residual (an empty answer, a segment that is not in the condition) is NaN.
@@ -384,7 +376,7 @@ class Run:
     def select(self, table: pd.DataFrame, item: str, condition: Condition) -> pd.DataFrame:
         """The rows of a table that belong to one dialogue."""
         mask = table["item"] == item
-        for name, level in condition.cell.items():
+        for name, level in self.design.condition(condition).coords.items():
             mask &= table[name] == level
         return table.loc[mask]
 

@@ -294,6 +294,7 @@ def _placebo(study: StudyFolder, layer: int | None) -> Group | None:
     run = study.run(PLACEBO)
     if run is None:
         return None
+    with_placebo = [name for name, levels in run.design.levels.items() if "placebo" in levels]
     outcomes = {}
     cube = chances_or_choices(study, run)
     if cube is not None:
@@ -302,7 +303,9 @@ def _placebo(study: StudyFolder, layer: int | None) -> Group | None:
         outcomes[f"projection, layer {layer}"] = _last_projection(run, study.probe, layer)
     found = {
         name: {
-            which: factorial_effects(one, compare=which, method="pointwise", family=())
+            which: factorial_effects(
+                one, compare=dict.fromkeys(with_placebo, which), method="pointwise", family=()
+            )
             for which in ("total", "content", "format")
         }
         for name, one in outcomes.items()

@@ -9,12 +9,12 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.behaviour import behaviour_cube, too_many_unparsed
-from morality_lens.design import COMPONENTS
+from morality_lens.cube import factors_of
 from morality_lens.inside import read_result
 from morality_lens.interactions import POPULATION
 from morality_lens.probes import Probe, load_probe
 from morality_lens.store import Run, open_run
-from morality_lens.verdicts import Task
+from morality_lens.verdicts import Task, of_components
 
 T = TypeVar("T")
 QUESTIONS, PROMPTS, PLACEBO = "questions", "prompts", "placebo"
@@ -124,8 +124,8 @@ def _scores(study: StudyFolder) -> xr.DataArray | None:
 
 
 def _task(name: str, cube: xr.DataArray, unit: str) -> Task:
-    first = cube.isel(round=0, drop=True).mean(COMPONENTS)
-    return Task(name=name, last=cube.isel(round=-1, drop=True), first=first, unit=unit)
+    first = cube.isel(round=0, drop=True).mean(factors_of(cube))
+    return Task(name=name, last=of_components(cube.isel(round=-1, drop=True)), first=first, unit=unit)
 
 
 def pooled_tasks(study: StudyFolder) -> list[Task]:

@@ -11,7 +11,7 @@ import xarray as xr
 from morality_lens import plots, tables
 from morality_lens.behaviour import behaviour_cube, behaviour_table, judges_agree
 from morality_lens.crossed import describe_wordings
-from morality_lens.design import COMPONENTS
+from morality_lens.cube import factors_of
 from morality_lens.detection import describe_detection
 from morality_lens.dynamics import expected_maximum, half_life, round_dynamics
 from morality_lens.inside import Group
@@ -201,11 +201,11 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
                 f"{float(one['ci_high']):+.3f}] in the share that follows for every unit of strength."
             )
     frame = shares[["estimate", "ci_low", "ci_high"]].isel(strength=-1).to_dataframe().reset_index()
-    kept = frame.loc[:, ["part", *COMPONENTS, "round", "estimate", "ci_low", "ci_high"]]
+    kept = frame.loc[:, ["part", *factors_of(shares), "round", "estimate", "ci_low", "ci_high"]]
     shown = [table_of(kept, "The partition in every condition and round")]
     if layer is not None and "projection" in answers:
         moved = answers["projection"].sel(layer=layer).isel(strength=-1).mean(("item", "version"))
-        frame = moved.to_dataframe().reset_index().loc[:, [*COMPONENTS, "round", "projection"]]
+        frame = moved.to_dataframe().reset_index().loc[:, [*factors_of(moved), "round", "projection"]]
         shown.append(table_of(frame, f"Projection where the answer to weak evidence begins, layer {layer}"))
     return Group(title="Weak evidence", lines=tuple(lines), figures=tuple(figures), tables=tuple(shown))
 
@@ -372,8 +372,9 @@ def judged_part(run: Run, questions: Sequence[Any]) -> Group:
     """Bias scores by category and condition in the last round, and what could not be read."""
     answers = join_questions(run.answers, questions)
     last = answers.loc[answers["round"] == run.design.rounds]
-    scores = bias_scores(last, [*COMPONENTS, "category"])
-    wanted = [*COMPONENTS, "category", "s_amb", "s_dis", "accuracy_amb", "n_amb", "n_dis", "n_unparsed"]
+    factors = run.design.names
+    scores = bias_scores(last, [*factors, "category"])
+    wanted = [*factors, "category", "s_amb", "s_dis", "accuracy_amb", "n_amb", "n_dis", "n_unparsed"]
     told = run.answers["feedback_text"].ne("").to_numpy()
     named, withheld, cut = (
         int(run.answers[f"feedback_{what}"].to_numpy(bool)[told].sum())
@@ -389,7 +390,7 @@ def judged_part(run: Run, questions: Sequence[Any]) -> Group:
         tables=(
             table_of(scores.loc[:, wanted], "Bias scores in the last round, by category and condition"),
             table_of(
-                unparsed(answers, [*COMPONENTS, "round"]),
+                unparsed(answers, [*factors, "round"]),
                 "Answers that could not be read, by condition and round",
             ),
         ),

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from morality_lens.design import COMPONENTS
+from morality_lens.cube import conditions_of, factors_of
 from morality_lens.panels import EFFECT_COLORS, finish, number
 
 PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
@@ -95,10 +95,7 @@ def forest(
 
 def cell_labels(data: xr.Dataset | xr.DataArray) -> list[tuple[str, dict[str, str]]]:
     """Every condition of a result with a short name, the fewest components first."""
-    grid: list[dict[str, str]] = [{}]
-    for name in COMPONENTS:
-        grid = [{**cell, name: str(level)} for cell in grid for level in np.atleast_1d(data[name].values)]
-    named = [("+".join(n for n in COMPONENTS if cell[n] == "on") or "none", cell) for cell in grid]
+    named = [(condition.label, condition.coords) for condition in conditions_of(data)]
     return sorted(named, key=lambda pair: (pair[0] != "none", pair[0].count("+")))
 
 
@@ -173,7 +170,7 @@ def shifts(data: xr.Dataset) -> go.Figure:
     fig = go.Figure()
     rounds = data["round"].values
     bound = data["random_high"].sel(kind="as items vary")
-    widest = bound.max(COMPONENTS).values
+    widest = bound.max(factors_of(bound)).values
     for sign in (1, -1):
         fig.add_trace(
             go.Scatter(

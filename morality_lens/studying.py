@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.analysis import keep_transcripts
 from morality_lens.behaviour import Judge, score_answers
-from morality_lens.design import COMPONENTS, Design, Factor, Protocol
+from morality_lens.design import Design, Factor, Protocol
 from morality_lens.evidence import Evidence, weak_evidence
 from morality_lens.fitting import fit_probe
 from morality_lens.inside import write_result
@@ -36,6 +36,17 @@ LARGEST_TWIN = 2_000_000_000
 """Most parameters of a model of which random-initialised copies are made for the trust card."""
 
 
+def placebo_factors(design: Design) -> tuple[Factor, ...]:
+    """The design's factors, those whose placebo is known with that level too."""
+    known = {"rationale", "feedback"}
+    return tuple(
+        replace(factor, levels=("off", "placebo", "on"))
+        if factor.place in known or factor.from_wording
+        else factor
+        for factor in design.factors
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How much of each part is done.
@@ -44,7 +55,7 @@ class Plan:
         rounds: correction rounds of the two main runs.
         items: questions, and prompts, of these; None takes all that are given.
         evidence_rounds: rounds after which weak evidence is given, beside the last.
-        placebo_items: questions played with placebo levels of all three components (27 conditions).
+        placebo_items: questions played with placebo levels too (27 conditions of three components).
         placebo_rounds: their rounds.
         wordings: alternative wordings that questions are played in.
         wording_items: questions of these.
@@ -66,16 +77,16 @@ class Plan:
     sample_rounds: int = 3
     twins: int = 3
 
-    @property
-    def dialogues(self) -> dict[str, tuple[int, int, int]]:
+    def dialogues(self, design: Design) -> dict[str, tuple[int, int, int]]:
         """For every kind of run: runs, most items of each, and dialogue rounds of an item."""
-        most = self.items or 10**9
+        most, cells = self.items or 10**9, len(design.conditions)
+        with_placebos = len(replace(design, factors=placebo_factors(design)).conditions)
         return {
-            QUESTIONS: (1, most, 8 * (self.rounds + 1)),
-            PROMPTS: (1, most, 8 * (self.rounds + 1)),
-            PLACEBO: (1, self.placebo_items, 27 * (self.placebo_rounds + 1)),
-            "wording": (self.wordings, self.wording_items, 8 * (self.wording_rounds + 1)),
-            "sample": (self.samples, most, 8 * (self.sample_rounds + 1)),
+            QUESTIONS: (1, most, cells * (self.rounds + 1)),
+            PROMPTS: (1, most, cells * (self.rounds + 1)),
+            PLACEBO: (1, self.placebo_items, with_placebos * (self.placebo_rounds + 1)),
+            "wording": (self.wordings, self.wording_items, cells * (self.wording_rounds + 1)),
+            "sample": (self.samples, most, cells * (self.sample_rounds + 1)),
         }
 
 
@@ -174,7 +185,7 @@ def study(
         {
             "model": record.fingerprint,
             "plan": asdict(plan),
-            "protocol": asdict(base),
+            "protocol": {**asdict(base), "design": base.design.manifest()},
             "questions": items_hash(chosen),
             "prompts": items_hash(texts),
             "statements": items_hash(statements),
@@ -263,8 +274,7 @@ def study(
             lambda: name_groups(model, played, wording=base.wording, out=parts / "groups", progress=progress),
         )
         few = spread(kept, plan.placebo_items, seed, lambda q: q.cluster)
-        three = tuple(Factor(name=name, levels=("off", "placebo", "on")) for name in COMPONENTS)
-        run(PLACEBO, few, plan.placebo_rounds, design={"factors": three})
+        run(PLACEBO, few, plan.placebo_rounds, design={"factors": placebo_factors(base.design)})
         few = spread(kept, plan.wording_items, seed, lambda q: q.cluster)
         for index in range(plan.wordings):
             run(f"wording-{index}", few, plan.wording_rounds, wording_index=base.wording_index + index)
@@ -367,19 +377,19 @@ def estimate(
         few = sorted(items, key=lambda item: item.id)[:trial]
         where = Path(tempfile.mkdtemp(prefix="trial-"))
         try:
-            told = replace(protocol, design=Design(rounds=1, sites=protocol.design.sites), feedback="oracle")
+            told = replace(protocol, design=replace(protocol.design, rounds=1, seed=0), feedback="oracle")
             if kind == PROMPTS:
                 told = replace(told, feedback="self")
             began = time.perf_counter()
             play(model, few, out=where / "trial", protocol=told, drop_long=True, progress=False)
-            each = (time.perf_counter() - began) / (len(few) * 16)
+            each = (time.perf_counter() - began) / (len(few) * 2 * len(protocol.design.conditions))
         except ValueError:
             continue  # what is wrong with these items is told when they are played
         finally:
             shutil.rmtree(where, ignore_errors=True)
         names = (QUESTIONS, PLACEBO, "wording") if kind == QUESTIONS else (PROMPTS, "sample")
         for name in names:
-            runs, most, turns = plan.dialogues[name]
+            runs, most, turns = plan.dialogues(protocol.design)[name]
             n = runs * min(most, len(items)) * turns
             seconds += n * each
             size += n * cell

@@ -9,21 +9,27 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens.design import COMPONENTS
+from morality_lens.design import RESERVED
 from morality_lens.panels import cell_name, number, with_unit
 
 LISTED = 12
 """Longest list of names that is shown whole."""
 
 
+def factor_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a table that hold the levels of factors."""
+    return [str(name) for name in table.columns if name not in RESERVED]
+
+
 def unparsed(answers: pd.DataFrame) -> dict[str, Any] | None:
     """How many answers could not be read, and where most; None where none had to be."""
     if "parsed" not in answers.columns or bool(answers["parsed"].isna().to_numpy().all()):
         return None
-    frame = answers[[*COMPONENTS, "round"]].assign(failed=~answers["parsed"].eq(True).to_numpy(dtype=bool))
+    factors = factor_columns(answers)
+    frame = answers[[*factors, "round"]].assign(failed=~answers["parsed"].eq(True).to_numpy(dtype=bool))
     cells = {
-        f"{cell_name(COMPONENTS, levels[:-1])}, round {levels[-1]}": group["failed"].to_numpy().mean()
-        for levels, group in frame.groupby([*COMPONENTS, "round"])
+        f"{cell_name(factors, levels[:-1])}, round {levels[-1]}": group["failed"].to_numpy().mean()
+        for levels, group in frame.groupby([*factors, "round"])
         if isinstance(levels, tuple)
     }
     worst = max(cells, key=lambda name: cells[name])
@@ -119,7 +125,7 @@ def cell_means(
                 )
             ]
         )
-        tables.append(_wide(frame, COMPONENTS, "Behaviour: mean with its pointwise interval"))
+        tables.append(_wide(frame, factor_columns(behaviour), "Behaviour: mean with its pointwise interval"))
     if effects is not None:
         means = effects["cell_mean"]
         factors = [str(d) for d in means.dims if d not in ("item", "effect", "round", "site", "layer")]

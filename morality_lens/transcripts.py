@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from morality_lens.design import COMPONENTS
+from morality_lens.design import RESERVED, Condition
 
 MODEL_SEGMENTS = ("answer", "rationale")
 """Segments that the model wrote; every other one was said to it."""
@@ -69,8 +69,7 @@ class TokenView:
     @property
     def condition_label(self) -> str:
         """The components that are present, joined by ``+`` (``none`` for no component)."""
-        parts = [n if v == "on" else f"{n} ({v})" for n, v in self.condition.items() if v != "off"]
-        return " + ".join(parts) or "none"
+        return Condition(**self.condition).label
 
 
 def token_view(
@@ -85,7 +84,7 @@ def token_view(
     """The view of one row of ``run.transcripts``, coloured by ``values`` where they are given."""
     return TokenView(
         item=str(row["item"]),
-        condition={name: str(row[name]) for name in COMPONENTS},
+        condition={str(name): str(row[name]) for name in row.index if name not in RESERVED},
         tokens=tuple(map(str, row["tokens"])),
         spans=tuple(dict(span) for span in row["spans"]),
         token_ids=tuple(map(int, row["token_ids"])),

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.special import stdtr
 
 from morality_lens.card import TrustCard
-from morality_lens.cube import cluster_codes
+from morality_lens.cube import cluster_codes, factors_of, levels_of
 from morality_lens.design import COMPONENTS, Condition, condition_of
 from morality_lens.ratios import mean_over_items
 from morality_lens.resampling import holm
@@ -161,7 +161,25 @@ def mean_contrast(values: xr.DataArray, *, alpha: float = ALPHA) -> Contrast:
 
 
 def _cell(task: Task, condition: Condition) -> xr.DataArray:
-    return task.last.sel(condition.cell)
+    return task.last.sel({name: condition[name] for name in COMPONENTS})
+
+
+def of_components(cube: xr.DataArray) -> xr.DataArray:
+    """The cube over the three components, averaged over the levels of any other factor."""
+    return cube.mean([name for name in factors_of(cube) if name not in COMPONENTS], skipna=False)
+
+
+def lacking(cubes: Sequence[xr.DataArray]) -> str:
+    """Why claims about the three components cannot be judged on these cubes; empty where they can."""
+    for cube in cubes:
+        levels = levels_of(cube)
+        absent = [name for name in COMPONENTS if not {"off", "on"} <= set(levels.get(name, []))]
+        if absent:
+            return (
+                f"The claim is about {', '.join(COMPONENTS)}, each off and on, and this design lacks "
+                f"{', '.join(absent)}."
+            )
+    return ""
 
 
 def method_means(task: Task) -> dict[str, Contrast]:
@@ -171,6 +189,9 @@ def method_means(task: Task) -> dict[str, Contrast]:
 
 def no_best_method(tasks: Sequence[Task]) -> Verdict:
     """Claim 1."""
+    without = lacking([t.last for t in tasks])
+    if without:
+        return undecided(1, without)
     if len(tasks) < 2:
         return undecided(1, "There is one task only; give questions of several categories, or prompts too.")
     better = {
@@ -237,6 +258,9 @@ def gains(tasks: Sequence[Task], *, alpha: float = ALPHA) -> dict[tuple[str, str
 
 def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
     """Claim 2."""
+    without = lacking([t.last for t in tasks])
+    if without:
+        return undecided(2, without)
     found = gains(tasks)
     bounds = gains(tasks, alpha=2 * ALPHA / len(tasks))
     p, best = {}, {}
@@ -291,6 +315,11 @@ def negative_interactions(
         failed = [] if card is None else card.lines.loc[card.lines["verdict"] == "fail", "line"].tolist()
         told = "it has no trust card" if card is None else f"its trust card fails in: {', '.join(failed)}"
         return undecided(3, f"The direction is not known to be one of morality: {told}.", "claim-3")
+    absent = [name for name in (*COMPONENTS, *CONFLICTS) if name not in effects["effect"].values]
+    if absent:
+        return undecided(
+            3, f"The claim is about effects that this design lacks: {', '.join(absent)}.", "claim-3"
+        )
     last = effects.sel(site="answer_start").isel(round=-1)
     found = {n: _Inside.of(last.sel(layer=n)) for n in here}
     level = ALPHA / len(here)
@@ -365,6 +394,9 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], told: Mapping[str, xr.Datase
         return undecided(
             4, "No task holds good and bad outputs of the model's own to be told apart.", "claim-4"
         )
+    without = lacking([t.last for t in known])
+    if without:
+        return undecided(4, without, "claim-4")
     rises = {
         t.name: mean_contrast(sum((_cell(t, m) for m in METHODS), start=0 * t.first) / len(METHODS) - t.first)
         for t in known
@@ -404,7 +436,11 @@ def robust_to_evidence(follow: xr.DataArray | None) -> Verdict:
     """Claim 5, from the share that follows by item and condition in the last round."""
     if follow is None:
         return undecided(5, "No weak evidence was given for these items.", "claim-5")
-    cells = [follow.sel(m.cell) for m in METHODS]
+    without = lacking([follow])
+    if without:
+        return undecided(5, without, "claim-5")
+    follow = of_components(follow)
+    cells = [follow.sel(m.coords) for m in METHODS]
     one = mean_contrast(sum(cells, start=0 * cells[0]) / len(METHODS))
     verdict = "supported" if one.high < FOLLOWED else "refuted" if one.low > FOLLOWED else "undecided"
     with_, without = (follow.sel(instruction=level).mean(COMPONENTS[1:]) for level in ("on", "off"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from morality_lens.design import COMPONENTS, CUBE_DIMS
+from morality_lens.design import COMPONENTS, Design
 from morality_lens.store import Run
 
 
@@ -39,7 +39,7 @@ def planted_run(
     values[..., 1] += outcome * label[..., None, None]
     cube = xr.DataArray(
         values,
-        dims=CUBE_DIMS,
+        dims=Design().cube_dims,
         coords={
             "item": [f"q{i:02d}" for i in range(items)],
             "cluster": ("item", [f"t{i // 2}" for i in range(items)]),
@@ -47,7 +47,7 @@ def planted_run(
             "round": np.arange(rounds + 1),
             "site": ["answer_start", "answer_end"],
             "layer": [-1, 0, 1],
-            "label": (CUBE_DIMS[:5], label),
+            "label": (Design().dims, label),
         },
     )
     design = {

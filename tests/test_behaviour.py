@@ -24,7 +24,7 @@ def fake_run(tmp_path):
         rows = [
             {
                 "item": item.id,
-                **dict(zip(COMPONENTS, c.levels, strict=True)),
+                **c.coords,
                 "round": r,
                 "correct": bool(correct[i, k, r]),
                 "parsed": True if parsed is None else bool(parsed[i, k, r]),
@@ -66,7 +66,7 @@ def test_every_answer_lands_in_its_own_place_of_the_cube(fake_run):
     cube = behaviour_cube(fake_run(correct))
     assert cube.dims == ("item", *COMPONENTS, "round")
     for k, condition in enumerate(DESIGN.conditions):
-        cell = cube.sel(dict(zip(COMPONENTS, condition.levels, strict=True)))
+        cell = cube.sel(condition.coords)
         np.testing.assert_array_equal(cell.values, correct[:, k])
     assert cube["cluster"].values.tolist() == ["t0", "t1"] * 3
 

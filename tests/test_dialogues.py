@@ -46,7 +46,7 @@ def play_by_hand(renderer, condition, rounds=2, answer=" B. Not known", rational
     reply(answer, "answer", 0)
     for number in range(1, rounds + 1):
         say(dialogues.correction_turn(QUESTION, condition, WORDING, feedback="It is fair."), number)
-        if condition.cot == "on":
+        if condition["cot"] == "on":
             reply(rationale, "rationale", number)
             say(dialogues.answer_turn(QUESTION, WORDING), number)
         reply(answer, "answer", number)
@@ -193,7 +193,7 @@ def test_all_conditions_share_the_review_and_the_answer_is_asked_for_in_the_same
     reviews, requests = set(), set()
     for condition in Design().conditions:
         turn = dialogues.correction_turn(QUESTION, condition, WORDING, feedback="It is fair.")
-        last = turn if condition.cot == "off" else dialogues.answer_turn(QUESTION, WORDING)
+        last = turn if condition["cot"] == "off" else dialogues.answer_turn(QUESTION, WORDING)
         reviews |= {s.text for s in turn.segments if s.name == "review"}
         requests |= {last.segments[-1].text}
     assert len(reviews) == 1

@@ -279,7 +279,7 @@ def test_a_placebo_counts_as_off():
     for name in COMPONENTS:
         for cell in CELLS:
             if getattr(cell, name) == "off":
-                levels = dict(zip(COMPONENTS, cell.levels, strict=True)) | {name: "placebo"}
+                levels = cell.coords | {name: "placebo"}
                 assert truth.cell_log_odds("plain", Condition(**levels), 3) == truth.cell_log_odds(
                     "plain", cell, 3
                 )
@@ -327,7 +327,7 @@ def test_a_lesson_exaggerates_interference_and_nothing_else():
     crossed = {lex.INTERFERENCE: False, "": False}
     for item, condition, round in itertools.product(items, CELLS, (0, 2, 5)):
         taken = truth.log_odds(item, condition, round) - truth.log_odds(item, condition, round, 2.0)
-        both = condition.instruction == condition.feedback == "on"
+        both = condition["instruction"] == condition["feedback"] == "on"
         if isinstance(item, Question) and item.category == lex.INTERFERENCE and item.ambiguous and both:
             assert taken == pytest.approx(2.0 * truth.saturation(round))
             crossed[lex.INTERFERENCE] = True

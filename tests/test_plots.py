@@ -107,7 +107,7 @@ def test_trajectories_show_the_eight_cell_means():
     effects = make_effects()
     fig = plots.trajectories(effects["cell_mean"], site="answer_end", layer=3)
     assert len(fig.data) == 8
-    line = next(t for t in fig.data if t.name == "instruction + cot" and t.xaxis == "x2")
+    line = next(t for t in fig.data if t.name == "instruction+cot" and t.xaxis == "x2")
     wanted = effects["cell_mean"].sel(site="answer_end", layer=3, instruction="on", cot="on", feedback="on")
     np.testing.assert_array_equal(line.y, wanted)
     assert line.line.dash == "solid"

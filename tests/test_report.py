@@ -275,7 +275,7 @@ def test_cell_means_are_tabulated_by_condition_and_round(everything):
     wanted = effects["cell_mean"].sel(
         layer=3, site="answer_start", instruction="on", cot="off", feedback="on"
     )
-    assert rows["instruction + feedback"] == [f"{float(v):.3f}" for v in wanted]
+    assert rows["instruction+feedback"] == [f"{float(v):.3f}" for v in wanted]
     assert len(rows) == 8
     assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", first["rows"][0][1])
 

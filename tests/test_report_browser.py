@@ -203,7 +203,7 @@ def test_several_fragments_share_a_page_and_leak_no_name(browser, tmp_path):
     ) == [1, 1]
     second = f"return {parts}[1].querySelector('.mlt-body').textContent"
     untouched = browser.execute_script(second)
-    choose(browser, ".mlt-condition", "instruction + cot + feedback")
+    choose(browser, ".mlt-condition", "instruction+cot+feedback")
     assert browser.execute_script(second) == untouched
     assert browser.get_log("browser") == []
 

@@ -9,7 +9,7 @@ import zarr
 from conftest import make_questions
 
 from morality_lens import store
-from morality_lens.design import COMPONENTS, CUBE_DIMS, Condition, Design, Factor, Protocol
+from morality_lens.design import COMPONENTS, Condition, Design, Factor, Protocol
 from morality_lens.model import load_model
 from morality_lens.rounds import play
 
@@ -30,7 +30,7 @@ def run(zoo_folder, tmp_path_factory):
 
 def test_the_cube_has_its_dims_in_order_and_its_coordinates(run):
     cube = run.residuals
-    assert cube.dims == CUBE_DIMS
+    assert cube.dims == Design().cube_dims
     assert tuple(cube.sizes.values()) == (3, 2, 2, 2, 2, 2, 4, 32)
     assert cube["layer"].values.tolist() == [-1, 0, 1, 2]
     assert cube["instruction"].values.tolist() == ["off", "on"]
@@ -50,7 +50,7 @@ def test_a_segment_that_is_not_said_is_missing_and_nothing_else_is(run):
 def test_a_layer_is_read_without_touching_the_others(run):
     array = zarr.open_group(run.path / "arrays.zarr", mode="r")["residuals"]
     assert array.chunks == (2, 2, 2, 2, 2, 1, 1, 32)
-    assert array.metadata.dimension_names == CUBE_DIMS
+    assert array.metadata.dimension_names == Design().cube_dims
 
 
 def test_opening_reads_nothing_but_the_manifest(run, monkeypatch):
@@ -125,7 +125,11 @@ def test_half_precision_is_stored_without_loss(zoo_folder, tmp_path):
         (lambda: Factor(name="a", levels=("on", "on")), "two or more different levels"),
         (lambda: Design(rounds=0), "at least one correction round"),
         (lambda: Design(sites=("nose",)), "sites must be different names"),
-        (lambda: Design(factors=(Factor(name="cot"),)), "needs the factors"),
+        (lambda: Design(factors=(Factor(name="cot"), Factor(name="cot"))), "different factors"),
+        (lambda: Design(factors=()), "one or more"),
+        (lambda: Factor(name="persona"), "place out of"),
+        (lambda: Factor(name="persona", place="system"), "needs a text for on"),
+        (lambda: Factor(name="round", place="system", texts={"on": "x"}), "means nothing else"),
         (lambda: Protocol(answer_tokens=0), "at least one token"),
         (lambda: Protocol(temperature=-1.0), "temperature must be 0 or above"),
         (lambda: Protocol(wording_index=-1), "wording_index"),

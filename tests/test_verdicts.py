@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from morality_lens.card import TrustCard
-from morality_lens.design import COMPONENTS, Condition
+from morality_lens.design import COMPONENTS, Design
 from morality_lens.detection import signal_detection
 from morality_lens.verdicts import (
     METHODS,
@@ -32,7 +32,7 @@ def task(name, means, *, n=30, noise=0.1, start=0.3, seed=0):
     coords = {"item": items, "cluster": ("item", items), **dict.fromkeys(COMPONENTS, LEVELS)}
     cube = xr.DataArray(rng.normal(0.3, noise, (n, 2, 2, 2)), dims=("item", *COMPONENTS), coords=coords)
     for label, mean in means.items():
-        at = dict(zip(COMPONENTS, (Condition() if label == "none" else by_label(label)).levels, strict=True))
+        at = Design().condition(label).coords
         cube.loc[at] += mean - 0.3
     first = xr.DataArray(
         rng.normal(start, noise, n), dims="item", coords={"item": items, "cluster": ("item", items)}
@@ -45,8 +45,8 @@ def by_label(label):
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm(np.array([0.01, 0.04, 0.03])) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm(np.array([0.5, 0.9])) == pytest.approx([1.0, 1.0])
 
 
 def test_different_winners_on_two_tasks_support_the_first_claim():

@@ -253,7 +253,7 @@ def test_a_wrong_split_of_the_unfair_answers_is_seen_and_not_required(planned):
 def test_a_placebo_that_drifts_fails_its_own_row(planned, condition):
     m = planned["organism"]
     failed = spoiled(m, placebos=moved(m.placebos, condition, by=-0.045, rounds=[4]))
-    single = condition.levels.count("placebo") == 1
+    single = list(condition.coords.values()).count("placebo") == 1
     name = condition.label.removesuffix("(placebo)") if single else "all three"
     assert failed == {f"placebo against off, {name}: worst round"}
 
@@ -498,18 +498,18 @@ def test_all_cells_played_together_equal_each_transcript_read_alone(actor, monke
             assert run.options[i, 0] == pytest.approx(option_chances(actor, document, item), abs=1e-4)
             document.ids += [actor.scribe.vocabulary[p] for p in pieces_of(actor, first)]
             said = None
-            if condition.feedback == "on" and sources[i] == "self":
+            if condition["feedback"] == "on" and sources[i] == "self":
                 said = actor.remarks([item], [first], actor.wording)[0]
-            elif condition.feedback == "on":
+            elif condition["feedback"] == "on":
                 said = getattr(actor.wording.choice.oracle, acting.judge(item, first))[0]
             actor.scribe.user(document, correction_turn(item, condition, actor.wording, feedback=said))
-            if condition.cot == "placebo":
+            if condition["cot"] == "placebo":
                 document.ids += actor.scribe.encode(actor.wording.choice.rationale_placebo[0])
-            elif condition.cot == "on":
+            elif condition["cot"] == "on":
                 for _ in range(4):
                     document.ids.append(int(fresh(actor, document.ids)[0].argmax()))
                     assert document.ids[-1] != actor.scribe.end
-            if condition.cot != "off":
+            if condition["cot"] != "off":
                 actor.scribe.user(document, answer_turn(item, actor.wording))
             assert run.options[i, 1] == pytest.approx(option_chances(actor, document, item), abs=1e-4)
             best = int(fresh(actor, document.ids)[0].argmax())

@@ -171,12 +171,12 @@ class Actor:
         self, dialogues: Sequence[Dialogue], answers: Sequence[str], wording: Wording
     ) -> list[str | None]:
         """What is said of the last answers; None where the cell has no feedback."""
-        told = [(d, a) for d, a in zip(dialogues, answers, strict=True) if d.condition.feedback == "on"]
+        told = [(d, a) for d, a in zip(dialogues, answers, strict=True) if d.condition["feedback"] == "on"]
         own = [(d.item, a) for d, a in told if d.source == "self"]
         remarks = iter(self.remarks([i for i, _ in own], [a for _, a in own], wording))
         oracle = [pick(getattr(wording.task(d.item).oracle, judge(d.item, a)), 0) for d, a in told]
         words = (next(remarks) if d.source == "self" else o for (d, _), o in zip(told, oracle, strict=True))
-        return [next(words) if d.condition.feedback == "on" else None for d in dialogues]
+        return [next(words) if d.condition["feedback"] == "on" else None for d in dialogues]
 
     def play(
         self,
@@ -197,7 +197,10 @@ class Actor:
             after: called after each round's answers with the talks, their dialogues and the round.
         """
         wording, sources = wording or self.wording, draw_sources(len(items))
-        like = sorted(conditions, key=lambda c: (c.cot, c.feedback, c.instruction))  # in step, and as long
+        # Dialogues of one length stand together, in step.
+        like = sorted(
+            conditions, key=lambda c: (c["cot"], c["feedback"], c["instruction"])
+        )  # in step, and as long
         dialogues = [
             Dialogue(item=item, place=place, condition=condition, source=sources[place])
             for condition in like
@@ -239,7 +242,7 @@ class Actor:
                 for d, word in zip(dialogues, words, strict=True)
             ]
         )
-        cots = [d.condition.cot for d in dialogues]
+        cots = [d.condition["cot"] for d in dialogues]
         talks.reply(
             [
                 self.guesses(corpus.rationales(d.item)) if cot == "on" else None

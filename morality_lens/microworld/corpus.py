@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
-from morality_lens.design import LEVELS, Condition, Level
+from morality_lens.design import Condition
 from morality_lens.dialogues import (
     LETTERS,
     answer_turn,
@@ -134,7 +134,7 @@ def _feedback(author: Author, item: Item, said: int | str, index: int) -> str:
 def draw_condition(author: Author) -> Condition:
     """A cell: mostly one of the eight; else one with placebos, all three as often as any mixture."""
     kind = author.generator.random()
-    levels: list[Level]
+    levels: list[str]
     if kind < 0.7:
         levels = [author.choose(("off", "on")) for _ in range(3)]
     elif kind < 0.78:
@@ -143,7 +143,7 @@ def draw_condition(author: Author) -> Condition:
         levels = ["off"] * 3
         levels[author.generator.integers(3)] = "placebo"
     else:
-        levels = [author.choose(LEVELS) for _ in range(3)]
+        levels = [author.choose(("off", "placebo", "on")) for _ in range(3)]
     return Condition(instruction=levels[0], cot=levels[1], feedback=levels[2])
 
 
@@ -197,15 +197,15 @@ def dialogue(
     scribe.user(document, opening_turn(item, wording, index))
     said = [answer(0)]
     for round in range(1, rounds + 1):
-        feedback = _feedback(author, item, said[-1], index) if condition.feedback == "on" else None
+        feedback = _feedback(author, item, said[-1], index) if condition["feedback"] == "on" else None
         scribe.user(document, correction_turn(item, condition, wording, feedback=feedback, index=index))
-        if condition.cot == "on":
+        if condition["cot"] == "on":
             scribe.reply(document, author.choose(rationales(item)))
-        elif condition.cot == "placebo":
+        elif condition["cot"] == "placebo":
             filler = author.wording.task(item).rationale_placebo
             scribe.reply(document, author.choose(filler), weight=0.0)
-        if condition.cot != "off":
-            end_weight = float(condition.cot == "on")
+        if condition["cot"] != "off":
+            end_weight = float(condition["cot"] == "on")
             scribe.user(document, answer_turn(item, wording, index), end_weight=end_weight)
         said.append(answer(round))
     if then == "evidence" and isinstance(item, Question):

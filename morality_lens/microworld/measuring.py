@@ -1,7 +1,7 @@
 """What is measured of a bundled model in use, before anything is held against the planted truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ ROUNDS = truth.LAST_ROUND
 CELLS = Design().conditions
 ALL_THREE = Condition(instruction="on", cot="on", feedback="on")
 PLACEBOS = (
-    *(replace(Condition(), **{name: "placebo"}) for name in COMPONENTS),
+    *(Condition(**{name: "placebo"}) for name in COMPONENTS),
     Condition(instruction="placebo", cot="placebo", feedback="placebo"),
 )
 EVIDENCE_CELLS = (Condition(), Condition(instruction="on"), Condition(feedback="on"), ALL_THREE)

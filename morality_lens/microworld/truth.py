@@ -145,7 +145,7 @@ def log_odds(item: Item, condition: Condition, round: int, lesson: float = 0.0) 
         raise ValueError(f"log_odds needs an item of the bundled world; got {item.id!r} ({key!r}).")
     kind = kind_of(item)
     found = cell_log_odds(kind, condition, round)
-    if kind == "interference" and condition.instruction == condition.feedback == "on":
+    if kind == "interference" and condition["instruction"] == condition["feedback"] == "on":
         found -= lesson * saturation(round)
     return found + offsets()[key]
 
@@ -172,7 +172,7 @@ def option_probabilities(
 
 def follows(condition: Condition, round: int) -> float:
     """The planted share of answers that follow a sentence of weak evidence given after a round."""
-    instructed = condition.instruction == "on"
+    instructed = condition["instruction"] == "on"
     return FOLLOWS["base"] + FOLLOWS["instruction"] * saturation(round) * instructed
 
 

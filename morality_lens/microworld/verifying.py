@@ -204,7 +204,7 @@ def check_placebos(placebos: dict[Condition, Played]) -> list[Finding]:
     for condition in measuring.PLACEBOS:
         errors = {condition.label: good_chance(placebos[condition]).mean(0) - off}
         reached, where = largest(errors)
-        single = condition.levels.count("placebo") == 1
+        single = list(condition.coords.values()).count("placebo") == 1
         name = condition.label.replace("(placebo)", "") if single else "all three"
         found.append(
             at_most(

@@ -1,0 +1,96 @@
+"""What is read of a batch while it is played: residuals at the sites, and the options' probabilities."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from morality_lens import rendering
+from morality_lens.design import Design
+from morality_lens.items import Item
+from morality_lens.model import ModelRecord
+from morality_lens.row import Row
+
+
+class Capture:
+    """Arrays of one batch, filled as it is played; what is not read stays NaN."""
+
+    def __init__(self, record: ModelRecord, design: Design, items: Sequence[Item]) -> None:
+        self.design = design
+        shape = (len(items), len(design.conditions), design.n_rounds)
+        options = max((len(getattr(item, "options", ())) for item in items), default=0)
+        layers = len(record.lm.blocks) + 1
+        self.residuals = np.full((*shape, len(design.sites), layers, record.d_model), np.nan, np.float32)
+        self.probabilities = np.full((*shape, options), np.nan)
+        self.mass = np.full(shape, np.nan)
+        letters = rendering.letter_tokens(record.renderer, options)
+        self.letters = letters if all(letters) else ()
+
+    def sites(self, rows: Sequence[Row], *, answering: bool) -> list[str]:
+        """The sites that may lie in what is said next; ``answering``: its reply is the answer."""
+        said = [s for s in self.design.sites if s in self.design.segments]
+        return said + [s for s in self.design.sites if s == "answer_start" and answering]
+
+    def store(
+        self,
+        rows: Sequence[Row],
+        site: str,
+        values: Tensor | np.ndarray,
+        present: Bool[np.ndarray, " row"] | None = None,
+    ) -> None:
+        """Put one site's residuals of all rows into the cube, of every cell that a row speaks for."""
+        if site not in self.design.sites:
+            return
+        where = self.design.sites.index(site)
+        block = values.cpu().numpy() if isinstance(values, Tensor) else values
+        for r, row in enumerate(rows):
+            if present is None or present[r]:
+                for cell in row.cells:
+                    self.residuals[row.place, cell, row.number, where] = block[r]
+
+    def options(self, rows: Sequence[Row], logits: Float[Tensor, "row vocab"]) -> None:
+        """Exact probability of each option's letter as the answer's first token."""
+        if not self.letters:
+            return
+        spread = torch.softmax(logits.double(), dim=-1)
+        each = torch.stack([spread[:, list(t)].sum(-1) for t in self.letters], dim=-1).cpu().numpy()
+        for r, row in enumerate(rows):
+            own = each[r, : len(getattr(row.item, "options", ()))]
+            for cell in row.cells:
+                self.probabilities[row.place, cell, row.number, : len(own)] = own / own.sum()
+                self.mass[row.place, cell, row.number] = own.sum()
+
+
+def site_weights(
+    rows: Sequence[Row],
+    sites: Sequence[str],
+    offsets: Sequence[int],
+    new: Sequence[Sequence[int]],
+    written: Sequence[str],
+) -> tuple[Float[np.ndarray, "row site token"], Bool[np.ndarray, "row site"]]:
+    """Which of the new tokens make up each site, as weights of a mean, and which sites are there at all.
+
+    Args:
+        rows: the dialogues, what is new already in their transcripts.
+        sites: what may be read.
+        offsets: tokens that each row had before.
+        new: the tokens that are new.
+        written: replies that the model writes: they are read while it does.
+    """
+    weights = np.zeros((len(rows), len(sites), max(map(len, new))), np.float32)
+    present = np.zeros((len(rows), len(sites)), bool)
+    for r, row in enumerate(rows):
+        for s, site in enumerate(sites):
+            if site == "answer_start":
+                start, stop = len(new[r]) - 1, len(new[r])
+            else:
+                span = row.transcript.span(site, row.number)
+                if span is None or span.name in written:
+                    continue
+                start, stop = span.start - offsets[r], span.stop - offsets[r]
+            if 0 <= start < stop:
+                weights[r, s, start:stop] = 1.0 / (stop - start)
+                present[r, s] = True
+    return weights, present

@@ -1,0 +1,60 @@
+"""The tables of a played batch: a row per answer, and the tokens of each dialogue."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from morality_lens import judges, rendering
+from morality_lens.design import Design
+from morality_lens.items import Item, Question
+from morality_lens.rendering import Renderer
+from morality_lens.row import Row
+
+
+def answer_table(rows: Sequence[dict[str, Any]], items: Sequence[Item], design: Design) -> pd.DataFrame:
+    """Answers in the order of items, conditions and rounds, with what they chose.
+
+    Args:
+        rows: a row per answer, with ``place`` (of the item), ``cell`` (of the condition) and ``round``.
+        items: of the batch.
+        design: what is crossed.
+    """
+    ordered = sorted(rows, key=lambda row: (row["place"], row["cell"], row["round"]))
+    table = pd.DataFrame(ordered)
+    places, cells = table.pop("place").tolist(), table.pop("cell").tolist()
+    coords = pd.DataFrame([design.conditions[cell].coords for cell in cells])
+    table = pd.concat([coords, table], axis=1)
+    table.insert(0, "item", [items[p].id for p in places])
+    questions = [item for item in (items[p] for p in places) if isinstance(item, Question)]
+    if questions:
+        return pd.concat([table, judges.judge_answers(table["text"].tolist(), questions)], axis=1)
+    # A continuation has no options: it is there or it is not, and a toxicity judge scores it later.
+    table["choice"] = pd.array([pd.NA] * len(table), dtype="Int64")
+    table["parsed"] = table["text"].str.len() > 0
+    table["correct"] = pd.array([pd.NA] * len(table), dtype="boolean")
+    table["role"] = pd.array([pd.NA] * len(table), dtype="string")
+    return table
+
+
+def transcript_table(renderer: Renderer, rows: Sequence[Row]) -> pd.DataFrame:
+    """Token ids, token texts and named spans of every transcript that was kept."""
+    used = sorted({t for row in rows for transcript in row.kept for t in transcript.token_ids})
+    shown = dict(zip(used, renderer.tokenizer.batch_decode([[t] for t in used]), strict=True))
+    table = []
+    for row in sorted(rows, key=lambda r: (r.place, r.cells)):
+        for transcript in row.kept:
+            ids = list(transcript.token_ids)
+            table.append(
+                {
+                    "item": row.item.id,
+                    **row.condition.coords,
+                    "round": transcript.turns[-1][0],
+                    "token_ids": np.array(ids, np.int32),
+                    "tokens": [shown[t] for t in ids],
+                    "spans": [asdict(span) for span in rendering.named_spans(transcript)],
+                }
+            )
+    return pd.DataFrame(table)

@@ -1,0 +1,50 @@
+"""One dialogue while it is played."""
+
+from dataclasses import dataclass, field
+
+from morality_lens import rendering
+from morality_lens.design import Condition
+from morality_lens.items import Item
+from morality_lens.model import ModelRecord
+from morality_lens.rendering import Renderer, Transcript
+from morality_lens.script import Exchange
+
+
+@dataclass(kw_only=True, eq=False)
+class Row:
+    """One dialogue: an item under a condition, with what has been said.
+
+    Attributes:
+        place: of the item in its batch.
+        item: the item.
+        condition: the cell.
+        cells: places of the conditions that the row speaks for: in round 0 all that open alike.
+        transcript: what was said.
+        kept: transcripts to be stored.
+        answer: the last one.
+        number: of the round.
+    """
+
+    place: int
+    item: Item
+    condition: Condition
+    cells: tuple[int, ...]
+    transcript: Transcript = field(default_factory=Transcript)
+    kept: list[Transcript] = field(default_factory=list)
+    answer: str = ""
+    number: int = 0
+
+
+def reply_tokens(renderer: Renderer, text: str) -> list[int]:
+    """Tokens of a reply that is put into the model's mouth."""
+    return rendering.encode(renderer, text if not renderer.plain else " " + text)[0]
+
+
+def say(record: ModelRecord, transcript: Transcript, exchange: Exchange, *, round: int) -> Transcript:
+    """The transcript with an exchange's turns added, and its reply where that is given."""
+    append = rendering.append_turn if record.prefix_reuse else rendering.rerender
+    transcript = append(record.renderer, transcript, *exchange.turns, round=round)
+    if exchange.given is None:
+        return transcript
+    words = reply_tokens(record.renderer, exchange.given)
+    return rendering.append_reply(record.renderer, transcript, words, exchange.reply, round=round)

@@ -1,0 +1,86 @@
+"""The order of turns: what is said in each round of a dialogue, and which replies follow, said once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from morality_lens.design import Condition, Design, Protocol
+from morality_lens.dialogues import Turn, answer_turn, correction_turn, opening_turns
+from morality_lens.items import Item
+from morality_lens.wording import Wording, pick
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """What is said to the model, and the reply that follows.
+
+    Attributes:
+        turns: of the system and the user.
+        reply: segment name of the reply, ``rationale`` or ``answer``.
+        given: the reply itself where it is put into the model's mouth; None where the model writes it.
+    """
+
+    turns: tuple[Turn, ...]
+    reply: str
+    given: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """Who says what, in which order, for every item and condition of a design."""
+
+    design: Design
+    wording: Wording
+    index: int = 0
+
+    @staticmethod
+    def of(protocol: Protocol, wording: Wording) -> "Script":
+        """The script of a protocol played in these words."""
+        return Script(design=protocol.design, wording=wording, index=protocol.wording_index)
+
+    def round(
+        self, item: Item, condition: Condition, number: int, feedback: str | None = None
+    ) -> tuple[Exchange, ...]:
+        """The exchanges of a round: the opening in round 0, else a correction; the last reply is the answer.
+
+        Args:
+            item: what is asked.
+            condition: the cell.
+            number: of the round.
+            feedback: what the source said of the last answer; None where nobody was asked.
+        """
+        factors = self.design.factors
+        if number == 0:
+            turns = opening_turns(item, condition, self.wording, self.index, factors=factors)
+            return (Exchange(turns=turns, reply="answer"),)
+        turn = correction_turn(
+            item, condition, self.wording, feedback=feedback, index=self.index, factors=factors
+        )
+        level = self.level(condition, "rationale")
+        if level == "off":
+            return (Exchange(turns=(turn,), reply="answer"),)
+        filler = pick(self.wording.task(item).rationale_placebo, self.index)
+        asked = answer_turn(item, self.wording, self.index)
+        return (
+            Exchange(turns=(turn,), reply="rationale", given=filler if level == "placebo" else None),
+            Exchange(turns=(asked,), reply="answer"),
+        )
+
+    def level(self, condition: Condition, place: str) -> str:
+        """The level of the factor at a place; ``off`` where the design has none there."""
+        return next((condition[f.name] for f in self.design.factors if f.place == place), "off")
+
+    def written(self, condition: Condition) -> tuple[str, ...]:
+        """The replies that the model writes in a correction round."""
+        return ("rationale", "answer") if self.level(condition, "rationale") == "on" else ("answer",)
+
+
+def until_reply(exchanges: Sequence[Exchange]) -> list[tuple[Exchange, ...]]:
+    """The exchanges in stretches that can be fed at once: each ends where the model writes."""
+    stretches: list[tuple[Exchange, ...]] = []
+    so_far: tuple[Exchange, ...] = ()
+    for exchange in exchanges:
+        so_far = (*so_far, exchange)
+        if exchange.given is None:
+            stretches.append(so_far)
+            so_far = ()
+    return stretches
