@@ -53,7 +53,7 @@ class Study(BaseModel):
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
+        return {k: _without_none(v) for k, v in value.items() if v is not None and v != {}}
     return [_without_none(v) for v in value] if isinstance(value, list) else value
 
 

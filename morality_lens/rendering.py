@@ -302,6 +302,29 @@ def rerender(renderer: Renderer, transcript: Transcript, *said: Turn, round: int
     return Transcript(turns=turns, token_ids=tuple(ids), spans=tuple(spans), text=text)
 
 
+def check_system(renderer: Renderer) -> None:
+    """Refuse a template that has no system turn, or makes another speaker's turn of it.
+
+    Raises:
+        ValueError: such a template.
+    """
+    question = (0, statement_turn("A question."))
+    spoken = Segment(name="system", text=MARK)
+    as_said = _render_text(renderer, [(0, Turn(role="system", segments=(spoken,))), question], prompt=True)
+    forged = []
+    for role in ("user", "assistant"):
+        try:
+            turns = [(0, Turn(role=role, segments=(spoken,))), question]
+            forged.append(_render_text(renderer, turns, prompt=True))
+        except ValueError:
+            continue  # a dialogue of these speakers is refused, so it was not made
+    if MARK not in as_said or as_said in forged:
+        does = "leaves it out" if MARK not in as_said else "makes another speaker's turn of it"
+        raise ValueError(
+            f"the model's chat template has no system turn ({does}); let the factor speak before_question."
+        )
+
+
 def rewrites_history(renderer: Renderer) -> bool:
     """Whether the template renders earlier turns differently once later ones follow.
 

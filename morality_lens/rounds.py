@@ -243,6 +243,8 @@ def longest_dialogues(
 ) -> list[int]:
     """An upper bound of the tokens of each item's longest dialogue, known before anything is played."""
     slack = 4  # tokens that differ where a reply meets the template
+    if any(factor.place == "system" for factor in protocol.design.factors):
+        rendering.check_system(renderer)
     script, blank = Script.of(protocol, wording), Transcript()
     growth = max(
         _round_tokens(renderer, script, protocol, items[0], condition, slack)

@@ -16,13 +16,13 @@ import zoo
 from conftest import make_questions
 
 from morality_lens import decoding, dialogues, judges, rendering, store
-from morality_lens.design import COMPONENTS, SEGMENT_SITES, SITES, Design, Factor, Protocol
+from morality_lens.design import COMPONENTS, SITES, Design, Factor, Protocol
 from morality_lens.items import OpenPrompt
 from morality_lens.model import load_model, record_of
 from morality_lens.rounds import longest_dialogues, play
 from morality_lens.wording import load_wording
 
-ALL_SITES = SITES + SEGMENT_SITES
+ALL_SITES = SITES + Design().segments
 
 
 def fresh_residuals(record, ids) -> np.ndarray:

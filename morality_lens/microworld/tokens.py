@@ -17,8 +17,10 @@ PIECE = r"(?<=\n)[A-F]\.| ?\w+| ?[^\w\s]|\n|\s"
 BOS, END, USER, ASSISTANT, PAD, UNK = "<bos>", "<end>", "<user>", "<assistant>", "<pad>", "<unk>"
 SPECIAL = (PAD, UNK, BOS, END, USER, ASSISTANT)
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'user' %}<user>{% else %}<assistant>{% endif %}{{ m.content }}<end>"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<user>"
+    # What the system says is the beginning of the first user turn.
+    "{% if loop.index0 == 1 and messages[0].role == 'system' %}{{ messages[0].content + '\\n' }}{% endif %}"
+    "{{ m.content }}<end>{% elif m.role == 'assistant' %}<assistant>{{ m.content }}<end>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 CONTEXT_LENGTH = 2048
