@@ -372,6 +372,32 @@ class Design:
         """Where a condition stands along the factors' dimensions."""
         return tuple(self.levels[n].index(v) for n, v in self.condition(condition).coords.items())
 
+    def two_way(
+        self, factors: Sequence[str], at: str | Mapping[str, str] = "off"
+    ) -> tuple[str, str, dict[str, str]]:
+        """Two factors in the design's order, and the level at which each other one is held.
+
+        Raises:
+            ValueError: other than two different factors of the design that were run off and on, or a level
+                that was not run.
+        """
+        chosen = [name for name in self.names if name in factors and {"off", "on"} <= set(self.levels[name])]
+        if len(chosen) != 2 or len(factors) != 2:
+            raise ValueError(
+                f"an interaction is of two different factors, run off and on, out of {self.names}; got "
+                f"{tuple(factors)}."
+            )
+        others = {name: "off" for name in self.names if name not in chosen}
+        held = dict.fromkeys(others, at) if isinstance(at, str) else {**others, **at}
+        odd = [
+            f"{name} at {', '.join(self.levels.get(name, ['no level']))}"
+            for name, level in held.items()
+            if name not in others or level not in self.levels[name]
+        ]
+        if odd:
+            raise ValueError(f"other factors are held at levels that were run, {'; '.join(odd)}; got {at!r}.")
+        return chosen[0], chosen[1], held
+
     def opening(self, condition: Condition) -> Condition:
         """What of a condition is said before the first answer: cells that share it share round 0."""
         early = [factor.name for factor in self.factors if factor.place in OPENING]

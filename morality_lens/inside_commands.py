@@ -98,10 +98,9 @@ def patch(
     seed: Seed = 0,
 ) -> None:
     """Patch, steer, ablate and mediate; joins the run's report and its trust card."""
-    from morality_lens.design import condition_of
-
-    origin, aim = condition_of(source), condition_of(target)
     played, fitted = _open(folder)
+    origin, aim = played.design.condition(source), played.design.condition(target)
+    pair = played.design.two_way(factors.split(":"))[:2]
     if not played.items["kind"].eq("question").to_numpy().all():
         raise ValueError(
             "patch needs questions with options, whose probabilities are exact; this run has none."
@@ -164,8 +163,7 @@ def patch(
             highlight=False,
             markup=False,
         )
-    one, _, two = factors.partition(":")
-    mediated = mediate(loaded, played, fitted, factors=(one, two), **shared)
+    mediated = mediate(loaded, played, fitted, factors=pair, **shared)
     keep_result(played, "mediated", mediated)
     console.print(f"\n{describe_mediation(mediated)}", highlight=False, markup=False)
     _report(played, fitted)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.attribution import same_model
-from morality_lens.design import Condition, Design
+from morality_lens.design import Condition
 from morality_lens.interventions import Unit, gap_vector, intervene, log_odds_of
 from morality_lens.patching import Measure, read_layers
 from morality_lens.probes import Probe
@@ -70,7 +70,7 @@ def mediate(
     record = same_model(model, run, probe)
     number = run.design.rounds if round is None else round
     chosen = read_layers(record, layers, "residual")
-    one, two, held = _named(run.design, factors, at)
+    one, two, held = run.design.two_way(factors, at)
     if "answer_start" not in run.design.sites:
         raise ValueError("mediate needs a run that stored the site answer_start; play it with that site.")
     measure = Measure.of(record, run, probe)
@@ -155,27 +155,6 @@ def mediate(
         "trust": probe.trust,
     }
     return xr.Dataset(variables, coords=coords, attrs=attrs)
-
-
-def _named(
-    design: Design, factors: Sequence[str], at: str | Mapping[str, str]
-) -> tuple[str, str, dict[str, str]]:
-    """The two factors in the order of the cube, and the level of each other one."""
-    chosen = [name for name in design.names if name in factors]
-    if len(chosen) != 2 or len(factors) != 2:
-        raise ValueError(f"mediate needs two different factors out of {design.names}; got {tuple(factors)}.")
-    others = [name for name in design.names if name not in chosen]
-    held = dict.fromkeys(others, at) if isinstance(at, str) else {**dict.fromkeys(others, "off"), **at}
-    odd = [
-        f"{name} at {', '.join(design.levels.get(name, ['no level']))}"
-        for name, level in held.items()
-        if name not in others or level not in design.levels[name]
-    ]
-    if odd:
-        raise ValueError(
-            f"mediate holds the other factors at levels that were run: {'; '.join(odd)}; got {at!r}."
-        )
-    return chosen[0], chosen[1], held
 
 
 def _site(values: xr.DataArray, d_model: int) -> Float[np.ndarray, "item layer d_model"]:

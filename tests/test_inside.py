@@ -105,8 +105,8 @@ def test_the_same_attribution_is_not_read_twice(looked, monkeypatch, capsys):
     [
         (("attribute", "--effect", "nothing"), "no effect 'nothing'"),
         (("attribute", "--layer", "77"), "no layer 77"),
-        (("patch", "--source", "instruction+magic"), "components joined by +"),
-        (("patch", "--factors", "feedback"), "two different components"),
+        (("patch", "--source", "instruction+magic"), "no condition 'instruction+magic' here"),
+        (("patch", "--factors", "feedback"), "two different factors"),
         (("patch", "--at", "feedback"), "has no 'feedback' in round 1"),
     ],
 )
@@ -166,6 +166,6 @@ def test_conditions_are_read_from_their_labels():
         Condition(instruction="on", cot="on", feedback="on"),
     ):
         assert condition_of(condition.label) == condition
-    for text in ("", "magic", "cot+cot", "cot(loud)", "cot(placebo"):
+    for text in ("", "+", "cot+cot", "cot(loud", "cot(placebo", "(on)", "cot(a)(b)"):
         with pytest.raises(ValueError, match="a condition is none"):
             condition_of(text)

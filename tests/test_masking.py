@@ -39,7 +39,7 @@ def test_masked_words_may_be_any_words(small, component, monkeypatch):
     """Other tokens in the place of the masked ones change nothing, and of those not masked they do."""
     model, run = small
     probe = made_up_probe(model)
-    hidden = set(masking.WORDS[component])
+    hidden = set({f.name: f.segments for f in run.design.factors}[component])
 
     def other(*args, **kwargs):
         for passage in passages(*args, **kwargs):
