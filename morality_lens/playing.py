@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from morality_lens import decoding, dialogues, feedback, judges, rendering
-from morality_lens.design import COMPONENTS, SEGMENT_SITES, Condition, Protocol
+from morality_lens.design import SEGMENT_SITES, Condition, Protocol
 from morality_lens.dialogues import Turn
 from morality_lens.feedback import Asked, Source, uniforms
 from morality_lens.items import Item, Question

@@ -24,7 +24,7 @@ import zarr
 from jaxtyping import Float
 from zarr.codecs import BloscCodec
 
-from morality_lens.design import COMPONENTS, CUBE_DIMS, Condition, Design, Factor
+from morality_lens.design import CUBE_DIMS, Condition, Design, Factor
 from morality_lens.items import Item, Statement, items_from_jsonl, items_to_frame, items_to_jsonl
 
 FORMAT = 1
