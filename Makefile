@@ -1,4 +1,5 @@
-# `make demo` runs the main job on the bundled model; `make test` runs all tests. Both install what they need.
+# `make demo` runs the main job on the bundled model; `make test` tests the package, `make test-world` the
+# training of the bundled models. Each installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 # environment first, and it is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo install install-dev test check bench clean
+.PHONY: demo install install-dev test test-world check bench clean
 
 demo: install
 	$(BIN)/morality-lens run --out runs/demo
@@ -29,7 +30,10 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 test: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/world
+
+test-world: install-dev
+	$(BIN)/python -m pytest tests/world
 
 check: install-dev
 	$(BIN)/ruff format --check .

@@ -50,7 +50,8 @@ def test_every_exported_name_is_there_and_typed():
 
 def test_the_bundled_assets_are_found_and_small():
     files = [p for p in asset("world").rglob("*") if p.is_file()]
-    assert {"questions.jsonl", "statements.jsonl", "prompts.jsonl"} <= {p.name for p in files}
+    bundled = {"questions.jsonl", "statements.jsonl", "prompts.jsonl", "evidence.jsonl"}
+    assert bundled <= {p.name for p in files}
     assert sum(p.stat().st_size for p in asset("world", "organism").rglob("*") if p.is_file()) < 12e6
     with pytest.raises(FileNotFoundError, match="reinstall the package"):
         asset("world", "absent")
@@ -62,15 +63,22 @@ def test_the_wheel_configuration_takes_the_assets_along():
     assert included == {"assets/world": "morality_lens/assets/world"}
 
 
+def test_the_training_of_the_bundled_models_is_no_part_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["morality_lens"]
+    for path in (ROOT / "morality_lens").rglob("*.py"):
+        assert "microworld" not in path.read_text(), path
+
+
 def test_the_tree_in_the_readme_names_every_module():
     readme = (ROOT / "README.md").read_text()
     tree = readme[readme.index("## What is where") : readme.index("## Speed")]
-    modules = {p.stem for p in (ROOT / "morality_lens").glob("*.py")} - {"__init__"}
+    modules = {p.stem for p in (ROOT / "morality_lens").rglob("*.py")} - {"__init__", "__main__"}
     missing = [m for m in sorted(modules) if not re.search(rf"\b{m}\b", tree)]
     assert not missing
 
 
 def test_no_import_defers_annotations():
     """Shape checks would be switched off by it."""
-    for path in (ROOT / "morality_lens").rglob("*.py"):
+    for path in [*(ROOT / "morality_lens").rglob("*.py"), *(ROOT / "microworld").glob("*.py")]:
         assert "from __future__ import annotations" not in path.read_text(), path

@@ -17,11 +17,11 @@ import xarray as xr
 import morality_lens as ml
 from morality_lens.inside import read_result
 from morality_lens.items import OpenPrompt
-from morality_lens.microworld.hearsay import bundled_evidence, planted_verdicts
 from morality_lens.store import open_run
 from morality_lens.study_analysis import analyze_study
 from morality_lens.study_folder import StudyFolder, reading_layers, stable_layers
 from morality_lens.studying import PROFILES, Plan, study
+from morality_lens.world.verdicts import planted_verdicts
 
 browser = browsing.browser
 
@@ -48,7 +48,7 @@ def material(n: int = 10**9):
         "questions": questions[:n],
         "prompts": prompts[:n],
         "statements": ml.load_statements(),
-        "evidence": bundled_evidence(questions),
+        "evidence": ml.load_evidence(),
     }
 
 

@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from morality_lens.microworld import corpus, tokens, world
-from morality_lens.microworld.documents import Author, Document, Scribe
-from morality_lens.microworld.learner import Learner, make_learner, save_model
-from morality_lens.microworld.stages import MODELS, PHASES, STAGES, Recipe, Stage, lineage, shares_at
+from microworld import corpus, tokens
+from microworld.documents import Author, Document, Scribe
+from microworld.learner import Learner, make_learner, save_model
+from microworld.stages import MODELS, PHASES, STAGES, Recipe, Stage, lineage, shares_at
+from morality_lens.world import sampling
 
 
 # ------------------------------------------------------------------------------------------- batches
@@ -289,7 +290,7 @@ def train_stage(
         _load_state(checkpoints / stage.parent, learner, optimizer, parent=True)
     number = list(STAGES).index(name)
     scribe, (wording, *_others) = Scribe(), tokens.wordings()
-    reserved = frozenset(s.text for s in world.bundled_statements())
+    reserved = frozenset(s.text for s in sampling.bundled_statements())
     total, started, before = recipe.scale * stage.tokens, time.monotonic(), learner.seconds
     with (folder / "curve.jsonl").open("a") as curve:
         while learner.seen < total and time.monotonic() - started <= stop_after:
