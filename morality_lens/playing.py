@@ -61,7 +61,7 @@ class Player:
     source: Source
     tokens: int = 0
 
-    def play(self, items: Sequence[Item], advance: Callable[[int], None]) -> PlayedBatch:
+    def play(self, items: Sequence[Item], advance: Callable[[int], object]) -> PlayedBatch:
         """All rounds of all conditions of these items; ``advance`` is told of dialogue rounds done."""
         began, self.tokens = time.perf_counter(), 0
         design, lm = self.protocol.design, self.record.lm

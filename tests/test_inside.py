@@ -10,6 +10,7 @@ from tiny import made_up_probe, tiny_run
 
 from morality_lens import cli
 from morality_lens.analysis import write_report
+from morality_lens.datasets import SUFFIX
 from morality_lens.design import Condition, condition_of
 from morality_lens.inside import RESULTS, inside_groups, keep_result, kept_results
 from morality_lens.probes import load_probe
@@ -38,7 +39,7 @@ def looked(tmp_path_factory):
 def test_both_commands_end_well_and_their_results_join_the_report(looked):
     out, said = looked
     assert said == [0, 0, 0]
-    kept = {p.stem for p in (out / "inside").glob("*.nc")}
+    kept = {p.name.removesuffix(SUFFIX) for p in (out / "inside").glob(f"*{SUFFIX}")}
     assert kept == set(RESULTS)
     html = (out / "report.html").read_text()
     for title in (

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,53 @@ def test_no_import_defers_annotations():
     """Shape checks would be switched off by it."""
     for path in [*(ROOT / "morality_lens").rglob("*.py"), *(ROOT / "microworld").glob("*.py")]:
         assert "from __future__ import annotations" not in path.read_text(), path
+
+
+def imported(files) -> set[str]:
+    """Every package that an import in these files names, beside the standard library and our own."""
+    found = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module.split(".")[0])
+    own = {p.stem for p in (ROOT / "tests").rglob("*.py")} | {"morality_lens", "microworld"}
+    return found - set(sys.stdlib_module_names) - own
+
+
+def declared(*extras: str) -> set[str]:
+    """The distributions that pyproject asks for, by their names in one spelling."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(d for e in extras for d in project["optional-dependencies"][e])]
+    return {re.split(r"[\[<>=!~ ;]", line)[0].lower().replace("_", "-") for line in lines}
+
+
+def undeclared(names: set[str], asked: set[str]) -> set[str]:
+    given = packages_distributions()
+    return {n for n in names if not {d.lower().replace("_", "-") for d in given.get(n, [n])} & asked}
+
+
+def test_what_the_package_imports_is_declared():
+    files = [*(ROOT / "morality_lens").rglob("*.py")]
+    assert not undeclared(imported(files), declared("endpoint"))
+    without = [path for path in files if path.name != "endpoint.py"]
+    assert not undeclared(imported(without), declared())
+
+
+def test_what_tests_training_and_benchmarks_import_is_declared():
+    files = [p for name in ("tests", "microworld", "benchmarks") for p in (ROOT / name).rglob("*.py")]
+    assert not undeclared(imported(files), declared("dev", "notebook", "endpoint"))
+
+
+def test_one_library_draws_every_bar():
+    for path in [*(ROOT / "morality_lens").rglob("*.py"), *(ROOT / "microworld").rglob("*.py")]:
+        assert "rich.progress" not in path.read_text(), path
+
+
+def test_feedback_from_a_server_names_the_extra_it_needs():
+    code = (
+        "import sys; sys.modules['openai'] = None\n"
+        "try:\n    import morality_lens.endpoint\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    assert in_fresh_python(code).endswith('pip install "morality_lens[endpoint]"')

@@ -15,6 +15,7 @@ import test_report_browser as browsing
 import xarray as xr
 
 import morality_lens as ml
+from morality_lens.datasets import SUFFIX
 from morality_lens.inside import read_result
 from morality_lens.items import OpenPrompt
 from morality_lens.store import open_run
@@ -107,10 +108,10 @@ def test_every_part_says_something_and_nothing_is_lost(quick):
 
 def test_what_the_organism_was_given_comes_out(quick):
     out, _ = quick
-    told = read_result(out / "results" / "pairs-questions.nc")
+    told = read_result(out / "results", "pairs-questions")
     accuracy = (told["says_first"].sel(better="first") + 1 - told["says_first"].sel(better="second")) / 2
     np.testing.assert_allclose(accuracy.mean("item").values, 0.55, atol=0.02)  # as planted
-    evidence = ml.follow_cube(read_result(out / "results" / "evidence.nc")).mean("item")
+    evidence = ml.follow_cube(read_result(out / "results", "evidence")).mean("item")
     assert float(evidence.sel(round=0).mean()) == pytest.approx(0.4, abs=0.05)  # as planted
 
 
@@ -169,8 +170,8 @@ def stored(out: Path) -> dict[str, object]:
         run = open_run(folder)
         found[f"{folder.name} answers"] = run.answers
         found[f"{folder.name} residuals"] = run.residuals.load()
-    for file in sorted((out / "results").glob("*.nc")):
-        found[file.name] = read_result(file)
+    for file in sorted((out / "results").iterdir()):
+        found[file.name] = read_result(out / "results", file.name.removesuffix(SUFFIX))
     return found
 
 
