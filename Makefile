@@ -1,5 +1,5 @@
-# `make demo` runs the main job on the bundled model; `make test` tests the package, `make test-world` the
-# training of the bundled models. Each installs what it needs.
+# `make demo` runs the main job on the bundled model; `make test` tests the package, `make test-fast` what
+# takes little time of it, `make test-world` the training of the bundled models. Each installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # environment first, and it is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo install install-dev test test-world check bench clean
+.PHONY: demo install install-dev test test-fast test-world check bench clean
 
 demo: install
 	$(BIN)/morality-lens run --out runs/demo
@@ -29,11 +29,17 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.installed
 
+# Two workers of one thread each: more threads would take turns on the same cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: install-dev
-	$(BIN)/python -m pytest --ignore=tests/world
+	$(PYTEST) --ignore=tests/world
+
+test-fast: install-dev
+	$(PYTEST) --ignore=tests/world -m "not slow"
 
 test-world: install-dev
-	$(BIN)/python -m pytest tests/world
+	$(PYTEST) tests/world
 
 check: install-dev
 	$(BIN)/ruff format --check .

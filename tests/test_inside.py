@@ -36,6 +36,7 @@ def looked(tmp_path_factory):
     return out, said
 
 
+@pytest.mark.slow(seconds=40)
 def test_both_commands_end_well_and_their_results_join_the_report(looked):
     out, said = looked
     assert said == [0, 0, 0]
@@ -54,6 +55,7 @@ def test_both_commands_end_well_and_their_results_join_the_report(looked):
     assert html.count('data-figure="inside-') == 17
 
 
+@pytest.mark.slow(seconds=1)
 def test_the_planted_cause_is_found_and_random_directions_do_nothing(looked):
     out, _ = looked
     card = load_probe(out / "probe.safetensors").card
@@ -64,6 +66,7 @@ def test_the_planted_cause_is_found_and_random_directions_do_nothing(looked):
     assert card.verdict in ("pass", "warn", "fail")
 
 
+@pytest.mark.slow(seconds=8)
 def test_a_direction_that_can_be_read_and_does_nothing_fails(tmp_path):
     """In the natural model no cause was trained in."""
     import morality_lens as ml
@@ -84,6 +87,7 @@ def test_a_direction_that_can_be_read_and_does_nothing_fails(tmp_path):
     assert lines.loc["silence", "value"] < 0.1
 
 
+@pytest.mark.slow(seconds=1)
 def test_the_same_attribution_is_not_read_twice(looked, monkeypatch, capsys):
     out, _ = looked
     from morality_lens import attribution
@@ -111,6 +115,7 @@ def test_the_same_attribution_is_not_read_twice(looked, monkeypatch, capsys):
         (("patch", "--at", "feedback"), "has no 'feedback' in round 1"),
     ],
 )
+@pytest.mark.slow(seconds=1)
 def test_a_mistake_is_one_line(looked, monkeypatch, capsys, arguments, message):
     out, _ = looked
     monkeypatch.setattr(

@@ -404,6 +404,7 @@ def test_saved_weights_are_the_trained_ones_rounded(tmp_path: Path):
         assert torch.equal(a.to(torch.bfloat16).float(), b)
 
 
+@pytest.mark.slow(seconds=40)
 def test_one_command_trains_and_writes_three_models(tmp_path: Path):
     recipe = stages.Recipe(scale=1e-4, chunk_batches=1)
     training.train(tmp_path / "out", recipe=recipe, checkpoints=tmp_path / "states", processes=2)
