@@ -29,8 +29,9 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.installed
 
-# Two workers of one thread each: more threads would take turns on the same cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Two workers of one thread each: more threads would take turns on the same cores. A file's tests stay together,
+# as they share what they play.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install-dev
 	$(PYTEST) --ignore=tests/world

@@ -11,27 +11,13 @@ from morality_lens.items import Question
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker, which makes its fixtures once, and let the long files begin first.
-
-    A test that stands alone in its file and takes long says so with a group of its own.
-    """
+    """Let the long files begin first: a worker that is given one last would keep the others waiting."""
+    seconds: dict[object, float] = {}
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    longest: dict[str, float] = {}
-    for item in items:
-        group, slow = str(_group(item)), item.get_closest_marker("slow")
-        seconds = float(slow.kwargs.get("seconds", 0.0)) if slow else 0.0
-        longest[group] = longest.get(group, 0.0) + seconds
-    items.sort(key=lambda item: -longest[str(_group(item))])
-
-
-def _group(item: pytest.Item) -> object:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return marker.args[0]
+        slow = item.get_closest_marker("slow")
+        seconds[item.path] = seconds.get(item.path, 0.0) + (slow.kwargs["seconds"] if slow else 0.0)
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,6 @@ def few_statements(tmp_path):
 
 
 @pytest.mark.slow(seconds=40)
-@pytest.mark.xdist_group("the command line's study")
 def test_a_study_on_the_bundled_model_ends_in_a_report(command, few_statements, tmp_path):
     out = tmp_path / "run"
     code, text, err = command("run", "--limit", 16, "--rounds", 1, "--out", out)

@@ -180,7 +180,6 @@ def stored(out: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow(seconds=60)
-@pytest.mark.xdist_group("a killed study")
 def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
     whole, after = tmp_path / "whole", "evidence"
     model = ml.load_model()
@@ -222,7 +221,6 @@ def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
 
 
 @pytest.mark.slow(seconds=25)
-@pytest.mark.xdist_group("a study of prompts")
 def test_prompts_alone_leave_claims_about_questions_open(tmp_path):
     prompts = tuple(p for p in ml.load_prompts() if isinstance(p, OpenPrompt))[:8]
     out = tmp_path / "prompts"
