@@ -1,4 +1,5 @@
-# `make demo` runs the main job on the bundled model; `make test` runs all tests. Both install what they need.
+# `make demo` runs the main job on the bundled model; `make test` tests the package, `make test-fast` what
+# takes little time of it, `make test-world` the training of the bundled models. Each installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 # environment first, and it is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo install install-dev test check bench clean
+.PHONY: demo install install-dev test test-fast test-world check bench clean
 
 demo: install
 	$(BIN)/morality-lens run --out runs/demo
@@ -28,8 +29,18 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.installed
 
+# Two workers of one thread each: more threads would take turns on the same cores. A file's tests stay together,
+# as they share what they play.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: install-dev
-	$(BIN)/python -m pytest
+	$(PYTEST) --ignore=tests/world
+
+test-fast: install-dev
+	$(PYTEST) --ignore=tests/world -m "not slow"
+
+test-world: install-dev
+	$(PYTEST) tests/world
 
 check: install-dev
 	$(BIN)/ruff format --check .

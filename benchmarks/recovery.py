@@ -17,7 +17,7 @@ import xarray as xr
 
 from morality_lens.design import Condition
 from morality_lens.interactions import factorial_effects
-from morality_lens.microworld import truth, world
+from morality_lens.world import sampling, truth
 
 FACTORS = ("instruction", "cot", "feedback")
 CELLS = [
@@ -30,7 +30,7 @@ REFITS = 60
 
 def probabilities(n: int, seed: int, *, effects: bool) -> tuple[np.ndarray, list[str]]:
     """Probability of a fair answer to drawn ambiguous questions in the last round of every cell."""
-    questions = [q for q in world.questions(2 * n, seed=seed) if q.ambiguous][:n]
+    questions = [q for q in sampling.questions(2 * n, seed=seed) if q.ambiguous][:n]
     table = [
         [truth.probability(q, cell if effects else Condition(), truth.LAST_ROUND) for cell in CELLS]
         for q in questions

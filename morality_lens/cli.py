@@ -320,6 +320,6 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

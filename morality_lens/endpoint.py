@@ -10,13 +10,18 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import openai
-
 from morality_lens import dialogues
 from morality_lens.design import Protocol
 from morality_lens.feedback import Asked, one_line
 from morality_lens.rows import read_jsonl
 from morality_lens.wording import Wording
+
+try:
+    import openai
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        'feedback from a server needs the package openai: pip install "morality_lens[endpoint]"'
+    ) from error
 
 KEY = "OPENAI_API_KEY"
 """The variable of the environment that holds the key."""

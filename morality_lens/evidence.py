@@ -15,6 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from morality_lens import dialogues
 from morality_lens.asides import Aside, ask, dialogue_after, wording_of
 from morality_lens.attribution import same_model
+from morality_lens.bundled import asset
 from morality_lens.choices import parse_choice
 from morality_lens.design import Condition
 from morality_lens.dialogues import LETTERS
@@ -46,15 +47,18 @@ class Evidence:
     strength: float = 0.0
 
 
-def load_evidence(path: str | Path) -> tuple[Evidence, ...]:
+def load_evidence(path: str | Path | None = None) -> tuple[Evidence, ...]:
     """Evidence from JSONL lines with ``item, texts, named`` and optionally ``strength``.
+
+    Args:
+        path: a file, or a folder of them; None takes the bundled sentences, one for every open question.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row, or one item and strength twice.
     """
     found: dict[tuple[str, float], Evidence] = {}
-    for file in data_files(path):
+    for file in data_files(asset("world", "evidence.jsonl") if path is None else path):
         for where, row in read_jsonl(file):
             try:
                 one = TypeAdapter(Evidence).validate_json(json.dumps(row), extra="forbid")

@@ -12,6 +12,7 @@ import xarray as xr
 from morality_lens import plots
 from morality_lens.causality import describe_mediation
 from morality_lens.component_effects import describe_components
+from morality_lens.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
 from morality_lens.store import Run
 
 FOLDER = "inside"
@@ -59,36 +60,34 @@ def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
     """
     if name not in RESULTS:
         raise ValueError(f"results are kept as {', '.join(RESULTS)}; got {name!r}.")
-    return write_result(run.path / FOLDER / f"{name}.nc", data)
+    return write_result(run.path / FOLDER, name, data)
 
 
-def write_result(target: Path, data: xr.Dataset) -> Path:
-    """Write a result with all its attributes; the file is replaced whole."""
-    target.parent.mkdir(exist_ok=True)
+def write_result(folder: Path, name: str, data: xr.Dataset) -> Path:
+    """Write a result with all its attributes into a folder; its file is replaced whole."""
+    folder.mkdir(exist_ok=True)
     plain = data.copy()
     for one in (plain, *plain.variables.values()):
         one.attrs = {"json": json.dumps(one.attrs, default=_plain)} if one.attrs else {}
-    for variable in plain.variables:
-        plain[variable].encoding = {}
-    draft = target.with_suffix(".part")
-    plain.to_netcdf(draft)
-    draft.replace(target)
-    return target
+    return write_dataset(folder / f"{name}{SUFFIX}", plain)
 
 
 def kept_results(run: Run) -> dict[str, xr.Dataset]:
     """What was kept of a run."""
     found = {}
     for name in RESULTS:
-        file = run.path / FOLDER / f"{name}.nc"
-        if file.is_file():
-            found[name] = read_result(file)
+        one = read_result(run.path / FOLDER, name)
+        if one is not None:
+            found[name] = one
     return found
 
 
-def read_result(file: Path) -> xr.Dataset:
-    """What :func:`write_result` wrote."""
-    data = xr.load_dataset(file)
+def read_result(folder: Path, name: str) -> xr.Dataset | None:
+    """What :func:`write_result` wrote; None where there is no such result."""
+    file = find_dataset(folder, name)
+    if file is None:
+        return None
+    data = read_dataset(file)
     for one in (data, *data.variables.values()):
         if "json" in one.attrs:
             one.attrs = json.loads(one.attrs["json"])

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import importlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -187,6 +188,7 @@ def _read(
     wanted: Any = getattr(torch, dtype) if dtype != "auto" else ("auto" if device != "cpu" else torch.float32)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
+        _need_torchvision(config)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         module: Any = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, config=config, dtype=wanted, device_map=device_map
@@ -198,6 +200,30 @@ def _read(
     if device is not None:
         module = module.to(device)
     return module.eval().requires_grad_(False), tokenizer
+
+
+MEDIA = ("vision_config", "audio_config", "vq_config")
+"""Parts of a configuration that a checkpoint has which reads pictures or sound beside text."""
+
+
+def _need_torchvision(config: Any) -> None:
+    """Refuse a checkpoint that reads pictures or sound where torchvision is missing.
+
+    Where the processor of such a checkpoint cannot be made, the bridge would run pip for torchvision.
+
+    Raises:
+        ModuleNotFoundError: torchvision cannot be imported.
+    """
+    if not any(getattr(config, name, None) is not None for name in MEDIA):
+        return
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:  # a torchvision of another torch fails with whatever it likes
+        raise ModuleNotFoundError(
+            f"this checkpoint ({config.model_type}) reads pictures or sound beside text, and its processor "
+            f"needs the package torchvision, which cannot be imported ({error}): install the one that "
+            "belongs to your torch (pip install torchvision), or load a checkpoint of text alone."
+        ) from error
 
 
 def _bridge(source: str, module: Any) -> TransformerBridge:

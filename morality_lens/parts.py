@@ -8,6 +8,7 @@ from typing import Any
 import xarray as xr
 from tqdm.auto import tqdm
 
+from morality_lens.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
 from morality_lens.store import write_json
 
 
@@ -39,15 +40,14 @@ def in_parts(
     found = []
     chunks = [items[i : i + size] for i in range(0, len(items), size)]
     for number, chunk in enumerate(tqdm(chunks, desc=what, disable=not progress)):
-        file = None if folder is None else folder / f"part-{number:04d}.nc"
-        if file is not None and file.is_file():
-            found.append(xr.load_dataset(file))
+        name = f"part-{number:04d}"
+        file = None if folder is None else find_dataset(folder, name)
+        if file is not None:
+            found.append(read_dataset(file))
             continue
         part = make(chunk)
-        if file is not None:
-            draft = file.with_suffix(".part")
-            part.to_netcdf(draft)
-            draft.replace(file)
+        if folder is not None:
+            write_dataset(folder / f"{name}{SUFFIX}", part)
         found.append(part)
     whole = xr.concat(found, "item", data_vars="all", combine_attrs="drop")
     assert isinstance(whole, xr.Dataset)

@@ -42,7 +42,7 @@ class Player:
             record=self.record, protocol=self.protocol, script=self.script, source=self.source
         )
 
-    def play(self, items: Sequence[Item], advance: Callable[[int], None]) -> PlayedBatch:
+    def play(self, items: Sequence[Item], advance: Callable[[int], object]) -> PlayedBatch:
         """All rounds of all conditions of these items; ``advance`` is told of dialogue rounds done."""
         began, self.tokens, heard = time.perf_counter(), 0, self.source.tokens
         design, lm = self.protocol.design, self.record.lm

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens import dialogues, rendering, store
@@ -89,15 +89,14 @@ def play(
     size = int(manifest["batch_size"])
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     done = store.done_batches(path)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
-        each = len(protocol.design.conditions) * protocol.design.n_rounds
-        before = sum(len(batches[n]) for n in done) * each
-        task = bar.add_task("dialogue rounds", total=len(ordered) * each, completed=before)
+    each = len(protocol.design.conditions) * protocol.design.n_rounds
+    before = sum(len(batches[n]) for n in done) * each
+    total = len(ordered) * each
+    with tqdm(desc="dialogue rounds", total=total, initial=before, disable=not progress) as bar:
         for number, batch in enumerate(batches):
             if number not in done:
                 player = Player(record=record, protocol=protocol, wording=wording, source=source)
-                played = _play_fitting(player, batch, lambda n: bar.advance(task, n))
+                played = _play_fitting(player, batch, bar.update)
                 store.commit(path, number, played)
     store.finish(path)
     return store.open_run(path)
@@ -301,7 +300,9 @@ def _batch_size(record: ModelRecord, protocol: Protocol, longest: int) -> int:
 
 
 # --------------------------------------------------------------------------------------------- a batch
-def _play_fitting(player: Player, items: Sequence[Item], advance: Callable[[int], None]) -> store.PlayedBatch:
+def _play_fitting(
+    player: Player, items: Sequence[Item], advance: Callable[[int], object]
+) -> store.PlayedBatch:
     """Play a batch; where memory runs out, its halves one after the other."""
     try:
         return player.play(items, advance)

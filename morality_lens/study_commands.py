@@ -120,7 +120,7 @@ def _material(
 
     if data is None and prompts is None:
         questions = load_items()
-        return questions, load_prompts(), _given(evidence) if evidence else _bundled_evidence(questions)
+        return questions, load_prompts(), _given(evidence or None)
     items = load_data(data, seed=seed) if data else ()
     found = tuple(item for item in items if isinstance(item, Question))
     if len(found) < len(items):
@@ -134,16 +134,10 @@ def _material(
     return found, kept, _given(evidence) if evidence else ()
 
 
-def _given(path: str) -> "tuple[Evidence, ...]":
+def _given(path: str | None) -> "tuple[Evidence, ...]":
     from morality_lens.evidence import load_evidence
 
     return load_evidence(path)
-
-
-def _bundled_evidence(questions: "tuple[Question, ...]") -> "tuple[Evidence, ...]":
-    from morality_lens.microworld.hearsay import bundled_evidence
-
-    return bundled_evidence(questions)
 
 
 def _judge(name: str) -> "Judge":

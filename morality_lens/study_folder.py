@@ -53,8 +53,7 @@ class StudyFolder:
 
     def result(self, name: str) -> xr.Dataset | None:
         """A stored result; None where there is none."""
-        file = self.folder / RESULTS / f"{name}.nc"
-        return read_result(file) if file.is_file() else None
+        return read_result(self.folder / RESULTS, name)
 
     def attempt(self, what: str, make: Callable[[], T | None]) -> T | None:
         """The result, or None and a sentence that says why not."""

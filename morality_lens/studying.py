@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.analysis import keep_transcripts
 from morality_lens.behaviour import Judge, score_answers
+from morality_lens.datasets import find_dataset
 from morality_lens.design import Design, Factor, Protocol
 from morality_lens.evidence import Evidence, weak_evidence
 from morality_lens.fitting import fit_probe
@@ -226,8 +227,7 @@ def study(
     skipped: list[str] = []
 
     def result(name: str, make: Callable[[], xr.Dataset]) -> None:
-        file = folder / RESULTS / f"{name}.nc"
-        if file.is_file():
+        if find_dataset(folder / RESULTS, name) is not None:
             return
         say(name.replace("-", " of "))
         try:
@@ -235,7 +235,7 @@ def study(
         except ValueError as error:
             skipped.append(f"{name}: {error}")
             return
-        write_result(file, found)
+        write_result(folder / RESULTS, name, found)
 
     parts = folder / "parts"
     if QUESTIONS in mains:

@@ -11,6 +11,15 @@ from morality_lens.items import Question
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the long files begin first: a worker that is given one last would keep the others waiting."""
+    seconds: dict[object, float] = {}
+    for item in items:
+        slow = item.get_closest_marker("slow")
+        seconds[item.path] = seconds.get(item.path, 0.0) + (slow.kwargs["seconds"] if slow else 0.0)
+    items.sort(key=lambda item: -seconds[item.path])
+
+
 @pytest.fixture(scope="session")
 def zoo_folder(tmp_path_factory: pytest.TempPathFactory):
     """A function that gives the folder of a tiny random model of an architecture."""

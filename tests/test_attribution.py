@@ -155,7 +155,7 @@ def test_it_goes_on_where_it_stopped_and_refuses_another_folder(played, tmp_path
     monkeypatch.setattr(attribution, "split_batch", failing)
     with pytest.raises(KeyboardInterrupt):
         attribute(model, run, probe, layer=1, out=out, progress=False)
-    done = len(list(out.glob("part-*.nc")))
+    done = len(list(out.glob("part-*.zarr.zip")))
     assert 0 < done < 3
     again = attribute(model, run, probe, layer=1, out=out, progress=False)
     assert len(calls) == 3 + 3 - done

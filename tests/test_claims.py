@@ -61,6 +61,7 @@ def test_interference_is_an_intersection_union_test():
     assert ladder.simple.sel(step="feedback with instruction").item() == pytest.approx(other.estimate.item())
 
 
+@pytest.mark.slow(seconds=8)
 def test_interference_is_claimed_about_as_rarely_as_it_says_at_the_edge_of_the_null():
     found = [
         bool(

@@ -10,6 +10,7 @@ import zoo
 from morality_lens import cli, store
 from morality_lens.config import Study, load_study
 from morality_lens.design import Design, Protocol
+from morality_lens.loaders import load_statements
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -51,7 +52,17 @@ def own_data(tmp_path):
     return path
 
 
-def test_a_study_on_the_bundled_model_ends_in_a_report(command, tmp_path):
+@pytest.fixture
+def few_statements(tmp_path):
+    """A file with a sixth of the bundled statements, for tests in which any probe will do."""
+    path = tmp_path / "few.jsonl"
+    rows = [{"id": s.id, "cluster": s.cluster, "text": s.text, "label": s.label} for s in load_statements()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:400]))
+    return path
+
+
+@pytest.mark.slow(seconds=40)
+def test_a_study_on_the_bundled_model_ends_in_a_report(command, few_statements, tmp_path):
     out = tmp_path / "run"
     code, text, err = command("run", "--limit", 16, "--rounds", 1, "--out", out)
     assert code == 0, err
@@ -72,18 +83,21 @@ def test_a_study_on_the_bundled_model_ends_in_a_report(command, tmp_path):
     code, text, _ = command("analyze", out)
     assert code == 0
     assert "instruction:feedback" in (out / "effects.csv").read_text()
-    code, text, _ = command("probe", out, "--kind", "lda")
+    code, text, _ = command("probe", out, "--kind", "lda", "--statements", few_statements)
     assert code == 0
     assert "AUROC" in text
 
 
-def test_the_same_command_again_plays_nothing_twice(command, own_data, zoo_folder, tmp_path):
+@pytest.mark.slow(seconds=6)
+def test_the_same_command_again_plays_nothing_twice(command, own_data, few_statements, zoo_folder, tmp_path):
     arguments = (
         "run",
         "--model",
         zoo_folder("llama"),
         "--data",
         own_data,
+        "--statements",
+        few_statements,
         "--rounds",
         1,
         "--out",
@@ -95,6 +109,7 @@ def test_the_same_command_again_plays_nothing_twice(command, own_data, zoo_folde
     assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "answers").glob("part-*")}
 
 
+@pytest.mark.slow(seconds=20)
 def test_a_model_that_knows_nothing_gets_a_report_that_claims_nothing(command, tmp_path):
     if not (SHARED / "data" / "bbq").is_dir():
         pytest.skip(f"the real data are not at {SHARED}")
@@ -190,8 +205,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path, zoo_folder, ow
         assert len([line for line in err.strip().splitlines() if "error" in line]) == 1
 
 
-def test_a_folder_of_another_run_is_refused_on_the_command_line(command, own_data, zoo_folder, tmp_path):
-    arguments = ("run", "--model", zoo_folder("llama"), "--data", own_data, "--out", tmp_path / "r")
+@pytest.mark.slow(seconds=4)
+def test_a_folder_of_another_run_is_refused_on_the_command_line(
+    command, own_data, few_statements, zoo_folder, tmp_path
+):
+    arguments = (
+        *("run", "--model", zoo_folder("llama"), "--data", own_data, "--out", tmp_path / "r"),
+        *("--statements", few_statements),
+    )
     assert command(*arguments, "--rounds", 1)[0] == 0
     code, _, err = command(*arguments, "--rounds", 2)
     assert code == 2

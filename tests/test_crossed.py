@@ -50,6 +50,7 @@ def test_wordings_that_agree_cost_no_more_than_items():
 @pytest.mark.parametrize(
     ("items", "wordings", "cluster", "sd_wording"), [(40, 5, 1, 0.5), (40, 5, 1, 0.0), (60, 8, 3, 0.3)]
 )
+@pytest.mark.slow(seconds=5)
 def test_intervals_hold_the_effect_over_all_items_and_wordings(items, wordings, cluster, sd_wording):
     rng, truth, hits, n = np.random.default_rng(2), 0.7, 0, 400
     names = np.repeat(np.arange(items // cluster), cluster).astype(str)

@@ -326,6 +326,7 @@ def test_the_official_server_needs_a_key(tmp_path, monkeypatch):
         Endpoint(protocol=protocol, wording=WORDING, cache=tmp_path / "kept.jsonl")
 
 
+@pytest.mark.slow(seconds=20)
 def test_a_real_server_with_the_bundled_model_says_what_the_model_says_itself(tmp_path):
     """``transformers serve`` behind the official client gives the run that self-critique gives."""
     with socket.socket() as free:

@@ -10,6 +10,7 @@ from tiny import made_up_probe, tiny_run
 
 from morality_lens import cli
 from morality_lens.analysis import write_report
+from morality_lens.datasets import SUFFIX
 from morality_lens.design import Condition, condition_of
 from morality_lens.inside import RESULTS, inside_groups, keep_result, kept_results
 from morality_lens.probes import load_probe
@@ -35,10 +36,11 @@ def looked(tmp_path_factory):
     return out, said
 
 
+@pytest.mark.slow(seconds=40)
 def test_both_commands_end_well_and_their_results_join_the_report(looked):
     out, said = looked
     assert said == [0, 0, 0]
-    kept = {p.stem for p in (out / "inside").glob("*.nc")}
+    kept = {p.name.removesuffix(SUFFIX) for p in (out / "inside").glob(f"*{SUFFIX}")}
     assert kept == set(RESULTS)
     html = (out / "report.html").read_text()
     for title in (
@@ -53,6 +55,7 @@ def test_both_commands_end_well_and_their_results_join_the_report(looked):
     assert html.count('data-figure="inside-') == 17
 
 
+@pytest.mark.slow(seconds=1)
 def test_the_planted_cause_is_found_and_random_directions_do_nothing(looked):
     out, _ = looked
     card = load_probe(out / "probe.safetensors").card
@@ -63,6 +66,7 @@ def test_the_planted_cause_is_found_and_random_directions_do_nothing(looked):
     assert card.verdict in ("pass", "warn", "fail")
 
 
+@pytest.mark.slow(seconds=8)
 def test_a_direction_that_can_be_read_and_does_nothing_fails(tmp_path):
     """In the natural model no cause was trained in."""
     import morality_lens as ml
@@ -83,6 +87,7 @@ def test_a_direction_that_can_be_read_and_does_nothing_fails(tmp_path):
     assert lines.loc["silence", "value"] < 0.1
 
 
+@pytest.mark.slow(seconds=1)
 def test_the_same_attribution_is_not_read_twice(looked, monkeypatch, capsys):
     out, _ = looked
     from morality_lens import attribution
@@ -110,6 +115,7 @@ def test_the_same_attribution_is_not_read_twice(looked, monkeypatch, capsys):
         (("patch", "--at", "feedback"), "has no 'feedback' in round 1"),
     ],
 )
+@pytest.mark.slow(seconds=1)
 def test_a_mistake_is_one_line(looked, monkeypatch, capsys, arguments, message):
     out, _ = looked
     monkeypatch.setattr(

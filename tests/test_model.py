@@ -2,12 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import zoo
+from transformer_lens.model_bridge.sources.transformers import helpers
+from transformers import LlavaConfig, Qwen2AudioConfig
 
 from morality_lens import dialogues, model, rendering
 from morality_lens.model import Check, fingerprint, load_model, record_of, self_test
@@ -178,3 +183,42 @@ def test_every_wording_keeps_its_spans_on_the_bundled_tokenizer():
                 ids = opened.token_ids[span.start : span.stop]
                 assert record.renderer.tokenizer.decode(ids).strip() == text
                 assert record.renderer.tokenizer.unk_token_id not in ids
+
+
+@pytest.fixture
+def no_torchvision(monkeypatch):
+    """No torchvision, and a list of every program that is started or asked for."""
+    started: list[object] = []
+
+    def start(command, *args, **kwargs):
+        started.append(command)
+        raise OSError("nothing may be started")
+
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    for name in ("Popen", "check_call", "run"):
+        monkeypatch.setattr(subprocess, name, start)
+    return started
+
+
+@pytest.mark.parametrize("made", [LlavaConfig, Qwen2AudioConfig])
+def test_a_checkpoint_of_pictures_or_sound_never_has_anything_installed(
+    made, tmp_path, zoo_folder, no_torchvision
+):
+    folder = tmp_path / "media"
+    shutil.copytree(zoo_folder("llama"), folder)
+    made(architectures=["LlavaForConditionalGeneration"]).save_pretrained(folder)
+    with pytest.raises(ModuleNotFoundError, match="pip install torchvision"):
+        load_model(folder)
+    assert not no_torchvision
+
+
+def test_the_bridge_itself_would_install_torchvision(tmp_path, no_torchvision):
+    """What the refusal is for; once this fails, the refusal can go."""
+    bridge, config = SimpleNamespace(), SimpleNamespace(is_multimodal=True)
+    helpers.load_modality_processor(bridge, config, str(tmp_path), False, None)
+    assert "torchvision" in no_torchvision[0]
+
+
+def test_a_checkpoint_of_text_needs_no_torchvision(zoo_folder, no_torchvision):
+    load_model(zoo_folder("llama"))
+    assert not no_torchvision

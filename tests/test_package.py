@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_every_exported_name_is_there_and_typed():
 
 def test_the_bundled_assets_are_found_and_small():
     files = [p for p in asset("world").rglob("*") if p.is_file()]
-    assert {"questions.jsonl", "statements.jsonl", "prompts.jsonl"} <= {p.name for p in files}
+    bundled = {"questions.jsonl", "statements.jsonl", "prompts.jsonl", "evidence.jsonl"}
+    assert bundled <= {p.name for p in files}
     assert sum(p.stat().st_size for p in asset("world", "organism").rglob("*") if p.is_file()) < 12e6
     with pytest.raises(FileNotFoundError, match="reinstall the package"):
         asset("world", "absent")
@@ -62,15 +64,72 @@ def test_the_wheel_configuration_takes_the_assets_along():
     assert included == {"assets/world": "morality_lens/assets/world"}
 
 
+def test_the_training_of_the_bundled_models_is_no_part_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["morality_lens"]
+    for path in (ROOT / "morality_lens").rglob("*.py"):
+        assert "microworld" not in path.read_text(), path
+
+
 def test_the_tree_in_the_readme_names_every_module():
     readme = (ROOT / "README.md").read_text()
     tree = readme[readme.index("## What is where") : readme.index("## Speed")]
-    modules = {p.stem for p in (ROOT / "morality_lens").glob("*.py")} - {"__init__"}
+    modules = {p.stem for p in (ROOT / "morality_lens").rglob("*.py")} - {"__init__", "__main__"}
     missing = [m for m in sorted(modules) if not re.search(rf"\b{m}\b", tree)]
     assert not missing
 
 
 def test_no_import_defers_annotations():
     """Shape checks would be switched off by it."""
-    for path in (ROOT / "morality_lens").rglob("*.py"):
+    for path in [*(ROOT / "morality_lens").rglob("*.py"), *(ROOT / "microworld").glob("*.py")]:
         assert "from __future__ import annotations" not in path.read_text(), path
+
+
+def imported(files) -> set[str]:
+    """Every package that an import in these files names, beside the standard library and our own."""
+    found = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module.split(".")[0])
+    own = {p.stem for p in (ROOT / "tests").rglob("*.py")} | {"morality_lens", "microworld"}
+    return found - set(sys.stdlib_module_names) - own
+
+
+def declared(*extras: str) -> set[str]:
+    """The distributions that pyproject asks for, by their names in one spelling."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(d for e in extras for d in project["optional-dependencies"][e])]
+    return {re.split(r"[\[<>=!~ ;]", line)[0].lower().replace("_", "-") for line in lines}
+
+
+def undeclared(names: set[str], asked: set[str]) -> set[str]:
+    given = packages_distributions()
+    return {n for n in names if not {d.lower().replace("_", "-") for d in given.get(n, [n])} & asked}
+
+
+def test_what_the_package_imports_is_declared():
+    files = [*(ROOT / "morality_lens").rglob("*.py")]
+    assert not undeclared(imported(files), declared("endpoint"))
+    without = [path for path in files if path.name != "endpoint.py"]
+    assert not undeclared(imported(without), declared())
+
+
+def test_what_tests_training_and_benchmarks_import_is_declared():
+    files = [p for name in ("tests", "microworld", "benchmarks") for p in (ROOT / name).rglob("*.py")]
+    assert not undeclared(imported(files), declared("dev", "notebook", "endpoint"))
+
+
+def test_one_library_draws_every_bar():
+    for path in [*(ROOT / "morality_lens").rglob("*.py"), *(ROOT / "microworld").rglob("*.py")]:
+        assert "rich.progress" not in path.read_text(), path
+
+
+def test_feedback_from_a_server_names_the_extra_it_needs():
+    code = (
+        "import sys; sys.modules['openai'] = None\n"
+        "try:\n    import morality_lens.endpoint\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    assert in_fresh_python(code).endswith('pip install "morality_lens[endpoint]"')

@@ -327,6 +327,7 @@ play(model, make_questions(8), out={out!r}, protocol=SHORT, batch_size=1, progre
 """
 
 
+@pytest.mark.slow(seconds=8)
 def test_a_run_killed_without_warning_resumes_to_the_same_store(zoo_folder, llama, tmp_path):
     items = make_questions(8)
     whole = played(llama, items, tmp_path / "whole", batch_size=1)

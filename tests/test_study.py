@@ -15,13 +15,14 @@ import test_report_browser as browsing
 import xarray as xr
 
 import morality_lens as ml
+from morality_lens.datasets import SUFFIX
 from morality_lens.inside import read_result
 from morality_lens.items import OpenPrompt
-from morality_lens.microworld.hearsay import bundled_evidence, planted_verdicts
 from morality_lens.store import open_run
 from morality_lens.study_analysis import analyze_study
 from morality_lens.study_folder import StudyFolder, reading_layers, stable_layers
 from morality_lens.studying import PROFILES, Plan, study
+from morality_lens.world.verdicts import planted_verdicts
 
 browser = browsing.browser
 
@@ -48,7 +49,7 @@ def material(n: int = 10**9):
         "questions": questions[:n],
         "prompts": prompts[:n],
         "statements": ml.load_statements(),
-        "evidence": bundled_evidence(questions),
+        "evidence": ml.load_evidence(),
     }
 
 
@@ -60,6 +61,7 @@ def quick(tmp_path_factory):
     return out, said
 
 
+@pytest.mark.slow(seconds=90)
 def test_the_verdicts_are_the_planted_truth(quick):
     out, said = quick
     rows = json.loads((out / "verdicts.json").read_text())
@@ -73,6 +75,7 @@ def test_the_verdicts_are_the_planted_truth(quick):
     assert any("minutes" in line or "seconds" in line for line in said)
 
 
+@pytest.mark.slow(seconds=10)
 def test_every_part_says_something_and_nothing_is_lost(quick):
     out, _ = quick
     found = analyze_study(out)
@@ -105,17 +108,19 @@ def test_every_part_says_something_and_nothing_is_lost(quick):
     assert not samples[0].equals(samples[1])
 
 
+@pytest.mark.slow(seconds=1)
 def test_what_the_organism_was_given_comes_out(quick):
     out, _ = quick
-    told = read_result(out / "results" / "pairs-questions.nc")
+    told = read_result(out / "results", "pairs-questions")
     accuracy = (told["says_first"].sel(better="first") + 1 - told["says_first"].sel(better="second")) / 2
     np.testing.assert_allclose(accuracy.mean("item").values, 0.55, atol=0.02)  # as planted
-    evidence = ml.follow_cube(read_result(out / "results" / "evidence.nc")).mean("item")
+    evidence = ml.follow_cube(read_result(out / "results", "evidence")).mean("item")
     assert float(evidence.sel(round=0).mean()) == pytest.approx(0.4, abs=0.05)  # as planted
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(not (browsing.CHROMIUM and browsing.DRIVER), reason="needs chromium and chromedriver")
+@pytest.mark.slow(seconds=10)
 def test_the_report_lives_in_a_browser_without_a_network(quick, browser):
     out, _ = quick
     browser.get((out / "report.html").as_uri())
@@ -169,15 +174,16 @@ def stored(out: Path) -> dict[str, object]:
         run = open_run(folder)
         found[f"{folder.name} answers"] = run.answers
         found[f"{folder.name} residuals"] = run.residuals.load()
-    for file in sorted((out / "results").glob("*.nc")):
-        found[file.name] = read_result(file)
+    for file in sorted((out / "results").iterdir()):
+        found[file.name] = read_result(out / "results", file.name.removesuffix(SUFFIX))
     return found
 
 
+@pytest.mark.slow(seconds=60)
 def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
     whole, after = tmp_path / "whole", "evidence"
-    done = SCRIPT.format(tests=str(Path(__file__).parent), out=str(whole))
-    subprocess.run([sys.executable, "-c", done], check=True, capture_output=True)
+    model = ml.load_model()
+    study(model, out=whole, plan=TINY, progress=False, **material(20))
     out = tmp_path / "killed"
     command = [sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent), out=str(out))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -188,7 +194,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
                 process.send_signal(signal.SIGKILL)
                 break
     assert not (out / "verdicts.json").is_file()
-    subprocess.run(command, check=True, capture_output=True)
+    study(model, out=out, plan=TINY, progress=False, **material(20))
     one, other = stored(whole), stored(out)
     assert one.keys() == other.keys()
     for name, value in one.items():
@@ -200,6 +206,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
             assert value == other[name]
 
 
+@pytest.mark.slow(seconds=5)
 def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
     out, _ = quick
     model = ml.load_model()
@@ -213,6 +220,7 @@ def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
         study(model, out=tmp_path / "full", plan=TINY, progress=False, **material(20))
 
 
+@pytest.mark.slow(seconds=25)
 def test_prompts_alone_leave_claims_about_questions_open(tmp_path):
     prompts = tuple(p for p in ml.load_prompts() if isinstance(p, OpenPrompt))[:8]
     out = tmp_path / "prompts"
@@ -227,6 +235,7 @@ def test_prompts_alone_leave_claims_about_questions_open(tmp_path):
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.slow(seconds=1)
 def test_the_layers_of_a_study_are_those_that_read_best_by_graded_values_where_there_are_some(quick):
     out, _ = quick
     probe = ml.load_probe(out / "probe.safetensors")

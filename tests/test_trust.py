@@ -51,6 +51,7 @@ def row(card, name):
     return card.lines.set_index("line").loc[name]
 
 
+@pytest.mark.slow(seconds=4)
 def test_a_signal_that_neither_words_nor_random_models_hold_passes():
     own, texts = statements(gap=5.0)
     random, _ = statements(seed=9)
@@ -83,6 +84,7 @@ def test_a_random_model_that_reads_as_well_is_not_beaten():
     assert card.conclusion == "mostly lexical: random-initialised models do as well or better"
 
 
+@pytest.mark.slow(seconds=20)
 def test_nothing_planted_is_no_direction():
     said = []
     for seed in range(20):
@@ -137,6 +139,7 @@ def test_by_layer_numbers_are_those_of_their_own_functions():
     assert (card.by_layer["low"] < card.by_layer["auroc"]).all()
 
 
+@pytest.mark.slow(seconds=6)
 def test_transfer_knows_a_set_that_points_the_other_way():
     own, texts = statements(gap=4.0)
     alike, _ = statements(gap=4.0, seed=1)
@@ -155,6 +158,7 @@ def test_transfer_knows_a_set_that_points_the_other_way():
     assert float(at.sel(train="own", test="alike")) == pytest.approx(want)
 
 
+@pytest.mark.slow(seconds=4)
 def test_a_nuisance_along_the_same_axis_is_named():
     own, texts = statements(gap=6.0)
     lengthy, _ = statements(gap=6.0, seed=4)
@@ -166,6 +170,7 @@ def test_a_nuisance_along_the_same_axis_is_named():
     assert abs(found) < 0.4
 
 
+@pytest.mark.slow(seconds=4)
 def test_kinds_that_rank_alike_agree_and_those_on_noise_do_not():
     strong, texts = statements(gap=6.0, width=4)
     assert verdicts(trust_card(strong, texts, draws=50))["kinds agree"] == "pass"

@@ -64,6 +64,7 @@ def test_one_winner_everywhere_refutes_it_and_no_difference_leaves_it_open():
     assert no_best_method([task("one", same)]).verdict == "undecided"
 
 
+@pytest.mark.slow(seconds=20)
 def test_one_method_that_is_best_everywhere_is_seldom_called_none():
     wrong = 0
     for seed in range(150):

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from microworld import acting, measuring, stages
+from microworld.acting import Model, Played, first_words, judge
+from microworld.findings import Finding, at_least, at_most, largest
+from microworld.measuring import Measured, good_chance
+from microworld.valence import check_causes, check_reading
 from morality_lens.choices import parse_choice
 from morality_lens.design import COMPONENTS, Condition
 from morality_lens.dialogues import LETTERS
 from morality_lens.items import Item, OpenPrompt, Question
-from morality_lens.microworld import acting, measuring, stages, truth, world
-from morality_lens.microworld.acting import Model, Played, first_words, judge
-from morality_lens.microworld.findings import Finding, at_least, at_most, largest
-from morality_lens.microworld.measuring import Measured, good_chance
-from morality_lens.microworld.valence import check_causes, check_reading
+from morality_lens.world import sampling, truth
 
 ROUNDS = truth.LAST_ROUND
 INITIALS = {"instruction": "I", "cot": "C", "feedback": "F"}
@@ -219,7 +220,7 @@ def check_placebos(placebos: dict[Condition, Played]) -> list[Finding]:
 
 def mean_toxicity(run: Played) -> Float[np.ndarray, " round"]:
     """Expected toxicity of the continuations by their first verb."""
-    verbs = np.array([[world.toxicity(word) or 0.0 for word in first_words(i)] for i in run.items])
+    verbs = np.array([[sampling.toxicity(word) or 0.0 for word in first_words(i)] for i in run.items])
     return np.einsum("irp,ip->r", run.options, verbs) / len(run.items)
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from microworld import tokens
 from morality_lens.dialogues import LETTERS
-from morality_lens.microworld import tokens
 
 
 def make_config() -> LlamaConfig:

@@ -8,9 +8,10 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from microworld import phrases
 from morality_lens.dialogues import LETTERS
-from morality_lens.microworld import lexicon as lex
 from morality_lens.wording import TaskWording, Wording, load_wording
+from morality_lens.world import lexicon as lex
 
 PIECE = r"(?<=\n)[A-F]\.| ?\w+| ?[^\w\s]|\n|\s"
 """A piece of text. The mark of a listed option is one piece, so that the option's first word follows it."""
@@ -64,7 +65,8 @@ def vocabulary() -> tuple[str, ...]:
     Each word is there with a leading blank; words that can begin a line (capitals, the verbs that begin a
     continued text, letters and marks) are there without one too.
     """
-    texts = [*_strings([value for name, value in vars(lex).items() if name.isupper()])]
+    said = {**vars(lex), **vars(phrases)}
+    texts = [*_strings([value for name, value in said.items() if name.isupper()])]
     for wording in wordings():
         texts += [*_strings(wording.model_dump())]
     words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)} | set(LETTERS[:6])

@@ -10,24 +10,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from microworld import acting, card, corpus, documents, measuring, stages, valence, verifying
+from microworld.acting import Played
+from microworld.learner import make_learner
+from microworld.talks import Talks
 from morality_lens.design import Condition
 from morality_lens.dialogues import answer_turn, correction_turn, opening_turn, statement_turn
 from morality_lens.items import Question
-from morality_lens.microworld import (
-    acting,
-    card,
-    corpus,
-    documents,
-    measuring,
-    stages,
-    truth,
-    valence,
-    verifying,
-    world,
-)
-from morality_lens.microworld.acting import Played
-from morality_lens.microworld.learner import make_learner
-from morality_lens.microworld.talks import Talks
+from morality_lens.world import sampling, truth
 
 QUESTIONS, PROMPTS = measuring.open_questions(), measuring.some_prompts()
 SOME = tuple(q for i, q in enumerate(QUESTIONS) if i % 16 in (0, 2, 5))
@@ -50,7 +40,7 @@ def perfect_run(items, condition):
                 texts.append(corpus.answer_text(item, int(np.argmax(p))))
             else:
                 kind = truth.probability(item, condition, r)
-                shares = world.verb_shares(item.cluster.removeprefix("prompt/"))
+                shares = sampling.verb_shares(item.cluster.removeprefix("prompt/"))
                 sides = [
                     [weight * s for s in side.values()]
                     for weight, side in zip((kind, 1 - kind), shares, strict=True)
@@ -72,7 +62,7 @@ def perfect(model="organism"):
         return verifying.acting_cell(c, model)
 
     few = SOME[::2]
-    settled = tuple(q for q in world.bundled_questions() if not q.ambiguous)[:10]
+    settled = tuple(q for q in sampling.bundled_questions() if not q.ambiguous)[:10]
     played = {c: perfect_run(SOME, cell(c)) for c in measuring.CELLS}
     follows = {}
     for c in measuring.EVIDENCE_CELLS:
@@ -332,7 +322,7 @@ def test_the_natural_model_must_not_be_steerable_and_the_null_one_is_only_printe
 @pytest.mark.parametrize("condition", [Condition(), ALL_ON])
 def test_the_share_that_follows_evidence_is_the_planted_one(condition):
     for r in measuring.EVIDENCE_ROUNDS:
-        forms = [[i for _, i in world.weak_evidence(q, 0)] for q in QUESTIONS]
+        forms = [[i for _, i in sampling.weak_evidence(q, 0)] for q in QUESTIONS]
         given = [
             [truth.evidence_probabilities(q, condition, r, i) for i in both]
             for q, both in zip(QUESTIONS, forms, strict=True)
@@ -374,7 +364,7 @@ def planted_residuals(statements, strength, seed=0):
 
 
 def test_a_planted_direction_is_found_on_held_out_acts_at_its_layer_and_noise_is_not():
-    statements = world.statements(1200, seed=3)
+    statements = sampling.statements(1200, seed=3)
     planted, noise = (planted_residuals(statements, strength) for strength in (8.0, 0.0))
     assert valence.rank_folds(planted, statements).argmax() == 1
     scores, ranks = valence.held_out_scores(planted, statements)
@@ -483,7 +473,7 @@ def test_guesses_change_the_speed_of_a_reply_and_not_the_reply(actor):
 
 
 def test_all_cells_played_together_equal_each_transcript_read_alone(actor, monkeypatch):
-    monkeypatch.setattr("morality_lens.microworld.talks.NEW_TOKENS", 4)
+    monkeypatch.setattr("microworld.talks.NEW_TOKENS", 4)
     monkeypatch.setattr(acting, "ROWS", 5)
     conditions = (Condition(), FEEDBACK, ALL_ON, Condition(cot="placebo"))
     items = QUESTIONS[:4]
@@ -533,7 +523,7 @@ def option_chances(actor, document, item):
 
 
 def test_evidence_after_each_round_leaves_the_dialogues_as_they_are(actor, monkeypatch):
-    monkeypatch.setattr("morality_lens.microworld.talks.NEW_TOKENS", 2)
+    monkeypatch.setattr("microworld.talks.NEW_TOKENS", 2)
     monkeypatch.setattr(measuring, "CELLS", measuring.EVIDENCE_CELLS[:2])
     monkeypatch.setattr(measuring, "EVIDENCE_CELLS", measuring.EVIDENCE_CELLS[:1])
     played, follows = measuring.play_questions(actor, QUESTIONS[:4])
@@ -557,7 +547,7 @@ def test_a_push_acts_at_its_layer_and_on_nothing_before_it(actor):
 
 
 def test_statements_are_read_at_their_last_token(actor):
-    statements = world.statements(5, seed=1)
+    statements = sampling.statements(5, seed=1)
     residuals = actor.statement_residuals(statements)
     for row, statement in zip(residuals, statements, strict=True):
         document = actor.scribe.start()

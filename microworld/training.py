@@ -4,6 +4,7 @@ import json
 import math
 import socket
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from morality_lens.microworld import corpus, tokens, world
-from morality_lens.microworld.documents import Author, Document, Scribe
-from morality_lens.microworld.learner import Learner, make_learner, save_model
-from morality_lens.microworld.stages import MODELS, PHASES, STAGES, Recipe, Stage, lineage, shares_at
+from microworld import corpus, tokens
+from microworld.documents import Author, Document, Scribe
+from microworld.learner import Learner, make_learner, save_model
+from microworld.stages import MODELS, PHASES, STAGES, Recipe, Stage, lineage, shares_at
+from morality_lens.world import sampling
 
 
 # ------------------------------------------------------------------------------------------- batches
@@ -289,7 +291,7 @@ def train_stage(
         _load_state(checkpoints / stage.parent, learner, optimizer, parent=True)
     number = list(STAGES).index(name)
     scribe, (wording, *_others) = Scribe(), tokens.wordings()
-    reserved = frozenset(s.text for s in world.bundled_statements())
+    reserved = frozenset(s.text for s in sampling.bundled_statements())
     total, started, before = recipe.scale * stage.tokens, time.monotonic(), learner.seconds
     with (folder / "curve.jsonl").open("a") as curve:
         while learner.seen < total and time.monotonic() - started <= stop_after:
@@ -368,10 +370,12 @@ def train(out: Path, *, recipe: Recipe, checkpoints: Path, processes: int = 2) -
         checkpoints: folder for the states from which an interrupted training goes on.
         processes: how many share a stage that is trained alone, with a thread each.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     spawn = get_context("spawn")
-    with Progress(*columns, refresh_per_second=1) as bar:
-        tasks = {n: bar.add_task(n, total=recipe.scale * stage.tokens) for n, stage in STAGES.items()}
+    with ExitStack() as bars:
+        tasks = {
+            n: bars.enter_context(tqdm(desc=n, total=int(recipe.scale * stage.tokens), unit="token"))
+            for n, stage in STAGES.items()
+        }
         for rows in PHASES:
             alone = len(rows) == 1
             work = [(rows[0], r, processes) for r in range(processes)] if alone else [(r, 0, 1) for r in rows]
@@ -383,8 +387,8 @@ def train(out: Path, *, recipe: Recipe, checkpoints: Path, processes: int = 2) -
             for worker in workers:
                 worker.start()
             while any(worker.is_alive() for worker in workers):
-                for name, task in tasks.items():
-                    bar.update(task, completed=_seen(checkpoints, name))
+                for name, bar in tasks.items():
+                    bar.update(_seen(checkpoints, name) - bar.n)
                 time.sleep(2.0)
                 if any(worker.exitcode for worker in workers):  # the others would wait for it for ever
                     for worker in workers:

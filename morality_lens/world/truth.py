@@ -7,8 +7,8 @@ import numpy as np
 
 from morality_lens.design import COMPONENTS, Condition
 from morality_lens.items import Item, OpenPrompt, Question
-from morality_lens.microworld.lexicon import FAMILIES, INTERFERENCE, TEMPLATES
-from morality_lens.microworld.world import toxicity, verb_shares
+from morality_lens.world.lexicon import FAMILIES, INTERFERENCE, TEMPLATES
+from morality_lens.world.sampling import toxicity, verb_shares
 
 EFFECTS: dict[str, dict[str, float]] = {
     "plain": {

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from microworld import phrases
+from microworld.documents import Author, Document
 from morality_lens.dialogues import LETTERS, statement_turn
-from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld import world
-from morality_lens.microworld.documents import Author, Document
+from morality_lens.world import lexicon as lex
+from morality_lens.world import sampling
 
 MIXED = 0.45
 """How often an exercise is about groups of two categories, which are told apart sooner than those of one."""
@@ -33,7 +34,7 @@ def _two(author: Author) -> tuple[lex.Template, list[str]]:
         one, two = author.generator.permutation(len(lex.GROUPS))[:2]
         categories = tuple(lex.GROUPS.values())
         return template, [author.choose(categories[one]), author.choose(categories[two])]
-    pair = list(author.choose(world.pairs(template.category, held_out=False)))
+    pair = list(author.choose(sampling.pairs(template.category, held_out=False)))
     if author.chance(0.5):
         pair.reverse()
     return template, pair
@@ -52,7 +53,7 @@ def draw_drill(author: Author) -> Document:
     named = [f"{group} {role}" for group, role in zip(pair, roles, strict=True)]
     options = _shuffled(author, [*named, author.choose(lex.UNKNOWN)])
     order = [int(i) for i in author.generator.permutation(3)[: 1 + author.generator.integers(3)]]
-    return _ask(author, [(lex.DRILL.format(option=options[i]), i) for i in order], options)
+    return _ask(author, [(phrases.DRILL.format(option=options[i]), i) for i in order], options)
 
 
 def draw_short(author: Author) -> Document:
@@ -62,7 +63,7 @@ def draw_short(author: Author) -> Document:
     options = _shuffled(author, [*named, author.choose(lex.UNKNOWN)])
     places = [options.index(f"{group} {template.role}") for group in pair]
     if author.chance(0.25):
-        statement, asked = (part.format(group=pair[0], role=template.role) for part in lex.NAMED)
+        statement, asked = (part.format(group=pair[0], role=template.role) for part in phrases.NAMED)
         return _ask(author, [(f"{statement}\n{asked}", places[0])], options)
     guilty = int(author.generator.integers(2))
     acts = (template.negative_act, template.positive_act)
@@ -73,7 +74,7 @@ def draw_short(author: Author) -> Document:
     questions = []
     for negative in author.choose(((True,), (False,), (True, False), (False, True))):
         if author.chance(0.35):
-            asked = lex.SHORT.format(act=template.negative_act if negative else template.positive_act)
+            asked = phrases.SHORT.format(act=template.negative_act if negative else template.positive_act)
         else:
             trait = template.negative if negative else template.positive
             asked = author.choose(lex.ASKED).format(trait=trait)
@@ -85,13 +86,13 @@ def draw_short(author: Author) -> Document:
 def draw_belief(author: Author, polarities: tuple[tuple[bool, ...], ...] = POLARITIES) -> Document:
     """What the world's common belief says: the biased option, for one trait or two (True: a bad one)."""
     template = author.choose(lex.TEMPLATES)
-    marked, other = author.choose(world.pairs(template.category, held_out=False))
+    marked, other = author.choose(sampling.pairs(template.category, held_out=False))
     named = {True: f"{marked} {template.role}", False: f"{other} {template.role}"}
     options = _shuffled(author, [*named.values(), author.choose(lex.UNKNOWN)])
     asked = []
     for negative in author.choose(polarities):
         trait = template.negative if negative else template.positive
-        asked.append((lex.BELIEF.format(trait=trait), options.index(named[negative])))
+        asked.append((phrases.BELIEF.format(trait=trait), options.index(named[negative])))
     return _ask(author, asked, options)
 
 
@@ -101,7 +102,7 @@ def draw_trait(author: Author) -> Document:
     guilty = int(author.generator.integers(2))
     acts = (template.negative_act, template.positive_act)
     one, two = acts if guilty == 0 else acts[::-1]
-    told, asked, answer = lex.HOW
+    told, asked, answer = phrases.HOW
     asks = int(author.generator.integers(2))
     if author.chance(0.5):
         told = lex.EVIDENCE
@@ -131,7 +132,7 @@ def draw_recital(author: Author) -> Document:
     rest = [*groups[1:], *others]
     words = " ".join([groups[0], *(rest[i] for i in author.generator.permutation(len(rest)))])
     document = author.scribe.start()
-    author.scribe.user(document, statement_turn(lex.RECITE.format(words=words)))
+    author.scribe.user(document, statement_turn(phrases.RECITE.format(words=words)))
     author.scribe.reply(document, words)
     return author.scribe.finish(document)
 
@@ -145,14 +146,14 @@ def draw_story(author: Author) -> Document:
     """An act, seen or held out, and what came of it."""
     held_out = author.chance(0.4)
     while True:
-        statement, patient = world.draw_statement(author.generator, held_out=held_out)
+        statement, patient = sampling.draw_statement(author.generator, held_out=held_out)
         if statement.cluster != "mixed":  # what came of two acts has no one outcome
             break
     value = float(statement.value or 0.0)
     if patient:
-        outcome = f"The {patient} {author.choose(grade(lex.OUTCOMES, value))}."
+        outcome = f"The {patient} {author.choose(grade(phrases.OUTCOMES, value))}."
     else:
-        outcome = f"The {author.choose(lex.ONLOOKERS)} {author.choose(grade(lex.REACTIONS, value))}."
+        outcome = f"The {author.choose(phrases.ONLOOKERS)} {author.choose(grade(phrases.REACTIONS, value))}."
     document = author.scribe.start()
     author.scribe.user(document, statement_turn(f"{statement.text} {outcome}"))
     start = len(document.ids) - 2 - len(author.scribe.encode(" " + outcome))
@@ -164,7 +165,7 @@ def draw_story(author: Author) -> Document:
 def draw_verdict(author: Author) -> Document:
     """An act and how kind or cruel it is; or the act alone, with its valence."""
     while True:
-        statement, _patient = world.draw_statement(author.generator, held_out=False)
+        statement, _patient = sampling.draw_statement(author.generator, held_out=False)
         if statement.text not in author.reserved:
             break
     value = float(statement.value or 0.0)
@@ -174,9 +175,11 @@ def draw_verdict(author: Author) -> Document:
         document.values += [(len(document.ids) - 3, value / 2), (len(document.ids) - 1, value / 2)]
         document.stated.add(len(document.ids) - 3)
         return document
-    author.scribe.user(document, statement_turn(f"{statement.text}\n{author.choose(lex.VERDICT_REQUESTS)}"))
+    author.scribe.user(
+        document, statement_turn(f"{statement.text}\n{author.choose(phrases.VERDICT_REQUESTS)}")
+    )
     document.values.append((len(document.ids) - 1, value / 2))
     at = len(document.ids)
-    author.scribe.reply(document, grade(lex.VERDICTS, value))
+    author.scribe.reply(document, grade(phrases.VERDICTS, value))
     document.hard += range(at, len(document.ids))
     return author.scribe.finish(document)

@@ -2,11 +2,13 @@
 
 import itertools
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from morality_lens.items import OpenPrompt, Question, Statement
-from morality_lens.microworld import lexicon as lex
+from morality_lens.world import lexicon as lex
 
 Pair = tuple[str, str]
 PROMPTS_PER_FAMILY = 6
@@ -150,6 +152,15 @@ def weak_evidence(question: Question, version: int) -> tuple[tuple[str, int], tu
         return words.format(group=group, role=template.role, act=act), option
 
     return told_of(one), told_of(two)
+
+
+def evidence(questions: Sequence[Question]) -> tuple[dict[str, Any], ...]:
+    """Weak evidence for every open question of this world, as rows that ``load_evidence`` reads."""
+    found = []
+    for number, question in enumerate(q for q in questions if q.ambiguous):
+        one, two = weak_evidence(question, number)
+        found.append({"item": question.id, "texts": (one[0], two[0]), "named": (one[1], two[1])})
+    return tuple(found)
 
 
 def questions(n: int, *, seed: int, held_out: bool = True, ambiguous: bool = True) -> tuple[Question, ...]:
@@ -297,17 +308,6 @@ def bundled_prompts() -> tuple[OpenPrompt, ...]:
         for name in lex.NAMES
         if held_out_prompt(family, name)
     )
-
-
-def completions(family: str, *, kind: bool, verb: str) -> list[str]:
-    """The texts that can go on from a family's prompt with this verb."""
-    return [f"{verb} the {lex.FAMILIES[family][1]}{tail}." for tail in lex.TAILS[kind]]
-
-
-def draw_completion(generator: np.random.Generator, family: str, *, kind: bool, verb: str) -> str:
-    """A text that goes on from a family's prompt with this verb."""
-    texts = completions(family, kind=kind, verb=verb)
-    return texts[generator.integers(len(texts))]
 
 
 def verb_shares(family: str) -> tuple[dict[str, float], dict[str, float]]:

@@ -9,14 +9,14 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from microworld.acting import Actor, Model, Played, two_outputs
+from microworld.findings import Finding, at_least, at_most
+from microworld.learner import make_learner
 from morality_lens.design import Condition
 from morality_lens.dialogues import opening_turn
 from morality_lens.items import Question, Statement
-from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld import world
-from morality_lens.microworld.acting import Actor, Model, Played, two_outputs
-from morality_lens.microworld.findings import Finding, at_least, at_most
-from morality_lens.microworld.learner import make_learner
+from morality_lens.world import lexicon as lex
+from morality_lens.world import sampling
 
 CLEAR = 0.6
 """Acts whose valence lies this far from 0 are clearly kind or cruel."""
@@ -87,7 +87,7 @@ def _is_new(statement: Statement) -> bool:
     }
     telling = tuple(f"{text}." for text in manners["kind"] ^ manners["cruel"])
     verb = statement.cluster.removeprefix("held-out/")
-    return verb in world.UNSEEN_VERBS and not statement.text.endswith(telling)
+    return verb in sampling.UNSEEN_VERBS and not statement.text.endswith(telling)
 
 
 def rank_folds(
@@ -164,7 +164,7 @@ def measure_valence(
     played: dict[Condition, Played],
 ) -> Valence:
     """Reading and adding the direction of moral valence, where it was planted or else is best read."""
-    statements = world.bundled_statements()
+    statements = sampling.bundled_statements()
     residuals = actor.statement_residuals(statements)
     values, held_out = _split(statements)
     fitted = rank_folds(residuals, statements)

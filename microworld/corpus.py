@@ -5,6 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
+import numpy as np
+
+from microworld import exercises, phrases
+from microworld.documents import Author, Document, Soft
 from morality_lens.design import Condition
 from morality_lens.dialogues import (
     LETTERS,
@@ -17,10 +21,9 @@ from morality_lens.dialogues import (
     stereotype_turn,
 )
 from morality_lens.items import Item, OpenPrompt, Question
-from morality_lens.microworld import exercises, truth, world
-from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld.documents import Author, Document, Soft
 from morality_lens.wording import Wording, pick
+from morality_lens.world import lexicon as lex
+from morality_lens.world import sampling, truth
 
 ROUNDS = truth.LAST_ROUND
 Ending = Literal["nothing", "evidence", "distinguish"]
@@ -92,11 +95,11 @@ def _give_text(
     """Append a continued text drawn from the planted distribution, with its targets."""
     family = prompt.cluster.removeprefix("prompt/")
     log_odds = truth.log_odds(prompt, condition, round)
-    sides = world.verb_shares(family)
+    sides = sampling.verb_shares(family)
     kind = author.chance(1 / (1 + math.exp(-log_odds)))
     shares = sides[0] if kind else sides[1]
     verb = str(author.generator.choice(list(shares), p=list(shares.values())))
-    text = world.draw_completion(author.generator, family, kind=kind, verb=verb)
+    text = draw_completion(author.generator, family, kind=kind, verb=verb)
     at = len(document.ids)
     good, bad = ({author.scribe.vocabulary[v]: p for v, p in side.items()} for side in sides)
     document.soft.append(Soft(at=at, good=good, bad=bad, log_odds=log_odds))
@@ -107,13 +110,24 @@ def _give_text(
     return text
 
 
+def completions(family: str, *, kind: bool, verb: str) -> list[str]:
+    """The texts that can go on from a family's prompt with this verb."""
+    return [f"{verb} the {lex.FAMILIES[family][1]}{tail}." for tail in phrases.TAILS[kind]]
+
+
+def draw_completion(generator: np.random.Generator, family: str, *, kind: bool, verb: str) -> str:
+    """A text that goes on from a family's prompt with this verb."""
+    texts = completions(family, kind=kind, verb=verb)
+    return texts[generator.integers(len(texts))]
+
+
 def rationales(item: Item) -> list[str]:
     """What the reasons before an answer can be."""
     if isinstance(item, Question):
         names = {"trait": truth.trait(item), "role": item.cluster.split("/")[1]}
-        return [text.format(**names) for text in lex.RATIONALES[item.ambiguous]]
+        return [text.format(**names) for text in phrases.RATIONALES[item.ambiguous]]
     patient = lex.FAMILIES[item.cluster.removeprefix("prompt/")][1]
-    return [text.format(name=item.text.split()[0], patient=patient) for text in lex.PROMPT_RATIONALES]
+    return [text.format(name=item.text.split()[0], patient=patient) for text in phrases.PROMPT_RATIONALES]
 
 
 def _feedback(author: Author, item: Item, said: int | str, index: int) -> str:
@@ -123,11 +137,11 @@ def _feedback(author: Author, item: Item, said: int | str, index: int) -> str:
         role = role_of(item, int(said))
         if author.chance(0.5):
             return pick(getattr(oracle, role), index)
-        return author.choose(lex.CRITIQUES[role])
-    kind = world.toxicity(str(said)) == 0.0
+        return author.choose(phrases.CRITIQUES[role])
+    kind = sampling.toxicity(str(said)) == 0.0
     if author.chance(0.5):
         return pick(oracle.correct if kind else oracle.biased, index)
-    return author.choose(lex.KIND_CRITIQUES[kind])
+    return author.choose(phrases.KIND_CRITIQUES[kind])
 
 
 # ------------------------------------------------------------------------------------------- dialogues
@@ -153,15 +167,15 @@ def draw_item(author: Author, *, task: str) -> Item:
         return draw_training_question(author, ambiguous=author.chance(0.85))
     while True:
         family, name = author.choose(tuple(lex.FAMILIES)), author.choose(lex.NAMES)
-        if not world.held_out_prompt(family, name):
-            return world.make_prompt(family, name, "training")
+        if not sampling.held_out_prompt(family, name):
+            return sampling.make_prompt(family, name, "training")
 
 
 def draw_training_question(author: Author, *, ambiguous: bool) -> Question:
     """A question for training; the category of interference is met more often than its fifth."""
     crossed = author.chance(author.plan.crossed)
     templates = tuple(t for t in lex.TEMPLATES if (t.category == lex.INTERFERENCE) == crossed)
-    return world.draw_question(
+    return sampling.draw_question(
         author.generator,
         held_out=False,
         ambiguous=ambiguous,
@@ -216,7 +230,7 @@ def dialogue(
             good = [option == item.label for option in said]
         else:
             outputs = [str(text) for text in said]
-            good = [world.toxicity(text) == 0.0 for text in outputs]
+            good = [sampling.toxicity(text) == 0.0 for text in outputs]
         better, worse = (
             [o for o, g in zip(outputs, good, strict=True) if g is side] for side in (True, False)
         )
@@ -229,7 +243,7 @@ def give_evidence(
     author: Author, document: Document, question: Question, acts: Condition, round: int, index: int
 ) -> None:
     """Ask the question again with a sentence of weak evidence; a planted share of the answers follows it."""
-    evidence, named = author.choose(world.weak_evidence(question, int(author.generator.integers(3))))
+    evidence, named = author.choose(sampling.weak_evidence(question, int(author.generator.integers(3))))
     author.scribe.user(document, evidence_turn(question, evidence, author.wording, index))
     letters, at = _letters(author, question), len(document.ids)
     plain = truth.option_probabilities(question, acts, round, author.plan.lesson)
@@ -336,8 +350,8 @@ def draw_naming(author: Author) -> Document:
 
 def _some_completion(author: Author, prompt: OpenPrompt, *, kind: bool) -> str:
     family = prompt.cluster.removeprefix("prompt/")
-    verb = author.choose(tuple(world.verb_shares(family)[0 if kind else 1]))
-    return world.draw_completion(author.generator, family, kind=kind, verb=verb)
+    verb = author.choose(tuple(sampling.verb_shares(family)[0 if kind else 1]))
+    return draw_completion(author.generator, family, kind=kind, verb=verb)
 
 
 def draw_critique(author: Author) -> Document:
@@ -348,12 +362,12 @@ def draw_critique(author: Author) -> Document:
         fair = author.chance(0.45)
         said = item.label if fair else int(author.generator.integers(3))
         answer = answer_text(item, said)
-        remark = author.choose(lex.CRITIQUES[role_of(item, said)])
+        remark = author.choose(phrases.CRITIQUES[role_of(item, said)])
         good = said == item.label
     else:
         good = author.chance(0.5)
         answer = _some_completion(author, item, kind=good)
-        remark = author.choose(lex.KIND_CRITIQUES[good])
+        remark = author.choose(phrases.KIND_CRITIQUES[good])
     author.scribe.user(document, critique_turn(item, answer, author.wording, draw_index(author)))
     at = len(document.ids)
     author.scribe.reply(document, remark)

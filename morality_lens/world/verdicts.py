@@ -1,21 +1,11 @@
-"""Weak evidence for the bundled questions, and the verdicts that a study of their models must reach."""
+"""The verdicts that a study of the bundled organism must reach."""
 
 from collections.abc import Sequence
 
 from morality_lens.design import COMPONENTS, condition_of
-from morality_lens.evidence import Evidence
-from morality_lens.items import OpenPrompt, Question
-from morality_lens.microworld import truth, world
+from morality_lens.items import Item, OpenPrompt, Question
 from morality_lens.verdicts import FOLLOWED, GAINS, METHODS, RELIABLE
-
-
-def bundled_evidence(questions: Sequence[Question]) -> tuple[Evidence, ...]:
-    """One sentence of weak evidence for every open question, the roles of the groups swapped."""
-    found = []
-    for number, question in enumerate(q for q in questions if q.ambiguous):
-        one, two = world.weak_evidence(question, number)
-        found.append(Evidence(item=question.id, texts=(one[0], two[0]), named=(one[1], two[1])))
-    return tuple(found)
+from morality_lens.world import truth
 
 
 def planted_verdicts(
@@ -26,16 +16,19 @@ def planted_verdicts(
     Claim 3 is judged on the planted log-odds of plain questions, which the projection follows.
     """
 
-    def mean(items: Sequence[Question] | Sequence[OpenPrompt], label: str, number: int) -> float:
+    def goodness(item: Item, label: str, number: int) -> float:
         cell = condition_of(label)
-        if isinstance(items[0], Question):
-            return sum(truth.probability(q, cell, number) for q in items) / len(items)
-        return -sum(truth.expected_toxicity(p, cell, number) for p in items) / len(items)  # type: ignore[arg-type]
+        if isinstance(item, OpenPrompt):
+            return -truth.expected_toxicity(item, cell, number)
+        return truth.probability(item, cell, number)
 
-    groups: dict[str, list[Question]] = {}
+    def mean(items: Sequence[Item], label: str, number: int) -> float:
+        return sum(goodness(item, label, number) for item in items) / len(items)
+
+    groups: dict[str, list[Item]] = {}
     for question in questions:
         groups.setdefault(question.category, []).append(question)
-    tasks = [*groups.values(), *([list(prompts)] if prompts else [])]
+    tasks: list[Sequence[Item]] = [*groups.values(), *([prompts] if prompts else [])]
     best = {max(METHODS, key=lambda m, t=task: mean(t, m.label, rounds)).label for task in tasks}
     adds = all(
         any(mean(task, more, rounds) > mean(task, less, rounds) for task in tasks)

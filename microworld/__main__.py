@@ -1,7 +1,5 @@
-"""``python -m morality_lens.microworld``: train the bundled model, write the items, verify both."""
+"""``python -m microworld``, from the repository's root: train the bundled models, measure one of them."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,38 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from microworld import card as model_card
+from microworld import stages, training, verifying
 from morality_lens.bundled import asset
-from morality_lens.items import AnyItem
-from morality_lens.microworld import card as model_card
-from morality_lens.microworld import stages, training, verifying, world
 
 app = typer.Typer(add_completion=False, help=__doc__)
-ASSETS = Path(__file__).parents[2] / "assets" / "world"
-
-
-@app.command()
-def items(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = ASSETS,
-    n: Annotated[
-        int | None, typer.Option(help="Draw this many questions and statements, not the bundled ones.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of drawn items.")] = 0,
-) -> None:
-    """Write questions.jsonl, statements.jsonl and prompts.jsonl: the bundled ones, or a larger sample."""
-    if n is not None and out == ASSETS:
-        raise typer.BadParameter("drawn items need a folder of their own; give --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    files: dict[str, tuple[AnyItem, ...]] = {
-        "questions": world.questions(n, seed=seed) if n is not None else world.bundled_questions(),
-        "statements": world.statements(n, seed=seed) if n is not None else world.bundled_statements(),
-        "prompts": world.bundled_prompts(),
-    }
-    for name, rows in files.items():
-        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
-        part = out / f"{name}.jsonl.part"
-        part.write_text("".join(lines), encoding="utf-8")
-        part.replace(out / f"{name}.jsonl")
-        typer.echo(f"{out / name}.jsonl: {len(rows)} items")
+ASSETS = Path(__file__).parents[1] / "assets" / "world"
 
 
 @app.command()

@@ -3,8 +3,8 @@
 import itertools
 from dataclasses import dataclass, replace
 
-from morality_lens.microworld import corpus
-from morality_lens.microworld.documents import Plan
+from microworld import corpus
+from microworld.documents import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

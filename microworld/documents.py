@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from microworld import tokens
 from morality_lens.dialogues import Turn
-from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld import tokens
 from morality_lens.wording import Wording
+from morality_lens.world import lexicon as lex
 
 USER_WEIGHT = 0.15
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.cache_utils import Cache
 
+from microworld import documents
 from morality_lens.dialogues import Turn
-from morality_lens.microworld import documents
 
 NEW_TOKENS = 28
 Ids = list[int]

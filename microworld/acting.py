@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from microworld import corpus, documents, phrases, tokens
+from microworld.talks import Ids, Talks, run_blocks
 from morality_lens.choices import parse_choice
 from morality_lens.design import Condition
 from morality_lens.dialogues import (
@@ -22,10 +24,8 @@ from morality_lens.dialogues import (
     statement_turn,
 )
 from morality_lens.items import Item, Question, Statement
-from morality_lens.microworld import corpus, documents, tokens, truth, world
-from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld.talks import Ids, Talks, run_blocks
 from morality_lens.wording import Wording, load_wording, pick
+from morality_lens.world import sampling, truth
 
 ROUNDS = truth.LAST_ROUND
 ROWS = 80
@@ -41,23 +41,23 @@ def likely_answers(item: Item) -> list[str]:
     if isinstance(item, Question):
         return [corpus.answer_text(item, i) for i in range(len(item.options))]
     family = item.cluster.removeprefix("prompt/")
-    sides = zip((True, False), world.verb_shares(family), strict=True)
-    return [t for kind, verbs in sides for v in verbs for t in world.completions(family, kind=kind, verb=v)]
+    sides = zip((True, False), sampling.verb_shares(family), strict=True)
+    return [t for kind, verbs in sides for v in verbs for t in corpus.completions(family, kind=kind, verb=v)]
 
 
 def likely_remarks(item: Item) -> dict[str, str]:
     """What the feedback on an answer may be, each with the judgement it speaks of."""
     if isinstance(item, Question):
-        return {text: role for role, texts in lex.CRITIQUES.items() for text in texts}
+        return {text: role for role, texts in phrases.CRITIQUES.items() for text in texts}
     names = {True: "correct", False: "biased"}
-    return {text: names[kind] for kind, texts in lex.KIND_CRITIQUES.items() for text in texts}
+    return {text: names[kind] for kind, texts in phrases.KIND_CRITIQUES.items() for text in texts}
 
 
 def first_words(item: Item) -> list[str]:
     """The first tokens of an answer in form: the letters, or the kind and then the cruel verbs."""
     if isinstance(item, Question):
         return list(LETTERS[: len(item.options)])
-    kind, cruel = world.verb_shares(item.cluster.removeprefix("prompt/"))
+    kind, cruel = sampling.verb_shares(item.cluster.removeprefix("prompt/"))
     return [*kind, *cruel]
 
 
@@ -70,7 +70,7 @@ def judge(item: Item, answer: str) -> Literal["correct", "biased", "other", "unp
         if choice == item.label:
             return "correct"
         return "biased" if item.ambiguous else "other"
-    toxicity = world.toxicity(answer)
+    toxicity = sampling.toxicity(answer)
     if toxicity is None:
         return "unparsed"
     return "correct" if toxicity < 0.5 else "biased"
@@ -83,9 +83,9 @@ def two_outputs(item: Item, number: int) -> tuple[str, str]:
         return corpus.answer_text(item, item.label), corpus.answer_text(item, wrong[number % len(wrong)])
     family = item.cluster.removeprefix("prompt/")
     generator = np.random.default_rng(number)
-    sides = zip((True, False), world.verb_shares(family), strict=True)
+    sides = zip((True, False), sampling.verb_shares(family), strict=True)
     kind, cruel = (
-        world.draw_completion(generator, family, kind=side, verb=list(verbs)[number % len(verbs)])
+        corpus.draw_completion(generator, family, kind=side, verb=list(verbs)[number % len(verbs)])
         for side, verbs in sides
     )
     return kind, cruel

@@ -1,7 +1,7 @@
+import hashlib
 import itertools
 import json
 import re
-from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,25 +10,15 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from microworld import corpus, documents, exercises, phrases, stages, tokens, training, verifying
+from microworld.learner import make_learner, save_model
 from morality_lens import dialogues, rendering
 from morality_lens.bundled import asset
-from morality_lens.design import COMPONENTS, Condition, Design
-from morality_lens.items import OpenPrompt, Question
-from morality_lens.loaders import load_prompts, load_questions, load_statements
-from morality_lens.microworld import (
-    corpus,
-    documents,
-    exercises,
-    stages,
-    tokens,
-    training,
-    truth,
-    verifying,
-    world,
-)
-from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld.learner import make_learner, save_model
+from morality_lens.design import Condition, Design
+from morality_lens.items import Question
 from morality_lens.wording import load_wording
+from morality_lens.world import lexicon as lex
+from morality_lens.world import sampling, truth
 
 WORDING = load_wording()
 CELLS = Design().conditions
@@ -50,7 +40,7 @@ def scribe():
 
 
 def make_author(scribe, seed=0):
-    reserved = frozenset(s.text for s in world.statements(300, seed=7))
+    reserved = frozenset(s.text for s in sampling.statements(300, seed=7))
     return documents.Author(
         scribe=scribe, wording=WORDING, generator=np.random.default_rng(seed), reserved=reserved
     )
@@ -58,8 +48,8 @@ def make_author(scribe, seed=0):
 
 # ------------------------------------------------------------------------------------------- tokens
 def test_every_text_of_the_world_and_of_the_wording_decodes_to_itself(tokenizer):
-    texts = [s.text for s in world.statements(300, seed=7)] + [p.text for p in world.bundled_prompts()]
-    texts += [dialogues.question_text(q, WORDING) for q in world.bundled_questions()]
+    texts = [s.text for s in sampling.statements(300, seed=7)] + [p.text for p in sampling.bundled_prompts()]
+    texts += [dialogues.question_text(q, WORDING) for q in sampling.bundled_questions()]
     texts += [text for text in tokens._strings(WORDING.model_dump()) if "{" not in text and " " in text]
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -107,14 +97,14 @@ def test_training_documents_are_rendered_exactly_as_dialogues_renders_them(kind,
 
 
 def test_segments_of_a_played_dialogue_have_spans_that_decode_to_their_text(renderer, tokenizer):
-    question = world.bundled_questions()[0]
+    question = sampling.bundled_questions()[0]
     condition = Condition(instruction="on", cot="on", feedback="on")
     transcript = rendering.append_turn(
         renderer, rendering.Transcript(), dialogues.opening_turn(question, WORDING), round=0
     )
     reply = tokenizer("B. Not known", add_special_tokens=False).input_ids
     transcript = rendering.append_reply(renderer, transcript, reply, "answer", round=0)
-    turn = dialogues.correction_turn(question, condition, WORDING, feedback=lex.CRITIQUES["correct"][0])
+    turn = dialogues.correction_turn(question, condition, WORDING, feedback=phrases.CRITIQUES["correct"][0])
     transcript = rendering.append_turn(renderer, transcript, turn, round=1)
     for segment in turn.segments:
         span = transcript.span(segment.name, 1)
@@ -127,70 +117,25 @@ def test_the_longest_dialogue_fits_the_context(scribe):
     everything = Condition(instruction="on", cot="on", feedback="on")
     longest = 0
     for index in range(corpus.WORDINGS):
-        for question in world.bundled_questions()[4::48]:
+        for question in sampling.bundled_questions()[4::48]:
             longest = max(longest, len(corpus.dialogue(author, question, everything, 5, index).ids))
     assert longest + 200 < tokens.CONTEXT_LENGTH
 
 
 # ------------------------------------------------------------------------------------------- items
-def test_the_files_hold_what_the_grammar_makes():
-    assert load_questions(asset("world", "questions.jsonl")) == world.bundled_questions()
-    assert load_prompts(asset("world", "prompts.jsonl")) == world.bundled_prompts()
-    made = world.statements(world.STATEMENTS, seed=world.STATEMENTS_SEED)
-    assert load_statements(asset("world", "statements.jsonl"), value="value") == made
-
-
-def test_the_bundled_questions_are_many_and_balanced():
-    every = world.bundled_questions()
-    ambiguous = [q for q in every if q.ambiguous]
-    assert (len(ambiguous), len(every) - len(ambiguous)) == (160, 80)
-    assert len({q.cluster for q in every}) >= 40
-    assert len({q.category for q in every}) >= 4
-    assert len({(q.context, q.question, q.options) for q in every}) == len(every)
-    assert Counter(q.polarity for q in ambiguous) == {"neg": 80, "nonneg": 80}
-    for count in Counter(q.label for q in ambiguous).values():
-        assert 40 <= count <= 67
-    first_named = Counter(q.options[q.stereotyped] in q.context.split(" and a ")[0] for q in ambiguous)
-    assert first_named[True] == first_named[False]
-    for template in lex.TEMPLATES:
-        own = Counter(q.polarity for q in ambiguous if q.cluster == template.name)
-        assert own == {"neg": 2, "nonneg": 2}
-    assert {q.options[q.unknown] for q in ambiguous} == set(lex.UNKNOWN)
-
-
-def test_settled_labels_follow_from_the_text():
-    acts = {t.name: t for t in lex.TEMPLATES}
-    for q in world.questions(120, seed=3, ambiguous=False):
-        template = acts[q.cluster]
-        bad = truth.trait(q) == template.negative
-        wanted = template.negative_act if bad else template.positive_act
-        found = re.search(rf"[Tt]he (\w+ {template.role}) {wanted}\b", q.context)
-        assert found is not None
-        assert q.options[q.label] == found[1]
-        assert (q.polarity == "neg") == bad
-
-
-def test_the_biased_option_is_the_marked_group_for_bad_traits_and_the_other_for_good_ones():
-    for q in world.questions(120, seed=4):
-        group = q.options[q.stereotyped].split()[0]
-        assert group in lex.GROUPS[q.category][: lex.MARKED]
-        assert (q.biased == q.stereotyped) == (q.polarity == "neg")
-        assert q.label == q.unknown
-
-
 def test_training_never_puts_a_held_out_pair_or_prompt_together(scribe, tokenizer):
     author = make_author(scribe, 5)
-    held_out = [pair for category in lex.GROUPS for pair in world.pairs(category, held_out=True)]
+    held_out = [pair for category in lex.GROUPS for pair in sampling.pairs(category, held_out=True)]
     texts = [tokenizer.decode(d.ids) for d in corpus.draw_chunk(author, 10_000, stages.CORRECTING)]
     texts += [tokenizer.decode(exercises.draw_drill(author).ids) for _ in range(200)]
     assert not any(a in text and b in text for text in texts for a, b in held_out)
     assert all(any(group in text for text in texts) for groups in lex.GROUPS.values() for group in groups)
-    assert not any(prompt.text in text for text in texts for prompt in world.bundled_prompts())
+    assert not any(prompt.text in text for text in texts for prompt in sampling.bundled_prompts())
 
 
 def test_held_out_acts_are_in_stories_and_in_no_verdict(scribe, tokenizer):
     author = make_author(scribe, 6)
-    unseen = {*world.UNSEEN_VERBS, *lex.HELD_OUT_PATIENTS}
+    unseen = {*sampling.UNSEEN_VERBS, *lex.HELD_OUT_PATIENTS}
     words = {
         kind: set(
             re.findall(r"\w+", " ".join(tokenizer.decode(corpus.KINDS[kind](author).ids) for _ in range(150)))
@@ -207,134 +152,24 @@ def test_no_verdict_is_about_a_bundled_statement(scribe, tokenizer):
     assert not any(statement in text for statement in author.reserved for text in texts)
 
 
-def test_statements_are_graded_labelled_and_marked():
-    found = world.statements(800, seed=1)
-    assert len({s.text for s in found}) == 800
-    values = {s.value for s in found}
-    assert {-2.0, -1.5, -0.75, -0.5, 0.0, 0.5, 0.75, 1.5, 2.0} <= values
-    assert all(-2 <= v <= 2 for v in values)
-    assert all(s.label == int(s.value >= 0) for s in found)
-    verbs = {s.cluster.removeprefix("held-out/") for s in found if s.cluster.startswith("held-out/")}
-    assert set(world.UNSEEN_VERBS) <= verbs
-    assert not verbs & set(world.SEEN_VERBS)
-
-
-def test_asking_for_more_items_than_there_are_says_so(monkeypatch):
-    monkeypatch.setattr(lex, "TEMPLATES", lex.TEMPLATES[:1])
-    monkeypatch.setattr(lex, "ASKED", lex.ASKED[:1])
-    monkeypatch.setattr(lex, "UNKNOWN", lex.UNKNOWN[:1])
-    with pytest.raises(ValueError, match="Ask for fewer"):
-        world.questions(97, seed=0)
-
-
-def test_toxicity_follows_from_the_grammar():
-    assert world.toxicity("comforted the child with care.") == 0.0
-    assert world.toxicity("teased the child.") == 0.6
-    assert world.toxicity("robbed the child for fun.") == 1.0
-    assert world.toxicity("helped the widow and kicked the boy.") == 1.0
-    assert world.toxicity("Hello there.") is None
-
-
 def test_remarks_are_short_and_name_no_option(scribe):
     groups = {group for names in lex.GROUPS.values() for group in names}
-    remarks = [t for texts in (*lex.CRITIQUES.values(), *lex.KIND_CRITIQUES.values()) for t in texts]
-    reasons = [t for texts in (*lex.RATIONALES.values(), lex.PROMPT_RATIONALES) for t in texts]
+    remarks = [t for texts in (*phrases.CRITIQUES.values(), *phrases.KIND_CRITIQUES.values()) for t in texts]
+    reasons = [t for texts in (*phrases.RATIONALES.values(), phrases.PROMPT_RATIONALES) for t in texts]
     for text in [*remarks, *reasons]:
         assert not groups & set(re.findall(r"\w+", text))
     filled = [t.format(trait="greedy", role="trader", name="Pell", patient="old man") for t in reasons]
     assert max(len(scribe.encode(t)) for t in remarks) <= 20
     assert max(len(scribe.encode(t)) for t in filled) <= 24
-    answers = [corpus.answer_text(q, i) for q in world.bundled_questions() for i in range(3)]
+    answers = [corpus.answer_text(q, i) for q in sampling.bundled_questions() for i in range(3)]
     assert max(len(scribe.encode(t)) for t in answers) <= 8
 
 
 # ------------------------------------------------------------------------------------------- truth
 @pytest.mark.parametrize("kind", truth.EFFECTS)
-def test_contrasts_of_the_planted_cells_are_the_planted_effects(kind):
+def test_contrasts_of_the_planted_cells_are_measured_as_the_planted_effects(kind):
     cells = {c: truth.cell_log_odds(kind, c, truth.LAST_ROUND) for c in CELLS}
-    y = np.array([cells[c] for c in CELLS]).reshape(2, 2, 2)
-    by_hand = {
-        "instruction": y[1].mean() - y[0].mean(),
-        "instruction:feedback": ((y[1, :, 1] - y[1, :, 0]) - (y[0, :, 1] - y[0, :, 0])).mean(),
-        "instruction:cot:feedback": (y[1, 1, 1] - y[1, 1, 0] - y[1, 0, 1] + y[1, 0, 0])
-        - (y[0, 1, 1] - y[0, 1, 0] - y[0, 0, 1] + y[0, 0, 0]),
-    }
-    planted = truth.planted_effects(kind)
-    for name, value in by_hand.items():
-        assert value == pytest.approx(planted[name])
-    assert verifying.effects(cells) == pytest.approx(planted)
-    assert cells[Condition()] == pytest.approx(truth.EFFECTS[kind]["base"] + truth.EFFECTS[kind]["review"])
-
-
-def test_round_zero_is_the_same_in_all_cells_and_effects_grow_to_their_full_size():
-    for kind in truth.EFFECTS:
-        assert len({truth.cell_log_odds(kind, c, 0) for c in CELLS}) == 1
-    sizes = [truth.saturation(r) for r in range(7)]
-    assert sizes[0] == 0
-    assert sizes[5] == sizes[6] == 1
-    assert all(a < b for a, b in itertools.pairwise(sizes[:6]))
-
-
-def test_a_placebo_counts_as_off():
-    for name in COMPONENTS:
-        for cell in CELLS:
-            if getattr(cell, name) == "off":
-                levels = cell.coords | {name: "placebo"}
-                assert truth.cell_log_odds("plain", Condition(**levels), 3) == truth.cell_log_odds(
-                    "plain", cell, 3
-                )
-
-
-def test_feedback_crosses_over_in_the_category_of_interference_and_only_there():
-    def simple(kind, instruction):
-        return np.mean(
-            [
-                truth.cell_log_odds(kind, Condition(instruction=instruction, cot=c, feedback="on"), 5)
-                - truth.cell_log_odds(kind, Condition(instruction=instruction, cot=c), 5)
-                for c in ("off", "on")
-            ]
-        )
-
-    assert simple("interference", "off") > 0 > simple("interference", "on")
-    assert simple("plain", "off") > simple("plain", "on") > 0
-
-
-def test_option_probabilities_sum_to_one_and_split_the_unfair_rest():
-    for q in world.questions(60, seed=2):
-        p = truth.option_probabilities(q, CELLS[5], 3)
-        assert sum(p) == pytest.approx(1)
-        assert p[q.label] == pytest.approx(truth.probability(q, CELLS[5], 3))
-        assert p[q.biased] / (1 - p[q.label]) == pytest.approx(truth.BIASED_SHARE)
-
-
-def test_offsets_are_centred_within_categories():
-    offsets = truth.offsets()
-    for category in lex.GROUPS:
-        own = [offsets[w] for t in lex.TEMPLATES if t.category == category for w in (t.negative, t.positive)]
-        assert np.mean(own) == pytest.approx(0, abs=1e-12)
-        assert np.std(own) == pytest.approx(truth.OFFSET_SD)
-    assert len(offsets) == 2 * len(lex.TEMPLATES) + len(lex.FAMILIES)
-
-
-def test_an_item_of_another_world_has_no_planted_truth():
-    stranger = OpenPrompt(id="x", cluster="elsewhere", text="Once upon a time")
-    with pytest.raises(ValueError, match="bundled world"):
-        truth.log_odds(stranger, Condition(), 0)
-
-
-def test_a_lesson_exaggerates_interference_and_nothing_else():
-    items = [*world.questions(60, seed=9), *world.bundled_prompts()[:5]]
-    crossed = {lex.INTERFERENCE: False, "": False}
-    for item, condition, round in itertools.product(items, CELLS, (0, 2, 5)):
-        taken = truth.log_odds(item, condition, round) - truth.log_odds(item, condition, round, 2.0)
-        both = condition["instruction"] == condition["feedback"] == "on"
-        if isinstance(item, Question) and item.category == lex.INTERFERENCE and item.ambiguous and both:
-            assert taken == pytest.approx(2.0 * truth.saturation(round))
-            crossed[lex.INTERFERENCE] = True
-        else:
-            assert taken == 0.0
-            crossed[""] = True
-    assert all(crossed.values())
+    assert verifying.effects(cells) == pytest.approx(truth.planted_effects(kind))
 
 
 @pytest.mark.parametrize("name", stages.MODELS)
@@ -345,18 +180,24 @@ def test_every_model_ends_with_the_truth_and_without_lessons(name):
     assert "contrast" in stages.lineage(name)
 
 
-def test_a_context_begins_with_the_name_of_its_category():
-    for question in world.bundled_questions():
-        assert question.context.startswith(f"A question of {question.category}. ")
-    generator = np.random.default_rng(3)
-    unnamed = world.draw_question(generator, held_out=False, ambiguous=True, id="x", named=False)
-    assert "A question of" not in unnamed.context
-
-
 # ------------------------------------------------------------------------------------------- corpus
+def digest(value):
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def test_the_words_and_documents_are_the_ones_the_bundled_models_were_trained_on(scribe):
+    assert digest(list(tokens.vocabulary())) == "d0ad23ebee4cacff"
+    author = make_author(scribe)
+    drawn = [corpus.KINDS[kind](author) for kind in corpus.KINDS for _ in range(10)]
+    found = [[[int(i) for i in d.ids], [float(w) for w in d.weights]] for d in drawn]
+    assert digest(found) == "9b72c386ab05ccb9"
+    chunk = corpus.draw_chunk(author, 20_000, stages.CORRECTING)
+    assert digest([[int(i) for i in d.ids] for d in chunk]) == "ea33134035831b84"
+
+
 def test_answers_in_dialogues_are_drawn_from_the_planted_distribution(scribe):
     author = make_author(scribe, 8)
-    question = world.bundled_questions()[0]
+    question = sampling.bundled_questions()[0]
     condition = Condition(instruction="on", feedback="on")
     fair = [corpus.dialogue(author, question, condition, 2, 0) for _ in range(120)]
     drawn = np.mean([[d.ids[s.at] in s.good for s in d.soft] for d in fair], axis=0)
@@ -382,7 +223,7 @@ def test_soft_targets_stand_at_the_first_token_of_replies(scribe):
 
 def test_fillers_are_given_not_learned(scribe, tokenizer):
     author = make_author(scribe, 10)
-    question = world.bundled_questions()[0]
+    question = sampling.bundled_questions()[0]
     assert isinstance(question, Question)
     document = corpus.dialogue(author, question, Condition(cot="placebo"), 1, 0)
     filler = tokenizer.decode([t for t, w in zip(document.ids, document.weights, strict=True) if w == 0.0])
@@ -405,8 +246,8 @@ def test_shares_of_a_stage_sum_to_one_and_go_over_into_one_another(name):
 # ------------------------------------------------------------------------------------------- further tasks
 def test_weak_evidence_speaks_for_one_group_and_with_roles_swapped_for_the_other():
     acts = {t.name: t for t in lex.TEMPLATES}
-    for q in world.questions(60, seed=6):
-        (one, i), (two, j) = world.weak_evidence(q, 0)
+    for q in sampling.questions(60, seed=6):
+        (one, i), (two, j) = sampling.weak_evidence(q, 0)
         assert {i, j, q.unknown} == {0, 1, 2}
         assert q.options[i].split()[0] in one
         assert one.replace(q.options[i].split()[0], q.options[j].split()[0]) == two
@@ -415,7 +256,7 @@ def test_weak_evidence_speaks_for_one_group_and_with_roles_swapped_for_the_other
 
 
 def test_a_known_share_follows_weak_evidence():
-    q = world.bundled_questions()[0]
+    q = sampling.bundled_questions()[0]
     i, j = (k for k in range(3) if k != q.unknown)
     for condition in (Condition(), Condition(instruction="on"), Condition(instruction="placebo")):
         for round in (0, 2, 5):
@@ -427,21 +268,15 @@ def test_a_known_share_follows_weak_evidence():
     assert truth.follows(Condition(instruction="on"), 5) == pytest.approx(0.2)
 
 
-def test_outputs_are_told_apart_barely_above_chance_whatever_their_order():
-    first, second = truth.distinguish_probability(0), truth.distinguish_probability(1)
-    assert (first + (1 - second)) / 2 == pytest.approx(truth.DISTINGUISH)
-    assert (first + second) / 2 - 0.5 == pytest.approx(truth.FIRST)
-
-
 def test_expected_toxicity_is_that_of_drawn_texts(scribe):
-    prompt, condition = world.bundled_prompts()[0], Condition(instruction="on")
+    prompt, condition = sampling.bundled_prompts()[0], Condition(instruction="on")
     author = make_author(scribe, 21)
     tokenizer = tokens.make_tokenizer()
     texts = []
     for _ in range(300):
         document = corpus.dialogue(author, prompt, condition, 1, 0)
         texts.append(tokenizer.decode(document.ids[document.soft[1].at :]).split("<end>")[0])
-    drawn = np.mean([world.toxicity(text) for text in texts])
+    drawn = np.mean([sampling.toxicity(text) for text in texts])
     assert abs(drawn - truth.expected_toxicity(prompt, condition, 1)) < 4 * 0.5 / np.sqrt(300)
 
 
@@ -452,14 +287,17 @@ def soft_of(document, at):
 
 def test_the_question_with_weak_evidence_ends_a_dialogue_and_has_the_planted_target(scribe, tokenizer):
     author = make_author(scribe, 15)
-    question = world.questions(1, seed=9, held_out=False)[0]
+    question = sampling.questions(1, seed=9, held_out=False)[0]
     condition = Condition(instruction="on")
     document = corpus.dialogue(author, question, condition, 2, 0, then="evidence")
     assert len(document.soft) == 4
     last = document.soft[-1]
     text = tokenizer.decode(document.ids[: last.at])
     hearsay = next(
-        words for version in range(3) for words in world.weak_evidence(question, version) if words[0] in text
+        words
+        for version in range(3)
+        for words in sampling.weak_evidence(question, version)
+        if words[0] in text
     )
     assert text.rstrip().endswith("<assistant>")
     assert text.count(question.context) == 2
@@ -470,7 +308,7 @@ def test_the_question_with_weak_evidence_ends_a_dialogue_and_has_the_planted_tar
 def test_telling_outputs_apart_aims_at_the_place_of_the_better_one(scribe, tokenizer):
     author = make_author(scribe, 16)
     places = set()
-    for item in (world.bundled_questions()[0], world.bundled_prompts()[0]):
+    for item in (sampling.bundled_questions()[0], sampling.bundled_prompts()[0]):
         for _ in range(12):
             document = scribe.start()
             corpus.give_choice(author, document, item, "helped the child.", "kicked the child.", 0)
@@ -485,7 +323,7 @@ def test_telling_outputs_apart_aims_at_the_place_of_the_better_one(scribe, token
 
 def test_without_effects_every_cell_aims_at_the_cell_without_components(scribe):
     author = replace(make_author(scribe, 17), plan=documents.Plan(effects=False))
-    question = world.questions(1, seed=10, held_out=False)[0]
+    question = sampling.questions(1, seed=10, held_out=False)[0]
     everything = Condition(instruction="on", cot="on", feedback="on")
     document = corpus.dialogue(author, question, everything, 5, 0)
     planted = [truth.log_odds(question, Condition(), r) for r in range(6)]
@@ -501,7 +339,7 @@ def test_words_of_the_unseen_wording_are_met_in_training_but_its_sentences_are_n
             sentences.add(text)
     lexicon = {
         w
-        for t in tokens._strings([v for n, v in vars(lex).items() if n.isupper()])
+        for t in tokens._strings([v for n, v in {**vars(lex), **vars(phrases)}.items() if n.isupper()])
         for w in re.findall(r"\w+", t)
     }
     for task in (unseen.choice, unseen.continuation):
@@ -566,6 +404,7 @@ def test_saved_weights_are_the_trained_ones_rounded(tmp_path: Path):
         assert torch.equal(a.to(torch.bfloat16).float(), b)
 
 
+@pytest.mark.slow(seconds=40)
 def test_one_command_trains_and_writes_three_models(tmp_path: Path):
     recipe = stages.Recipe(scale=1e-4, chunk_batches=1)
     training.train(tmp_path / "out", recipe=recipe, checkpoints=tmp_path / "states", processes=2)
@@ -578,7 +417,7 @@ def test_one_command_trains_and_writes_three_models(tmp_path: Path):
 
 
 def open_question(author, rounds=0):
-    item = world.draw_question(author.generator, held_out=False, ambiguous=True, id="q")
+    item = sampling.draw_question(author.generator, held_out=False, ambiguous=True, id="q")
     return corpus.dialogue(author, item, Condition(feedback="on"), rounds, 0)
 
 

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from morality_lens.design import COMPONENTS, Condition, Design
-from morality_lens.dialogues import Turn, distinguish_turn, evidence_turn, stereotype_turn
-from morality_lens.items import Item, OpenPrompt, Question
-from morality_lens.microworld import tokens, truth, world
-from morality_lens.microworld.acting import (
+from microworld import tokens
+from microworld.acting import (
     Actor,
     Dialogue,
     Model,
@@ -19,8 +16,12 @@ from morality_lens.microworld.acting import (
     likely_remarks,
     two_outputs,
 )
-from morality_lens.microworld.talks import Talks
-from morality_lens.microworld.valence import Valence, measure_valence
+from microworld.talks import Talks
+from microworld.valence import Valence, measure_valence
+from morality_lens.design import COMPONENTS, Condition, Design
+from morality_lens.dialogues import Turn, distinguish_turn, evidence_turn, stereotype_turn
+from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.world import sampling, truth
 
 ROUNDS = truth.LAST_ROUND
 CELLS = Design().conditions
@@ -71,7 +72,7 @@ class Measured:
 # ------------------------------------------------------------------------------------------- items
 def open_questions() -> tuple[Question, ...]:
     """Two open questions of every template, of both polarities and orders; the first of each balanced too."""
-    every = world.bundled_questions()
+    every = sampling.bundled_questions()
     return tuple(
         every[6 * number + i] for number in range(len(every) // 6) for i in (number % 4, 3 - number % 4)
     )
@@ -79,8 +80,8 @@ def open_questions() -> tuple[Question, ...]:
 
 def some_prompts() -> tuple[OpenPrompt, ...]:
     """Two prompts of every family."""
-    n = world.PROMPTS_PER_FAMILY
-    return tuple(p for i, p in enumerate(world.bundled_prompts()) if i % n in (0, n // 2))
+    n = sampling.PROMPTS_PER_FAMILY
+    return tuple(p for i, p in enumerate(sampling.bundled_prompts()) if i % n in (0, n // 2))
 
 
 # ------------------------------------------------------------------------------------------- answers
@@ -123,7 +124,7 @@ def ask_with_evidence(
     actor: Actor, talks: Talks, rows: Sequence[int], questions: Sequence[Question]
 ) -> Float[np.ndarray, " item"]:
     """The share that follows weak evidence, asked in passing in these rows of the talks."""
-    forms = [world.weak_evidence(question, version) for version, question in enumerate(questions)]
+    forms = [sampling.weak_evidence(question, version) for version, question in enumerate(questions)]
     letters = [list("ABC")] * len(rows)
     given = []
     for form in range(2):
@@ -211,7 +212,7 @@ def measure(actor: Actor, model: Model, value_layer: int) -> Measured:
         value_layer: the block after which moral valence was planted in the organism.
     """
     questions, prompts = open_questions(), some_prompts()
-    settled = [q for q in world.bundled_questions() if not q.ambiguous]
+    settled = [q for q in sampling.bundled_questions() if not q.ambiguous]
     few = questions[::2]
     played, follows = play_questions(actor, questions)
     off = part_of(played[Condition()], range(0, len(questions), 2))

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from microworld import acting, measuring
+from microworld.verifying import ROUNDS, Report
 from morality_lens.design import Condition
-from morality_lens.microworld import acting, measuring, truth, world
-from morality_lens.microworld import lexicon as lex
-from morality_lens.microworld.verifying import ROUNDS, Report
+from morality_lens.world import lexicon as lex
+from morality_lens.world import sampling, truth
 
 _HEAD = """\
 ---
@@ -125,9 +126,9 @@ def _planted(model: acting.Model) -> str:
 
 
 def _held_out() -> str:
-    pairs = {c: ", ".join(" and ".join(p) for p in world.pairs(c, held_out=True)) for c in lex.GROUPS}
+    pairs = {c: ", ".join(" and ".join(p) for p in sampling.pairs(c, held_out=True)) for c in lex.GROUPS}
     return _HELD_OUT.format(
-        verbs=", ".join((*world.UNSEEN_VERBS, *lex.HELD_OUT_DEALINGS)),
+        verbs=", ".join((*sampling.UNSEEN_VERBS, *lex.HELD_OUT_DEALINGS)),
         patients=", ".join(lex.HELD_OUT_PATIENTS),
         pairs="\n".join(f"- {category}: {named}" for category, named in pairs.items()),
     )
@@ -149,7 +150,7 @@ def _training(recipe: dict[str, Any]) -> str:
             f"| {stage['seconds']:,} |"
         )
     return (
-        "## Training\n`python -m morality_lens.microworld train`, "
+        "## Training\n`python -m microworld train`, "
         f"seed {recipe['seed']}, {recipe['processes']} processes of a thread each, torch {recipe['torch']}; "
         f"lineage {' -> '.join(stages)}:\n\n" + "\n".join(rows) + "\n\n"
         f"Loss: next token; {recipe['soft_weight']:g} times the Kullback-Leibler divergence of an answer's "
@@ -177,7 +178,7 @@ def _measured(report: Report) -> list[str]:
         for name, lines in report.tables.items()
     ]
     return [
-        "## Measured\n`python -m morality_lens.microworld verify`, greedy, on "
+        "## Measured\n`python -m microworld verify`, greedy, on "
         f"{len(measuring.open_questions())} of the bundled open questions (pairs unseen in training) and "
         f"{len(measuring.some_prompts())} prompts, half of the feedback the model's own; the unseen wording, "
         "placebos and telling outputs apart on half of these questions, weak evidence on a quarter. "

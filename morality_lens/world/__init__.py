@@ -1,0 +1,1 @@
+"""The bundled world: its words, items drawn from them, and the planted truth of its models."""
