@@ -92,7 +92,7 @@ def cell_log_odds(kind: str, condition: Condition, round: int) -> float:
             if name not in ("base", "review")
         )
 
-    here = {name: float(getattr(condition, name) == "on") for name in COMPONENTS}
+    here = {name: float(condition[name] == "on") for name in COMPONENTS}
     gained = corner(here) - corner(dict.fromkeys(COMPONENTS, 0.0)) + effects["review"]
     return effects["base"] + saturation(round) * gained
 
