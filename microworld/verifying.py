@@ -63,7 +63,7 @@ def effects(cells: Mapping[Condition, float]) -> dict[str, float]:
         factors = name.split(":")
         total = 0.0
         for condition, value in cells.items():
-            total += value * math.prod(1.0 if getattr(condition, f) == "on" else -1.0 for f in factors)
+            total += value * math.prod(1.0 if condition[f] == "on" else -1.0 for f in factors)
         found[name] = total * 2 ** (len(factors) - 1) / 2 ** (len(COMPONENTS) - 1)
     return found
 

@@ -72,7 +72,9 @@ def claim_ladder(
             f"claim_ladder needs two different factors that are crossed and not held; got {first!r} and "
             f"{second!r} among {held}. Name them as first=..., second=..."
         )
-    pairs = {**compared_levels(held, "total", y), first: levels, second: levels}
+    usual = compared_levels(held, "total", y)
+    own = {name: set(levels) <= set(y[name].values.tolist()) for name in held if name in y.coords}
+    pairs = {name: levels if own.get(name, True) else usual[name] for name in held}
     weights = _steps(first, second, pairs)
     chosen = y.sel({name: list(pair) for name, pair in pairs.items()})
     effects = factorial_effects(
