@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 from scipy.special import stdtr
 
 from morality_lens.contrasts import at_suffix

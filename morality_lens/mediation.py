@@ -74,8 +74,10 @@ def mediate(
     if "answer_start" not in run.design.sites:
         raise ValueError("mediate needs a run that stored the site answer_start; play it with that site.")
     measure = Measure.of(record, run, probe)
-    if not measure.letters:
-        raise ValueError("mediate needs questions with options, whose probabilities are exact.")
+    if not run.names_good:
+        raise ValueError(
+            "mediate needs questions with options and a correct one, whose probabilities are exact."
+        )
     cells = {(a, b): {one: a, two: b, third: at} for a in ("off", "on") for b in ("off", "on")}
     levels = {f.name: f.levels for f in run.design.factors}
     if at not in levels[third]:

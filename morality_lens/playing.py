@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from morality_lens import decoding, dialogues, feedback, judges, rendering
-from morality_lens.design import COMPONENTS, SEGMENT_SITES, Condition, Protocol
+from morality_lens.design import SEGMENT_SITES, Condition, Protocol
 from morality_lens.dialogues import Turn
 from morality_lens.feedback import Asked, Source, uniforms
-from morality_lens.items import Item, Question
+from morality_lens.items import Item
 from morality_lens.model import ModelRecord
 from morality_lens.rendering import Renderer, Transcript
 from morality_lens.store import PlayedBatch
@@ -67,14 +67,15 @@ class Player:
         design, lm = self.protocol.design, self.record.lm
         conditions = design.conditions
         shape = (len(items), len(conditions), design.n_rounds)
-        options = max((len(getattr(item, "options", ())) for item in items), default=0)
+        signs = max((item.replies for item in items), key=len, default=())
+        options = len(signs)
         self.residuals = np.full(
             (*shape, len(design.sites), len(lm.blocks) + 1, self.record.d_model), np.nan, np.float32
         )
         self.probabilities = np.full((*shape, options), np.nan)
         self.mass = np.full(shape, np.nan)
         self.answers: list[dict[str, Any]] = []
-        letters = rendering.letter_tokens(self.record.renderer, options)
+        letters = rendering.first_tokens(self.record.renderer, signs)
         self.letters = letters if all(letters) else ()
 
         rows = [
@@ -304,13 +305,13 @@ class Player:
     def _options(
         self, rows: list[Row], logits: Float[Tensor, "row vocab"], number: int, *, shared: bool
     ) -> None:
-        """Exact probability of each option's letter as the answer's first token."""
+        """Exact probability of each reply's sign, a letter or a digit, as the answer's first token."""
         if not self.letters:
             return
         spread = torch.softmax(logits.double(), dim=-1)
         each = torch.stack([spread[:, list(t)].sum(-1) for t in self.letters], dim=-1).cpu().numpy()
         for r, row in enumerate(rows):
-            own = each[r, : len(getattr(row.item, "options", ()))]
+            own = each[r, : len(row.item.replies)]
             for cell in self._cells(row, shared=shared):
                 self.probabilities[row.place, cell, number, : len(own)] = own / own.sum()
                 self.mass[row.place, cell, number] = own.sum()
@@ -356,7 +357,7 @@ class Player:
         text = said
         if self.protocol.feedback != "oracle":
             text = feedback.shortened(self.record, said, self.protocol.feedback_tokens)
-        named = feedback.names_an_option(row.item, text)
+        named = row.item.named_in(text)
         withheld = named and self.protocol.feedback_named == "withheld"
         return Remark(text=neutral if withheld else text, named=named, withheld=withheld, cut=text != said)
 
@@ -368,17 +369,9 @@ class Player:
             key=lambda a: (a["place"], rank[(a["instruction"], a["cot"], a["feedback"])], a["round"]),
         )
         table = pd.DataFrame(rows)
-        places = table.pop("place").tolist()
-        table.insert(0, "item", [items[p].id for p in places])
-        questions = [item for item in (items[p] for p in places) if isinstance(item, Question)]
-        if questions:
-            return pd.concat([table, judges.judge_answers(table["text"].tolist(), questions)], axis=1)
-        # A continuation has no options: it is there or it is not, and a toxicity judge scores it later.
-        table["choice"] = pd.array([pd.NA] * len(table), dtype="Int64")
-        table["parsed"] = table["text"].str.len() > 0
-        table["correct"] = pd.array([pd.NA] * len(table), dtype="boolean")
-        table["role"] = pd.array([pd.NA] * len(table), dtype="string")
-        return table
+        asked = [items[p] for p in table.pop("place").tolist()]
+        table.insert(0, "item", [item.id for item in asked])
+        return pd.concat([table, judges.judge_answers(table["text"].tolist(), asked)], axis=1)
 
     def _transcript_table(self, items: Sequence[Item], rows: Sequence[Row]) -> pd.DataFrame:
         used = sorted({t for row in rows for transcript in row.kept for t in transcript.token_ids})

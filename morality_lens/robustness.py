@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.contrasts import cells_of
-from morality_lens.design import COMPONENTS, Condition
+from morality_lens.design import COMPONENTS
 from morality_lens.ratios import mean_over_items
 
 PARTS = (

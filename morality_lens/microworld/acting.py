@@ -174,7 +174,7 @@ class Actor:
         told = [(d, a) for d, a in zip(dialogues, answers, strict=True) if d.condition.feedback == "on"]
         own = [(d.item, a) for d, a in told if d.source == "self"]
         remarks = iter(self.remarks([i for i, _ in own], [a for _, a in own], wording))
-        oracle = [pick(getattr(wording.task(d.item).oracle, judge(d.item, a)), 0) for d, a in told]
+        oracle = [pick(getattr(wording.oracle(d.item), judge(d.item, a)), 0) for d, a in told]
         words = (next(remarks) if d.source == "self" else o for (d, _), o in zip(told, oracle, strict=True))
         return [next(words) if d.condition.feedback == "on" else None for d in dialogues]
 

@@ -118,7 +118,7 @@ def rationales(item: Item) -> list[str]:
 
 def _feedback(author: Author, item: Item, said: int | str, index: int) -> str:
     """What a reader, or the model itself, says of the last answer."""
-    oracle = author.wording.task(item).oracle
+    oracle = author.wording.oracle(item)
     if isinstance(item, Question):
         role = role_of(item, int(said))
         if author.chance(0.5):

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from morality_lens.dialogues import LETTERS
 from morality_lens.microworld import lexicon as lex
-from morality_lens.wording import TaskWording, Wording, load_wording
+from morality_lens.wording import FIRST_TASKS, TaskWording, Wording, load_wording
 
 PIECE = r"(?<=\n)[A-F]\.| ?\w+| ?[^\w\s]|\n|\s"
 """A piece of text. The mark of a listed option is one piece, so that the option's first word follows it."""
@@ -64,7 +64,8 @@ def vocabulary() -> tuple[str, ...]:
     """
     texts = [*_strings([value for name, value in vars(lex).items() if name.isupper()])]
     for wording in wordings():
-        texts += [*_strings(wording.model_dump())]
+        # The words of the tasks that these models are trained on, and of no other.
+        texts += [*_strings(wording.model_dump(include={"name", *FIRST_TASKS}))]
     words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)} | set(LETTERS[:6])
     words -= set("{}")
     starters = {verb for _, _, kind, cruel in lex.FAMILIES.values() for verb in (*kind, *cruel)} | {
