@@ -1,5 +1,6 @@
 """Which heads and MLPs, reading which words, make a projection: an exact split of the residual stream."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

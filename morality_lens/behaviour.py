@@ -157,7 +157,8 @@ def reply_shares(run: Run) -> pd.DataFrame | None:
     for index, sign in enumerate(replies):
         table[sign] = run.answers["choice"].eq(index).fillna(False).to_numpy(float)
     table["unparsed"] = 1.0 - run.answers["parsed"].to_numpy(float)
-    return table.groupby(keys, sort=False).mean().reset_index()
+    means = table.groupby(keys, sort=False).agg({sign: "mean" for sign in (*replies, "unparsed")})
+    return pd.DataFrame(means).reset_index()
 
 
 def _cube(run: Run, table: pd.DataFrame, values: np.ndarray) -> xr.DataArray:

@@ -9,6 +9,7 @@ from scipy.special import stdtr
 from morality_lens.contrasts import at_suffix
 from morality_lens.interactions import factorial_effects
 from morality_lens.odds import marginal_log_odds
+from morality_lens.resampling import holm
 
 LADDER = {
     "L0": "sub-additive on the scale shown",

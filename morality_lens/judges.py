@@ -37,7 +37,7 @@ def judge_answers(texts: Sequence[str | None], items: Sequence[Item]) -> pd.Data
         ValueError: not one item per text.
     """
     if len(texts) != len(items):
-        raise ValueError(f"judge_answers needs one item per text: got {len(texts)} and {len(items)}.")
+        raise ValueError(f"judge_answers needs one question per text: got {len(texts)} and {len(items)}.")
     asked = list(zip(texts, items, strict=True))
     choices = [None if text is None else item.read(text) for text, item in asked]
     read = list(zip(choices, items, strict=True))

@@ -77,7 +77,7 @@ def load_questions(path: str | Path, *, limit: int | None = None, seed: int = 0)
 def load_ratings(
     path: str | Path | None = None, *, limit: int | None = None, seed: int = 0
 ) -> tuple[Rating, ...]:
-    """Questions answered with a digit, from a JSONL file or a folder of them; the bundled ones without a path.
+    """Questions answered with a digit, from a JSONL file or a folder; the bundled ones without a path.
 
     A line holds the keys of :class:`Rating`: ``id, context, question, low_label, high_label`` are required;
     ``low`` (1), ``high`` (7), ``cluster`` (the id where absent) and ``category`` are optional; other keys are

@@ -218,7 +218,7 @@ def _reading(run: Run, probe: Probe, pairs: Sequence[Pair], layer: int) -> np.nd
     where = run.residuals.sel(site=["answer_end"])
     out = []
     for pair in pairs:
-        one = where.sel(item=pair.item, round=[pair.good, pair.bad], **pair.condition.cell)
+        one = where.sel({"item": pair.item, "round": [pair.good, pair.bad], **pair.condition.cell})
         values = probe.project(one).sel(layer=layer).values[..., 0].reshape(-1)
         out.append(float(values[0] - values[1]))
     return np.array(out)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from morality_lens.design import COMPONENTS, Condition, Design
 from morality_lens.dialogues import Turn, distinguish_turn, evidence_turn, stereotype_turn
-from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.items import OpenPrompt, Question
 from morality_lens.microworld import tokens, truth, world
 from morality_lens.microworld.acting import (
     Actor,
@@ -21,6 +21,7 @@ from morality_lens.microworld.acting import (
 )
 from morality_lens.microworld.talks import Talks
 from morality_lens.microworld.valence import Valence, measure_valence
+from morality_lens.microworld.world import WorldItem
 
 ROUNDS = truth.LAST_ROUND
 CELLS = Design().conditions
@@ -155,7 +156,7 @@ def play_questions(
     return actor.play(questions, CELLS, after=after), follows
 
 
-def truth_of_remarks(actor: Actor, items: Sequence[Item]) -> float:
+def truth_of_remarks(actor: Actor, items: Sequence[WorldItem]) -> float:
     """Share of the model's feedback that is true, on a good and a bad answer to each item."""
     asked = [item for item in items for _ in range(2)]
     answers = [text for number, item in enumerate(items) for text in two_outputs(item, number)]
@@ -168,7 +169,7 @@ def truth_of_remarks(actor: Actor, items: Sequence[Item]) -> float:
 
 
 # ------------------------------------------------------------------------------------------- telling apart
-def choose_outputs(actor: Actor, items: Sequence[Item], history: str) -> Float[np.ndarray, "item place"]:
+def choose_outputs(actor: Actor, items: Sequence[WorldItem], history: str) -> Float[np.ndarray, "item place"]:
     """Probability of calling the first of two outputs the better one, in both orders.
 
     A history holds both outputs over three rounds, with instruction and feedback: the item's own, or that
