@@ -340,6 +340,8 @@ KINDS: dict[str, type[AnyItem]] = {
     "statement": Statement,
 }
 """What a stored row's ``kind`` says."""
+DECLARED: dict[type[AnyItem], tuple[str, ...]] = {Question: ("unknown", "label")}
+"""Keys that a file's row must hold although null is a value of them: what is forgotten is not taken for none."""
 
 
 def refuse_unplayable(items: Sequence[Item], *, oracle: bool = False, judged: bool = False) -> None:
@@ -424,6 +426,10 @@ def item_from_row(kind: type[I], row: dict[str, Any], where: str) -> I:
     unknown = [key for key in row if key not in known]
     if unknown:
         raise ValueError(f"{where}: unknown keys {unknown}; a {kind.__name__} has the keys {known}.")
+    forgotten = [key for key in DECLARED.get(kind, ()) if key not in row]
+    if forgotten:
+        faults = "; ".join(f"{key}: Field required (null says that there is none)" for key in forgotten)
+        raise ValueError(f"{where}: not a valid {kind.__name__} ({faults}).")
     row = {"cluster": row.get("id"), **row}
     try:
         # Through JSON, where strict validation takes a list for a tuple and nothing else for anything.

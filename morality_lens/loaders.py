@@ -51,10 +51,10 @@ def load_items(
 def load_questions(path: str | Path, *, limit: int | None = None, seed: int = 0) -> tuple[Question, ...]:
     """Questions of your own, from a JSONL file or a folder of them.
 
-    A line holds the keys of :class:`Question`: ``id, context, question, options`` are required; ``unknown``
-    (absent: no option says that the answer cannot be known), ``label`` (absent: no option is the good one),
-    ``cluster`` (the id where absent), ``biased, stereotyped, polarity, ambiguous, category`` are optional;
-    other keys are errors.
+    A line holds the keys of :class:`Question`: ``id, context, question, options, unknown, label`` are
+    required, where null as ``unknown`` says that no option is the unknown one, and null as ``label`` that
+    none is the good one; ``cluster`` (the id where absent), ``biased, stereotyped, polarity, ambiguous,
+    category`` are optional; other keys are errors.
 
     Args:
         path: the file or folder.

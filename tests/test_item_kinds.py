@@ -190,12 +190,12 @@ def write(path: Path, rows) -> Path:
 
 
 def test_files_of_both_kinds_are_loaded_and_told_by_their_keys(tmp_path):
-    bare = write(
-        tmp_path / "q.jsonl",
-        [{"id": "d", "context": "", "question": "What?", "options": ["Tell", "Keep quiet"]}],
-    )
+    row = {"id": "d", "context": "", "question": "What?", "options": ["Tell", "Keep quiet"]}
+    bare = write(tmp_path / "q.jsonl", [{**row, "unknown": None, "label": None}])
     assert load_data(bare) == load_questions(bare)
     assert (load_questions(bare)[0].unknown, load_questions(bare)[0].label) == (None, None)
+    with pytest.raises(ValueError, match=r"line 1.*unknown: Field required \(null says that there is none\)"):
+        load_questions(write(tmp_path / "forgotten.jsonl", [{**row, "label": None}]))
     row = {"id": "r", "context": "", "question": "How wrong?", "low_label": "not", "high_label": "very"}
     rated = write(tmp_path / "r.jsonl", [row, {**row, "id": "s", "low": 0, "high": 9, "kind": "rating"}])
     assert load_data(rated) == load_ratings(rated)
