@@ -157,7 +157,7 @@ def reply_shares(run: Run) -> pd.DataFrame | None:
     for index, sign in enumerate(replies):
         table[sign] = run.answers["choice"].eq(index).fillna(False).to_numpy(float)
     table["unparsed"] = 1.0 - run.answers["parsed"].to_numpy(float)
-    means = table.groupby(keys, sort=False).agg({sign: "mean" for sign in (*replies, "unparsed")})
+    means = table.groupby(keys, sort=False).agg(dict.fromkeys((*replies, "unparsed"), "mean"))
     return pd.DataFrame(means).reset_index()
 
 

@@ -341,7 +341,7 @@ KINDS: dict[str, type[AnyItem]] = {
 }
 """What a stored row's ``kind`` says."""
 DECLARED: dict[type[AnyItem], tuple[str, ...]] = {Question: ("unknown", "label")}
-"""Keys that a file's row must hold although null is a value of them: what is forgotten is not taken for none."""
+"""Keys that a row must hold although null is a value of them: what is forgotten is not taken for none."""
 
 
 def refuse_unplayable(items: Sequence[Item], *, oracle: bool = False, judged: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Questions without an unknown option and ratings, from their files to the report."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -536,3 +537,15 @@ def test_an_oracle_that_cannot_know_is_refused_before_a_model_is_loaded(command,
     code, _, err = command("study", "--data", tmp_path / "ratings.jsonl", "--model", tmp_path / "absent")
     assert code == 2
     assert "morality-lens run" in err
+
+
+def test_claims_about_items_without_a_good_option_are_undecided_with_a_reason(forced, rated, tmp_path):
+    for name, (_, run) in (("forced", forced), ("rated", rated)):
+        shutil.copytree(run.path, tmp_path / name / "questions")
+        done = ml.analyze_study(tmp_path / name, draws=100)
+        assert {verdict.verdict for verdict in done.verdicts} == {"undecided"}
+        assert all(verdict.why for verdict in done.verdicts)
+        told = " ".join(done.refused)
+        assert "Claims about questions: these items have no 'probability'" in told or "no 'correct'" in told
+        assert "Judges of questions: " in told
+        assert ml.write_study_report(tmp_path / name, analysis=done).is_file()

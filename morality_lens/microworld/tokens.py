@@ -45,7 +45,7 @@ def wordings() -> tuple[Wording, Wording, Wording]:
     here = Path(__file__).parent
     own = load_wording()
     trained = {"choice": _as_trained(own.choice), "continuation": _as_trained(own.continuation)}
-    own = own.model_copy(update=trained)
+    own = own.model_copy(update={**trained, "rating": None})  # these models rate nothing
     return own, load_wording(here / "second.toml"), load_wording(here / "unseen.toml")
 
 
