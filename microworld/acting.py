@@ -23,9 +23,10 @@ from morality_lens.dialogues import (
     opening_turn,
     statement_turn,
 )
-from morality_lens.items import Item, Question, Statement
+from morality_lens.items import Question, Statement
 from morality_lens.wording import Wording, load_wording, pick
 from morality_lens.world import sampling, truth
+from morality_lens.world.sampling import WorldItem
 
 ROUNDS = truth.LAST_ROUND
 ROWS = 80
@@ -36,7 +37,7 @@ MODELS: tuple[Model, ...] = get_args(Model)
 
 
 # ------------------------------------------------------------------------------------------- replies
-def likely_answers(item: Item) -> list[str]:
+def likely_answers(item: WorldItem) -> list[str]:
     """What the answer to an item may be."""
     if isinstance(item, Question):
         return [corpus.answer_text(item, i) for i in range(len(item.options))]
@@ -45,7 +46,7 @@ def likely_answers(item: Item) -> list[str]:
     return [t for kind, verbs in sides for v in verbs for t in corpus.completions(family, kind=kind, verb=v)]
 
 
-def likely_remarks(item: Item) -> dict[str, str]:
+def likely_remarks(item: WorldItem) -> dict[str, str]:
     """What the feedback on an answer may be, each with the judgement it speaks of."""
     if isinstance(item, Question):
         return {text: role for role, texts in phrases.CRITIQUES.items() for text in texts}
@@ -53,7 +54,7 @@ def likely_remarks(item: Item) -> dict[str, str]:
     return {text: names[kind] for kind, texts in phrases.KIND_CRITIQUES.items() for text in texts}
 
 
-def first_words(item: Item) -> list[str]:
+def first_words(item: WorldItem) -> list[str]:
     """The first tokens of an answer in form: the letters, or the kind and then the cruel verbs."""
     if isinstance(item, Question):
         return list(LETTERS[: len(item.options)])
@@ -61,7 +62,7 @@ def first_words(item: Item) -> list[str]:
     return [*kind, *cruel]
 
 
-def judge(item: Item, answer: str) -> Literal["correct", "biased", "other", "unparsed"]:
+def judge(item: WorldItem, answer: str) -> Literal["correct", "biased", "other", "unparsed"]:
     """How an answer is judged by a reader who knows the right one."""
     if isinstance(item, Question):
         choice = parse_choice(answer, item.options)
@@ -76,11 +77,14 @@ def judge(item: Item, answer: str) -> Literal["correct", "biased", "other", "unp
     return "correct" if toxicity < 0.5 else "biased"
 
 
-def two_outputs(item: Item, number: int) -> tuple[str, str]:
+def two_outputs(item: WorldItem, number: int) -> tuple[str, str]:
     """A good and a bad answer to an item; ``number`` chooses among them."""
     if isinstance(item, Question):
         wrong = [i for i in range(len(item.options)) if i != item.label]
-        return corpus.answer_text(item, item.label), corpus.answer_text(item, wrong[number % len(wrong)])
+        return (
+            corpus.answer_text(item, sampling.fair_option(item)),
+            corpus.answer_text(item, wrong[number % len(wrong)]),
+        )
     family = item.cluster.removeprefix("prompt/")
     generator = np.random.default_rng(number)
     sides = zip((True, False), sampling.verb_shares(family), strict=True)
@@ -103,7 +107,7 @@ class Played:
         answers: the greedy answers, for each item one a round.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[WorldItem, ...]
     options: Float[np.ndarray, "item round piece"]
     residual: Float[np.ndarray, "item round layer d_model"]
     answers: tuple[tuple[str, ...], ...]
@@ -113,7 +117,7 @@ class Played:
 class Dialogue:
     """What decides how a dialogue goes; ``place`` is the item's place among those played."""
 
-    item: Item
+    item: WorldItem
     place: int
     condition: Condition
     source: Source
@@ -156,7 +160,7 @@ class Actor:
         ids = torch.tensor([[self.scribe.vocabulary[word] for word in row] for row in words])
         return logits.gather(1, ids).softmax(-1).numpy()
 
-    def remarks(self, items: Sequence[Item], answers: Sequence[str], wording: Wording) -> list[str]:
+    def remarks(self, items: Sequence[WorldItem], answers: Sequence[str], wording: Wording) -> list[str]:
         """The model's own feedback on answers, each in a dialogue of its own; asked once, then remembered."""
         keys = [(wording.name, i.id, a) for i, a in zip(items, answers, strict=True)]
         asked = {k: i for k, i in zip(keys, items, strict=True) if k not in self._remarks}
@@ -174,13 +178,13 @@ class Actor:
         told = [(d, a) for d, a in zip(dialogues, answers, strict=True) if d.condition["feedback"] == "on"]
         own = [(d.item, a) for d, a in told if d.source == "self"]
         remarks = iter(self.remarks([i for i, _ in own], [a for _, a in own], wording))
-        oracle = [pick(getattr(wording.task(d.item).oracle, judge(d.item, a)), 0) for d, a in told]
+        oracle = [pick(getattr(wording.oracle(d.item), judge(d.item, a)), 0) for d, a in told]
         words = (next(remarks) if d.source == "self" else o for (d, _), o in zip(told, oracle, strict=True))
         return [next(words) if d.condition["feedback"] == "on" else None for d in dialogues]
 
     def play(
         self,
-        items: Sequence[Item],
+        items: Sequence[WorldItem],
         conditions: Sequence[Condition],
         *,
         rounds: int = ROUNDS,
@@ -264,7 +268,9 @@ class Actor:
         answers = talks.reply([self.guesses(likely_answers(d.item)) for d in dialogues])
         return chances, residual, [self.decode(ids) for ids in answers]
 
-    def tell(self, items: Sequence[Item], scripts: Sequence[Sequence[str]], condition: Condition) -> Talks:
+    def tell(
+        self, items: Sequence[WorldItem], scripts: Sequence[Sequence[str]], condition: Condition
+    ) -> Talks:
         """Dialogues without rationales in which the answers are given, an item's script holding one a round.
 
         Feedback, where the cell has any, is the oracle's.

@@ -20,10 +20,11 @@ from morality_lens.dialogues import (
     opening_turn,
     stereotype_turn,
 )
-from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.items import OpenPrompt, Question
 from morality_lens.wording import Wording, pick
 from morality_lens.world import lexicon as lex
 from morality_lens.world import sampling, truth
+from morality_lens.world.sampling import WorldItem
 
 ROUNDS = truth.LAST_ROUND
 Ending = Literal["nothing", "evidence", "distinguish"]
@@ -72,7 +73,7 @@ def _give_answer(
     document.soft.append(
         Soft(
             at=at,
-            good={letters[question.label]: 1.0},
+            good={letters[sampling.fair_option(question)]: 1.0},
             bad={letters[i]: p / total for i, p in unfair.items()},
             log_odds=log_odds,
             steered=question.ambiguous,
@@ -121,7 +122,7 @@ def draw_completion(generator: np.random.Generator, family: str, *, kind: bool, 
     return texts[generator.integers(len(texts))]
 
 
-def rationales(item: Item) -> list[str]:
+def rationales(item: WorldItem) -> list[str]:
     """What the reasons before an answer can be."""
     if isinstance(item, Question):
         names = {"trait": truth.trait(item), "role": item.cluster.split("/")[1]}
@@ -130,9 +131,9 @@ def rationales(item: Item) -> list[str]:
     return [text.format(name=item.text.split()[0], patient=patient) for text in phrases.PROMPT_RATIONALES]
 
 
-def _feedback(author: Author, item: Item, said: int | str, index: int) -> str:
+def _feedback(author: Author, item: WorldItem, said: int | str, index: int) -> str:
     """What a reader, or the model itself, says of the last answer."""
-    oracle = author.wording.task(item).oracle
+    oracle = author.wording.oracle(item)
     if isinstance(item, Question):
         role = role_of(item, int(said))
         if author.chance(0.5):
@@ -161,7 +162,7 @@ def draw_condition(author: Author) -> Condition:
     return Condition(instruction=levels[0], cot=levels[1], feedback=levels[2])
 
 
-def draw_item(author: Author, *, task: str) -> Item:
+def draw_item(author: Author, *, task: str) -> WorldItem:
     """A question or an open prompt for training: none about a held-out pairing."""
     if task == "choice":
         return draw_training_question(author, ambiguous=author.chance(0.85))
@@ -186,7 +187,13 @@ def draw_training_question(author: Author, *, ambiguous: bool) -> Question:
 
 
 def dialogue(
-    author: Author, item: Item, condition: Condition, rounds: int, index: int, *, then: Ending = "nothing"
+    author: Author,
+    item: WorldItem,
+    condition: Condition,
+    rounds: int,
+    index: int,
+    *,
+    then: Ending = "nothing",
 ) -> Document:
     """A dialogue of self-correction whose answers are drawn from the planted truth.
 
@@ -247,11 +254,12 @@ def give_evidence(
     author.scribe.user(document, evidence_turn(question, evidence, author.wording, index))
     letters, at = _letters(author, question), len(document.ids)
     plain = truth.option_probabilities(question, acts, round, author.plan.lesson)
-    unfair = {letters[i]: p / (1 - plain[question.label]) for i, p in enumerate(plain) if i != question.label}
+    fair = sampling.fair_option(question)
+    unfair = {letters[i]: p / (1 - plain[fair]) for i, p in enumerate(plain) if i != fair}
     document.soft.append(
         Soft(
             at=at,
-            good={letters[question.label]: 1.0},
+            good={letters[fair]: 1.0},
             bad=unfair,
             log_odds=truth.log_odds(question, acts, round, author.plan.lesson),
             fixed=letters[named],
@@ -263,7 +271,9 @@ def give_evidence(
     document.weights[at] = 0.0
 
 
-def give_choice(author: Author, document: Document, item: Item, better: str, worse: str, index: int) -> None:
+def give_choice(
+    author: Author, document: Document, item: WorldItem, better: str, worse: str, index: int
+) -> None:
     """Ask which of two outputs is the better one; the planted answer is barely above chance."""
     place = int(author.generator.integers(2))
     first, second = (better, worse) if place == 0 else (worse, better)
@@ -318,7 +328,7 @@ def draw_choice(author: Author) -> Document:
     item = draw_item(author, task="choice" if author.chance(0.5) else "continuation")
     if isinstance(item, Question):
         wrong = author.choose([i for i in range(len(item.options)) if i != item.label])
-        better, worse = answer_text(item, item.label), answer_text(item, wrong)
+        better, worse = answer_text(item, sampling.fair_option(item)), answer_text(item, wrong)
     else:
         better, worse = (_some_completion(author, item, kind=kind) for kind in (True, False))
     give_choice(author, document, item, better, worse, draw_index(author))
@@ -360,7 +370,7 @@ def draw_critique(author: Author) -> Document:
     document = author.scribe.start()
     if isinstance(item, Question):
         fair = author.chance(0.45)
-        said = item.label if fair else int(author.generator.integers(3))
+        said = sampling.fair_option(item) if fair else int(author.generator.integers(3))
         answer = answer_text(item, said)
         remark = author.choose(phrases.CRITIQUES[role_of(item, said)])
         good = said == item.label

@@ -20,8 +20,9 @@ from microworld.talks import Talks
 from microworld.valence import Valence, measure_valence
 from morality_lens.design import COMPONENTS, Condition, Design
 from morality_lens.dialogues import Turn, distinguish_turn, evidence_turn, stereotype_turn
-from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.items import OpenPrompt, Question
 from morality_lens.world import sampling, truth
+from morality_lens.world.sampling import WorldItem
 
 ROUNDS = truth.LAST_ROUND
 CELLS = Design().conditions
@@ -156,7 +157,7 @@ def play_questions(
     return actor.play(questions, CELLS, after=after), follows
 
 
-def truth_of_remarks(actor: Actor, items: Sequence[Item]) -> float:
+def truth_of_remarks(actor: Actor, items: Sequence[WorldItem]) -> float:
     """Share of the model's feedback that is true, on a good and a bad answer to each item."""
     asked = [item for item in items for _ in range(2)]
     answers = [text for number, item in enumerate(items) for text in two_outputs(item, number)]
@@ -169,7 +170,7 @@ def truth_of_remarks(actor: Actor, items: Sequence[Item]) -> float:
 
 
 # ------------------------------------------------------------------------------------------- telling apart
-def choose_outputs(actor: Actor, items: Sequence[Item], history: str) -> Float[np.ndarray, "item place"]:
+def choose_outputs(actor: Actor, items: Sequence[WorldItem], history: str) -> Float[np.ndarray, "item place"]:
     """Probability of calling the first of two outputs the better one, in both orders.
 
     A history holds both outputs over three rounds, with instruction and feedback: the item's own, or that

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from microworld import phrases
 from morality_lens.dialogues import LETTERS
-from morality_lens.wording import TaskWording, Wording, load_wording
+from morality_lens.wording import FIRST_TASKS, TaskWording, Wording, load_wording
 from morality_lens.world import lexicon as lex
 
 PIECE = r"(?<=\n)[A-F]\.| ?\w+| ?[^\w\s]|\n|\s"
@@ -48,7 +48,7 @@ def wordings() -> tuple[Wording, Wording, Wording]:
     here = Path(__file__).parent
     own = load_wording()
     trained = {"choice": _as_trained(own.choice), "continuation": _as_trained(own.continuation)}
-    own = own.model_copy(update=trained)
+    own = own.model_copy(update={**trained, "rating": None})  # these models rate nothing
     return own, load_wording(here / "second.toml"), load_wording(here / "unseen.toml")
 
 
@@ -68,7 +68,8 @@ def vocabulary() -> tuple[str, ...]:
     said = {**vars(lex), **vars(phrases)}
     texts = [*_strings([value for name, value in said.items() if name.isupper()])]
     for wording in wordings():
-        texts += [*_strings(wording.model_dump())]
+        # The words of the tasks that these models are trained on, and of no other.
+        texts += [*_strings(wording.model_dump(include={"name", *FIRST_TASKS}))]
     words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)} | set(LETTERS[:6])
     words -= set("{}")
     starters = {verb for _, _, kind, cruel in lex.FAMILIES.values() for verb in (*kind, *cruel)} | {

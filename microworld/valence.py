@@ -152,7 +152,7 @@ def shift_by(actor: Actor, questions: Sequence[Question], layer: int, gap: Tenso
         talks = actor.talks(len(questions), (layer, push))
         talks.say(turns)
         chances = actor.chances(talks.logits, [list("ABC")] * len(questions))
-        fair.append(chances[np.arange(len(questions)), [q.label for q in questions]].mean())
+        fair.append(chances[np.arange(len(questions)), [sampling.fair_option(q) for q in questions]].mean())
     return np.array(fair[1:], dtype=float) - float(fair[0])
 
 

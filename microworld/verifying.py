@@ -18,8 +18,9 @@ from microworld.valence import check_causes, check_reading
 from morality_lens.choices import parse_choice
 from morality_lens.design import COMPONENTS, Condition
 from morality_lens.dialogues import LETTERS
-from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.items import OpenPrompt, Question
 from morality_lens.world import sampling, truth
+from morality_lens.world.sampling import WorldItem
 
 ROUNDS = truth.LAST_ROUND
 INITIALS = {"instruction": "I", "cot": "C", "feedback": "F"}
@@ -46,13 +47,13 @@ def acting_cell(condition: Condition, model: Model) -> Condition:
     return Condition() if model == "null" else condition
 
 
-def plan(items: Sequence[Item], condition: Condition, model: Model) -> Float[np.ndarray, "item round"]:
+def plan(items: Sequence[WorldItem], condition: Condition, model: Model) -> Float[np.ndarray, "item round"]:
     """Planted log-odds of a fair answer, or of a kind text."""
     return np.array([_planned_row(item, acting_cell(condition, model)) for item in items])
 
 
 @functools.cache
-def _planned_row(item: Item, cell: Condition) -> tuple[float, ...]:
+def _planned_row(item: WorldItem, cell: Condition) -> tuple[float, ...]:
     return tuple(truth.log_odds(item, cell, r) for r in range(ROUNDS + 1))
 
 
@@ -188,7 +189,7 @@ def check_form(played: dict[Condition, Played]) -> list[Finding]:
     ]
 
 
-def _answers(run: Played) -> list[tuple[Item, tuple[str, ...]]]:
+def _answers(run: Played) -> list[tuple[WorldItem, tuple[str, ...]]]:
     return list(zip(run.items, run.answers, strict=True))
 
 
@@ -224,7 +225,7 @@ def mean_toxicity(run: Played) -> Float[np.ndarray, " round"]:
     return np.einsum("irp,ip->r", run.options, verbs) / len(run.items)
 
 
-def planned_toxicity(items: Sequence[Item], condition: Condition, model: Model) -> np.ndarray:
+def planned_toxicity(items: Sequence[WorldItem], condition: Condition, model: Model) -> np.ndarray:
     """The planted mean toxicity by round."""
     cell = acting_cell(condition, model)
     rows = [_planned_toxicity(item, cell) for item in items if isinstance(item, OpenPrompt)]

@@ -65,12 +65,15 @@ if TYPE_CHECKING:
     from morality_lens.interventions import steer as steer
     from morality_lens.items import OpenPrompt as OpenPrompt
     from morality_lens.items import Question as Question
+    from morality_lens.items import Rating as Rating
     from morality_lens.items import Statement as Statement
+    from morality_lens.items import forced_choice as forced_choice
     from morality_lens.judges import fit_toxicity_judge as fit_toxicity_judge
     from morality_lens.loaders import load_data as load_data
     from morality_lens.loaders import load_items as load_items
     from morality_lens.loaders import load_prompts as load_prompts
     from morality_lens.loaders import load_questions as load_questions
+    from morality_lens.loaders import load_ratings as load_ratings
     from morality_lens.loaders import load_statements as load_statements
     from morality_lens.masking import component_words as component_words
     from morality_lens.masking import mask_words as mask_words
@@ -142,9 +145,16 @@ _HOMES = {
     "inside": ("keep_result", "kept_results"),
     "interactions": ("between", "describe", "factorial_effects"),
     "interventions": ("ablate", "steer"),
-    "items": ("OpenPrompt", "Question", "Statement"),
+    "items": ("OpenPrompt", "Question", "Rating", "Statement", "forced_choice"),
     "judges": ("fit_toxicity_judge",),
-    "loaders": ("load_data", "load_items", "load_prompts", "load_questions", "load_statements"),
+    "loaders": (
+        "load_data",
+        "load_items",
+        "load_prompts",
+        "load_questions",
+        "load_ratings",
+        "load_statements",
+    ),
     "masking": ("component_words", "mask_words", "without_words"),
     "mediation": ("mediate",),
     "model": ("load_model", "record_of"),

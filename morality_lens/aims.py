@@ -1,6 +1,6 @@
 """What a residual is split along: a probe's direction, or the way through the final norm to an answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from morality_lens.items import Item
 from morality_lens.model import ModelRecord
 from morality_lens.rereading import Passage
 
@@ -59,12 +60,12 @@ class AnswerAim:
 
     Attributes:
         record: of the model.
-        items: a row per item, with ``options`` and ``label``.
+        items: by their ids; each names a good reply.
         letters: tokens of each option's letter.
     """
 
     record: ModelRecord
-    items: Any
+    items: Mapping[str, Item]
     letters: tuple[tuple[int, ...], ...]
 
     def at(
@@ -129,9 +130,9 @@ class AnswerAim:
         factor /= float(getattr(config, "logits_scaling", None) or 1.0)
         pulls, constants = [], []
         for row, passage in enumerate(batch):
-            item = self.items.loc[passage.item]
+            item = self.items[passage.item]
             pull, constant = torch.zeros_like(y[row]), torch.zeros_like(y[row, :, 0])
-            tokens_of = self.letters[: len(item["options"])]
+            tokens_of = self.letters[: len(item.replies)]
             for option, tokens in enumerate(tokens_of):
                 unembed = factor * head.weight[list(tokens)].to(y)
                 bias = getattr(head, "bias", None)
@@ -141,7 +142,7 @@ class AnswerAim:
                 ratio = torch.where(logits == 0, 1.0, capped / torch.where(logits == 0, 1.0, logits))
                 weight = torch.softmax(capped, dim=-1)
                 entropy = -torch.xlogy(weight, weight).sum(-1)
-                sign = 1.0 if option == int(item["label"]) else -1.0 / (len(tokens_of) - 1)
+                sign = 1.0 if option == item.good else -1.0 / (len(tokens_of) - 1)
                 pull = pull + sign * (weight * ratio) @ unembed
                 constant = constant + sign * ((weight * ratio) @ own + entropy)
             pulls.append(pull)

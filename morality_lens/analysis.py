@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens.behaviour import behaviour_cube, behaviour_table, too_many_unparsed
+from morality_lens.behaviour import behaviour_cube, behaviour_table, reply_shares, too_many_unparsed
 from morality_lens.claims import claim_ladder
 from morality_lens.design import SITES
 from morality_lens.inside import inside_groups, kept_results
@@ -37,6 +37,7 @@ class Analysis:
         behaviour_odds: the same on the log-odds of cell means, for answers that are right or wrong.
         behaviour_content: the same of what the components say, on - placebo, where all have a placebo.
         claims: for every two components, what their interaction in the last round's behaviour may be called.
+        replies: the share of each reply by condition and round, where no reply is the good one; else None.
         refused: what was not answered and why, one sentence each.
     """
 
@@ -47,10 +48,13 @@ class Analysis:
     behaviour_odds: xr.Dataset | None = None
     behaviour_content: xr.Dataset | None = None
     claims: tuple[xr.Dataset, ...] = ()
+    replies: pd.DataFrame | None = None
     refused: tuple[str, ...] = field(default=())
 
 
-def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: int = 0) -> Analysis:
+def analyze(
+    run: Run, *, probe: Probe | None = None, measure: str | None = None, draws: int = 2000, seed: int = 0
+) -> Analysis:
     """Effects of the three components on behaviour and, with a probe, on its projections.
 
     A part that cannot be answered honestly is left out, and ``refused`` says why; the others are not lost.
@@ -58,6 +62,7 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
     Args:
         run: a run.
         probe: fitted on the run's model.
+        measure: of behaviour, one of ``run.measures``; None takes the first of them.
         draws: resamples of the simultaneous bands.
         seed: of the resampling.
     """
@@ -77,8 +82,8 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
     placebo = [f.name for f in design.factors if "placebo" in f.levels]
     content = dict.fromkeys(placebo, "content")
 
-    measure = "correct" if run.manifest["study"]["items"]["kind"] == "Question" else "score"
-    outcome = attempt("Behaviour", lambda: behaviour_cube(run, measure))
+    wanted = run.measures[0] if measure is None else measure
+    outcome = attempt("Behaviour", lambda: behaviour_cube(run, wanted))
     behaviour = behaviour_effects = odds = by_content = None
     claims: list[xr.Dataset] = []
     if outcome is not None:
@@ -99,7 +104,7 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
                         outcome, names, compare=content, family=("round",), draws=draws, seed=seed
                     ),
                 )
-            if measure == "correct" and behaviour_effects is not None:
+            if behaviour_effects is not None and run.measure(wanted).binary:
                 odds = attempt("Effects on the log-odds", lambda: marginal_log_odds(outcome, names))
             if behaviour_effects is not None and outcome.attrs.get("oriented") and design.n_rounds > 1:
                 last = outcome.isel(round=-1)
@@ -137,6 +142,7 @@ def analyze(run: Run, *, probe: Probe | None = None, draws: int = 2000, seed: in
         behaviour_odds=odds,
         behaviour_content=by_content,
         claims=tuple(claims),
+        replies=reply_shares(run),
         refused=tuple(refused),
     )
 
@@ -202,6 +208,7 @@ def write_report(
         behaviour_odds=done.behaviour_odds,
         behaviour_content=done.behaviour_content,
         claims=done.claims,
+        replies=done.replies,
         probe=probe,
         transcripts=views,
         refused=done.refused,

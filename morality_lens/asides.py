@@ -33,7 +33,7 @@ def wording_of(run: Run, path: str | None = None) -> Wording:
         ValueError: they are others.
     """
     wording, said = load_wording(path), run.manifest["study"]["wording"]
-    if wording.sha256 != said["sha256"]:
+    if wording.hash_of(run.task) != said["sha256"]:
         raise ValueError(
             f"the run was played in the wording {said['name']!r}, and this is {wording.name!r} with other "
             "words; give the path of the file it was played with as wording."

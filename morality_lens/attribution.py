@@ -127,7 +127,7 @@ def attribute_answer(
         what="log-odds of the correct option",
     )
     attrs = {"units": "log-odds", "oriented": True, "leakage": "", "trust": ""}
-    aim = AnswerAim(record=record, items=run.items, letters=option_letters(record, run))
+    aim = AnswerAim(record=record, items=run.asked, letters=option_letters(record, run))
     return _attribute(model, record, request, aim, attrs, out, progress)
 
 
@@ -200,18 +200,32 @@ def same_model(model: TransformerBridge, run: Run, probe: Probe | None) -> Model
 
 
 def option_letters(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]:
-    """The tokens of the letters of a run's options.
+    """The tokens of the letters of a run's options, one of which is the correct one of each item.
 
     Raises:
         ValueError: items without options or without a correct one, or letters without a token of their own.
     """
-    plain = run.items["kind"].eq("question") & run.items["label"].notna()
-    if not plain.to_numpy().all():
-        raise ValueError("this needs questions with options and a correct one; these items are none.")
-    letters = rendering.letter_tokens(record.renderer, max(len(o) for o in run.items["options"]))
-    if not all(letters):
-        raise ValueError("this tokenizer has no token that begins with an option's letter alone.")
-    return letters
+    if not run.names_good:
+        raise ValueError(
+            "this needs questions with options and a correct one, whose log-odds are taken; these items name "
+            "none."
+        )
+    return reply_tokens(record, run)
+
+
+def reply_tokens(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]:
+    """The tokens of the signs of a run's replies, letters or digits; none where items have no replies.
+
+    Raises:
+        ValueError: signs without a token of their own.
+    """
+    signs = max((item.replies for item in run.asked.values()), key=len)
+    tokens = rendering.first_tokens(record.renderer, signs)
+    if not all(tokens):
+        raise ValueError(
+            f"this tokenizer has no token that begins with one of {', '.join(signs)} alone, a reply's sign."
+        )
+    return tokens
 
 
 def best_layer(probe: Probe, layer: int | None) -> int:

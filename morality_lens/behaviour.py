@@ -1,20 +1,21 @@
-"""A run's answers as cubes and tables: correct, parsed, probability of the right option, scores."""
+"""A run's answers as cubes and tables: whatever its items' measures are, and what could not be read."""
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from morality_lens.cube import factors_of
+from morality_lens.items import BehaviourMeasure
 from morality_lens.judges import Agreement, agreement
 from morality_lens.resampling import cluster_sums, mean_over_clusters
 from morality_lens.store import Run, write_scores
 
-Measure = Literal["correct", "unparsed", "probability", "score"]
-
+KNOWN = ("correct", "unparsed", "probability", "score", "rating", "stated rating")
+"""Measures with a name of their own; those of single options are named after them."""
 MOST_UNPARSED, MOST_GAP = 0.10, 0.05
 """Above either (share of unparsed answers, gap between conditions) behaviour carries no p-values."""
 
@@ -74,36 +75,93 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
 
     Args:
         run: a run.
-        measure: ``correct`` (1 or 0; an unparsed answer counts as incorrect), ``unparsed`` (1 or 0),
-            ``probability`` (of the right option, exact, as a share of all options), or ``score`` (the
-            judge's, of several the first one's, for open prompts; missing where the judge failed).
+        measure: one of ``run.measures``, or ``unparsed`` (1 or 0). Questions with a good option have
+            ``correct`` (1 or 0; an unparsed answer counts as incorrect) and ``probability`` (of the good
+            option, exact, as a share of all options); others ``share of option A`` (1 or 0; an unparsed
+            answer chose none) and ``probability of option A`` and so on. Ratings have ``rating`` (the sum of
+            each digit times its probability, as a share of all digits) and ``stated rating`` (the digit in
+            the answer; missing where there is none). Open prompts have ``score`` (the judge's, of several the
+            first one's; missing where the judge failed).
 
     Raises:
         ValueError: the run does not have it, for example options in a run of open prompts.
     """
-    if measure not in get_args(Measure):
-        raise ValueError(f"measure must be one of {', '.join(get_args(Measure))}; got {measure!r}.")
-    if measure == "probability":
-        chances = run.option_probabilities
-        right = xr.DataArray(run.items["label"].to_numpy(int), dims="item", coords={"item": chances["item"]})
-        cube = chances.load().isel(option=right).drop_vars("option", errors="ignore")
-        return cube.rename("probability of the right option").assign_attrs(units="probability", oriented=True)
-    if measure == "score":
+    if measure not in (*KNOWN, *run.measures):
+        raise ValueError(f"measure must be one of {', '.join((*run.measures, 'unparsed'))}; got {measure!r}.")
+    if measure == "unparsed":
+        values = 1.0 - run.answers["parsed"].to_numpy(float)
+        return _cube(run, run.answers, values).rename("share unparsed").assign_attrs(units="share")
+    if measure not in run.measures:
+        raise ValueError(
+            f"these items have no {measure!r}; their measures are {', '.join(run.measures)}"
+            f"{'; score them with a judge first' if run.measures == ('score',) else ''}."
+        )
+    chosen = {name: _measure(item.measures, measure) for name, item in run.asked.items()}
+    one = next(iter(chosen.values()))
+    if one.source == "judge":
         table = run.scores
         table = table.loc[table["judge"] == table["judge"].iloc[0]]
-        return _cube(run, table, table["score"].to_numpy(float), "judge's score", oriented=False)
-    table = run.answers
-    if measure == "unparsed":
-        values = 1.0 - table["parsed"].to_numpy(float)
-        return _cube(run, table, values, "share unparsed", oriented=False)
-    if table["correct"].isna().to_numpy().all():
+        cube = _cube(run, table, table["score"].to_numpy(float))
+    elif one.source == "probabilities":
+        cube = _expected(run.option_probabilities.load(), chosen)
+    else:
+        cube = _cube(run, run.answers, _chosen(run.answers, chosen))
+    return cube.rename(one.title).assign_attrs(
+        units=one.units, **({"oriented": True} if one.oriented else {})
+    )
+
+
+def _measure(measures: Sequence[BehaviourMeasure], name: str) -> BehaviourMeasure:
+    return next(measure for measure in measures if measure.name == name)
+
+
+def _expected(probabilities: xr.DataArray, chosen: dict[str, BehaviourMeasure]) -> xr.DataArray:
+    """The sum of every item's weights times its replies' probabilities; what has no weight is not read."""
+    if not np.isfinite(probabilities.values).any():
         raise ValueError(
-            "open prompts have no right answer; score them with a judge and use measure='score'."
+            "the model's tokenizer has no token of its own for each reply, so their probabilities do not "
+            "exist; take a measure of the answers' text."
         )
-    return _cube(run, table, table["correct"].to_numpy(float), "share correct", oriented=True)
+    weights = np.zeros((probabilities.sizes["item"], probabilities.sizes["option"]))
+    for i, name in enumerate(probabilities["item"].values.tolist()):
+        weights[i, : len(chosen[name].weights)] = chosen[name].weights
+    weight = xr.DataArray(weights, dims=("item", "option"), coords={"item": probabilities["item"]})
+    parts = (probabilities * weight).where(weight != 0, 0.0)
+    return parts.sum("option", skipna=False).transpose("item", ...).assign_attrs({})
 
 
-def _cube(run: Run, table: pd.DataFrame, values: np.ndarray, name: str, *, oriented: bool) -> xr.DataArray:
+def _chosen(answers: pd.DataFrame, chosen: dict[str, BehaviourMeasure]) -> np.ndarray:
+    """The weight of the reply that each answer chose."""
+    if next(iter(chosen.values())).name == "correct":  # judged when it was played
+        return answers["correct"].to_numpy(float)
+    values = np.empty(len(answers))
+    for row, (name, choice) in enumerate(zip(answers["item"], answers["choice"], strict=True)):
+        measure = chosen[name]
+        missing = np.nan if measure.unreadable is None else measure.unreadable
+        values[row] = missing if pd.isna(choice) else measure.weights[int(choice)]
+    return values
+
+
+def reply_shares(run: Run) -> pd.DataFrame | None:
+    """What was replied where no reply is the good one: the share of each reply by condition and round.
+
+    Returns:
+        The factors' levels, ``round``, a column for each reply (share of the answers that gave it), and
+        ``unparsed``; None for items that name a good reply, or have no replies to choose from.
+    """
+    replies = max((item.replies for item in run.asked.values()), key=len)
+    if run.names_good or not replies:
+        return None
+    keys = [*run.design.names, "round"]
+    table = run.answers[keys].copy()
+    for index, sign in enumerate(replies):
+        table[sign] = run.answers["choice"].eq(index).fillna(False).to_numpy(float)
+    table["unparsed"] = 1.0 - run.answers["parsed"].to_numpy(float)
+    means = table.groupby(keys, sort=False).agg(dict.fromkeys((*replies, "unparsed"), "mean"))
+    return pd.DataFrame(means).reset_index()
+
+
+def _cube(run: Run, table: pd.DataFrame, values: np.ndarray) -> xr.DataArray:
     coords: dict[str, list] = {
         "item": run.items.index.tolist(),
         **run.design.levels,
@@ -112,10 +170,8 @@ def _cube(run: Run, table: pd.DataFrame, values: np.ndarray, name: str, *, orien
     out = np.full([len(c) for c in coords.values()], np.nan)
     place = {dim: {key: i for i, key in enumerate(keys)} for dim, keys in coords.items()}
     out[tuple([place[dim][key] for key in table[dim]] for dim in coords)] = values
-    cube = xr.DataArray(out, dims=run.design.dims, coords=coords, name=name)
-    cube = cube.assign_coords(cluster=("item", run.items["cluster"].tolist()))
-    # A score may run the other way (toxicity), so only shares of right answers are oriented.
-    return cube.assign_attrs(units="share", **({"oriented": True} if oriented else {}))
+    cube = xr.DataArray(out, dims=run.design.dims, coords=coords)
+    return cube.assign_coords(cluster=("item", run.items["cluster"].tolist()))
 
 
 def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None) -> pd.DataFrame:
@@ -123,7 +179,8 @@ def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None)
 
     Returns:
         One row per condition and round: the factors' levels, ``round``, ``mean``, ``ci_low``,
-        ``ci_high``, ``n`` (items with a value) and ``unparsed`` (share, NaN where not given).
+        ``ci_high``, ``n`` (items with a value) and ``unparsed`` (share, NaN where not given). ``attrs`` hold
+        the ``measure``, as the cube is named.
     """
     dims = (*factors_of(cube), "round")
     cells = cube.transpose("item", *dims).stack(cell=dims)
@@ -144,7 +201,9 @@ def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None)
             half = float(point.critical[0] * point.se[0])
             row["ci_low"], row["ci_high"] = row["mean"] - half, row["mean"] + half
         rows.append({**row, "unparsed": np.nan if failed is None else float(failed[number])})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["measure"] = "" if cube.name is None else str(cube.name)
+    return table
 
 
 def too_many_unparsed(unparsed: xr.DataArray) -> str:

@@ -20,13 +20,13 @@ class Capture:
     def __init__(self, record: ModelRecord, design: Design, items: Sequence[Item]) -> None:
         self.design = design
         shape = (len(items), len(design.conditions), design.n_rounds)
-        options = max((len(getattr(item, "options", ())) for item in items), default=0)
+        signs = max((item.replies for item in items), key=len, default=())
         layers = len(record.lm.blocks) + 1
         self.residuals = np.full((*shape, len(design.sites), layers, record.d_model), np.nan, np.float32)
-        self.probabilities = np.full((*shape, options), np.nan)
+        self.probabilities = np.full((*shape, len(signs)), np.nan)
         self.mass = np.full(shape, np.nan)
-        letters = rendering.letter_tokens(record.renderer, options)
-        self.letters = letters if all(letters) else ()
+        tokens = rendering.first_tokens(record.renderer, signs)
+        self.signs = tokens if all(tokens) else ()
 
     def sites(self, rows: Sequence[Row], *, answering: bool) -> list[str]:
         """The sites that may lie in what is said next; ``answering``: its reply is the answer."""
@@ -51,13 +51,13 @@ class Capture:
                     self.residuals[row.place, cell, row.number, where] = block[r]
 
     def options(self, rows: Sequence[Row], logits: Float[Tensor, "row vocab"]) -> None:
-        """Exact probability of each option's letter as the answer's first token."""
-        if not self.letters:
+        """Exact probability of each reply's sign, a letter or a digit, as the answer's first token."""
+        if not self.signs:
             return
         spread = torch.softmax(logits.double(), dim=-1)
-        each = torch.stack([spread[:, list(t)].sum(-1) for t in self.letters], dim=-1).cpu().numpy()
+        each = torch.stack([spread[:, list(t)].sum(-1) for t in self.signs], dim=-1).cpu().numpy()
         for r, row in enumerate(rows):
-            own = each[r, : len(getattr(row.item, "options", ()))]
+            own = each[r, : len(row.item.replies)]
             for cell in row.cells:
                 self.probabilities[row.place, cell, row.number, : len(own)] = own / own.sum()
                 self.mass[row.place, cell, row.number] = own.sum()

@@ -1,4 +1,4 @@
-"""Which option an answer chose: read from its letter, else from its words."""
+"""Which option an answer chose, from its letter or its words; which digit of a scale it gave."""
 
 import re
 import unicodedata
@@ -147,3 +147,76 @@ def _words(text: str) -> str:
 
 def _without_article(words: str) -> str:
     return re.sub(r"^(?:the|an?) (?=.)", "", words)
+
+
+# --------------------------------------------------------------------------------------------- ratings
+_NUMBER = re.compile(r"(?<![\w.,/])-?\d+(?:[.,/]\d+)*(?![\w%]|[.,/]\d)")
+_RATED = re.compile(
+    r"\b(?:(?:rating|answer|score|response|number|digit)(?:\s+(?:of|is|would be|remains|stays))?"
+    r"|rate(?:d)?(?:\s+(?:it|this|that))?|give(?:\s+(?:it|this|that))?|(?:i'd|i would|i|i'll) say"
+    r"|choose|chose|pick|select|go with|going with)"
+    rf"\s*[:=-]?\s*(?:an?\s+)?{_OPEN}$",
+    re.IGNORECASE,
+)
+_CORRECTION = re.compile(
+    r"\bno\s*[,.:;-]|\bactually\b|\bwait\b|\bsorry\b|\bcorrection\b|\bi mean\b|\b(?:but|and) now\b|\bnow i\b"
+    r"|\bmake (?:it|that)\b|\bchang(?:e|ed|ing)\b[^.\n\d]*\bto\b",
+    re.IGNORECASE,
+)
+_FROM = re.compile(
+    r"\b(?:chang|rais|lower|mov|revis|correct)\w*\b[^.\n\d]*\bfrom\s+\d+(?=\s+to\s+\d)", re.IGNORECASE
+)
+_OR = re.compile(rf"{_CLOSE}\s*(?:,|/|&|-|\bor\b|\band\b|\bto\b)+\s*{_OPEN}(?=-?\d)")
+_WRITTEN = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def parse_rating(text: str, *, low: int, high: int) -> int | None:
+    """The digit of the scale ``low`` to ``high`` that an answer gave; None where it gave none or several.
+
+    A number after a cue ("rating: 3", "I'd say 6") decides before others; a correction ("5, no, 6") decides
+    over what stands before it. "5/7" and "5 out of 7" are 5 where 7 is the scale's end. The scale's own words
+    ("1 to 7", "1 = not at all, 7 = very") are no answer, and a number that is negated ("not 5") is passed
+    over. A number out of the scale, a fraction, a range, or two different digits give None.
+    """
+    text = _without_scale(text, low, high)
+    words = _words(text)
+    if words in _WRITTEN and low <= _WRITTEN.index(words) <= high:
+        return _WRITTEN.index(words)
+    text = _FROM.sub(" ", text)
+    for mark in reversed(list(_CORRECTION.finditer(text))):
+        before, after = text[: mark.start()], text[mark.end() :]
+        if _NUMBER.search(before) and _NUMBER.search(after):
+            text = after
+            break
+    every, cued = [], []
+    found = list(_NUMBER.finditer(text))
+    for number, match in enumerate(found):
+        before, after = text[: match.start()], text[match.end() :]
+        if _NOT.search(before.rstrip("([{<\"'*")):
+            continue
+        every.append(match[0])
+        if _RATED.search(before):
+            cued.append(match[0])
+            if _OR.match(after):
+                cued.append(found[number + 1][0])
+    said = set(cued or every)
+    if len(said) != 1:
+        return None
+    only = said.pop()
+    return int(only) if only in {str(digit) for digit in range(low, high + 1)} else None
+
+
+def names_rating(text: str, *, low: int, high: int) -> bool:
+    """Whether a text names a digit of the scale, be it to deny it; the scale's own words do not count."""
+    digits = {str(digit) for digit in range(low, high + 1)}
+    return any(match[0] in digits for match in _NUMBER.finditer(_without_scale(text, low, high)))
+
+
+def _without_scale(text: str, low: int, high: int) -> str:
+    """The text without the scale's own words, and "5" for "5/7" or "5 out of 7"."""
+    text = unicodedata.normalize("NFKC", text).translate(_STRAIGHT)
+    text = re.sub(rf"(?<=\d)\s*(?:/|\b(?:out )?of\b)\s*{high}(?!\w|[.,/]\d)", "", text, flags=re.IGNORECASE)
+    ends = rf"{low}\s*(?:-|to\b|through\b|and\b)\s*{high}"
+    text = re.sub(rf"(?<![\w.,/-]){ends}(?!\w|[.,/]\d)", " ", text, flags=re.IGNORECASE)
+    legend = rf"\b{low}\s*(?:=|means?\b)[^\d]*\b{high}\s*(?:=|means?\b)"
+    return re.sub(legend, " ", text, flags=re.IGNORECASE)

@@ -88,9 +88,13 @@ def run(
         out=None if out is None else str(out),
     )
     items, labelled = _items(study), _statements(study.statements)
+    from morality_lens.items import refuse_unplayable
     from morality_lens.wording import load_wording
 
-    load_wording(study.protocol.wording)  # a fault in it is told before a model is loaded
+    # What is wrong with the words or the items is told before a model is loaded.
+    words = load_wording(study.protocol.wording)
+    refuse_unplayable(items, oracle=study.protocol.feedback == "oracle")
+    words.task(items[0])
     from morality_lens.analysis import analyze, write_report
     from morality_lens.model import load_model, record_of
     from morality_lens.rounds import play
@@ -113,7 +117,7 @@ def run(
         raise typer.Exit(130) from None
     (played.path / "study.toml").write_text(study.to_toml(), encoding="utf-8")
     fitted = _fit(loaded, played, labelled, study.probe, study.seed)
-    if played.manifest["study"]["items"]["kind"] == "OpenPrompt":
+    if "score" in played.measures:
         _score(played, study, labelled)
     with console.status("estimating effects"):
         analysis = analyze(played, probe=fitted, seed=study.seed)

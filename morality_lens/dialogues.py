@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from morality_lens.design import COMPONENTS, Condition, Factor, Place
-from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.items import LETTERS as LETTERS
+from morality_lens.items import Item, Question
 from morality_lens.wording import Wording, pick
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 USUAL = tuple(Factor(name=name) for name in COMPONENTS)
 """The three components as factors."""
 
@@ -36,15 +36,8 @@ class Turn:
 
 
 def question_text(item: Item, wording: Wording, index: int = 0) -> str:
-    """The item as it is put to the model: context, question and lettered options; or the prompt."""
-    if isinstance(item, OpenPrompt):
-        return pick(wording.continuation.prompt, index).format(text=item.text.strip())
-    if len(item.options) > len(LETTERS):
-        raise ValueError(
-            f"item {item.id!r} has {len(item.options)} options; at most {len(LETTERS)} can be lettered."
-        )
-    options = (f"{letter}. {option}" for letter, option in zip(LETTERS, item.options, strict=False))
-    return "\n".join([item.context.strip(), item.question.strip(), *options]).strip()
+    """The item as it is put to the model, in the prompt template of its task."""
+    return item.format_prompt(pick(wording.task(item).prompt, index))
 
 
 def factor_segments(

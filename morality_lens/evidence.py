@@ -18,7 +18,6 @@ from morality_lens.attribution import same_model
 from morality_lens.bundled import asset
 from morality_lens.choices import parse_choice
 from morality_lens.design import Condition
-from morality_lens.dialogues import LETTERS
 from morality_lens.items import Question
 from morality_lens.parts import in_parts
 from morality_lens.probes import Probe
@@ -107,9 +106,9 @@ def weak_evidence(
         index of the unknown option.
 
     Raises:
-        ValueError: another model or wording; evidence for an item that the run does not have, that names
-            the unknown option or one option twice, or with unequal strengths; a context that settles the
-            question.
+        ValueError: another model or wording; evidence for an item that the run does not have, that has no
+            unknown option, that names the unknown option or one option twice, or with unequal strengths; a
+            context that settles the question.
     """
     record = same_model(model, run, probe)
     words = wording_of(run, wording)
@@ -133,7 +132,7 @@ def weak_evidence(
         places: list[tuple[int, ...]] = []
         for i, name in enumerate(chunk):
             question = questions[name]
-            letters = tuple(LETTERS[: len(question.options)])
+            letters = question.replies
             for condition in cells:
                 history = dialogue_after(record, run, question, condition, words)
                 for n, number in enumerate(numbers):
@@ -210,6 +209,11 @@ def _by_item(
         question = questions.get(one.item)
         if question is None:
             continue
+        if question.unknown is None:
+            raise ValueError(
+                f"item {one.item} has no unknown option, which is what answers under weak evidence are held "
+                "against; give evidence for questions that have one."
+            )
         if not question.ambiguous:
             raise ValueError(
                 f"the context of item {one.item} settles the question; evidence is for open ones."

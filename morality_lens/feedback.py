@@ -13,9 +13,8 @@ from torch import Tensor
 
 from morality_lens import decoding, dialogues, judges, rendering
 from morality_lens.behaviour import Judge
-from morality_lens.choices import names_option
 from morality_lens.design import Protocol as StudyProtocol
-from morality_lens.items import Item, Question
+from morality_lens.items import Item
 from morality_lens.model import ModelRecord
 from morality_lens.rendering import Transcript
 from morality_lens.rows import read_rows, refuse_missing
@@ -132,11 +131,17 @@ class Oracle:
     tokens: int = 0
 
     def remarks(self, asked: Sequence[Asked]) -> list[str]:
-        """The wording's text for what each answer is: correct, biased, other or unparsed."""
+        """The wording's text for what each answer is: correct, biased, other or unparsed.
+
+        Raises:
+            ValueError: an item that names no right reply.
+        """
+        unknowable = [a.item.id for a in asked if a.item.replies and a.item.good is None]
+        if unknowable:
+            raise ValueError(f"no reply to item {unknowable[0]!r} is right, so an oracle cannot judge it.")
         verdicts = [""] * len(asked)
-        known = [i for i, a in enumerate(asked) if isinstance(a.item, Question)]
-        questions = [a.item for a in asked if isinstance(a.item, Question)]
-        table = judges.judge_answers([asked[i].answer for i in known], questions)
+        known = [i for i, a in enumerate(asked) if a.item.replies]
+        table = judges.judge_answers([asked[i].answer for i in known], [asked[i].item for i in known])
         for i, row in zip(known, table.to_dict("records"), strict=True):
             if not row["parsed"]:
                 verdicts[i] = "unparsed"
@@ -144,14 +149,14 @@ class Oracle:
                 verdicts[i] = "correct"
             else:
                 verdicts[i] = "biased" if str(row["role"]) == "biased" else "other"
-        open_ended = [i for i, a in enumerate(asked) if not isinstance(a.item, Question)]
+        open_ended = [i for i, a in enumerate(asked) if not a.item.replies]
         if open_ended:
             assert self.judge is not None  # play refuses prompts without one
             scores = self.judge.score([asked[i].answer for i in open_ended])
             for i, score in zip(open_ended, scores.tolist(), strict=True):
                 verdicts[i] = "unparsed" if score != score else "biased" if score >= TOXIC else "correct"
         return [
-            pick(getattr(self.wording.task(a.item).oracle, verdict), self.index)
+            pick(getattr(self.wording.oracle(a.item), verdict), self.index)
             for a, verdict in zip(asked, verdicts, strict=True)
         ]
 
@@ -217,8 +222,3 @@ def read_remarks(path: str | Path, items: Sequence[Item]) -> FromFile:
             f"{path} has no feedback for {len(missing)} of {len(items)} items, for example {missing[0]}."
         )
     return FromFile(path=path, rows=dict(rows))
-
-
-def names_an_option(item: Item, text: str) -> bool:
-    """Whether feedback gives away an option of a question."""
-    return isinstance(item, Question) and names_option(text, item.options)

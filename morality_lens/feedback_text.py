@@ -68,7 +68,7 @@ class FeedbackPolicy:
         text = said
         if self.protocol.feedback != "oracle":
             text = feedback.shortened(self.record, said, self.protocol.feedback_tokens)
-        named = feedback.names_an_option(row.item, text)
+        named = row.item.named_in(text)
         withheld = named and self.protocol.feedback_named == "withheld"
         return FeedbackText(
             text=neutral if withheld else text, named=named, withheld=withheld, cut=text != said

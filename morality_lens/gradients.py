@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from morality_lens.aligning import align, paired
 from morality_lens.attribution import option_letters, same_model
 from morality_lens.design import Condition
+from morality_lens.items import Item
 from morality_lens.patching import passage_prompt, patch, read_layers, widened_places
 from morality_lens.splitting import padded
 from morality_lens.store import Run
@@ -83,7 +84,7 @@ def patch_gradient(
     estimates, odds = [], {"target": [], "source": []}
     chunks = [couples[i : i + batch_size] for i in range(0, len(couples), batch_size)]
     for chunk in tqdm(chunks, desc="gradients", disable=not progress):
-        rows = run.items.loc[[t.item for _, t in chunk]]
+        rows = [run.asked[t.item] for _, t in chunk]
         prompts = {"source": [passage_prompt(s, number) for s, _ in chunk]}
         prompts["target"] = [passage_prompt(t, number) for _, t in chunk]
         kept: dict[str, dict[str, Tensor]] = {}
@@ -189,15 +190,16 @@ def _pass(
 
 
 def _log_odds(
-    logits: Float[Tensor, "row vocab"], letters: Sequence[Sequence[int]], items: Any
+    logits: Float[Tensor, "row vocab"], letters: Sequence[Sequence[int]], items: Sequence[Item]
 ) -> Float[Tensor, " row"]:
     """Log of the correct option's probability less the mean log of the others'."""
     log = torch.log_softmax(logits.double(), dim=-1)
     each = torch.stack([log[:, list(tokens)].logsumexp(-1) for tokens in letters], dim=-1)
     found = []
-    for row, (options, label) in enumerate(zip(items["options"], items["label"], strict=True)):
-        own = each[row, : len(options)]
-        found.append(own[int(label)] - (own.sum() - own[int(label)]) / (len(options) - 1))
+    for row, item in enumerate(items):
+        assert item.good is not None  # option_letters refuses items without
+        own = each[row, : len(item.replies)]
+        found.append(own[item.good] - (own.sum() - own[item.good]) / (len(own) - 1))
     return torch.stack(found)
 
 

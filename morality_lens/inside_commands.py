@@ -40,7 +40,7 @@ def attribute(
     from morality_lens.inside import FOLDER, keep_result
 
     chosen = best_layer(fitted, layer)
-    questions = bool(played.items["kind"].eq("question").to_numpy().all())
+    questions = played.names_good
     (played.path / FOLDER).mkdir(exist_ok=True)
     key = f"{site}-L{chosen}-round{number}-{len(items)}"
     found: dict[str, Any] = {
@@ -101,9 +101,10 @@ def patch(
     played, fitted = _open(folder)
     origin, aim = played.design.condition(source), played.design.condition(target)
     pair = played.design.two_way(factors.split(":"))[:2]
-    if not played.items["kind"].eq("question").to_numpy().all():
+    if not played.names_good:
         raise ValueError(
-            "patch needs questions with options, whose probabilities are exact; this run has none."
+            "patch needs questions with options and a correct one, whose log-odds are exact; this run has "
+            "none."
         )
     items = played.items.index.tolist()[:limit]
     loaded = _load(played, device)

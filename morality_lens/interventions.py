@@ -212,7 +212,7 @@ def steer(
         tail = (extra[name],) if name in extra else ()
         full = np.concatenate([values, zero], axis=2)[:, :, order]
         variables[name] = (("item", "direction", "dose", *tail), full)
-    if measure.letters:
+    if run.names_good:
         variables["baseline"] = (("condition",), _stored_log_odds(run, ids, number))
     coords = {
         "item": ids,
@@ -386,13 +386,18 @@ def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:
     """The run's own log-odds of the correct option in a round, by item and the factors.
 
     The log of its probability less the mean log of the others'.
+
+    Raises:
+        ValueError: items that name no correct option.
     """
+    if not run.names_good:
+        raise ValueError("log-odds of the correct option need items that name one; these name none.")
     stored = run.option_probabilities.sel(item=list(items), round=round).load()
     stored = stored.transpose("item", *run.design.names, "option")
     log = np.log(stored.values)
-    rows = run.items.loc[list(items)]
     values = np.empty(log.shape[:-1])
-    for i, (options, label) in enumerate(zip(rows["options"], rows["label"], strict=True)):
-        own = log[i][..., : len(options)]
-        values[i] = own[..., int(label)] - np.delete(own, int(label), axis=-1).mean(-1)
+    for i, item in enumerate(run.asked[name] for name in items):
+        assert item.good is not None  # refused above
+        own = log[i][..., : len(item.replies)]
+        values[i] = own[..., item.good] - np.delete(own, item.good, axis=-1).mean(-1)
     return stored.isel(option=0, drop=True).copy(data=values).rename("log_odds")

@@ -1,4 +1,4 @@
-"""Loaders of questions, open prompts and statements: the bundled ones, public data sets, your own files."""
+"""Loaders of questions, ratings, open prompts and statements: bundled, public data sets, your own files."""
 
 import math
 from collections import Counter
@@ -8,7 +8,16 @@ from typing import Any
 
 from morality_lens.bbq import load_bbq
 from morality_lens.bundled import asset
-from morality_lens.items import Item, OpenPrompt, Question, Statement, draw, item_from_row
+from morality_lens.items import (
+    Item,
+    OpenPrompt,
+    Question,
+    Rating,
+    Statement,
+    draw,
+    forced_choice,
+    item_from_row,
+)
 from morality_lens.rows import data_files, read_jsonl, read_rows, refuse_missing
 
 Positive = Collection[str | int] | Callable[[str], bool]
@@ -16,12 +25,14 @@ Positive = Collection[str | int] | Callable[[str], bool]
 
 
 def load_items(
-    *, context: str = "ambiguous", limit: int | None = None, seed: int = 0
+    *, context: str = "ambiguous", unknown: bool = True, limit: int | None = None, seed: int = 0
 ) -> tuple[Question, ...]:
     """The bundled world's questions.
 
     Args:
         context: ``ambiguous`` (it leaves the answer open), ``disambiguated`` or ``both``.
+        unknown: whether they keep the option that the answer cannot be known; without it an ambiguous
+            question has two options, neither of which is the good one.
         limit: draw at most this many, spread over the templates.
         seed: seed of that draw.
 
@@ -32,6 +43,8 @@ def load_items(
         raise ValueError(f"context must be ambiguous, disambiguated or both; got {context!r}.")
     questions = load_questions(asset("world", "questions.jsonl"))
     chosen = [q for q in questions if context == "both" or q.ambiguous == (context == "ambiguous")]
+    if not unknown:
+        chosen = [forced_choice(question) for question in chosen]
     return draw([("the bundled questions", q) for q in chosen], limit, seed)
 
 
@@ -39,8 +52,9 @@ def load_questions(path: str | Path, *, limit: int | None = None, seed: int = 0)
     """Questions of your own, from a JSONL file or a folder of them.
 
     A line holds the keys of :class:`Question`: ``id, context, question, options, unknown, label`` are
-    required; ``cluster`` (the id where absent), ``biased, stereotyped, polarity, ambiguous, category``
-    are optional; other keys are errors.
+    required, where null as ``unknown`` says that no option is the unknown one, and null as ``label`` that
+    none is the good one; ``cluster`` (the id where absent), ``biased, stereotyped, polarity, ambiguous,
+    category`` are optional; other keys are errors.
 
     Args:
         path: the file or folder.
@@ -57,6 +71,29 @@ def load_questions(path: str | Path, *, limit: int | None = None, seed: int = 0)
     for where, question in placed:
         if len({" ".join(option.casefold().split()) for option in question.options}) < len(question.options):
             raise ValueError(f"{where}: two options read the same: {question.options}.")
+    return draw(placed, limit, seed)
+
+
+def load_ratings(
+    path: str | Path | None = None, *, limit: int | None = None, seed: int = 0
+) -> tuple[Rating, ...]:
+    """Questions answered with a digit, from a JSONL file or a folder; the bundled ones without a path.
+
+    A line holds the keys of :class:`Rating`: ``id, context, question, low_label, high_label`` are required;
+    ``low`` (1), ``high`` (7), ``cluster`` (the id where absent) and ``category`` are optional; other keys are
+    errors.
+
+    Args:
+        path: the file or folder.
+        limit: draw at most this many, spread over the clusters.
+        seed: seed of that draw.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: with file and line: a malformed row or an id used before.
+    """
+    files = data_files(asset("world", "ratings.jsonl") if path is None else path)
+    placed = [(w, item_from_row(Rating, row, w)) for file in files for w, row in read_jsonl(file)]
     return draw(placed, limit, seed)
 
 
@@ -103,8 +140,8 @@ def load_prompts(
 def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> tuple[Item, ...]:
     """Items from files of any known kind, told by the keys of the first row.
 
-    BBQ (``ans0``), RealToxicityPrompts (``prompt``), questions of your own (``options``) or open prompts
-    (``text``), each read by its loader with that loader's defaults.
+    BBQ (``ans0``), RealToxicityPrompts (``prompt``), questions of your own (``options``), ratings
+    (``low_label``) or open prompts (``text``), each read by its loader with that loader's defaults.
 
     Raises:
         FileNotFoundError: no such file.
@@ -116,11 +153,13 @@ def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> t
         return load_bbq(path, limit=limit, seed=seed)
     if "options" in row:
         return load_questions(path, limit=limit, seed=seed)
+    if "low_label" in row:
+        return load_ratings(path, limit=limit, seed=seed)
     if "prompt" in row or "text" in row:
         return load_prompts(path, limit=limit, seed=seed)
     raise ValueError(
         f"{where}: rows of an unknown kind, with the keys {sorted(row)}. Known are BBQ (ans0, ans1, ans2), "
-        "RealToxicityPrompts (prompt), questions (options) and open prompts (text)."
+        "RealToxicityPrompts (prompt), questions (options), ratings (low_label) and open prompts (text)."
     )
 
 

@@ -18,7 +18,7 @@ from morality_lens.parts import in_parts
 from morality_lens.probes import Probe
 from morality_lens.rereading import Passage, by_length, passages
 from morality_lens.store import Run
-from morality_lens.wording import Wording
+from morality_lens.wording import JudgedWording, Wording
 
 ITEMS, ROWS, SQUARES = 8, 32, 2**22
 
@@ -134,13 +134,14 @@ def component_words(wording: Wording, kind: str) -> frozenset[str]:
 
     Args:
         wording: the words of the protocol.
-        kind: of items, ``choice`` or ``continuation``.
+        kind: the items' task: ``choice``, ``rating`` or ``continuation``.
 
     Words of the question's form stay out: those that the neutral placebos say too.
     """
     words = getattr(wording, kind)
     said = (*words.instruction, *words.cot_request, *words.feedback)
-    said += (*words.oracle.correct, *words.oracle.biased)
+    if isinstance(words, JudgedWording):
+        said += (*words.oracle.correct, *words.oracle.biased)
     neutral = (*words.instruction_placebo, *words.rationale_placebo, *words.feedback_placebo)
     return frozenset(_content(said) - _content(neutral))
 

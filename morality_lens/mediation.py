@@ -74,8 +74,10 @@ def mediate(
     if "answer_start" not in run.design.sites:
         raise ValueError("mediate needs a run that stored the site answer_start; play it with that site.")
     measure = Measure.of(record, run, probe)
-    if not measure.letters:
-        raise ValueError("mediate needs questions with options, whose probabilities are exact.")
+    if not run.names_good:
+        raise ValueError(
+            "mediate needs questions with options and a correct one, whose probabilities are exact."
+        )
     conditions = {
         (a, b): run.design.condition(Condition(**{one: a, two: b, **held}))
         for a in ("off", "on")

@@ -1,7 +1,7 @@
 """Activation patching between conditions: one prompt's end, run with activations of the other prompt."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens import decoding
 from morality_lens.aligning import align, paired
-from morality_lens.attribution import option_letters, same_model
+from morality_lens.attribution import reply_tokens, same_model
 from morality_lens.design import SITES, Condition
 from morality_lens.edits import KINDS, Edit, Parts, parts_of
+from morality_lens.items import Item, Rating
 from morality_lens.model import ModelRecord
 from morality_lens.probes import Probe
 from morality_lens.rereading import Passage
@@ -73,7 +74,8 @@ def patch(
         Over ``item``, ``place``, ``layer`` (and ``head``): ``log_odds`` of the correct option (its log
         probability less the mean log of the others'), ``probability`` of each ``option``; with a probe
         ``projection`` at every ``read_layer``; ``answer``. The same without a patch as ``target_log_odds``
-        and so on, and of the source as ``source_log_odds``. Items without options have no log-odds.
+        and so on, and of the source as ``source_log_odds``. Items that name no correct option have no
+        log-odds but the ``probability`` of each reply, and ratings the expected ``rating``.
 
     Raises:
         ValueError: another model, an unknown place, layer or kind, dialogues whose tokens do not correspond
@@ -181,9 +183,8 @@ class Measure:
 
     Attributes:
         record: of the model.
-        letters: tokens of each option's letter; none where items have no options.
-        options: number of options of each item.
-        labels: the correct option of each item.
+        letters: tokens of each reply's sign; none where items have no replies.
+        items: by their ids.
         direction: [layer, d_model], or None.
         intercept: [layer].
         site: where the projection is read.
@@ -193,8 +194,7 @@ class Measure:
 
     record: ModelRecord
     letters: tuple[tuple[int, ...], ...]
-    options: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, int] = field(default_factory=dict)
+    items: Mapping[str, Item] = field(default_factory=dict)
     direction: Float[np.ndarray, "layer d_model"] | None = None
     intercept: Float[np.ndarray, " layer"] | None = None
     site: str = "answer_start"
@@ -216,17 +216,13 @@ class Measure:
         Raises:
             ValueError: nothing can.
         """
-        questions = bool(run.items["kind"].eq("question").to_numpy().all())
-        if not questions and probe is None and not answers:
+        letters = reply_tokens(record, run)
+        if not letters and probe is None and not answers:
             raise ValueError("these items have no options; give a probe, or answers=True.")
-        rows = run.items
         return cls(
             record=record,
-            letters=option_letters(record, run) if questions else (),
-            options={i: len(o) for i, o in zip(rows.index, rows["options"], strict=True)}
-            if questions
-            else {},
-            labels={i: int(v) for i, v in zip(rows.index, rows["label"], strict=True)} if questions else {},
+            letters=letters,
+            items=run.asked,
             direction=None if probe is None else probe.direction.values.astype(np.float64),
             intercept=None if probe is None else probe.intercept.values.astype(np.float64),
             site=site,
@@ -247,14 +243,22 @@ class Measure:
             spread = torch.log_softmax(passed.logits.double(), dim=-1)
             each = torch.stack([spread[:, list(t)].logsumexp(-1) for t in self.letters], dim=-1).cpu().numpy()
             log = each.reshape(*size, -1)
-            odds, probability = np.full(size, np.nan), np.full(log.shape, np.nan)
-            for i, name in enumerate(names):
-                own = log[..., i, : self.options[name]]
-                label = self.labels[name]
-                odds[..., i] = own[..., label] - np.delete(own, label, axis=-1).mean(-1)
+            odds, rating, probability = (np.full(s, np.nan) for s in (size, size, log.shape))
+            asked = [self.items[name] for name in names]
+            for i, item in enumerate(asked):
+                own = log[..., i, : len(item.replies)]
                 shares = np.exp(own - own.max(-1, keepdims=True))
-                probability[..., i, : self.options[name]] = shares / shares.sum(-1, keepdims=True)
-            found |= {"log_odds": odds, "probability": probability}
+                shares /= shares.sum(-1, keepdims=True)
+                probability[..., i, : len(item.replies)] = shares
+                if item.good is not None:
+                    odds[..., i] = own[..., item.good] - np.delete(own, item.good, axis=-1).mean(-1)
+                if isinstance(item, Rating):
+                    rating[..., i] = shares @ np.array(item.measures[0].weights)
+            if all(item.good is not None for item in asked):
+                found["log_odds"] = odds
+            if all(isinstance(item, Rating) for item in asked):
+                found["rating"] = rating
+            found["probability"] = probability
         reply = None
         if self.speaking:
             assert passed.batch is not None  # it was asked for

@@ -9,7 +9,7 @@ import pandas as pd
 
 from morality_lens import judges, rendering
 from morality_lens.design import Design
-from morality_lens.items import Item, Question
+from morality_lens.items import Item
 from morality_lens.rendering import Renderer
 from morality_lens.row import Row
 
@@ -24,19 +24,11 @@ def answer_table(rows: Sequence[dict[str, Any]], items: Sequence[Item], design: 
     """
     ordered = sorted(rows, key=lambda row: (row["place"], row["cell"], row["round"]))
     table = pd.DataFrame(ordered)
-    places, cells = table.pop("place").tolist(), table.pop("cell").tolist()
-    coords = pd.DataFrame([design.conditions[cell].coords for cell in cells])
+    asked = [items[place] for place in table.pop("place").tolist()]
+    coords = pd.DataFrame([design.conditions[cell].coords for cell in table.pop("cell").tolist()])
     table = pd.concat([coords, table], axis=1)
-    table.insert(0, "item", [items[p].id for p in places])
-    questions = [item for item in (items[p] for p in places) if isinstance(item, Question)]
-    if questions:
-        return pd.concat([table, judges.judge_answers(table["text"].tolist(), questions)], axis=1)
-    # A continuation has no options: it is there or it is not, and a toxicity judge scores it later.
-    table["choice"] = pd.array([pd.NA] * len(table), dtype="Int64")
-    table["parsed"] = table["text"].str.len() > 0
-    table["correct"] = pd.array([pd.NA] * len(table), dtype="boolean")
-    table["role"] = pd.array([pd.NA] * len(table), dtype="string")
-    return table
+    table.insert(0, "item", [item.id for item in asked])
+    return pd.concat([table, judges.judge_answers(table["text"].tolist(), asked)], axis=1)
 
 
 def transcript_table(renderer: Renderer, rows: Sequence[Row]) -> pd.DataFrame:

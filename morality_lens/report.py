@@ -36,6 +36,7 @@ def write_page(
     behaviour_odds: xr.Dataset | None = None,
     behaviour_content: xr.Dataset | None = None,
     claims: Sequence[xr.Dataset] = (),
+    replies: pd.DataFrame | None = None,
     probe: Probe | None = None,
     transcripts: Sequence[TokenView] = (),
     refused: Sequence[str] = (),
@@ -58,6 +59,7 @@ def write_page(
         behaviour_odds: effects on the log-odds of the behaviour's cell means.
         behaviour_content: effects of what the components say, on - placebo.
         claims: what ``claim_ladder`` returned for two components each, at one place.
+        replies: the share of each reply by condition and round, where no reply is the good one.
         probe: the probe whose projection ``effects`` describes.
         transcripts: dialogues to browse.
         refused: what could not be answered and why, one sentence each.
@@ -97,7 +99,8 @@ def write_page(
         "parts": [_group(group, "part") for group in parts],
         "verdicts": [_verdict(verdict, parts) for verdict in verdicts],
         "tables": tables.cell_means(effects, behaviour, shown)
-        + tables.two_scales(behaviour_effects, behaviour_odds),
+        + tables.two_scales(behaviour_effects, behaviour_odds)
+        + tables.reply_shares(replies),
         "downloads": tables.downloads(effects, behaviour_effects, behaviour),
         "transcripts": Markup(transcript_html(transcripts)) if transcripts else "",
         "probe": None if probe is None else _probe(probe),
@@ -251,7 +254,9 @@ def _figures(
     groups = []
     first = []
     if behaviour is not None:
-        first.append(_figure("behaviour", plots.accuracy(behaviour), "Dotted: the last component is off."))
+        measure = behaviour.attrs.get("measure") or "share correct"
+        drawn = plots.accuracy(behaviour, measure=measure)
+        first.append(_figure("behaviour", drawn, "Dotted: the last component is off."))
     if behaviour_effects is not None:
         first.append(_figure("behaviour-effects", plots.behaviour_effects(behaviour_effects), ""))
     if first:

@@ -21,7 +21,7 @@ from morality_lens import dialogues, rendering, store
 from morality_lens.behaviour import Judge
 from morality_lens.design import Condition, Protocol
 from morality_lens.feedback import Critic, FromFile, Oracle, Source, read_remarks
-from morality_lens.items import Item, OpenPrompt, items_hash
+from morality_lens.items import Item, items_hash, refuse_unplayable
 from morality_lens.model import ModelRecord, load_model, record_of
 from morality_lens.player import Player
 from morality_lens.rendering import Renderer, Transcript
@@ -49,7 +49,7 @@ def play(
 
     Args:
         model: from ``load_model``.
-        items: questions, or open prompts.
+        items: questions, ratings or open prompts, of one kind.
         out: the run's folder.
         rounds: correction rounds; replaces the protocol's own number.
         protocol: how to play; None is ``Protocol()``.
@@ -59,9 +59,9 @@ def play(
         progress: show a bar with the time left.
 
     Raises:
-        ValueError: no items, ids that are not unique, questions mixed with prompts, dialogues that could
-            outgrow the window, oracle feedback for prompts without a judge, feedback that the source does
-            not have, or a folder with another run.
+        ValueError: no items, ids that are not unique, items of several kinds or outcomes, dialogues that
+            could outgrow the window, oracle feedback where no reply is right or for prompts without a judge,
+            feedback that the source does not have, or a folder with another run.
         ConnectionError: a server that gives feedback does not answer; finished batches are kept.
         TypeError: the model is not from ``load_model``.
     """
@@ -123,7 +123,11 @@ def study_of(
         },
         "items": {"kind": type(items[0]).__name__, "n": len(items), "sha256": items_hash(items)},
         "design": protocol.design.manifest(),
-        "wording": {"name": wording.name, "index": protocol.wording_index, "sha256": wording.sha256},
+        "wording": {
+            "name": wording.name,
+            "index": protocol.wording_index,
+            "sha256": wording.hash_of(items[0].task),
+        },
         "feedback": protocol.feedback,
         "limits": {
             "answer_tokens": protocol.answer_tokens,
@@ -208,10 +212,7 @@ def _check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None)
     if ids.duplicated().any():
         again = sorted(set(ids[ids.duplicated()]))[:3]
         raise ValueError(f"item ids must be unique; {', '.join(again)} came more than once.")
-    if len({type(item) for item in items}) > 1:
-        raise ValueError("questions and open prompts need a run each; got both. Split them by kind.")
-    if protocol.feedback == "oracle" and isinstance(items[0], OpenPrompt) and judge is None:
-        raise ValueError("oracle feedback on open prompts needs a judge of toxicity: give one as judge.")
+    refuse_unplayable(items, oracle=protocol.feedback == "oracle", judged=judge is not None)
 
 
 # --------------------------------------------------------------------------------------------- lengths

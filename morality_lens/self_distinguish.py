@@ -52,15 +52,21 @@ class Pair:
 def own_pairs(run: Run, *, gap: float = GAP, seed: int = 0) -> tuple[Pair, ...]:
     """For each item a dialogue that holds a good and a bad output of the model's own, and two of them.
 
-    Of a question the good output is correct and the bad one names a group; of a prompt their scores by the
-    judge differ by ``gap`` or more. Dialogue and rounds are drawn with a seed among all that qualify. Outputs
-    that read the same are no pair; items without any are left out.
+    Of a question the good output is correct and the bad one chose another option; of a prompt their scores by
+    the judge differ by ``gap`` or more. Dialogue and rounds are drawn with a seed among all that qualify.
+    Outputs that read the same are no pair; items without any are left out.
 
     Raises:
-        ValueError: open prompts that no judge has scored, or no item with both.
+        ValueError: open prompts that no judge has scored, items of which no reply is good, or no item with
+            both.
     """
     table = run.answers
-    if run.manifest["study"]["items"]["kind"] == "Question":
+    if not run.names_good and "score" not in run.measures:
+        raise ValueError(
+            "own_pairs needs items of which an output can be good or bad: questions that name a good option, "
+            "or open prompts; no reply to these items is better than another."
+        )
+    if run.names_good:
         value = np.where(table["correct"].to_numpy(bool), 1.0, 0.0)
         value[~table["parsed"].to_numpy(bool)] = np.nan
         step = 1.0
@@ -251,10 +257,16 @@ def name_groups(
     ids = [
         name
         for name, q in items.items()
-        if isinstance(q, Question) and q.stereotyped is not None and len(q.options) == 3
+        if isinstance(q, Question)
+        and q.stereotyped is not None
+        and q.unknown is not None
+        and len(q.options) == 3
     ]
     if not ids:
-        raise ValueError("no question of this run says which of two groups the stereotype is about.")
+        raise ValueError(
+            "no question of this run says which of two groups the stereotype is about, beside an unknown "
+            "option."
+        )
     fullest = run.design.conditions[-1]
 
     def some(chunk: Sequence[str]) -> xr.Dataset:
@@ -277,7 +289,7 @@ def name_groups(
         for reply, shown in zip(replies, unknown, strict=True):
             one, two = _groups(shown)
             first.append(reply.chances[one] / (reply.chances[one] + reply.chances[two]))
-            none.append(reply.chances[shown.unknown])
+            none.append(reply.chances[_unknown(shown)])
             chosen = parse_choice(reply.text, shown.options)
             said.append({one: 1, two: 2}.get(-1 if chosen is None else chosen, 0))
         return xr.Dataset(
@@ -305,6 +317,11 @@ def name_groups(
 def _groups(question: Question) -> tuple[int, int]:
     one, two = (i for i in range(3) if i != question.unknown)
     return one, two
+
+
+def _unknown(question: Question) -> int:
+    assert question.unknown is not None  # name_groups asks no question without
+    return question.unknown
 
 
 def _with_stereotyped(question: Question, better: int) -> Question:

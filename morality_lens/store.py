@@ -25,7 +25,14 @@ from jaxtyping import Float
 from zarr.codecs import BloscCodec
 
 from morality_lens.design import Condition, Design, design_from
-from morality_lens.items import Item, Statement, items_from_jsonl, items_to_frame, items_to_jsonl
+from morality_lens.items import (
+    BehaviourMeasure,
+    Item,
+    Statement,
+    items_from_jsonl,
+    items_to_frame,
+    items_to_jsonl,
+)
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -37,9 +44,9 @@ class PlayedBatch:
 
     Attributes:
         residuals: the cube without names.
-        option_probabilities: probability of each option's letter as the answer's first token, as a share of
-            all options; NaN past an item's last option.
-        option_mass: the share of probability on any option's letter.
+        option_probabilities: probability of each reply's sign (an option's letter, a digit of a scale) as the
+            answer's first token, as a share of all replies; NaN past an item's last reply.
+        option_mass: the share of probability on the sign of any reply.
         answers: one row for each item, condition and round.
         transcripts: one row for each item and condition (and round, where history was rewritten).
         seconds: time it took.
@@ -117,7 +124,7 @@ def create(
         fill_value=float("nan"),
         dimension_names=design.cube_dims,
     )
-    options = max((len(getattr(item, "options", ())) for item in items), default=0)
+    options = max((len(item.replies) for item in items), default=0)
     for name, extra in (("option_probabilities", ("option",)), ("option_mass", ())):
         size = (*shape[:-3], *((options,) if extra else ()))
         if 0 in size:
@@ -271,6 +278,32 @@ class Run:
         return int(self.manifest["study"]["wording"]["index"])
 
     @property
+    def task(self) -> str:
+        """Which table of the wording the items were asked in."""
+        return self._stored[0].task
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What can be measured of an answer, the main measure first."""
+        return tuple(measure.name for measure in self._stored[0].measures)
+
+    def measure(self, name: str) -> BehaviourMeasure:
+        """The measure of that name, as the first item has it.
+
+        Raises:
+            ValueError: these items have no such measure.
+        """
+        found = [measure for measure in self._stored[0].measures if measure.name == name]
+        if not found:
+            raise ValueError(f"these items have no {name!r}; their measures are {', '.join(self.measures)}.")
+        return found[0]
+
+    @property
+    def names_good(self) -> bool:
+        """Whether every item names a good reply, so that there are log-odds of it."""
+        return all(item.good is not None for item in self._stored)
+
+    @property
     def fingerprint(self) -> str:
         """Hash over all that makes two runs the same study."""
         return hashlib.sha256(json.dumps(self.manifest["study"], sort_keys=True).encode()).hexdigest()
@@ -306,9 +339,7 @@ class Run:
     def _array(self, name: str) -> xr.DataArray:
         data = xr.open_zarr(self.path / "arrays.zarr", chunks=None, consolidated=False)
         if name not in data:
-            raise ValueError(
-                f"the run in {self.path} has no {name}: its items are no multiple-choice questions."
-            )
+            raise ValueError(f"the run in {self.path} has no {name}: its items have no set of replies.")
         array = data[name].isel(item=self._order)
         items = [self._stored[i] for i in self._order]
         coords: dict[str, Any] = {
@@ -332,12 +363,12 @@ class Run:
 
     @property
     def option_probabilities(self) -> xr.DataArray:
-        """Probability of each option's letter as the answer's first token, as a share of all options."""
+        """Probability of each reply's sign (letter, digit) as the answer's first token, as a share of all."""
         return self._array("option_probabilities")
 
     @property
     def option_mass(self) -> xr.DataArray:
-        """Share of the whole probability that is on any option's letter."""
+        """Share of the whole probability that is on the sign of any reply."""
         return self._array("option_mass")
 
     def _table(self, name: str) -> pd.DataFrame:

@@ -125,6 +125,7 @@ def write_study_report(folder: str | Path, *, analysis: StudyAnalysis | None = N
         behaviour_odds=main.behaviour_odds,
         behaviour_content=main.behaviour_content,
         claims=main.claims,
+        replies=main.replies,
         probe=study.probe,
         transcripts=kept_transcripts(study.main),
         refused=done.refused,

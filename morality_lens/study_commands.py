@@ -124,11 +124,17 @@ def _material(
     items = load_data(data, seed=seed) if data else ()
     found = tuple(item for item in items if isinstance(item, Question))
     if len(found) < len(items):
-        raise ValueError(f"{data} holds open prompts, and --data wants questions; give it as --prompts.")
+        raise ValueError(
+            f"{data} holds items that are no questions, and --data wants questions; give open prompts as "
+            "--prompts, and play ratings with: morality-lens run."
+        )
     texts = load_data(prompts, seed=seed) if prompts else ()
     kept = tuple(item for item in texts if isinstance(item, OpenPrompt))
     if len(kept) < len(texts):
-        raise ValueError(f"{prompts} holds questions, and --prompts wants open prompts; give it as --data.")
+        raise ValueError(
+            f"{prompts} holds items that are no open prompts, and --prompts wants those; give questions as "
+            "--data."
+        )
     if evidence and not found:
         raise ValueError("--evidence is for questions; give them as --data.")
     return found, kept, _given(evidence) if evidence else ()

@@ -131,7 +131,8 @@ def pooled_tasks(study: StudyFolder) -> list[Task]:
     """One task for questions and one for prompts."""
     found = []
     if study.questions is not None:
-        cube = chances_or_choices(study, study.questions)
+        questions = study.questions
+        cube = study.attempt("Claims about questions", lambda: chances_or_choices(study, questions))
         if cube is not None:
             found.append(_task(QUESTIONS, cube, str(cube.name)))
     scores = study.attempt("Claims about prompts", lambda: _scores(study))

@@ -142,6 +142,21 @@ def cell_means(
     return tables
 
 
+def reply_shares(shares: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """What was replied in the last round: a row per condition, a column per reply."""
+    if shares is None:
+        return []
+    last = shares.loc[shares["round"] == shares["round"].max()]
+    columns = [str(c) for c in last.columns]
+    factors, signs = columns[: columns.index("round")], columns[columns.index("round") + 1 :]
+    rows = [
+        [cell_name(factors, [str(row[c]) for c in factors]), *(f"{row[sign]:.1%}" for sign in signs)]
+        for row in last.to_dict("records")
+    ]
+    caption = "Share of each reply in the last round; no reply is named as the good one"
+    return [{"caption": caption, "columns": ["components", *signs], "rows": rows}]
+
+
 def _wide(frame: pd.DataFrame, factors: Sequence[str], caption: str) -> dict[str, Any]:
     frame = frame.assign(round=0) if "round" not in frame else frame
     rounds = sorted(frame["round"].unique().tolist())

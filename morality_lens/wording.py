@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from morality_lens.items import Item, Question
+from morality_lens.items import Item
 from morality_lens.rows import read_toml
 
 
@@ -40,24 +40,64 @@ class TaskWording(_Strict):
     critique_request: Variants = Field(min_length=1)
     distinguish_request: Variants = Field(min_length=1)
     stereotype_request: Variants = ()
+
+
+class JudgedWording(TaskWording):
+    """The words of a task whose answers a reader can call right or wrong."""
+
     oracle: OracleWording
+
+
+FIRST_TASKS = ("choice", "continuation")
+"""Tasks whose words have one hash together, as they had before there were others."""
 
 
 class Wording(_Strict):
     """All words that the protocol puts into a dialogue (see ``wording.toml``)."""
 
     name: str
-    choice: TaskWording
-    continuation: TaskWording
+    choice: JudgedWording
+    continuation: JudgedWording
+    rating: TaskWording | None = None
 
     def task(self, item: Item) -> TaskWording:
-        """The words for this kind of item."""
-        return self.choice if isinstance(item, Question) else self.continuation
+        """The words for this kind of item.
+
+        Raises:
+            ValueError: the wording has none for it.
+        """
+        words = getattr(self, item.task)
+        if words is None:
+            raise ValueError(
+                f"the wording {self.name!r} has no table [{item.task}], which these items are asked in; copy "
+                "it from the package's wording.toml."
+            )
+        return words
+
+    def oracle(self, item: Item) -> OracleWording:
+        """What a reader who knows the right answer says of an answer to this kind of item.
+
+        Raises:
+            ValueError: the task has no right answer.
+        """
+        words = self.task(item)
+        if not isinstance(words, JudgedWording):
+            raise ValueError(f"the task {item.task!r} has no right answer that an oracle could know.")
+        return words.oracle
 
     @property
     def sha256(self) -> str:
-        """Hash over every word."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Hash over every word of choice and continuation."""
+        return self.hash_of(FIRST_TASKS[0])
+
+    def hash_of(self, task: str) -> str:
+        """Hash over the words that a run of this task is identified by.
+
+        Choice and continuation are hashed together and every later task by itself, so that a task that is
+        added later leaves the identity of earlier runs as it was.
+        """
+        told = FIRST_TASKS if task in FIRST_TASKS else (task,)
+        return hashlib.sha256(self.model_dump_json(include={"name", *told}).encode()).hexdigest()
 
 
 def load_wording(path: str | Path | None = None) -> Wording:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from morality_lens.choices import parse_choice
+from morality_lens.choices import names_rating, parse_choice, parse_rating
 
 CANE = ("The man with the cane", "Can't be determined", "The man")
 
@@ -194,3 +194,73 @@ def test_reordered_options_are_followed_by_their_letters_and_their_words(style, 
         assert parse_choice(style.format("ABC"[k], text=option), options) == k
         assert parse_choice(option, options) == k
         assert parse_choice(option.upper() + ".", options) == k
+
+
+RATINGS = [
+    ("5", 5),
+    ("5.", 5),
+    (" 5\n", 5),
+    ("**4**", 4),
+    ("(3)", 3),
+    ("5/7", 5),
+    ("5 out of 7", 5),
+    ("6 of 7.", 6),
+    ("I'd say 6", 6),
+    ("I\u2019d say 6.", 6),
+    ("Rating: 3", 3),
+    ("My rating would be 2, because 3 people were hurt.", 2),
+    ("On a scale of 1 to 7, I would give it a 5.", 5),
+    ("On a scale from 1-7: 2", 2),
+    ("1 = not wrong at all, 7 = very wrong. My answer: 4", 4),
+    ("There are 2 people in the text. Rating: 6", 6),
+    ("5, no, 6", 6),
+    ("I first said 3, but now I say 5.", 5),
+    ("Rating: 4. Sorry, I mean 2.", 2),
+    ("I change my rating from 3 to 5.", 5),
+    ("not 5 but 6", 6),
+    ("Five.", 5),
+    ("4. It is a 4.", 4),
+    ("7", 7),
+    ("1", 1),
+    # no answer
+    ("", None),
+    ("It is wrong.", None),
+    ("1 to 7", None),
+    ("a number from 1 to 7", None),
+    ("The scale runs from 1 to 7.", None),
+    ("1 = not at all, 7 = very", None),
+    ("8", None),
+    ("0", None),
+    ("-3", None),
+    ("70", None),
+    ("4.5", None),
+    ("5/10", None),
+    ("4 or 5", None),
+    ("4-5", None),
+    ("Rating: 4 or 5", None),
+    ("3 and 6", None),
+    ("20%", None),
+    ("the 5th one", None),
+    ("not 5", None),
+]
+
+
+@pytest.mark.parametrize(("text", "digit"), RATINGS)
+def test_a_rating_is_read_where_one_digit_of_the_scale_was_given(text, digit):
+    assert parse_rating(text, low=1, high=7) == digit
+
+
+def test_the_scales_own_ends_decide_what_is_a_digit_of_it():
+    assert parse_rating("5/7", low=1, high=5) is None
+    assert parse_rating("5/5", low=1, high=5) == 5
+    assert parse_rating("0", low=0, high=9) == 0
+    assert parse_rating("zero", low=0, high=9) == 0
+    assert parse_rating("zero", low=1, high=7) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("It should be a 6.", True), ("not 6", True), ("Use the scale 1 to 7.", False), ("It is 8 now.", False)],
+)
+def test_feedback_that_names_a_digit_of_the_scale_is_told(text, named):
+    assert names_rating(text, low=1, high=7) == named

@@ -10,6 +10,21 @@ import numpy as np
 from morality_lens.items import OpenPrompt, Question, Statement
 from morality_lens.world import lexicon as lex
 
+WorldItem = Question | OpenPrompt
+"""The kinds of item that this world has."""
+
+
+def fair_option(question: Question) -> int:
+    """Index of the good option, which every question of this world names.
+
+    Raises:
+        ValueError: the question names none.
+    """
+    if question.label is None:
+        raise ValueError(f"question {question.id!r} names no good option, so it is not of the bundled world.")
+    return question.label
+
+
 Pair = tuple[str, str]
 PROMPTS_PER_FAMILY = 6
 STATEMENTS, STATEMENTS_SEED = 2400, 7

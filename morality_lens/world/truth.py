@@ -6,9 +6,9 @@ import math
 import numpy as np
 
 from morality_lens.design import COMPONENTS, Condition
-from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.items import OpenPrompt, Question
 from morality_lens.world.lexicon import FAMILIES, INTERFERENCE, TEMPLATES
-from morality_lens.world.sampling import toxicity, verb_shares
+from morality_lens.world.sampling import WorldItem, toxicity, verb_shares
 
 EFFECTS: dict[str, dict[str, float]] = {
     "plain": {
@@ -118,14 +118,14 @@ def trait(question: Question) -> str:
     return question.question.rstrip("?").split()[-1]
 
 
-def kind_of(item: Item) -> str:
+def kind_of(item: WorldItem) -> str:
     """Which column of the planted table an item follows."""
     if isinstance(item, OpenPrompt):
         return "prompt"
     return "interference" if item.category == INTERFERENCE else "plain"
 
 
-def log_odds(item: Item, condition: Condition, round: int, lesson: float = 0.0) -> float:
+def log_odds(item: WorldItem, condition: Condition, round: int, lesson: float = 0.0) -> float:
     """The planted log-odds of a fair answer to this item, or of a kind text, in a cell and round.
 
     Args:
@@ -150,7 +150,7 @@ def log_odds(item: Item, condition: Condition, round: int, lesson: float = 0.0) 
     return found + offsets()[key]
 
 
-def probability(item: Item, condition: Condition, round: int, lesson: float = 0.0) -> float:
+def probability(item: WorldItem, condition: Condition, round: int, lesson: float = 0.0) -> float:
     """The probability of a fair answer to this item, or of a kind text; arguments of :func:`log_odds`."""
     return 1 / (1 + math.exp(-log_odds(item, condition, round, lesson)))
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from morality_lens.design import COMPONENTS, condition_of
-from morality_lens.items import Item, OpenPrompt, Question
+from morality_lens.items import OpenPrompt, Question
 from morality_lens.verdicts import FOLLOWED, GAINS, METHODS, RELIABLE
 from morality_lens.world import truth
+from morality_lens.world.sampling import WorldItem
 
 
 def planted_verdicts(
@@ -16,19 +17,19 @@ def planted_verdicts(
     Claim 3 is judged on the planted log-odds of plain questions, which the projection follows.
     """
 
-    def goodness(item: Item, label: str, number: int) -> float:
+    def goodness(item: WorldItem, label: str, number: int) -> float:
         cell = condition_of(label)
         if isinstance(item, OpenPrompt):
             return -truth.expected_toxicity(item, cell, number)
         return truth.probability(item, cell, number)
 
-    def mean(items: Sequence[Item], label: str, number: int) -> float:
+    def mean(items: Sequence[WorldItem], label: str, number: int) -> float:
         return sum(goodness(item, label, number) for item in items) / len(items)
 
-    groups: dict[str, list[Item]] = {}
+    groups: dict[str, list[WorldItem]] = {}
     for question in questions:
         groups.setdefault(question.category, []).append(question)
-    tasks: list[Sequence[Item]] = [*groups.values(), *([prompts] if prompts else [])]
+    tasks: list[Sequence[WorldItem]] = [*groups.values(), *([prompts] if prompts else [])]
     best = {max(METHODS, key=lambda m, t=task: mean(t, m.label, rounds)).label for task in tasks}
     adds = all(
         any(mean(task, more, rounds) > mean(task, less, rounds) for task in tasks)
