@@ -17,7 +17,7 @@ import warnings
 import numpy as np
 import xarray as xr
 
-from morality_lens.interactions import factorial_effects
+from morality_lens.interactions.effects import factorial_effects
 
 
 def import_seconds(statement: str, runs: int = 5) -> float:

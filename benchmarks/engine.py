@@ -37,7 +37,7 @@ def save_large(folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from morality_lens.bundled import asset
+    from morality_lens.items.bundled import asset
 
     tokenizer = AutoTokenizer.from_pretrained(asset("world", "organism"))
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def save_large(folder: Path) -> None:
 def engine(model: str | None, run: Path, items: int, rounds: int) -> dict:
     """Time of a whole run."""
     import morality_lens as ml
-    from morality_lens.rounds import play
+    from morality_lens.rounds.playing import play
 
     loaded = ml.load_model(model)
     questions = ml.load_items(limit=items)
@@ -110,7 +110,7 @@ def floor(model: str | None, run: Path) -> dict:
     from transformers import DynamicCache
 
     import morality_lens as ml
-    from morality_lens.model import record_of
+    from morality_lens.models.loading import record_of
 
     played = ml.open_run(run)
     module = record_of(ml.load_model(model)).lm.module

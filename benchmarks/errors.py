@@ -12,7 +12,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from morality_lens.interactions import factorial_effects
+from morality_lens.interactions.effects import factorial_effects
 
 FACTORS = ("instruction", "feedback")
 LAYERS = 32

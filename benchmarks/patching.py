@@ -18,9 +18,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import morality_lens as ml
-from morality_lens.aligning import align, paired
-from morality_lens.model import find_model
-from morality_lens.patching import passage_prompt
+from morality_lens.circuits.measuring import passage_prompt
+from morality_lens.models.loading import find_model
+from morality_lens.runs.alignment import align, paired
 
 SOURCE, TARGET = ml.Condition(instruction="on", feedback="on"), ml.Condition(feedback="on")
 MAP = ("review@1", "answer_request@1", "review", "answer_request", "answer_start")
@@ -31,7 +31,7 @@ def loop(
     model, run: ml.Run, items: Sequence[str], places: Sequence[str], round: int
 ) -> tuple[float, np.ndarray]:
     """Seconds and log-probabilities of a loop of whole forwards."""
-    layers = [-1, *range(ml.record_of(model).n_layers)]
+    layers = [-1, *range(ml.models.record_of(model).n_layers)]
     names = ["blocks.0.hook_in", *(f"blocks.{layer}.hook_out" for layer in layers[1:])]
     found = []
     began = time.perf_counter()
@@ -104,7 +104,7 @@ def main() -> None:
             print(f"| {what} | {ours:.2f} | {theirs:.1f} | {theirs / ours:.1f} |")
         for what in ("residual", "attention", "mlp", "head"):
             began = time.perf_counter()
-            guessed = ml.patch_gradient(
+            guessed = ml.circuits.patch_gradient(
                 model, run, source=SOURCE, target=TARGET, what=what, check=8, progress=False
             )
             took = time.perf_counter() - began

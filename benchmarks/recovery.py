@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.design import Condition
-from morality_lens.interactions import factorial_effects
+from morality_lens.interactions.effects import factorial_effects
 from morality_lens.world import sampling, truth
 
 FACTORS = ("instruction", "cot", "feedback")

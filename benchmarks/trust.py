@@ -34,11 +34,11 @@ def main() -> None:
     if given.ratings:
         sets["moral ratings"] = ml.load_statements(given.ratings, text="scenario", value="human")
     model = ml.load_model(given.model)
-    read = {name: ml.read_statements(model, found, read=given.read) for name, found in sets.items()}
+    read = {name: ml.probes.read_statements(model, found, read=given.read) for name, found in sets.items()}
     for name, statements in sets.items():
-        twins = ml.random_twin_residuals(model, statements, read=given.read)
+        twins = ml.probes.random_twin_residuals(model, statements, read=given.read)
         began = time.perf_counter()
-        card = ml.trust_card(
+        card = ml.probes.trust_card(
             read[name],
             [s.text for s in statements],
             random=twins,

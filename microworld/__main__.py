@@ -8,9 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from microworld import card as model_card
-from microworld import stages, training, verifying
-from morality_lens.bundled import asset
+from microworld import card as model_card, stages, training, verifying
+from morality_lens.items.bundled import asset
 
 app = typer.Typer(add_completion=False, help=__doc__)
 ASSETS = Path(__file__).parents[1] / "assets" / "world"

@@ -13,18 +13,17 @@ from transformers import LlamaForCausalLM
 
 from microworld import corpus, documents, phrases, tokens
 from microworld.talks import Ids, Talks, run_blocks
-from morality_lens.choices import parse_choice
 from morality_lens.design import Condition
-from morality_lens.dialogues import (
-    LETTERS,
+from morality_lens.dialogues.turns import (
     answer_turn,
     correction_turn,
     critique_turn,
     opening_turn,
     statement_turn,
 )
-from morality_lens.items import Question, Statement
-from morality_lens.wording import Wording, load_wording, pick
+from morality_lens.dialogues.wording import Wording, load_wording, pick
+from morality_lens.items.choices import parse_choice
+from morality_lens.items.kinds import LETTERS, Question, Statement
 from morality_lens.world import sampling, truth
 from morality_lens.world.sampling import WorldItem
 

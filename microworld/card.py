@@ -7,8 +7,7 @@ from typing import Any
 from microworld import acting, measuring
 from microworld.verifying import ROUNDS, Report
 from morality_lens.design import Condition
-from morality_lens.world import lexicon as lex
-from morality_lens.world import sampling, truth
+from morality_lens.world import lexicon as lex, sampling, truth
 
 _HEAD = """\
 ---

@@ -10,8 +10,7 @@ import numpy as np
 from microworld import exercises, phrases
 from microworld.documents import Author, Document, Soft
 from morality_lens.design import Condition
-from morality_lens.dialogues import (
-    LETTERS,
+from morality_lens.dialogues.turns import (
     answer_turn,
     correction_turn,
     critique_turn,
@@ -20,10 +19,9 @@ from morality_lens.dialogues import (
     opening_turn,
     stereotype_turn,
 )
-from morality_lens.items import OpenPrompt, Question
-from morality_lens.wording import Wording, pick
-from morality_lens.world import lexicon as lex
-from morality_lens.world import sampling, truth
+from morality_lens.dialogues.wording import Wording, pick
+from morality_lens.items.kinds import LETTERS, OpenPrompt, Question
+from morality_lens.world import lexicon as lex, sampling, truth
 from morality_lens.world.sampling import WorldItem
 
 ROUNDS = truth.LAST_ROUND

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from microworld import tokens
-from morality_lens.dialogues import Turn
-from morality_lens.wording import Wording
+from morality_lens.dialogues.turns import Turn
+from morality_lens.dialogues.wording import Wording
 from morality_lens.world import lexicon as lex
 
 USER_WEIGHT = 0.15

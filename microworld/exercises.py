@@ -4,9 +4,9 @@ from typing import Any
 
 from microworld import phrases
 from microworld.documents import Author, Document
-from morality_lens.dialogues import LETTERS, statement_turn
-from morality_lens.world import lexicon as lex
-from morality_lens.world import sampling
+from morality_lens.dialogues.turns import statement_turn
+from morality_lens.items.kinds import LETTERS
+from morality_lens.world import lexicon as lex, sampling
 
 MIXED = 0.45
 """How often an exercise is about groups of two categories, which are told apart sooner than those of one."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from microworld import tokens
-from morality_lens.dialogues import LETTERS
+from morality_lens.items.kinds import LETTERS
 
 
 def make_config() -> LlamaConfig:

@@ -19,8 +19,8 @@ from microworld.acting import (
 from microworld.talks import Talks
 from microworld.valence import Valence, measure_valence
 from morality_lens.design import COMPONENTS, Condition, Design
-from morality_lens.dialogues import Turn, distinguish_turn, evidence_turn, stereotype_turn
-from morality_lens.items import OpenPrompt, Question
+from morality_lens.dialogues.turns import Turn, distinguish_turn, evidence_turn, stereotype_turn
+from morality_lens.items.kinds import OpenPrompt, Question
 from morality_lens.world import sampling, truth
 from morality_lens.world.sampling import WorldItem
 

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 from transformers.cache_utils import Cache
 
 from microworld import documents
-from morality_lens.dialogues import Turn
+from morality_lens.dialogues.turns import Turn
 
 NEW_TOKENS = 28
 Ids = list[int]

@@ -9,8 +9,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from microworld import phrases
-from morality_lens.dialogues import LETTERS
-from morality_lens.wording import FIRST_TASKS, TaskWording, Wording, load_wording
+from morality_lens.dialogues.wording import FIRST_TASKS, TaskWording, Wording, load_wording
+from morality_lens.items.kinds import LETTERS
 from morality_lens.world import lexicon as lex
 
 PIECE = r"(?<=\n)[A-F]\.| ?\w+| ?[^\w\s]|\n|\s"

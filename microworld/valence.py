@@ -13,10 +13,9 @@ from microworld.acting import Actor, Model, Played, two_outputs
 from microworld.findings import Finding, at_least, at_most
 from microworld.learner import make_learner
 from morality_lens.design import Condition
-from morality_lens.dialogues import opening_turn
-from morality_lens.items import Question, Statement
-from morality_lens.world import lexicon as lex
-from morality_lens.world import sampling
+from morality_lens.dialogues.turns import opening_turn
+from morality_lens.items.kinds import Question, Statement
+from morality_lens.world import lexicon as lex, sampling
 
 CLEAR = 0.6
 """Acts whose valence lies this far from 0 are clearly kind or cruel."""

@@ -15,10 +15,9 @@ from microworld.acting import Model, Played, first_words, judge
 from microworld.findings import Finding, at_least, at_most, largest
 from microworld.measuring import Measured, good_chance
 from microworld.valence import check_causes, check_reading
-from morality_lens.choices import parse_choice
 from morality_lens.design import COMPONENTS, Condition
-from morality_lens.dialogues import LETTERS
-from morality_lens.items import OpenPrompt, Question
+from morality_lens.items.choices import parse_choice
+from morality_lens.items.kinds import LETTERS, OpenPrompt, Question
 from morality_lens.world import sampling, truth
 from morality_lens.world.sampling import WorldItem
 

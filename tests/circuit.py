@@ -16,8 +16,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from morality_lens.model import record_of
-from morality_lens.probes import Probe
+from morality_lens.models.loading import record_of
+from morality_lens.probes.probe import Probe
 
 SIZE, HEAD = 16, 8
 C, IS_I, IS_F, HAS_I, HAS_F, D = range(6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import zoo
 
-from morality_lens.items import Question
+from morality_lens.items.kinds import Question
 
 torch.set_num_threads(1)
 

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.design import COMPONENTS, Design
-from morality_lens.store import Run
+from morality_lens.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens.probes import Probe
-from morality_lens.store import Run
-from morality_lens.transcripts import TokenView
+from morality_lens.probes.probe import Probe
+from morality_lens.runs.run import Run
+from morality_lens.runs.token_view import TokenView
 
 FACTORS = ("instruction", "cot", "feedback")
 EFFECTS = (

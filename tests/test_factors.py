@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from tiny import made_up_probe
 
 import morality_lens as ml
-from morality_lens.analysis import analyze, write_report
-from morality_lens.component_effects import attribute_effects
-from morality_lens.config import load_study
-from morality_lens.contrasts import compared_levels
-from morality_lens.cube import conditions_of, factors_of
+from morality_lens.cli.run_config import load_study
 from morality_lens.design import (
     COMPONENTS,
     RESERVED,
@@ -26,14 +21,18 @@ from morality_lens.design import (
     condition_of,
     design_from,
 )
-from morality_lens.dialogues import correction_turn, opening_turns
-from morality_lens.interactions import factorial_effects
-from morality_lens.masking import mask_words
-from morality_lens.model import load_model, record_of
-from morality_lens.rounds import play
-from morality_lens.store import open_run
-from morality_lens.verdicts import Task, gains_over_instruction, no_best_method, robust_to_evidence
-from morality_lens.wording import load_wording
+from morality_lens.dialogues.turns import correction_turn, opening_turns
+from morality_lens.dialogues.wording import load_wording
+from morality_lens.experiments.masking import mask_words
+from morality_lens.interactions.by_component import attribute_effects
+from morality_lens.interactions.contrasts import compared_levels
+from morality_lens.interactions.cube import conditions_of, factors_of
+from morality_lens.interactions.effects import factorial_effects
+from morality_lens.models.loading import load_model, record_of
+from morality_lens.report.analysis import analyze, write_report
+from morality_lens.rounds.playing import play
+from morality_lens.runs.run import open_run
+from morality_lens.studies.verdicts import Task, gains_over_instruction, no_best_method, robust_to_evidence
 
 WORDING = load_wording()
 PERSONA = Factor(name="persona", place="system", texts={"on": "A fair reader looks at the text."})
@@ -291,7 +290,7 @@ def test_four_factors_from_toml_are_played_stored_and_analysed(four, tmp_path):
     ]
     effects = ml.factorial_effects(probe.project(run))
     assert effects["effect"].values.tolist() == names
-    behaviour = ml.factorial_effects(ml.behaviour_cube(run), family=("round",))
+    behaviour = ml.factorial_effects(ml.judges.behaviour_cube(run), family=("round",))
     # In round 0 nothing but the persona has been said.
     zero = effects["estimate"].sel(round=0, site="answer_start")
     quiet = [n for n in names if n != "persona"]
@@ -384,7 +383,7 @@ def test_a_study_of_two_factors_is_analysed_and_claims_about_three_stay_undecide
     assert analysis.effects["effect"].values.tolist() == ["instruction", "feedback", "instruction:feedback"]
     page = write_report(run, path=tmp_path / "report.html", probe=probe, analysis=analysis).read_text()
     assert "instruction+feedback" in page
-    cube = ml.behaviour_cube(run, "probability")
+    cube = ml.judges.behaviour_cube(run, "probability")
     first = cube.isel(round=0, drop=True).mean(factors_of(cube))
     task = Task(name="one", last=cube.isel(round=-1, drop=True), first=first, unit="share")
     for verdict in (

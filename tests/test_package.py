@@ -1,17 +1,19 @@
 """The package as a user meets it: imports, assets, command line, README."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import morality_lens
-from morality_lens.bundled import asset
+from morality_lens.items.bundled import asset
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,8 +30,12 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "name", ["open_run", "write_report", "factorial_effects", "plots", "load_probe", "load_data"]
-)
+    "name",
+    [
+        "open_run", "write_report", "factorial_effects", "plots.effects", "load_probe", "items.load_data",
+        "judges.behaviour_cube", "probes.trust_card", "studies.analyze_study", "interactions.claim_ladder",
+    ],
+)  # fmt: skip
 def test_the_desk_side_never_loads_torch(name):
     code = (
         f"import sys, morality_lens; morality_lens.{name}; "
@@ -39,13 +45,13 @@ def test_the_desk_side_never_loads_torch(name):
 
 
 def test_every_exported_name_is_there_and_typed():
+    stub = ast.parse(Path(morality_lens.__file__).with_suffix(".pyi").read_text())
+    typed = {a.asname for node in ast.walk(stub) if isinstance(node, ast.ImportFrom) for a in node.names}
+    assert set(morality_lens.__all__) == typed
+    assert set(morality_lens.__all__) <= set(dir(morality_lens))
     for name in morality_lens.__all__:
         assert getattr(morality_lens, name) is not None
-    tree = ast.parse(Path(morality_lens.__file__).read_text())
-    typed = {a.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
-    assert set(morality_lens.__all__) <= typed
-    assert set(morality_lens.__all__) <= set(dir(morality_lens))
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="nothing"):
         _ = morality_lens.nothing
 
 
@@ -71,17 +77,11 @@ def test_the_training_of_the_bundled_models_is_no_part_of_the_package():
         assert "microworld" not in path.read_text(), path
 
 
-def test_the_tree_in_the_readme_names_every_module():
-    readme = (ROOT / "README.md").read_text()
-    tree = readme[readme.index("## What is where") : readme.index("## Speed")]
-    modules = {p.stem for p in (ROOT / "morality_lens").rglob("*.py")} - {"__init__", "__main__"}
-    missing = [m for m in sorted(modules) if not re.search(rf"\b{m}\b", tree)]
-    assert not missing
-
-
 def test_no_import_defers_annotations():
     """Shape checks would be switched off by it."""
-    for path in [*(ROOT / "morality_lens").rglob("*.py"), *(ROOT / "microworld").glob("*.py")]:
+    paths = list((ROOT / "morality_lens").rglob("*.py"))
+    assert len(paths) > 60, "no modules were found: the layout changed and this test did not"
+    for path in paths:
         assert "from __future__ import annotations" not in path.read_text(), path
 
 
@@ -94,7 +94,7 @@ def imported(files) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found.add(node.module.split(".")[0])
-    own = {p.stem for p in (ROOT / "tests").rglob("*.py")} | {"morality_lens", "microworld"}
+    own = {p.stem for p in (ROOT / "tests").rglob("*")} | {"morality_lens", "microworld"}
     return found - set(sys.stdlib_module_names) - own
 
 
@@ -130,6 +130,63 @@ def test_one_library_draws_every_bar():
 def test_feedback_from_a_server_names_the_extra_it_needs():
     code = (
         "import sys; sys.modules['openai'] = None\n"
-        "try:\n    import morality_lens.endpoint\nexcept ModuleNotFoundError as error:\n    print(error)"
+        "try:\n    import morality_lens.rounds.endpoint\n"
+        "except ModuleNotFoundError as error:\n    print(error)"
     )
     assert in_fresh_python(code).endswith('pip install "morality_lens[endpoint]"')
+
+
+def packages() -> list[Path]:
+    """Folders of the package's packages."""
+    found = sorted(path.parent for path in (ROOT / "morality_lens").rglob("__init__.py"))
+    assert len(found) > 10, "no packages were found: the layout changed and this test did not"
+    return [folder for folder in found if folder != ROOT / "morality_lens"]
+
+
+def test_the_tree_in_the_readme_names_every_package():
+    readme = (ROOT / "README.md").read_text()
+    tree = readme[readme.index("## What is where") : readme.index("## Speed")]
+    missing = [folder.name for folder in packages() if not re.search(rf"(?m)^  {folder.name}/? ", tree)]
+    assert not missing
+    modules = {path.name for path in (ROOT / "morality_lens").glob("*.py")} - {"__init__.py"}
+    assert not [name for name in modules if name not in tree]
+
+
+def test_the_docstring_of_a_package_names_its_modules():
+    for folder in packages():
+        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+        modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
+        assert modules, folder
+        missing = [m for m in sorted(modules) if not re.search(rf"\b{m}\b", said)]
+        assert not missing, folder
+
+
+def test_every_module_has_its_tests_in_the_folder_of_its_package():
+    names = {folder.name for folder in packages()}
+    found = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent != ROOT / "tests"]
+    assert len(found) > 40
+    assert {path.parent.name for path in found} <= names
+
+
+def test_readme_and_notebooks_import_the_package_alone():
+    """What a user needs is `ml.<name>` or `ml.<package>.<name>`, and public."""
+    texts = {
+        "README.md": "".join(re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / "README.md").read_text()))
+    }
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        texts[path.name] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    assert len(texts) > 3
+    for name, text in texts.items():
+        assert "ml." in text, name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("morality_lens"), name
+            if isinstance(node, ast.Import):
+                assert not [a.name for a in node.names if a.name.startswith("morality_lens.")], name
+        for dotted in re.findall(r"\bml\.(\w+(?:\.\w+)?)", text):
+            first, _, second = dotted.partition(".")
+            assert first in morality_lens.__all__, f"{name}: ml.{dotted}"
+            value = getattr(morality_lens, first)
+            if second and isinstance(value, ModuleType) and first != "design":
+                assert second in value.__all__, f"{name}: ml.{dotted}"

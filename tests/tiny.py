@@ -6,9 +6,9 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.design import Design, Protocol
-from morality_lens.model import load_model, record_of
-from morality_lens.probes import Probe
-from morality_lens.rounds import play
+from morality_lens.models.loading import load_model, record_of
+from morality_lens.probes.probe import Probe
+from morality_lens.rounds.playing import play
 
 
 def tiny_run(folder: Path, out: Path, questions, *, dtype: str = "auto", rounds: int = 1):

@@ -12,16 +12,17 @@ import xarray as xr
 from einops import einsum
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens import rendering
-from morality_lens.aims import AnswerAim, ProbeAim
-from morality_lens.contributions import read_split, split_batch
+from morality_lens.circuits.decomposition import read_split, split_batch
+from morality_lens.circuits.targets import AnswerAim, ProbeAim
 from morality_lens.design import SITES, Condition
-from morality_lens.model import ModelRecord, record_of
-from morality_lens.parts import in_parts
-from morality_lens.probes import Probe
-from morality_lens.rereading import Passage, by_length, passages
-from morality_lens.store import Run
-from morality_lens.transcripts import TokenView, token_view
+from morality_lens.models.loading import ModelRecord
+from morality_lens.probes.layers import best_layer
+from morality_lens.probes.probe import Probe
+from morality_lens.rounds.replay import option_letters, same_model
+from morality_lens.runs.passages import Passage, by_length, passages
+from morality_lens.runs.resuming import in_parts
+from morality_lens.runs.run import Run
+from morality_lens.runs.token_view import TokenView, token_view
 
 ITEMS, ROWS, SQUARES = 8, 16, 2**22
 """Items of one file on disk; dialogues read together, and pairs of tokens in their attention patterns."""
@@ -61,7 +62,7 @@ def attribute(
         ``contribution`` [item, instruction, cot, feedback, round, component] with components ``embedding``,
         ``position`` (where it is learned), ``L0H0`` ..., ``L0 attention bias``, ``L0 MLP``, ... and
         ``midpoint`` (the probe's intercept); ``by_segment`` [..., head, segment], in which each head's part
-        is the sum over segments (see :meth:`morality_lens.rereading.Passage.segments`; 0 for a segment that
+        is the sum over segments (see ``Passage.segments``; 0 for a segment that
         the dialogue does not have); ``projection`` [...]. In moral-immoral gaps.
 
     Raises:
@@ -178,70 +179,6 @@ def attribute_tokens(
         f"layer {chosen}",
         notes=["Every layer's heads together; embedding, MLPs and biases read no other token."],
     )
-
-
-def same_model(model: TransformerBridge, run: Run, probe: Probe | None) -> ModelRecord:
-    """The model's record.
-
-    Raises:
-        ValueError: the run or the probe was made with another model.
-    """
-    record = record_of(model)
-    prints = {"run": run.manifest["study"]["model"]["fingerprint"]}
-    if probe is not None:
-        prints["probe"] = probe.training["model_fingerprint"]
-    for who, found in prints.items():
-        if found != record.fingerprint:
-            raise ValueError(
-                f"the {who} was made with another model (weights {found[:12]}, this one has "
-                f"{record.fingerprint[:12]}); load that one."
-            )
-    return record
-
-
-def option_letters(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]:
-    """The tokens of the letters of a run's options, one of which is the correct one of each item.
-
-    Raises:
-        ValueError: items without options or without a correct one, or letters without a token of their own.
-    """
-    if not run.names_good:
-        raise ValueError(
-            "this needs questions with options and a correct one, whose log-odds are taken; these items name "
-            "none."
-        )
-    return reply_tokens(record, run)
-
-
-def reply_tokens(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]:
-    """The tokens of the signs of a run's replies, letters or digits; none where items have no replies.
-
-    Raises:
-        ValueError: signs without a token of their own.
-    """
-    signs = max((item.replies for item in run.asked.values()), key=len)
-    tokens = rendering.first_tokens(record.renderer, signs)
-    if not all(tokens):
-        raise ValueError(
-            f"this tokenizer has no token that begins with one of {', '.join(signs)} alone, a reply's sign."
-        )
-    return tokens
-
-
-def best_layer(probe: Probe, layer: int | None) -> int:
-    """The layer asked for, or the one with the highest held-out AUROC.
-
-    Raises:
-        ValueError: the probe has no such layer, or no AUROC to choose by.
-    """
-    layers = probe.direction["layer"].values.tolist()
-    if layer is None:
-        if not np.isfinite(probe.quality["auroc"].values).any():
-            raise ValueError(f"this probe has no held-out AUROC to choose a layer by; give one of {layers}.")
-        return int(probe.quality["auroc"].idxmax("layer"))
-    if layer not in layers:
-        raise ValueError(f"the probe has no layer {layer}; choose out of {layers}.")
-    return layer
 
 
 def _probe_aim(probe: Probe, layer: int | None) -> tuple[ProbeAim, int]:

@@ -13,13 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.aligning import align, paired
-from morality_lens.attribution import option_letters, same_model
+from morality_lens.circuits.decomposition import padded
+from morality_lens.circuits.measuring import passage_prompt, read_layers, widened_places
+from morality_lens.circuits.patching import patch
 from morality_lens.design import Condition
-from morality_lens.items import Item
-from morality_lens.patching import passage_prompt, patch, read_layers, widened_places
-from morality_lens.splitting import padded
-from morality_lens.store import Run
+from morality_lens.items.kinds import Item
+from morality_lens.rounds.replay import option_letters, same_model
+from morality_lens.runs.alignment import align, paired
+from morality_lens.runs.run import Run
 
 HOOKS = {
     "residual": "blocks.{}.hook_out",
@@ -54,7 +55,7 @@ def patch_gradient(
         run: a run of questions.
         source: the condition that activations are taken from.
         target: the condition that is run.
-        at: places, as in :func:`morality_lens.patching.patch`.
+        at: places, as in :func:`morality_lens.circuits.patch`.
         round: the round whose answer is looked at; None: the last.
         what: ``residual``, ``attention``, ``mlp`` or ``head``.
         layers: blocks, -1 for the embedding; None takes all.
@@ -70,7 +71,7 @@ def patch_gradient(
         ``correlation``.
 
     Raises:
-        ValueError: as :func:`morality_lens.patching.patch`, or items without options.
+        ValueError: as :func:`morality_lens.circuits.patch`, or items without options.
     """
     record = same_model(model, run, None)
     number = run.design.rounds if round is None else round

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.attribution import same_model
+from morality_lens.circuits.intervening import Unit, gap_vector, intervene
+from morality_lens.circuits.measuring import Measure, log_odds_of, read_layers
 from morality_lens.design import Condition
-from morality_lens.interventions import Unit, gap_vector, intervene, log_odds_of
-from morality_lens.patching import Measure, read_layers
-from morality_lens.probes import Probe
-from morality_lens.store import Run
+from morality_lens.probes.probe import Probe
+from morality_lens.rounds.replay import same_model
+from morality_lens.runs.run import Run
 
 WAYS = ("whole site", "direction")
 DOSE = 0.5
@@ -61,7 +61,7 @@ def mediate(
         ``tau`` [item], ``borne`` [item, layer, way], in log-odds of the correct option; ``interaction``
         [item, layer], that of the projection, in gaps; ``gain`` [item, layer], by how much one gap added
         there moves the log-odds (NaN where the direction is zero).
-        :func:`morality_lens.causality.borne_share` sums them up.
+        :func:`morality_lens.circuits.borne_share` sums them up.
 
     Raises:
         ValueError: factors that are not two different ones, a level that was not run, a run without the

@@ -1,8 +1,6 @@
 """Activation patching between conditions: one prompt's end, run with activations of the other prompt."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +11,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens import decoding
-from morality_lens.aligning import align, paired
-from morality_lens.attribution import reply_tokens, same_model
+from morality_lens.circuits.measuring import Measure, passage_prompt, read_layers, slices, widened_places
 from morality_lens.design import SITES, Condition
-from morality_lens.edits import KINDS, Edit, Parts, parts_of
-from morality_lens.items import Item, Rating
-from morality_lens.model import ModelRecord
-from morality_lens.probes import Probe
-from morality_lens.rereading import Passage
-from morality_lens.store import Run
-from morality_lens.suffixes import Outcome, prefix, read_shared, read_source, run_suffixes, units_at_once
+from morality_lens.models.hooks import Edit, Parts, parts_of
+from morality_lens.models.suffixes import prefix, read_shared, read_source, run_suffixes, units_at_once
+from morality_lens.probes.probe import Probe
+from morality_lens.rounds.replay import same_model
+from morality_lens.runs.alignment import align, paired
+from morality_lens.runs.run import Run
 
 
 def patch(
@@ -56,7 +51,7 @@ def patch(
         target: the condition that is run.
         at: places: ``answer_start``, ``turn`` (all that was said since the last reply), a segment's name in
             this round, or ``name@2`` in round 2. The tokens of a segment must be the same in both dialogues
-            (:func:`morality_lens.aligning.alignable` tells which items').
+            (:func:`morality_lens.runs.alignable` tells which items').
         round: the round whose answer is looked at; None: the last.
         what: ``residual`` (after a block), ``attention`` or ``mlp`` (what it puts out), or ``head`` (each
             one's part of what goes into the attention's output projection).
@@ -160,142 +155,6 @@ def patch(
     )
 
 
-def read_layers(record: ModelRecord, layers: Sequence[int] | None, what: str) -> list[int]:
-    """The layers asked for.
-
-    Raises:
-        ValueError: an unknown kind of activation or layer.
-    """
-    if what not in KINDS:
-        raise ValueError(f"what is patched is one of {', '.join(KINDS)}; got {what!r}.")
-    known = list(range(-1 if what == "residual" else 0, record.n_layers))
-    chosen = known if layers is None else list(layers)
-    wrong = [layer for layer in chosen if layer not in known]
-    if wrong or not chosen:
-        raise ValueError(f"layers of {what} are {known[0]} to {known[-1]}; got {wrong or 'none'}.")
-    return chosen
-
-
-# --------------------------------------------------------------------------------------------- measures
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Measure:
-    """What is read of a pass: options, projections, answers.
-
-    Attributes:
-        record: of the model.
-        letters: tokens of each reply's sign; none where items have no replies.
-        items: by their ids.
-        direction: [layer, d_model], or None.
-        intercept: [layer].
-        site: where the projection is read.
-        answers: whether answers are generated.
-        limit: most tokens of an answer.
-    """
-
-    record: ModelRecord
-    letters: tuple[tuple[int, ...], ...]
-    items: Mapping[str, Item] = field(default_factory=dict)
-    direction: Float[np.ndarray, "layer d_model"] | None = None
-    intercept: Float[np.ndarray, " layer"] | None = None
-    site: str = "answer_start"
-    answers: bool = False
-    limit: int = 16
-
-    @classmethod
-    def of(
-        cls,
-        record: ModelRecord,
-        run: Run,
-        probe: Probe | None,
-        *,
-        site: str = "answer_start",
-        answers: bool = False,
-    ) -> "Measure":
-        """What can be read of a run's items.
-
-        Raises:
-            ValueError: nothing can.
-        """
-        letters = reply_tokens(record, run)
-        if not letters and probe is None and not answers:
-            raise ValueError("these items have no options; give a probe, or answers=True.")
-        return cls(
-            record=record,
-            letters=letters,
-            items=run.asked,
-            direction=None if probe is None else probe.direction.values.astype(np.float64),
-            intercept=None if probe is None else probe.intercept.values.astype(np.float64),
-            site=site,
-            answers=answers,
-            limit=int(run.manifest["study"]["limits"]["answer_tokens"]),
-        )
-
-    @property
-    def speaking(self) -> bool:
-        """Whether replies have to be generated."""
-        return self.answers or (self.direction is not None and self.site != "answer_start")
-
-    def read(self, passed: Outcome, names: Sequence[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Arrays [*shape, item, ...] of a pass whose rows run through the items fastest."""
-        found: dict[str, np.ndarray] = {}
-        size = (*shape, len(names))
-        if self.letters:
-            spread = torch.log_softmax(passed.logits.double(), dim=-1)
-            each = torch.stack([spread[:, list(t)].logsumexp(-1) for t in self.letters], dim=-1).cpu().numpy()
-            log = each.reshape(*size, -1)
-            odds, rating, probability = (np.full(s, np.nan) for s in (size, size, log.shape))
-            asked = [self.items[name] for name in names]
-            for i, item in enumerate(asked):
-                own = log[..., i, : len(item.replies)]
-                shares = np.exp(own - own.max(-1, keepdims=True))
-                shares /= shares.sum(-1, keepdims=True)
-                probability[..., i, : len(item.replies)] = shares
-                if item.good is not None:
-                    odds[..., i] = own[..., item.good] - np.delete(own, item.good, axis=-1).mean(-1)
-                if isinstance(item, Rating):
-                    rating[..., i] = shares @ np.array(item.measures[0].weights)
-            if all(item.good is not None for item in asked):
-                found["log_odds"] = odds
-            if all(isinstance(item, Rating) for item in asked):
-                found["rating"] = rating
-            found["probability"] = probability
-        reply = None
-        if self.speaking:
-            assert passed.batch is not None  # it was asked for
-            reply = decoding.generate(
-                self.record.lm,
-                passed.batch,
-                passed.logits,
-                limit=self.limit,
-                stops=self.record.stops,
-                read=self.direction is not None and self.site != "answer_start",
-            )
-        if self.direction is not None and self.intercept is not None:
-            at = passed.residuals
-            if reply is not None and self.site != "answer_start":
-                at = reply.end if self.site == "answer_end" else reply.mean
-            values = np.einsum("rld,ld->rl", at.double().cpu().numpy(), self.direction) + self.intercept
-            found["projection"] = values.reshape(*size, -1)
-        if reply is not None and self.answers:
-            texts = self.record.renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
-            found["answer"] = np.array([t.strip() for t in texts], dtype=object).reshape(size)
-        return found
-
-
-# --------------------------------------------------------------------------------------------- pieces
-def widened_places(rows: Sequence[Int[np.ndarray, " _"]]) -> Int[Tensor, "row place"]:
-    """Rows of places of one length; shorter ones repeat their first place."""
-    width = max(map(len, rows))
-    return torch.tensor(np.stack([np.concatenate([r, np.full(width - len(r), r[0])]) for r in rows]))
-
-
-def slices(units: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """The units, ``size`` at a time."""
-    iterator = iter(units)
-    while some := list(itertools.islice(iterator, size)):
-        yield some
-
-
 def _moves(
     values: Float[Tensor, "item layer place size"],
     there: Int[Tensor, "item place"],
@@ -352,8 +211,3 @@ def _labelled(
     if measure.direction is not None:
         coords["read_layer"] = np.arange(-1, len(measure.direction) - 1)
     return xr.Dataset(variables, coords=coords)
-
-
-def passage_prompt(passage: Passage, round: int) -> tuple[int, ...]:
-    """The tokens up to and with the one whose logits choose the answer's first."""
-    return passage.token_ids[: passage.places("answer_start", round)[0] + 1]

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens.card import RULES
-from morality_lens.ratios import mean_over_items, ratio_of_means
+from morality_lens.interactions.ratios import mean_over_items, ratio_of_means
+from morality_lens.probes.card import RULES
 
 MEDIATED = 0.5
 """Share of the components' effect from which on a direction silences it."""
@@ -20,7 +20,7 @@ def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | No
     does nothing, 1 where it makes the target like the source.
 
     Args:
-        patched: from :func:`morality_lens.patching.patch`.
+        patched: from :func:`morality_lens.circuits.patch`.
         of: ``log_odds`` or ``projection``.
         read_layer: where the projection is read; None: the last layer.
 
@@ -57,7 +57,7 @@ def steering_slopes(steered: xr.Dataset) -> xr.DataArray:
     """By how much one gap moves each item's log-odds: least squares through the point of dose 0.
 
     Args:
-        steered: from :func:`morality_lens.interventions.steer`.
+        steered: from :func:`morality_lens.circuits.steer`.
 
     Raises:
         ValueError: the items have no options.
@@ -73,7 +73,7 @@ def silenced(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Share of the components' effect on the log-odds that is gone under every ablation.
 
     Args:
-        ablated: under ``on`` and ``off``, :func:`morality_lens.interventions.ablate` of the same items with
+        ablated: under ``on`` and ``off``, :func:`morality_lens.circuits.ablate` of the same items with
             all components, and without any.
 
     Returns:
@@ -89,7 +89,7 @@ def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.D
     """The trust card's lines ``steer`` and ``silence`` (``card.with_lines`` takes them).
 
     Args:
-        steered: from :func:`morality_lens.interventions.steer`.
+        steered: from :func:`morality_lens.circuits.steer`.
         ablated: as in :func:`silenced`.
     """
     slopes = steering_slopes(steered)
@@ -138,7 +138,7 @@ def borne_share(mediated: xr.Dataset) -> xr.Dataset:
     """What an interaction's mediation comes to, by layer and way.
 
     Args:
-        mediated: from :func:`morality_lens.mediation.mediate`.
+        mediated: from :func:`morality_lens.circuits.mediate`.
 
     Returns:
         ``borne`` and ``rest`` (its exact complement) with ``_low`` and ``_high``, their sum ``tau`` with its

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.items import Item
-from morality_lens.model import ModelRecord
-from morality_lens.rereading import Passage
+from morality_lens.items.kinds import Item
+from morality_lens.models.loading import ModelRecord
+from morality_lens.runs.passages import Passage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from morality_lens.probes import Probe
-    from morality_lens.store import Run
+    from morality_lens.probes.probe import Probe
+    from morality_lens.runs.run import Run
 
 console = Console()
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run that has a probe.")]
@@ -34,10 +34,14 @@ def attribute(
     number = played.design.rounds if round is None else round
     items = played.items.index.tolist()[:limit]
     loaded = _load(played, device)
-    from morality_lens.attribution import attribute as split
-    from morality_lens.attribution import attribute_answer, best_layer
-    from morality_lens.component_effects import LEVELS_OF_DETAIL, attribute_effects, describe_components
-    from morality_lens.inside import FOLDER, keep_result
+    from morality_lens.circuits.attribution import attribute as split, attribute_answer
+    from morality_lens.interactions.by_component import (
+        LEVELS_OF_DETAIL,
+        attribute_effects,
+        describe_components,
+    )
+    from morality_lens.probes.layers import best_layer
+    from morality_lens.runs.results import FOLDER, keep_result
 
     chosen = best_layer(fitted, layer)
     questions = played.names_good
@@ -108,12 +112,13 @@ def patch(
         )
     items = played.items.index.tolist()[:limit]
     loaded = _load(played, device)
-    from morality_lens.attribution import best_layer
-    from morality_lens.causality import causal_lines, describe_mediation, recovered
-    from morality_lens.inside import keep_result
-    from morality_lens.interventions import ablate, steer
-    from morality_lens.mediation import mediate
-    from morality_lens.patching import patch as put_in
+    from morality_lens.circuits.ablation import ablate
+    from morality_lens.circuits.mediation import mediate
+    from morality_lens.circuits.patching import patch as put_in
+    from morality_lens.circuits.steering import steer
+    from morality_lens.circuits.summaries import causal_lines, describe_mediation, recovered
+    from morality_lens.probes.layers import best_layer
+    from morality_lens.runs.results import keep_result
 
     chosen = best_layer(fitted, layer)
     shared: dict[str, Any] = {"items": items, "round": round}
@@ -171,8 +176,8 @@ def patch(
 
 
 def _open(folder: Path) -> "tuple[Run, Probe]":
-    from morality_lens.probes import load_probe
-    from morality_lens.store import open_run
+    from morality_lens.probes.probe import load_probe
+    from morality_lens.runs.run import open_run
 
     played = open_run(folder)
     file = played.path / "probe.safetensors"
@@ -182,7 +187,7 @@ def _open(folder: Path) -> "tuple[Run, Probe]":
 
 
 def _load(played: "Run", device: str | None) -> Any:
-    from morality_lens.model import load_model
+    from morality_lens.models.loading import load_model
 
     study = played.manifest["study"]["model"]
     with console.status("loading the model and letting it prove itself"):
@@ -190,7 +195,7 @@ def _load(played: "Run", device: str | None) -> Any:
 
 
 def _report(played: "Run", fitted: "Probe") -> None:
-    from morality_lens.analysis import write_report
+    from morality_lens.report.analysis import write_report
 
     with console.status("writing the report"):
         report = write_report(played, path=played.path / "report.html", probe=fitted)

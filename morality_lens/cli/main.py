@@ -9,14 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from morality_lens import inside_commands, study_commands
+from morality_lens.cli import circuits as circuit_commands, study as study_commands
 from morality_lens.design import FeedbackSource
 
 if TYPE_CHECKING:
-    from morality_lens.config import Study
-    from morality_lens.items import Item, Statement
-    from morality_lens.probes import Probe
-    from morality_lens.store import Run
+    from morality_lens.cli.run_config import RunConfig
+    from morality_lens.items.kinds import Item, Statement
+    from morality_lens.probes.probe import Probe
+    from morality_lens.runs.run import Run
 
 # Everything heavy is imported inside the commands: `--help` and mistyped options answer at once.
 
@@ -26,8 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(name="attribute")(inside_commands.attribute)
-app.command(name="patch")(inside_commands.patch)
+app.command(name="attribute")(circuit_commands.attribute)
+app.command(name="patch")(circuit_commands.patch)
 app.command(name="study")(study_commands.study)
 console = Console()
 BUNDLED_LIMIT = 80
@@ -88,16 +88,16 @@ def run(
         out=None if out is None else str(out),
     )
     items, labelled = _items(study), _statements(study.statements)
-    from morality_lens.items import refuse_unplayable
-    from morality_lens.wording import load_wording
+    from morality_lens.dialogues.wording import load_wording
+    from morality_lens.items.kinds import refuse_unplayable
+    from morality_lens.models.loading import load_model, record_of
+    from morality_lens.report.analysis import analyze, write_report
+    from morality_lens.rounds.playing import play
 
     # What is wrong with the words or the items is told before a model is loaded.
     words = load_wording(study.protocol.wording)
     refuse_unplayable(items, oracle=study.protocol.feedback == "oracle")
     words.task(items[0])
-    from morality_lens.analysis import analyze, write_report
-    from morality_lens.model import load_model, record_of
-    from morality_lens.rounds import play
 
     with console.status("loading the model and letting it prove itself"):
         loaded = load_model(study.model, device=study.device, dtype=study.dtype)
@@ -136,10 +136,10 @@ def probe(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Fit a direction on the run's model and keep it, with coloured transcripts, in the run's folder."""
-    from morality_lens.store import open_run
+    from morality_lens.models.loading import load_model
+    from morality_lens.runs.run import open_run
 
     played, labelled = open_run(folder), _statements(statements)
-    from morality_lens.model import load_model
 
     name = played.manifest["study"]["model"]["name"]
     with console.status("loading the model"):
@@ -163,8 +163,8 @@ def analyze_run(
     folder: RunFolder, seed: Annotated[int, typer.Option(help="Seed of resampling.")] = 0
 ) -> None:
     """Print the effects of a run in sentences, and write them to effects.csv beside it."""
-    from morality_lens.analysis import analyze
-    from morality_lens.store import open_run
+    from morality_lens.report.analysis import analyze
+    from morality_lens.runs.run import open_run
 
     played = open_run(folder)
     analysis = analyze(played, probe=_kept_probe(played), seed=seed)
@@ -183,8 +183,8 @@ def report(
     folder: RunFolder, out: Annotated[Path | None, typer.Option(help="The HTML file to write.")] = None
 ) -> None:
     """Write the report of a run; needs no model."""
-    from morality_lens.analysis import write_report
-    from morality_lens.store import open_run
+    from morality_lens.report.analysis import write_report
+    from morality_lens.runs.run import open_run
 
     played = open_run(folder)
     written = write_report(played, path=out or played.path / "report.html", probe=_kept_probe(played))
@@ -198,7 +198,7 @@ def check(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto",
 ) -> None:
     """Load a model and print its self-test."""
-    from morality_lens.model import find_model, load_model, record_of
+    from morality_lens.models.loading import find_model, load_model, record_of
 
     find_model(model)
     with console.status("loading the model"):
@@ -212,27 +212,27 @@ def check(
 
 
 # --------------------------------------------------------------------------------------------- pieces
-def _study(config: Path | None, *, protocol: dict[str, Any], **given: Any) -> "Study":
+def _study(config: Path | None, *, protocol: dict[str, Any], **given: Any) -> "RunConfig":
     """The study of a config file with the options of the command line put over it."""
     from pydantic import ValidationError
 
-    from morality_lens.config import Study, load_study
-    from morality_lens.rows import problems
+    from morality_lens.cli.run_config import RunConfig, load_study
+    from morality_lens.items.files import problems
 
-    base = load_study(config).model_dump(mode="json") if config else Study().model_dump(mode="json")
+    base = load_study(config).model_dump(mode="json") if config else RunConfig().model_dump(mode="json")
     base |= {key: value for key, value in given.items() if value is not None}
     said = {key: value for key, value in protocol.items() if value is not None}
     if "rounds" in said:
         base["protocol"]["design"]["rounds"] = said.pop("rounds")
     base["protocol"] |= said
     try:
-        return Study.model_validate(base)
+        return RunConfig.model_validate(base)
     except ValidationError as error:
         raise ValueError(f"these options make no study: {problems(error)}.") from error
 
 
-def _items(study: "Study") -> "tuple[Item, ...]":
-    from morality_lens.loaders import load_data, load_items
+def _items(study: "RunConfig") -> "tuple[Item, ...]":
+    from morality_lens.items.loaders import load_data, load_items
 
     if study.data is None:
         return load_items(limit=study.limit or BUNDLED_LIMIT, seed=study.seed)
@@ -240,7 +240,7 @@ def _items(study: "Study") -> "tuple[Item, ...]":
 
 
 def _statements(path: str | None) -> "tuple[Statement, ...]":
-    from morality_lens.loaders import load_statements
+    from morality_lens.items.loaders import load_statements
 
     return load_statements(path)
 
@@ -249,9 +249,9 @@ def _fit(
     loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: ProbeKind, seed: int
 ) -> "Probe":
     """Fit the probe and keep it and some coloured transcripts in the run's folder."""
-    from morality_lens.analysis import keep_transcripts
-    from morality_lens.fitting import fit_probe
-    from morality_lens.reading import read_transcripts, sample_dialogues
+    from morality_lens.probes.from_statements import fit_probe
+    from morality_lens.report.analysis import keep_transcripts
+    from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
 
     parameters = sum(p.numel() for p in loaded.original_model.parameters())
     twins = TWINS if parameters <= LARGEST_TWIN else 0
@@ -269,25 +269,23 @@ def _fit(
     return fitted
 
 
-def _score(played: "Run", study: "Study", labelled: "tuple[Statement, ...]") -> None:
+def _score(played: "Run", study: "RunConfig", labelled: "tuple[Statement, ...]") -> None:
     """Let a toxicity judge score the completions."""
-    from morality_lens.behaviour import score_answers
+    from morality_lens.judges.classifier import load_toxicity_classifier
+    from morality_lens.judges.outcomes import score_answers
+    from morality_lens.judges.toxicity import fit_toxicity_judge
 
     with console.status("judging the completions"):
         if study.judge is None:
-            from morality_lens.judges import fit_toxicity_judge
-
             judge = fit_toxicity_judge(labelled, seed=study.seed)
         else:
-            from morality_lens.hf_judge import load_toxicity_classifier
-
             judge = load_toxicity_classifier(study.judge)
         score_answers(played, judge)
     console.print(f"completions judged by {judge!r}"[:200], highlight=False, markup=False)
 
 
 def _kept_probe(played: "Run") -> "Probe | None":
-    from morality_lens.probes import load_probe
+    from morality_lens.probes.probe import load_probe
 
     file = played.path / "probe.safetensors"
     return load_probe(file) if file.is_file() else None
@@ -303,7 +301,7 @@ def _say_left_out(played: "Run") -> None:
 
 
 def _print_findings(analysis: Any) -> None:
-    from morality_lens.interactions import describe
+    from morality_lens.interactions.describing import describe
 
     for title, effects in (("Behaviour", analysis.behaviour_effects), ("Projection", analysis.effects)):
         if effects is None:

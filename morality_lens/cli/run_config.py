@@ -7,10 +7,10 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from morality_lens.design import Protocol
-from morality_lens.rows import read_toml
+from morality_lens.items.files import read_toml
 
 
-class Study(BaseModel):
+class RunConfig(BaseModel):
     """What ``morality-lens run`` does; every field has the command's default.
 
     Attributes:
@@ -47,7 +47,7 @@ class Study(BaseModel):
 
     def to_toml(self) -> str:
         """The study as TOML; entries that are None are left out."""
-        plain = RootModel[Study](self).model_dump(mode="json")
+        plain = RootModel[RunConfig](self).model_dump(mode="json")
         return tomli_w.dumps(_without_none(plain))
 
 
@@ -57,11 +57,11 @@ def _without_none(value: Any) -> Any:
     return [_without_none(v) for v in value] if isinstance(value, list) else value
 
 
-def load_study(path: str | Path) -> Study:
+def load_study(path: str | Path) -> RunConfig:
     """The study in a TOML file.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no TOML, or an entry is unknown or of the wrong kind.
     """
-    return read_toml(Path(path), Study, "study.toml as `morality-lens run` writes it")
+    return read_toml(Path(path), RunConfig, "study.toml as `morality-lens run` writes it")

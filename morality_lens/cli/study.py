@@ -11,9 +11,9 @@ from rich.table import Table
 from morality_lens.design import FeedbackSource
 
 if TYPE_CHECKING:
-    from morality_lens.behaviour import Judge
-    from morality_lens.evidence import Evidence
-    from morality_lens.items import OpenPrompt, Question
+    from morality_lens.experiments.evidence import Evidence
+    from morality_lens.items.kinds import OpenPrompt, Question
+    from morality_lens.judges.toxicity import Judge
 
 console = Console()
 
@@ -55,14 +55,15 @@ def study(
     from dataclasses import replace
 
     from morality_lens.design import Protocol
-    from morality_lens.loaders import load_statements
-    from morality_lens.wording import load_wording
+    from morality_lens.dialogues.wording import load_wording
+    from morality_lens.items.loaders import load_statements
+    from morality_lens.models.loading import load_model, record_of
+    from morality_lens.studies.plan import PROFILES
+    from morality_lens.studies.running import study as run_study
 
     questions, texts, given = _material(data, prompts, evidence, seed)
     labelled = load_statements(statements)
     load_wording(wording)
-    from morality_lens.studying import PROFILES
-    from morality_lens.studying import study as run_study
 
     plan = PROFILES[profile]
     if rounds is not None:
@@ -83,7 +84,6 @@ def study(
         feedback_named=feedback_named,
         feedback_placebo=feedback_placebo,
     )
-    from morality_lens.model import load_model, record_of
 
     with console.status("loading the model and letting it prove itself"):
         loaded = load_model(model, device=device, dtype=dtype)
@@ -115,8 +115,8 @@ def _material(
     data: str | None, prompts: str | None, evidence: str | None, seed: int
 ) -> "tuple[tuple[Question, ...], tuple[OpenPrompt, ...], tuple[Evidence, ...]]":
     """Questions, prompts and weak evidence: the bundled ones where none are named."""
-    from morality_lens.items import OpenPrompt, Question
-    from morality_lens.loaders import load_data, load_items, load_prompts
+    from morality_lens.items.kinds import OpenPrompt, Question
+    from morality_lens.items.loaders import load_data, load_items, load_prompts
 
     if data is None and prompts is None:
         questions = load_items()
@@ -141,13 +141,13 @@ def _material(
 
 
 def _given(path: str | None) -> "tuple[Evidence, ...]":
-    from morality_lens.evidence import load_evidence
+    from morality_lens.experiments.evidence import load_evidence
 
     return load_evidence(path)
 
 
 def _judge(name: str) -> "Judge":
-    from morality_lens.hf_judge import load_toxicity_classifier
+    from morality_lens.judges.classifier import load_toxicity_classifier
 
     return load_toxicity_classifier(name)
 
@@ -155,7 +155,7 @@ def _judge(name: str) -> "Judge":
 def _say_verdicts(folder: Path) -> None:
     import json
 
-    from morality_lens.verdicts import Verdict
+    from morality_lens.studies.verdicts import Verdict
 
     table = Table("claim", "verdict", "estimate", "95 % interval", title="Five claims")
     for row in json.loads((folder / "verdicts.json").read_text(encoding="utf-8")):

@@ -6,7 +6,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from morality_lens.dialogues import LETTERS, Segment, Turn, statement_turn
+from morality_lens.dialogues.turns import Segment, Turn, statement_turn
+from morality_lens.items.kinds import LETTERS
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from morality_lens.design import COMPONENTS, Condition, Factor, Place
-from morality_lens.items import LETTERS as LETTERS
-from morality_lens.items import Item, Question
-from morality_lens.wording import Wording, pick
+from morality_lens.dialogues.wording import Wording, pick
+from morality_lens.items.kinds import Item, Question
 
 USUAL = tuple(Factor(name=name) for name in COMPONENTS)
 """The three components as factors."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from morality_lens.items import Item
-from morality_lens.rows import read_toml
+from morality_lens.items.files import read_toml
+from morality_lens.items.kinds import Item
 
 
 class _Strict(BaseModel):

@@ -7,7 +7,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy.special import ndtri, stdtrit
 
-from morality_lens.cube import cluster_codes
+from morality_lens.interactions.cube import cluster_codes
 
 MEASURES = ("accuracy", "position_bias", "d_prime", "criterion")
 

@@ -4,8 +4,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from morality_lens.cube import cluster_codes
-from morality_lens.ratios import mean_over_items
+from morality_lens.interactions.cube import cluster_codes
+from morality_lens.interactions.ratios import mean_over_items
 
 STILL = 2
 """Rounds without a change after which a dialogue counts as settled."""

@@ -12,17 +12,17 @@ import xarray as xr
 from pydantic import TypeAdapter, ValidationError
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens import dialogues
-from morality_lens.asides import Aside, ask, dialogue_after, wording_of
-from morality_lens.attribution import same_model
-from morality_lens.bundled import asset
-from morality_lens.choices import parse_choice
 from morality_lens.design import Condition
-from morality_lens.items import Question
-from morality_lens.parts import in_parts
-from morality_lens.probes import Probe
-from morality_lens.rows import data_files, read_jsonl
-from morality_lens.store import Run
+from morality_lens.dialogues.turns import evidence_turn
+from morality_lens.items.bundled import asset
+from morality_lens.items.choices import parse_choice
+from morality_lens.items.files import data_files, read_jsonl
+from morality_lens.items.kinds import Question
+from morality_lens.probes.probe import Probe
+from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
+from morality_lens.rounds.side_questions import Aside, ask
+from morality_lens.runs.resuming import in_parts
+from morality_lens.runs.run import Run
 
 ITEMS = 4
 """Items of one file on disk."""
@@ -138,7 +138,7 @@ def weak_evidence(
                 for n, number in enumerate(numbers):
                     for s, strength in enumerate(strengths):
                         for v, text in enumerate(given[name][strength].texts):
-                            turn = dialogues.evidence_turn(question, text, words, run.wording_index)
+                            turn = evidence_turn(question, text, words, run.wording_index)
                             asides.append(Aside(history=history[number], turn=turn, replies=letters))
                             places.append((i, *run.design.place(condition), n, s, v))
         layers = [] if probe is None else probe.direction["layer"].values.tolist()

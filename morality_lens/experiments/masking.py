@@ -10,15 +10,15 @@ import xarray as xr
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens import decoding
-from morality_lens.attribution import same_model
 from morality_lens.design import SITES
-from morality_lens.items import Statement
-from morality_lens.parts import in_parts
-from morality_lens.probes import Probe
-from morality_lens.rereading import Passage, by_length, passages
-from morality_lens.store import Run
-from morality_lens.wording import JudgedWording, Wording
+from morality_lens.dialogues.wording import JudgedWording, Wording
+from morality_lens.items.kinds import Statement
+from morality_lens.models import decoding
+from morality_lens.probes.probe import Probe
+from morality_lens.rounds.replay import same_model
+from morality_lens.runs.passages import Passage, by_length, passages
+from morality_lens.runs.resuming import in_parts
+from morality_lens.runs.run import Run
 
 ITEMS, ROWS, SQUARES = 8, 32, 2**22
 

@@ -3,9 +3,9 @@
 import numpy as np
 import xarray as xr
 
-from morality_lens.cube import conditions_of, factors_of
 from morality_lens.design import Condition, said_of
-from morality_lens.ratios import mean_over_items
+from morality_lens.interactions.cube import conditions_of, factors_of
+from morality_lens.interactions.ratios import mean_over_items
 
 PARTS = (
     "both unknown",

@@ -10,17 +10,17 @@ import numpy as np
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens import dialogues
-from morality_lens.asides import Aside, ask, dialogue_after, wording_of
-from morality_lens.attribution import best_layer, same_model
-from morality_lens.choices import parse_choice
 from morality_lens.design import Condition
-from morality_lens.dialogues import LETTERS
-from morality_lens.items import Question
-from morality_lens.parts import in_parts
-from morality_lens.probes import Probe
-from morality_lens.rendering import Transcript
-from morality_lens.store import Run
+from morality_lens.dialogues.rendering import Transcript
+from morality_lens.dialogues.turns import distinguish_turn, stereotype_turn
+from morality_lens.items.choices import parse_choice
+from morality_lens.items.kinds import LETTERS, Question
+from morality_lens.probes.layers import best_layer
+from morality_lens.probes.probe import Probe
+from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
+from morality_lens.rounds.side_questions import Aside, ask
+from morality_lens.runs.resuming import in_parts
+from morality_lens.runs.run import Run
 
 ITEMS = 16
 """Pairs of one file on disk."""
@@ -176,7 +176,7 @@ def distinguish(
             for history in histories:
                 before = told(history, name)
                 for one, two in (texts, texts[::-1]):
-                    turn = dialogues.distinguish_turn(items[name], one, two, words, index)
+                    turn = distinguish_turn(items[name], one, two, words, index)
                     asides.append(Aside(history=before, turn=turn, replies=("1", "2")))
         replies = ask(record, asides, limit=4)
         shape = (len(chunk), len(histories), 2)
@@ -280,7 +280,7 @@ def name_groups(
                     before = dialogue_after(record, run, question, fullest, words)[-1]
                 for better in range(2):
                     shown = _with_stereotyped(question, better)
-                    turn = dialogues.stereotype_turn(shown, words, run.wording_index)
+                    turn = stereotype_turn(shown, words, run.wording_index)
                     asides.append(Aside(history=before, turn=turn, replies=tuple(LETTERS[:3])))
                     unknown.append(shown)
         replies = ask(record, asides, limit=8)

@@ -4,10 +4,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from morality_lens.cube import cluster_codes, conditions_of
 from morality_lens.design import said_of
-from morality_lens.probes import Probe
-from morality_lens.store import Run
+from morality_lens.interactions.cube import cluster_codes, conditions_of
+from morality_lens.probes.probe import Probe
+from morality_lens.runs.run import Run
 
 
 def round_shifts(

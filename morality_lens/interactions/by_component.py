@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from morality_lens.interactions import factorial_effects
+from morality_lens.interactions.effects import factorial_effects
 
 LEVELS_OF_DETAIL = ("component", "layer", "segment", "layer and segment", "head and segment")
 CONSTANTS = ("midpoint", "constant")
@@ -16,7 +16,7 @@ def regroup(parts: xr.Dataset, by: str) -> xr.DataArray:
     """Contributions to a projection, added up; at every level of detail they make the same whole.
 
     Args:
-        parts: from :func:`morality_lens.attribution.attribute` or ``attribute_answer``.
+        parts: from :func:`morality_lens.circuits.attribute` or ``attribute_answer``.
         by: ``component`` (embedding, every head, MLP and bias); ``layer`` (embedding, attention and MLP of
             every layer); ``segment`` (what all heads take from each segment, all MLPs, ...); ``layer and
             segment`` or ``head and segment`` (the same for every layer's heads, for every head).
@@ -91,7 +91,7 @@ def attribute_effects(
     the components add up to the effect of the projection; that is checked.
 
     Args:
-        parts: from :func:`morality_lens.attribution.attribute` or ``attribute_answer``, of all cells.
+        parts: from :func:`morality_lens.circuits.attribute` or ``attribute_answer``, of all cells.
         factors: as in :func:`morality_lens.interactions.factorial_effects`, as are the next ones.
         by: the level of detail, see :func:`regroup`.
         at: levels at which factors are held.

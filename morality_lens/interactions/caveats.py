@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from morality_lens.cube import Cube
+from morality_lens.interactions.cube import Cube
 
 MISSING_ITEMS, MISSING_GAP = 0.10, 0.05
 """Above either (share of incomplete items, gap between conditions) p-values are withheld."""
@@ -163,3 +163,7 @@ def notes_on_result(
             "band."
         )
     return notes
+
+
+POPULATION = 0.5
+"""A direction whose split-half cosine is below this is none of a population."""

@@ -6,11 +6,11 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtr
 
-from morality_lens.contrasts import Pairs, at_suffix, compared_levels
-from morality_lens.cube import factors_of
-from morality_lens.interactions import factorial_effects
-from morality_lens.odds import marginal_log_odds
-from morality_lens.resampling import holm
+from morality_lens.interactions.contrasts import Pairs, at_suffix, compared_levels
+from morality_lens.interactions.cube import factors_of
+from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.odds import marginal_log_odds
+from morality_lens.interactions.resampling import holm
 
 LADDER = {
     "L0": "sub-additive on the scale shown",

@@ -10,8 +10,8 @@ import xarray as xr
 from einops import reduce
 from jaxtyping import Bool, Float, Int
 
-from morality_lens.contrasts import apply_link, cells_of
 from morality_lens.design import RESERVED, Condition
+from morality_lens.interactions.contrasts import apply_link, cells_of
 
 REPEATS = ("seed", "seeds", "sample", "repeat")
 """Dimensions that repeat an item: averaged within item and cell, for they are no further items."""

@@ -10,8 +10,8 @@ import xarray as xr
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 
-from morality_lens.available import Available, available_cells, worst_case_bounds
-from morality_lens.caveats import (
+from morality_lens.interactions.caveats import (
+    POPULATION,
     check_input,
     note_on_failures,
     notes_on_cube,
@@ -20,11 +20,10 @@ from morality_lens.caveats import (
     scope,
     split_halves,
 )
-from morality_lens.contrasts import Asked, at_suffix, between, difference_contrasts, read_request
-from morality_lens.cube import REPEATS, Cube, check_dims, factors_of, read_cube
-from morality_lens.families import Families
-from morality_lens.readout import describe, negative_control
-from morality_lens.resampling import (
+from morality_lens.interactions.contrasts import Asked, at_suffix, difference_contrasts, read_request
+from morality_lens.interactions.cube import REPEATS, Cube, check_dims, factors_of, read_cube
+from morality_lens.interactions.missing_cells import Available, available_cells, worst_case_bounds
+from morality_lens.interactions.resampling import (
     MIN_CLUSTERS,
     FamilyWise,
     Pointwise,
@@ -37,13 +36,9 @@ from morality_lens.resampling import (
     without_variance,
 )
 
-__all__ = ["between", "describe", "factorial_effects", "negative_control"]
-
 METHODS = ("auto", "pointwise", "sign-flip", "bootstrap-t")
 MISSING = ("refuse", "available", "complete_items")
 ADJUSTED = ("p_adj", "band_low", "band_high")
-POPULATION = 0.5
-"""A direction whose split-half cosine is below this is none of a population."""
 
 
 def factorial_effects(
@@ -393,3 +388,55 @@ def _variables(
         "band_low": settle(estimate - half_width, estimate),
         "band_high": settle(estimate + half_width, estimate),
     }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Families:
+    """How the tests, laid out over ``effect`` and the other dims, fall into families."""
+
+    pattern: str
+    sizes: dict[str, int]
+    outside: tuple[int, ...]
+    n_tests: int
+    words: str
+
+    @classmethod
+    def over(cls, dims: tuple[str, ...], shape: tuple[int, ...], family: Sequence[str]) -> "Families":
+        """Families of the tests that agree in every dim but those of ``family``."""
+        axes = {f"d{i}": length for i, length in enumerate(shape)}
+        inside = [f"d{i}" for i, dim in enumerate(dims) if dim in family]
+        outside = [axis for axis in axes if axis not in inside]
+        pattern = f"({' '.join(axes)}) -> ({' '.join(outside)}) ({' '.join(inside)})"
+        together = " x ".join(
+            f"{n} {dim}{'s' * (n > 1)}" for dim, n in zip(dims, shape, strict=True) if dim in family
+        )
+        apart = [dim for dim in dims if dim not in family]
+        n_tests = math.prod(axes[axis] for axis in inside)
+        words = f"{n_tests} test{'s' if n_tests > 1 else ''}" + (f" ({together})" if together else "")
+        if apart:
+            words += f", separately for each {' and '.join(apart)}"
+        places = tuple(i for i, dim in enumerate(dims) if dim not in family)
+        return cls(pattern=pattern, sizes=axes, outside=places, n_tests=n_tests, words=words)
+
+    @property
+    def n_families(self) -> int:
+        """How many families there are."""
+        return math.prod(self.sizes.values()) // self.n_tests
+
+    def label(
+        self, values: Float[np.ndarray, "family"], dims: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], np.ndarray]:
+        """One number per family with its dims."""
+        lengths = tuple(self.sizes.values())
+        return tuple(dims[i] for i in self.outside), values.reshape([lengths[i] for i in self.outside])
+
+    def split(self, flat: np.ndarray, *, leading: bool = False) -> np.ndarray:
+        """Tests [... feature] as [... family test]; ``leading`` where clusters come first."""
+        left, right = self.pattern.split(" -> ")
+        pattern = f"cluster {left} -> cluster {right}" if leading else self.pattern
+        return rearrange(flat, pattern, **self.sizes)
+
+    def join(self, grouped: Float[np.ndarray, "family test"]) -> Float[np.ndarray, "feature"]:
+        """Undo :meth:`split`."""
+        left, right = self.pattern.split(" -> ")
+        return rearrange(grouped, f"{right} -> {left}", **self.sizes)

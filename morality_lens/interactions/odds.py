@@ -8,10 +8,10 @@ from einops import einsum
 from jaxtyping import Float
 from scipy.special import logit, stdtr, stdtrit
 
-from morality_lens.caveats import check_input
-from morality_lens.contrasts import at_suffix, read_request
-from morality_lens.cube import check_dims, factors_of, read_cube
-from morality_lens.resampling import bell_mccaffrey_df, cluster_sums
+from morality_lens.interactions.caveats import check_input
+from morality_lens.interactions.contrasts import at_suffix, read_request
+from morality_lens.interactions.cube import check_dims, factors_of, read_cube
+from morality_lens.interactions.resampling import bell_mccaffrey_df, cluster_sums
 
 
 def marginal_log_odds(

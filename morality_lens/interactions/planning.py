@@ -10,7 +10,7 @@ from scipy.optimize import root_scalar
 from scipy.stats import nct, t
 
 from morality_lens.design import COMPONENTS
-from morality_lens.interactions import factorial_effects
+from morality_lens.interactions.effects import factorial_effects
 
 PLACES = 32
 """Layers, of which a family of tests is taken to consist."""

@@ -4,8 +4,8 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtrit
 
-from morality_lens.cube import cluster_codes
-from morality_lens.resampling import bell_mccaffrey_df, cluster_sums, mean_over_clusters
+from morality_lens.interactions.cube import cluster_codes
+from morality_lens.interactions.resampling import bell_mccaffrey_df, cluster_sums, mean_over_clusters
 
 
 def mean_over_items(values: xr.DataArray, *, alpha: float = 0.05) -> xr.Dataset:

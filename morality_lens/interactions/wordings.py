@@ -8,9 +8,9 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.special import stdtr, stdtrit
 
-from morality_lens.contrasts import Pairs, compared_levels
-from morality_lens.cube import cluster_codes, factors_of
-from morality_lens.resampling import cluster_sums, mean_over_clusters
+from morality_lens.interactions.contrasts import Pairs, compared_levels
+from morality_lens.interactions.cube import cluster_codes, factors_of
+from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
 
 
 def effects_over_wordings(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from morality_lens.items import Question, draw, item_from_row
-from morality_lens.rows import data_files, read_jsonl, read_table, refuse_duplicates, refuse_missing
+from morality_lens.items.files import data_files, read_jsonl, read_table, refuse_duplicates, refuse_missing
+from morality_lens.items.kinds import Question, draw, item_from_row
 
 
 def load_bbq(

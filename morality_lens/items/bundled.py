@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # In a wheel the assets lie inside the package; in a checkout they lie beside it.
 _FOLDERS = (_PACKAGE / "assets", _PACKAGE.parent / "assets")
 

@@ -10,6 +10,8 @@ _OPEN, _CLOSE = r"[\(\[{<\"'*_`$]*", r"[\)\]}>\"'*_`$]*"
 
 # What comes before a letter that answers: "the answer is", "Answer:", "I choose", each with its openings.
 _LINK = r"(?:\s+(?:is|would be|should be|must be)(?:\s+\w+ly)?\s*:?|\s*[:=-])"
+
+
 _CUE = re.compile(
     rf"\b(?:(?:answer|response|solution){_LINK}?|(?:option|choice|letter){_LINK}"
     r"|choose|chose|pick|select|go with|going with|opt for)"
@@ -31,6 +33,8 @@ _ENDED = re.compile(
 )
 _RIGHT = re.compile(rf"{_CLOSE} is (?:the )?(?:\w+ )?(?:correct|right|best|answer)", re.IGNORECASE)
 _WRONG = re.compile(rf"{_CLOSE} (?:is|seems) (?:\w+ )?(?:not|wrong|incorrect)|{_CLOSE} isn't", re.IGNORECASE)
+
+
 _JOINED = re.compile(
     rf"{_CLOSE}[.)]?\s*(?:,|/|&|\bor\b|\band\b)+\s*(?:option\s+)?"
     rf"(?:{_OPEN}(?P<capital>[B-HJ-Z](?![\w'])|[AI](?=\s*$|[^\w\s']|\s+is\b))|[\(\[](?P<bracketed>[a-z])[\)\]])"
@@ -151,6 +155,8 @@ def _without_article(words: str) -> str:
 
 # --------------------------------------------------------------------------------------------- ratings
 _NUMBER = re.compile(r"(?<![\w.,/])-?\d+(?:[.,/]\d+)*(?![\w%]|[.,/]\d)")
+
+
 _RATED = re.compile(
     r"\b(?:(?:rating|answer|score|response|number|digit)(?:\s+(?:of|is|would be|remains|stays))?"
     r"|rate(?:d)?(?:\s+(?:it|this|that))?|give(?:\s+(?:it|this|that))?|(?:i'd|i would|i|i'll) say"
@@ -158,6 +164,8 @@ _RATED = re.compile(
     rf"\s*[:=-]?\s*(?:an?\s+)?{_OPEN}$",
     re.IGNORECASE,
 )
+
+
 _CORRECTION = re.compile(
     r"\bno\s*[,.:;-]|\bactually\b|\bwait\b|\bsorry\b|\bcorrection\b|\bi mean\b|\b(?:but|and) now\b|\bnow i\b"
     r"|\bmake (?:it|that)\b|\bchang(?:e|ed|ing)\b[^.\n\d]*\bto\b",

@@ -193,3 +193,11 @@ def read_toml(file: Path, model: type[M], wanted: str) -> M:
 def problems(error: ValidationError) -> str:
     """What a pydantic model found wrong, with the place of each entry."""
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+
+
+# --------------------------------------------------------------------------------------------- writing
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file whole."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from morality_lens.choices import names_option, names_rating, parse_choice, parse_rating
-from morality_lens.rows import data_files, read_jsonl, refuse_duplicates, spread
+from morality_lens.items.choices import names_option, names_rating, parse_choice, parse_rating
+from morality_lens.items.files import data_files, read_jsonl, refuse_duplicates, spread
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -28,7 +28,7 @@ class BehaviourMeasure:
     """A number that an answer gives: a weight for each reply, summed over what was replied.
 
     Attributes:
-        name: as :func:`morality_lens.behaviour.behaviour_cube` takes it.
+        name: as :func:`morality_lens.judges.behaviour_cube` takes it.
         source: ``answer`` (the weight of the reply that was read from the text), ``probabilities`` (the sum
             of the weights times the exact probabilities of the replies) or ``judge`` (its score of the text).
         weights: of each reply.

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from morality_lens.bbq import load_bbq
-from morality_lens.bundled import asset
-from morality_lens.items import (
+from morality_lens.items.bbq import load_bbq
+from morality_lens.items.bundled import asset
+from morality_lens.items.files import data_files, read_jsonl, read_rows, refuse_missing
+from morality_lens.items.kinds import (
     Item,
     OpenPrompt,
     Question,
@@ -18,7 +19,6 @@ from morality_lens.items import (
     forced_choice,
     item_from_row,
 )
-from morality_lens.rows import data_files, read_jsonl, read_rows, refuse_missing
 
 Positive = Collection[str | int] | Callable[[str], bool]
 """Which labels mean moral: their values, or a function of the cell's text."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from morality_lens.judges import scored
+from morality_lens.judges.toxicity import scored
 
 Activation = Literal["sigmoid", "softmax"]
 

@@ -2,31 +2,22 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens.cube import factors_of
-from morality_lens.items import BehaviourMeasure
-from morality_lens.judges import Agreement, agreement
-from morality_lens.resampling import cluster_sums, mean_over_clusters
-from morality_lens.store import Run, write_scores
+from morality_lens.interactions.cube import factors_of
+from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
+from morality_lens.items.kinds import BehaviourMeasure
+from morality_lens.judges.toxicity import Agreement, Judge, agreement
+from morality_lens.runs.run import Run
+from morality_lens.runs.writing import write_scores
 
 KNOWN = ("correct", "unparsed", "probability", "score", "rating", "stated rating")
 """Measures with a name of their own; those of single options are named after them."""
 MOST_UNPARSED, MOST_GAP = 0.10, 0.05
 """Above either (share of unparsed answers, gap between conditions) behaviour carries no p-values."""
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Whatever gives each text a score, and NaN where it cannot."""
-
-    def score(self, texts: Sequence[str | None]) -> np.ndarray:
-        """One score for each text."""
-        ...
 
 
 def score_answers(run: Run, *judges: Judge) -> pd.DataFrame:

@@ -6,11 +6,13 @@ positions); so each turn is padded on the right, and afterwards all padding is m
 columns that hold nothing but padding are dropped.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
@@ -337,3 +339,12 @@ def _draw(
     mass = torch.softmax(logits.double() / temperature, dim=-1).cumsum(-1)
     point = uniforms.to(mass)[:, None] * mass[:, -1:]
     return torch.searchsorted(mass, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def uniforms(seed: int, keys: Sequence[str], limit: int, temperature: float) -> Tensor | None:
+    """A row's own random numbers, which do not depend on the rows beside it; None when greedy."""
+    if temperature == 0:
+        return None
+    seeds = [hashlib.sha256(f"{seed}|{key}".encode()).digest() for key in keys]
+    drawn = [np.random.default_rng(list(seed)).random(limit) for seed in seeds]
+    return torch.tensor(np.stack(drawn), dtype=torch.float64)

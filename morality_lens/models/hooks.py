@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.decoding import LanguageModel
-from morality_lens.model import record_of
+from morality_lens.models.decoding import LanguageModel
+from morality_lens.models.loading import record_of
 
 KINDS = ("residual", "attention", "mlp", "head")
 """What can be changed: the residual after a block (layer -1: the embedding), what its attention or MLP puts

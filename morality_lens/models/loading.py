@@ -1,4 +1,4 @@
-"""Load a model by hub name, from a folder or the bundled one, and let it prove itself before it is used."""
+"""Load a model by hub name, from a folder or the bundled one, and test it before it is used."""
 
 import copy
 import hashlib
@@ -11,34 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from morality_lens import dialogues, rendering
-from morality_lens.bundled import asset
-from morality_lens.decoding import LanguageModel, feed, prefill, start, widened
-from morality_lens.rendering import Renderer, Transcript
-
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
-"""Largest accepted relative difference (of a residual vector's norm) in a self-test, by dtype."""
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Renderer
+from morality_lens.items.bundled import asset
+from morality_lens.models.decoding import LanguageModel
+from morality_lens.models.self_test import Check, self_test
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One property that a model proved at load: the measured difference and what was allowed."""
-
-    name: str
-    difference: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the difference is within the tolerance."""
-        return self.difference <= self.tolerance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -288,139 +270,3 @@ def fingerprint(module: Any) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(flat[index.to(flat.device)].double().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-# --------------------------------------------------------------------------------------------- self-test
-def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) -> tuple[Check, ...]:
-    """Prove on three short dialogues that what will be captured is what transformers computes.
-
-    Raises:
-        ValueError: a check failed; the message has the measured difference and what to try.
-    """
-    texts = ("Is this fair?", "Two people met at the market. Who was kind?", "Yes.")
-    begun = [
-        rendering.append_turn(renderer, Transcript(), dialogues.statement_turn(t), round=0) for t in texts
-    ]
-    rows = [list(t.token_ids) for t in begun]
-    reference = [_reference(lm, row) for row in rows]
-    tolerance = TOLERANCE[next(lm.module.parameters()).dtype]
-    bos = renderer.bos_id
-    checks = (
-        Check(
-            name="exactly one BOS token (none where the model has none)",
-            difference=float(sum(abs(row.count(bos) - 1) for row in rows)) if bos is not None else 0.0,
-            tolerance=0.0,
-        ),
-        Check(
-            name="hooked residuals equal transformers' hidden states",
-            difference=max(_captured(lm, [row], [ref]) for row, ref in zip(rows, reference, strict=True)),
-            tolerance=tolerance,
-        ),
-        Check(
-            name="TransformerBridge residuals equal transformers' hidden states",
-            difference=max(_bridged(bridge, lm, row) for row in rows),
-            # parts of attention are float32 in some models, whatever is asked
-            tolerance=max(tolerance, 1e-6),
-        ),
-        Check(
-            name="a padded batch equals each row alone",
-            difference=_captured(lm, rows, reference),
-            tolerance=tolerance,
-        ),
-        Check(
-            name="a cached continuation equals a fresh forward",
-            difference=_captured(lm, rows, reference, split=True),
-            tolerance=tolerance,
-        ),
-    )
-    failed = [c for c in checks if not c.passed]
-    if failed:
-        listed = "; ".join(f"{c.name}: {c.difference:.2g} where {c.tolerance:.0e} is allowed" for c in failed)
-        raise ValueError(
-            f"the model failed its self-test ({listed}). "
-            'Try dtype="float32", or device="cpu" to rule out a kernel; '
-            "an architecture that fails there is not supported."
-        )
-    return checks
-
-
-def _reference(lm: LanguageModel, row: list[int]) -> Float[Tensor, "layer pos d_model"]:
-    """transformers' own hidden states of one unpadded row; the last one is after the final norm."""
-    ids = torch.tensor([row], device=lm.device)
-    with torch.no_grad():
-        states = lm.module(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-    return widened(torch.cat([s.to(lm.device) for s in states]))
-
-
-def _difference(got: Float[Tensor, "... d_model"], want: Float[Tensor, "... d_model"]) -> float:
-    """Largest distance of two vectors, in units of the wanted one's norm."""
-    gap = (got - want).norm(dim=-1) / want.norm(dim=-1).clamp(min=1e-12)
-    return float(gap.max()) if bool(torch.isfinite(gap).all()) else float("inf")
-
-
-def _final_norm(lm: LanguageModel, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-    """What the final norm makes of a residual: the input of the head for it."""
-    caught: list[Tensor] = []
-    handle = lm.blocks[-1].register_forward_hook(
-        lambda _, __, out: (
-            (residual.to(out[0].dtype), *out[1:]) if isinstance(out, tuple) else residual.to(out.dtype)
-        )
-    )
-    catch = lm.head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
-    try:
-        with torch.no_grad():
-            ids = torch.zeros(residual.shape[:2], dtype=torch.long, device=lm.device)
-            lm.module(input_ids=ids, use_cache=False)
-    finally:
-        handle.remove()
-        catch.remove()
-    return widened(caught[0])
-
-
-def _captured(
-    lm: LanguageModel, rows: list[list[int]], reference: list[Tensor], *, split: bool = False
-) -> float:
-    """Largest difference of residuals captured by the engine, at every position, to the reference."""
-    batch = start(lm, len(rows))
-    parts: list[list[list[int]]] = [rows]
-    if split:  # the first tokens, then the rest: rows part at different places
-        cut = [max(1, len(row) // 2 - i) for i, row in enumerate(rows)]
-        parts = [
-            [row[:c] for row, c in zip(rows, cut, strict=True)],
-            [row[c:] for row, c in zip(rows, cut, strict=True)],
-        ]
-    pieces: list[list[Tensor]] = [[] for _ in rows]
-    for number, part in enumerate(parts):
-        width = max(len(p) for p in part)
-        every = torch.eye(width, device=lm.device).expand(len(rows), width, width)
-        run = prefill if number == 0 else feed
-        _, reads = run(lm, batch, part, every)
-        assert reads is not None  # weights were given
-        for row, tokens in enumerate(part):
-            pieces[row].append(reads[row, : len(tokens)])
-    worst = 0.0
-    for row, want in enumerate(reference):
-        got = torch.cat(pieces[row]).transpose(0, 1)
-        last = _final_norm(lm, got[-1:])
-        worst = max(worst, _difference(got[:-1], want[:-1]), _difference(last[0], want[-1]))
-    return worst
-
-
-def _bridged(bridge: TransformerBridge, lm: LanguageModel, row: list[int]) -> float:
-    """Largest difference of the bridge's residuals after each block but the last to the hidden states.
-
-    A bridge computes attention step by step ("eager"), so transformers is asked to do the same: in half
-    precision its faster kernels differ by more than a fault would.
-    """
-    kernel = lm.module.config._attn_implementation
-    lm.module.set_attn_implementation("eager")
-    try:
-        want = _reference(lm, row)[1:-1]
-    finally:
-        lm.module.set_attn_implementation(kernel)
-    if not len(want):
-        return 0.0
-    names = [f"blocks.{i}.hook_out" for i in range(len(want))]
-    ids = torch.tensor([row], device=lm.device)
-    _, cache = bridge.run_with_cache(ids, names_filter=names, prepend_bos=False)
-    return _difference(widened(torch.cat([cache[name].to(want.device) for name in names])), want)

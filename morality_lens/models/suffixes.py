@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from morality_lens import decoding
-from morality_lens.decoding import Batch, LanguageModel
-from morality_lens.edits import Edit, Parts, caught, edited
+from morality_lens.models import decoding
+from morality_lens.models.decoding import Batch, LanguageModel
+from morality_lens.models.hooks import Edit, Parts, caught, edited
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

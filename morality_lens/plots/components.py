@@ -4,8 +4,8 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from morality_lens.component_effects import at_place
-from morality_lens.panels import (
+from morality_lens.interactions.by_component import at_place
+from morality_lens.plots.style import (
     EFFECT_COLORS,
     alpha,
     bars,
@@ -24,7 +24,7 @@ def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, t
     """The components that carry an effect, largest first, with intervals, beside the whole effect.
 
     Args:
-        effects: from :func:`morality_lens.component_effects.attribute_effects`.
+        effects: from :func:`morality_lens.interactions.attribute_effects`.
         effect: the effect.
         round: the round; None: the last.
         top: components that are drawn; the others are drawn as their sum, without an interval.

@@ -8,17 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from morality_lens.attribution_plots import attribution as attribution
-from morality_lens.attribution_plots import attribution_heads as attribution_heads
-from morality_lens.attribution_plots import attribution_layers as attribution_layers
-from morality_lens.attribution_plots import attribution_segments as attribution_segments
 from morality_lens.design import RESERVED
-from morality_lens.intervention_plots import ablations as ablations
-from morality_lens.intervention_plots import dose_response as dose_response
-from morality_lens.intervention_plots import mediation as mediation
-from morality_lens.intervention_plots import patching_layers as patching_layers
-from morality_lens.intervention_plots import patching_map as patching_map
-from morality_lens.panels import (
+from morality_lens.plots.style import (
     DASHES,
     EFFECT_COLORS,
     HOVER,
@@ -38,13 +29,6 @@ from morality_lens.panels import (
     trust,
     with_unit,
 )
-from morality_lens.study_plots import Row as Row
-from morality_lens.study_plots import evidence as evidence
-from morality_lens.study_plots import forest as forest
-from morality_lens.study_plots import shifts as shifts
-from morality_lens.trust_plots import probe_quality as probe_quality
-from morality_lens.trust_plots import transfer as transfer
-from morality_lens.trust_plots import trust_card as trust_card
 
 ZERO = {"color": "#9A9A9A", "width": 1}
 NOT_FACTORS = ("item", "effect", "round", "site", "layer")

@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from morality_lens.causality import borne_share, recovered
-from morality_lens.panels import CELL_COLORS, EFFECT_COLORS, band, bars, finish, trust
-from morality_lens.ratios import mean_over_items
+from morality_lens.circuits.summaries import borne_share, recovered
+from morality_lens.interactions.ratios import mean_over_items
+from morality_lens.plots.style import CELL_COLORS, EFFECT_COLORS, band, bars, finish, trust
 
 METRICS = (("log_odds", "log-odds of the correct option"), ("projection", "projection at the last layer"))
 RANDOM = "#9AA3AE"
@@ -19,7 +19,7 @@ def patching_map(patched: xr.Dataset, *, of: str = "log_odds", head: int | None 
     """Which share of the difference between source and target a patch brings back, by place and layer.
 
     Args:
-        patched: from :func:`morality_lens.patching.patch`.
+        patched: from :func:`morality_lens.circuits.patch`.
         of: ``log_odds`` or ``projection``.
         head: for patches of heads: one head, in place of a row for each.
     """
@@ -66,7 +66,7 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
     """The recovered share by layer for every metric, with intervals.
 
     Args:
-        patched: from :func:`morality_lens.patching.patch`, not of heads.
+        patched: from :func:`morality_lens.circuits.patch`, not of heads.
         place: one of its places; None: the first.
 
     Raises:
@@ -110,7 +110,7 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
     """Log-odds of the correct option against the dose of the direction, beside random ones and words.
 
     Args:
-        steered: from :func:`morality_lens.interventions.steer`.
+        steered: from :func:`morality_lens.circuits.steer`.
         conditions: labels of conditions whose own log-odds are drawn as lines; none takes the first four
             without a chain of thought.
     """
@@ -161,7 +161,7 @@ def ablations(ablated: xr.Dataset) -> go.Figure:
     """By how much the log-odds of the correct option change under each ablation.
 
     Args:
-        ablated: from :func:`morality_lens.interventions.ablate`.
+        ablated: from :func:`morality_lens.circuits.ablate`.
     """
     mean = mean_over_items(ablated["log_odds"] - ablated["target_log_odds"])
     names = [n for n in mean["ablation"].values if not str(n).startswith("random")]
@@ -208,7 +208,7 @@ def mediation(mediated: xr.Dataset) -> go.Figure:
     """What of an interaction the representation bears at every layer, patched and predicted.
 
     Args:
-        mediated: from :func:`morality_lens.mediation.mediate`.
+        mediated: from :func:`morality_lens.circuits.mediate`.
     """
     found = borne_share(mediated)
     layers = found["layer"].values

@@ -5,8 +5,8 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
-from morality_lens.card import TrustCard, interval_text, short
-from morality_lens.panels import EFFECT_COLORS, band, finish
+from morality_lens.plots.style import EFFECT_COLORS, band, finish
+from morality_lens.probes.card import TrustCard, interval_text, short
 
 VERDICT_COLORS = {"pass": "#009E73", "warn": "#E69F00", "fail": "#D55E00", "not checked": "#7F7F7F"}
 RIVALS = (("random_auroc", "random-initialised models", "dash"), ("shuffled", "shuffled labels", "dot"))
@@ -50,7 +50,7 @@ def trust_card(card: TrustCard) -> go.Figure:
     """A trust card: AUROC by layer beside its rivals, and every line with its verdict.
 
     Args:
-        card: from :func:`morality_lens.trust.trust_card`.
+        card: from :func:`morality_lens.probes.trust_card`.
     """
     fig = make_subplots(
         rows=1,

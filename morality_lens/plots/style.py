@@ -15,6 +15,8 @@ from morality_lens.design import Condition
 # From Okabe and Ito's palette, whose colours stay apart under the common colour-vision deficiencies.
 EFFECT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A4FB5", "#56B4E9", "#4D4D4D")
 """Colours of effects in the order of the Dataset: main effects, two-ways, three-way."""
+
+
 CELL_COLORS = (
     "#7F7F7F",
     "#D55E00",

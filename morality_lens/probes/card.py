@@ -14,6 +14,8 @@ VERDICTS = ("not checked", "pass", "warn", "fail")
 """From what says nothing to the worst."""
 
 _PAIRED = "paired interval of the difference above 0: pass; over 0: warn; below 0: fail"
+
+
 RULES = {
     "held-out AUROC": "interval above .7: pass; above .5: warn; else fail. Whole clusters are held out, and "
     "the layer is chosen anew inside the training folds",

@@ -12,9 +12,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from morality_lens.directions import Kind, raw_directions
-from morality_lens.layerwise import class_means, class_sums, in_gaps
-from morality_lens.quality import weighted_auroc
+from morality_lens.probes.closed_form import class_means, class_sums, in_gaps
+from morality_lens.probes.estimators import Kind, raw_directions
+from morality_lens.probes.quality import weighted_auroc
 
 Labels = Int[np.ndarray, " statement"]
 Scores = Float[np.ndarray, " statement"]

@@ -15,7 +15,7 @@ from sklearn.utils import Tags, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from morality_lens.layerwise import (
+from morality_lens.probes.closed_form import (
     Directions,
     Groups,
     Weights,

@@ -8,8 +8,9 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from morality_lens.design import Condition
-from morality_lens.probes import Probe, fit_directions
-from morality_lens.store import Run
+from morality_lens.probes.fitting import fit_directions
+from morality_lens.probes.probe import Probe
+from morality_lens.runs.run import Run
 
 KINDS = ("mean_difference", "logistic", "lda")
 
@@ -45,7 +46,7 @@ def fit_on_run(
 
     Raises:
         ValueError: an unknown site, kind, item or condition; labels that are not 0, 1 or NaN, or have other
-            dims; no answer left to train on; or what :func:`morality_lens.probes.fit_directions` refuses.
+            dims; no answer left to train on; or what ``fit_directions`` refuses.
     """
     residuals = run.residuals
     _check_names("site", [site], residuals["site"].values.tolist())

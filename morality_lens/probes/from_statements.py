@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.items import Statement
-from morality_lens.probes import Probe, fit_directions
-from morality_lens.reading import read_statements
-from morality_lens.refits import with_refits
-from morality_lens.trust import trust_card
-from morality_lens.twins import random_twin_residuals
+from morality_lens.items.kinds import Statement
+from morality_lens.probes.fitting import fit_directions
+from morality_lens.probes.probe import Probe
+from morality_lens.probes.random_models import random_twin_residuals
+from morality_lens.probes.refits import with_refits
+from morality_lens.probes.statements import read_statements
+from morality_lens.probes.trust_checks import trust_card
 
 
 def fit_probe(
@@ -28,8 +29,8 @@ def fit_probe(
     Args:
         model: from ``load_model``.
         statements: labelled statements.
-        kind: as in :func:`morality_lens.probes.fit_directions`.
-        read: as in :func:`morality_lens.reading.read_statements`.
+        kind: as in :func:`morality_lens.probes.fitting.fit_directions`.
+        read: as in :func:`morality_lens.probes.read_statements`.
         refits: refits on bootstrap samples of the statements, whose variance belongs into every claim about
             the morality direction; None: 50 for a mean difference, which cost next to nothing, else none.
         card: whether a trust card is made.

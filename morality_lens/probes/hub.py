@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from morality_lens.probes import Probe, load_probe
+from morality_lens.probes.probe import Probe, load_probe
 
 FILE = "probe.safetensors"
 

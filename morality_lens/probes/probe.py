@@ -1,4 +1,4 @@
-"""One moral direction per layer, fitted on labelled statements; its held-out quality; projection of a run."""
+"""One moral direction per layer: its file, its quality, its projection of a run."""
 
 import hashlib
 import html
@@ -10,25 +10,19 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from sklearn.model_selection import StratifiedGroupKFold
 
-from morality_lens import quality
-from morality_lens.card import TrustCard, card_from_json
-from morality_lens.cases import Cases, as_features, check_cases, check_folds, check_kind, graded
-from morality_lens.cube import factors_of
 from morality_lens.design import condition_of
-from morality_lens.directions import Kind, raw_directions
-from morality_lens.layerwise import class_means, class_sums, in_gaps
-from morality_lens.store import Run
+from morality_lens.interactions.cube import factors_of
+from morality_lens.probes.card import TrustCard, card_from_json
+from morality_lens.probes.estimators import Kind
+from morality_lens.probes.training_data import check_kind
+from morality_lens.runs.run import Run
 
 UNITS = "moral-immoral gap"
 """What 1 is on every projection by a probe that knows the labels."""
-BLOCK = 2**28
-"""Bytes of residuals that are fitted together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,8 +46,8 @@ class Probe:
             ``items`` and ``conditions`` (of a run, else empty), ``demeaned`` (condition means were removed
             first), ``oriented`` (labels chose the sign), model fingerprint, counts, where it was read.
         refits: [probe_draw, layer, d_model], the direction fitted again on bootstrap samples of its training
-            clusters (:func:`morality_lens.refits.with_refits`); None where that was not done.
-        card: what it was held against (:func:`morality_lens.trust.trust_card`); None where that was not done.
+            clusters (:func:`morality_lens.probes.refits.with_refits`); None where that was not done.
+        card: what it was held against (``trust_card``); None where that was not done.
     """
 
     kind: Kind
@@ -214,150 +208,6 @@ def load_probe(path: str | Path) -> Probe:
         else xr.DataArray(arrays["refits"], dims=("probe_draw", "layer", "d_model"), coords=layer),
         card=card_from_json(metadata["card"]) if "card" in metadata else None,
     )
-
-
-def fit_directions(
-    residuals: xr.DataArray,
-    *,
-    kind: str = "mean_difference",
-    folds: int = 5,
-    draws: int = 500,
-    seed: int = 0,
-    regularisation: float | None = 1.0,
-) -> Probe:
-    """A probe fitted on the residuals of labelled statements, one direction per layer.
-
-    Quality is measured on statements of clusters that the fit has not seen: in each of ``folds`` folds whole
-    clusters are held out; the interval is a percentile bootstrap over clusters.
-
-    Args:
-        residuals: statement x layer x d_model with coordinates ``label`` (1 moral, 0 immoral) and
-            ``cluster`` along ``statement``, and ``value`` where ratings are graded. For ``ccs`` a dimension
-            ``side`` of two comes beside them, and ``label`` may be absent.
-        kind: ``mean_difference`` (class means; Marks and Tegmark 2023, arXiv 2310.06824), ``logistic``
-            (scikit-learn, L2 on standardised features), ``lda`` (Ledoit-Wolf shrinkage, equal to
-            scikit-learn's), ``ridge`` (on ``value``) or ``ccs`` (pairs without labels; Burns et al. 2022,
-            arXiv 2212.03827; labels, where there, choose the sign). See :mod:`morality_lens.directions`.
-        folds: groups of clusters held out in turn.
-        draws: bootstrap draws of the interval.
-        seed: of the folds and of the bootstrap.
-        regularisation: C of ``logistic``; None chooses it by cross-validation inside the training clusters.
-
-    Returns:
-        The probe. Without both labels the unit is the distance between the means of the upper and the lower
-        half: of the ratings (``ridge``), or of the projections themselves (``ccs``, whose sign is then not
-        known).
-
-    Raises:
-        ValueError: a label is missing or not 0 or 1, a class is absent, residuals are not finite, ratings
-            are absent, or there are fewer than two clusters in a class.
-    """
-    chosen = check_kind(kind)
-    cases = check_cases(residuals, chosen)
-    fold, weights = np.zeros(len(cases.clusters), np.int64), np.ones((1, 1))
-    if cases.classes is not None:
-        folds = check_folds(cases.classes, cases.clusters, folds)
-        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-        for number, (_, test) in enumerate(splitter.split(cases.classes, cases.classes, cases.clusters)):
-            fold[test] = number
-        weights = np.concatenate([np.ones((1, folds)), 1 - np.eye(folds)])  # all folds, then all but each
-    layers = residuals["layer"].values
-    size = 8 * int(np.prod([n for d, n in cases.residuals.sizes.items() if d != "layer"]))
-    blocks = np.array_split(np.arange(len(layers)), min(len(layers), -(-len(layers) * size // BLOCK)))
-    parts = [
-        _fit_block(cases.residuals.isel(layer=block), cases, chosen, fold, weights, regularisation)
-        for block in blocks
-    ]
-    direction, intercept, gap, held_out = (np.concatenate(each) for each in zip(*parts, strict=True))
-    coords = {"layer": layers}
-    return Probe(
-        kind=chosen,
-        direction=xr.DataArray(direction, dims=("layer", "d_model"), coords=coords),
-        intercept=xr.DataArray(intercept, dims="layer", coords=coords),
-        quality=xr.Dataset(
-            {
-                **{name: ("layer", v) for name, v in _quality(held_out, cases, draws, seed).items()},
-                "gap": ("layer", gap),
-            },
-            coords=coords,
-        ),
-        training={
-            "source": "statements",
-            "n": len(cases.clusters),
-            **({"n_moral": int(cases.classes.sum())} if cases.labelled and cases.classes is not None else {}),
-            "n_clusters": len(set(cases.clusters)),
-            "folds": folds if cases.classes is not None else 0,
-            "seed": seed,
-            "units": UNITS if cases.labelled else "gap between upper and lower half",
-            "oriented": cases.classes is not None,
-            "demeaned": False,
-            "conditions": [],
-            "items": [],
-            "model_fingerprint": str(residuals.attrs.get("model_fingerprint", "")),
-            "statements_sha256": str(residuals.attrs.get("statements_sha256", "")),
-            "read": str(residuals.attrs.get("read", "")),
-        },
-    )
-
-
-def _fit_block(
-    residuals: xr.DataArray,
-    cases: Cases,
-    kind: Kind,
-    fold: Int[np.ndarray, " case"],
-    weights: Float[np.ndarray, "fit group"],
-    regularisation: float | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Direction, intercept, raw gap and held-out scores (none without classes) of some layers."""
-    fitted, applied, middle = as_features(residuals)
-    _, member = np.unique(cases.clusters, return_inverse=True)
-    raw = raw_directions(
-        kind,
-        fitted,
-        cases.targets,
-        member,
-        groups=fold,
-        weights=weights,
-        regularisation=regularisation,
-    )
-    largest = np.abs(applied).max((1, 2))
-    if cases.classes is None:  # the two halves that the direction tells apart stand for the classes
-        scores = np.einsum("lnd,ld->ln", applied, raw[0])
-        above = (scores > scores.mean(1, keepdims=True)).astype(np.int64)
-        stacked = [
-            np.stack([applied[i, a == c].mean(0) if (a == c).any() else applied[i, 0] for c in (0, 1)])
-            for i, a in enumerate(above)
-        ]
-        means = rearrange(np.array(stacked), "l c d -> 1 c l d")
-        centres = middle.mean(1)[None]
-    else:
-        means = class_means(*class_sums(applied, cases.classes, fold), weights)
-        centres = class_means(*class_sums(middle, cases.classes, fold), weights).mean(1)
-    directions, gaps = in_gaps(raw, means, largest)
-    held_out = np.zeros((len(applied), len(fold)))
-    for number, direction in enumerate(directions[1:]):
-        test = fold == number
-        scores = np.einsum("lnd,ld->ln", applied[:, test], direction)
-        held_out[:, test] = scores - (means[number + 1].mean(0) * direction).sum(-1)[:, None]
-    length = np.linalg.norm(raw[0], axis=-1)
-    distance = np.abs(gaps[0]) / np.where(length > 0, length, 1.0)
-    return directions[0], -(centres[0] * directions[0]).sum(-1), distance, held_out
-
-
-def _quality(
-    held_out: Float[np.ndarray, "layer case"], cases: Cases, draws: int, seed: int
-) -> dict[str, np.ndarray]:
-    found = {name: np.full(len(held_out), np.nan) for name in ("auroc", "auroc_low", "auroc_high")}
-    if cases.classes is not None and cases.labelled:
-        told = quality.auroc(held_out, cases.classes, cases.clusters, draws=draws, seed=seed)
-        found = dict(zip(found, told, strict=True))
-    if cases.classes is not None and graded(cases.values):
-        known = np.isfinite(cases.values)
-        ranked = quality.spearman(
-            held_out[:, known], cases.values[known], cases.clusters[known], draws=draws, seed=seed
-        )
-        found |= dict(zip(("spearman", "spearman_low", "spearman_high"), ranked, strict=True))
-    return found
 
 
 def _dot_by_site(at_layer: xr.DataArray, direction: Float[np.ndarray, " d_model"]) -> np.ndarray:

@@ -9,9 +9,9 @@ import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM
 
-from morality_lens.items import Statement
-from morality_lens.model import fingerprint, record_of
-from morality_lens.reading import read_statements
+from morality_lens.items.kinds import Statement
+from morality_lens.models.loading import fingerprint, record_of
+from morality_lens.probes.statements import read_statements
 
 
 def random_twin_residuals(
@@ -32,7 +32,7 @@ def random_twin_residuals(
         model: from ``load_model``.
         statements: labelled statements.
         seeds: one twin for each.
-        read: as in :func:`morality_lens.reading.read_statements`.
+        read: as in :func:`morality_lens.probes.read_statements`.
 
     Returns:
         seed x statement x layer x d_model, with the coordinates of ``read_statements``.

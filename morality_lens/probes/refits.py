@@ -7,11 +7,11 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from morality_lens.cases import Cases, as_features, check_cases, check_folds, check_kind
-from morality_lens.directions import Kind, raw_directions
-from morality_lens.layerwise import Directions, class_means, class_sums, in_gaps
-from morality_lens.probes import Probe
-from morality_lens.store import Run
+from morality_lens.probes.closed_form import Directions, class_means, class_sums, in_gaps
+from morality_lens.probes.estimators import Kind, raw_directions
+from morality_lens.probes.probe import Probe
+from morality_lens.probes.training_data import Cases, as_features, check_cases, check_folds, check_kind
+from morality_lens.runs.run import Run
 
 
 def refit_directions(
@@ -25,7 +25,7 @@ def refit_directions(
     ``mean_difference`` all refits of a layer are one product of the drawn weights and the clusters' sums.
 
     Args:
-        residuals: labelled statements as :func:`morality_lens.probes.fit_directions` takes them.
+        residuals: labelled statements as :func:`morality_lens.probes.fitting.fit_directions` takes them.
         draws: refits; one that lacks a class is drawn again.
         kind: any kind of direction but ``ccs``.
         seed: of the draws.
@@ -34,7 +34,7 @@ def refit_directions(
         probe_draw x layer x d_model; zero at a layer where the classes do not differ.
 
     Raises:
-        ValueError: as :func:`morality_lens.probes.fit_directions`; no draws; or the kind is ``ccs``.
+        ValueError: as :func:`morality_lens.probes.fitting.fit_directions`; no draws; or the kind is ``ccs``.
     """
     chosen = check_kind(kind)
     if chosen == "ccs":
@@ -68,12 +68,12 @@ def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 
     A layer at which the classes do not differ has no direction and NaN.
 
     Args:
-        residuals: labelled statements as :func:`morality_lens.probes.fit_directions` takes them.
+        residuals: labelled statements as :func:`morality_lens.probes.fitting.fit_directions` takes them.
         splits: random halvings; one that leaves a half without a class is drawn again.
         seed: of the halvings.
 
     Raises:
-        ValueError: as :func:`morality_lens.probes.fit_directions`, or no splits.
+        ValueError: as :func:`morality_lens.probes.fitting.fit_directions`, or no splits.
     """
     if splits < 1:
         raise ValueError(f"split_half_cosine needs one or more splits; got {splits}.")

@@ -1,27 +1,22 @@
-"""Read statements and transcripts through a model once: for probes, and for coloured transcripts."""
+"""Statements read through a model once, for probes."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens import decoding, dialogues, rendering
-from morality_lens.items import Statement, items_hash
-from morality_lens.model import record_of
-from morality_lens.probes import UNITS, Probe
-from morality_lens.rendering import Transcript
-from morality_lens.store import Run
-from morality_lens.transcripts import TokenView, token_view
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Transcript
+from morality_lens.dialogues.turns import statement_turn
+from morality_lens.items.kinds import Statement, items_hash
+from morality_lens.models import decoding
+from morality_lens.models.loading import record_of
 
 ROWS = 64
 """Statements read together."""
-STRETCH = 64
-"""Tokens of a transcript read together."""
 
 
 def read_statements(
@@ -48,7 +43,7 @@ def read_statements(
             f"read_statements needs statements with unique ids; got {len(statements)} statements."
         )
     begun = [
-        rendering.append_turn(record.renderer, Transcript(), dialogues.statement_turn(s.text), round=0)
+        rendering.append_turn(record.renderer, Transcript(), statement_turn(s.text), round=0)
         for s in statements
     ]
     spans = [t.spans[-1] for t in begun]
@@ -120,54 +115,3 @@ def read_pairs(
     pairs = xr.concat(sides, "side", coords="minimal", compat="override", combine_attrs="override")
     pairs = pairs.assign_coords(side=[0, 1]).transpose("statement", "side", "layer", "d_model")
     return pairs.assign_attrs(statements_sha256=items_hash(statements), endings=list(endings))
-
-
-def read_transcripts(
-    model: TransformerBridge, run: Run, probe: Probe, *, rows: pd.DataFrame | None = None
-) -> tuple[TokenView, ...]:
-    """Dialogues of a run with every token's projection at every layer, read once more.
-
-    Args:
-        model: the run's model.
-        run: a run.
-        probe: fitted on the same model.
-        rows: the rows of ``run.transcripts`` to read; None reads those of one item.
-
-    Raises:
-        ValueError: the model is not the run's or not the probe's.
-    """
-    record = record_of(model)
-    for who, print_ in (
-        ("run", run.manifest["study"]["model"]["fingerprint"]),
-        ("probe", probe.training["model_fingerprint"]),
-    ):
-        if print_ != record.fingerprint:
-            raise ValueError(
-                f"the {who} was made with another model (weights {print_[:12]}, this one has "
-                f"{record.fingerprint[:12]}); load that one."
-            )
-    table = sample_dialogues(run, items=1) if rows is None else rows
-    directions = torch.tensor(probe.direction.values, dtype=torch.float64)
-    views = []
-    for _, row in table.iterrows():
-        ids = [int(t) for t in row["token_ids"]]
-        stretch = STRETCH if record.lm.cached else len(ids)
-        batch, parts = decoding.start(record.lm, 1), []
-        for first in range(0, len(ids), stretch):
-            part = ids[first : first + stretch]
-            every = torch.eye(len(part), device=record.lm.device)[None]
-            _, reads = decoding.feed(record.lm, batch, [part], every)
-            assert reads is not None  # weights were given
-            parts.append(torch.einsum("pld,ld->lp", reads[0].double().cpu(), directions))
-        values = torch.cat(parts, dim=1).numpy() + probe.intercept.values[:, None]
-        views.append(
-            token_view(row, layers=probe.direction["layer"].values.tolist(), values=values, units=UNITS)
-        )
-    return tuple(views)
-
-
-def sample_dialogues(run: Run, *, items: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Rows of ``run.transcripts`` to look at: all conditions of a few items drawn with a seed."""
-    names = list(dict.fromkeys(run.transcripts["item"]))
-    ranked = sorted(names, key=lambda n: hashlib.sha256(f"{seed}|{n}".encode()).digest())
-    return run.transcripts.loc[run.transcripts["item"].isin(ranked[:items])]

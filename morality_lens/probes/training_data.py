@@ -8,8 +8,8 @@ import xarray as xr
 from einops import rearrange
 from jaxtyping import Float
 
-from morality_lens.directions import Kind
-from morality_lens.layerwise import Features, Labels
+from morality_lens.probes.closed_form import Features, Labels
+from morality_lens.probes.estimators import Kind
 
 
 def check_kind(kind: str) -> Kind:

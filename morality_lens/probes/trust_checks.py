@@ -10,11 +10,11 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.stats import spearmanr, t
 
-from morality_lens import controls
-from morality_lens.card import COSINES, RULES, TrustCard, short, transfer_array
-from morality_lens.directions import Kind
-from morality_lens.quality import weighted_auroc
-from morality_lens.refits import split_half_cosine
+from morality_lens.probes import controls
+from morality_lens.probes.card import COSINES, RULES, TrustCard, short, transfer_array
+from morality_lens.probes.estimators import Kind
+from morality_lens.probes.quality import weighted_auroc
+from morality_lens.probes.refits import split_half_cosine
 
 SHUFFLES, CONTROL_TASKS, CONTROL_FOLDS = 19, 5, 5
 """How often labels are shuffled (19: a test at .05) and control tasks drawn, and the folds of those tasks."""

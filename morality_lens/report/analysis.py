@@ -11,17 +11,19 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens.behaviour import behaviour_cube, behaviour_table, reply_shares, too_many_unparsed
-from morality_lens.claims import claim_ladder
 from morality_lens.design import SITES
-from morality_lens.inside import inside_groups, kept_results
-from morality_lens.interactions import POPULATION, factorial_effects
-from morality_lens.odds import marginal_log_odds
-from morality_lens.probes import Probe
-from morality_lens.refits import project_means, run_cell_means
-from morality_lens.report import write_page
-from morality_lens.store import Run
-from morality_lens.transcripts import TokenView, token_view
+from morality_lens.interactions.caveats import POPULATION
+from morality_lens.interactions.claims import claim_ladder
+from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.odds import marginal_log_odds
+from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, reply_shares, too_many_unparsed
+from morality_lens.probes.probe import Probe
+from morality_lens.probes.refits import project_means, run_cell_means
+from morality_lens.report.page import write_page
+from morality_lens.report.sections import inside_groups
+from morality_lens.runs.results import kept_results
+from morality_lens.runs.run import Run
+from morality_lens.runs.token_view import TokenView, token_view
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,15 +15,16 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from morality_lens import plots, tables
-from morality_lens.claims import describe_claims
-from morality_lens.inside import Group
-from morality_lens.interactions import describe, negative_control
-from morality_lens.panels import alpha
-from morality_lens.probes import Probe
-from morality_lens.store import Run
-from morality_lens.transcripts import TokenView, json_for_script, transcript_html
-from morality_lens.verdicts import RULES, Verdict
+from morality_lens import plots
+from morality_lens.interactions.claims import describe_claims
+from morality_lens.interactions.describing import describe, negative_control
+from morality_lens.plots.style import alpha
+from morality_lens.plots.transcripts import json_for_script, transcript_html
+from morality_lens.probes.probe import Probe
+from morality_lens.report import tables
+from morality_lens.report.sections import Section
+from morality_lens.runs.run import Run
+from morality_lens.runs.token_view import TokenView
 
 
 def write_page(
@@ -40,9 +41,9 @@ def write_page(
     probe: Probe | None = None,
     transcripts: Sequence[TokenView] = (),
     refused: Sequence[str] = (),
-    inside: Sequence[Group] = (),
-    parts: Sequence[Group] = (),
-    verdicts: Sequence[Verdict] = (),
+    inside: Sequence[Section] = (),
+    parts: Sequence[Section] = (),
+    verdicts: Sequence[Mapping[str, Any]] = (),
     layer: int | None = None,
 ) -> Path:
     """The path of the report, which opens without network access.
@@ -65,7 +66,7 @@ def write_page(
         refused: what could not be answered and why, one sentence each.
         inside: what was found inside the model, from ``inside_groups``.
         parts: further parts of a whole study.
-        verdicts: what the study says of its claims; they come first.
+        verdicts: what a study says of its claims, from ``verdict_entry``; they come first.
         layer: the layer shown where a figure or a table needs one; None: the layer with the highest
             held-out AUROC, or the last one without a probe. Never chosen by the size of an effect.
 
@@ -97,7 +98,7 @@ def write_page(
         "layer_note": why,
         "inside": [_group(group, "inside") for group in inside],
         "parts": [_group(group, "part") for group in parts],
-        "verdicts": [_verdict(verdict, parts) for verdict in verdicts],
+        "verdicts": list(verdicts),
         "tables": tables.cell_means(effects, behaviour, shown)
         + tables.two_scales(behaviour_effects, behaviour_odds)
         + tables.reply_shares(replies),
@@ -119,32 +120,13 @@ def write_page(
     return _replace(Path(path), page)
 
 
-def _group(group: Group, prefix: str) -> dict[str, Any]:
+def _group(group: Section, prefix: str) -> dict[str, Any]:
     """A heading with its sentences, figures and tables, as the template takes them."""
     return {
         "title": group.title,
         "lines": group.lines,
         "figures": [_figure(f"{prefix}-{name}", fig, note) for name, fig, note in group.figures],
         "tables": group.tables,
-    }
-
-
-def _verdict(verdict: Verdict, parts: Sequence[Group]) -> dict[str, Any]:
-    """A claim with what the data say of it; its figure is linked where the report holds it."""
-    number = verdict.estimate
-    interval = f"{verdict.low:+.3f} to {verdict.high:+.3f}" if np.isfinite(number) else "none"
-    there = {name for group in parts for name, _, _ in group.figures}
-    return {
-        "number": verdict.number,
-        "claim": verdict.claim,
-        "verdict": verdict.verdict,
-        "measure": verdict.measure,
-        "estimate": f"{number:+.3f}" if np.isfinite(number) else "none",
-        "interval": interval,
-        "error_rate": verdict.error_rate or "nothing is claimed",
-        "why": verdict.why,
-        "rule": RULES[verdict.number],
-        "figure": f"part-{verdict.figure}" if verdict.figure in there else "",
     }
 
 
@@ -160,7 +142,7 @@ def _headless(line: str, name: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return files("morality_lens").joinpath(name).read_text(encoding="utf-8")
+    return files("morality_lens.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _replace(path: Path, text: str) -> Path:

@@ -1,42 +1,18 @@
-"""What was found inside the model, kept with a run, and its figures: attribution, patching, steering."""
+"""What was found inside the model as sections of the report: sentences and figures."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens import plots
-from morality_lens.causality import describe_mediation
-from morality_lens.component_effects import describe_components
-from morality_lens.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
-from morality_lens.store import Run
-
-FOLDER = "inside"
-RESULTS = (
-    "effects-component",
-    "effects-layer",
-    "effects-layer-and-segment",
-    "effects-head-and-segment",
-    "answer-component",
-    "answer-head-and-segment",
-    "patched-residual",
-    "patched-attention",
-    "patched-mlp",
-    "patched-head",
-    "steered",
-    "ablated-on",
-    "ablated-off",
-    "mediated",
-)
-"""What can be kept with a run."""
+from morality_lens.circuits.summaries import describe_mediation
+from morality_lens.interactions.by_component import describe_components
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class Section:
     """A heading with its sentences and figures.
 
     Attributes:
@@ -52,49 +28,7 @@ class Group:
     tables: tuple[dict[str, Any], ...] = ()
 
 
-def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
-    """Keep a result in the run's folder, so that a report needs no model; replaced whole.
-
-    Raises:
-        ValueError: a name that no result has.
-    """
-    if name not in RESULTS:
-        raise ValueError(f"results are kept as {', '.join(RESULTS)}; got {name!r}.")
-    return write_result(run.path / FOLDER, name, data)
-
-
-def write_result(folder: Path, name: str, data: xr.Dataset) -> Path:
-    """Write a result with all its attributes into a folder; its file is replaced whole."""
-    folder.mkdir(exist_ok=True)
-    plain = data.copy()
-    for one in (plain, *plain.variables.values()):
-        one.attrs = {"json": json.dumps(one.attrs, default=_plain)} if one.attrs else {}
-    return write_dataset(folder / f"{name}{SUFFIX}", plain)
-
-
-def kept_results(run: Run) -> dict[str, xr.Dataset]:
-    """What was kept of a run."""
-    found = {}
-    for name in RESULTS:
-        one = read_result(run.path / FOLDER, name)
-        if one is not None:
-            found[name] = one
-    return found
-
-
-def read_result(folder: Path, name: str) -> xr.Dataset | None:
-    """What :func:`write_result` wrote; None where there is no such result."""
-    file = find_dataset(folder, name)
-    if file is None:
-        return None
-    data = read_dataset(file)
-    for one in (data, *data.variables.values()):
-        if "json" in one.attrs:
-            one.attrs = json.loads(one.attrs["json"])
-    return data
-
-
-def inside_groups(kept: dict[str, xr.Dataset]) -> list[Group]:
+def inside_groups(kept: dict[str, xr.Dataset]) -> list[Section]:
     """Sentences and figures of what was kept, in reading order."""
     groups = [
         _attributed(kept, "effects", "What carries the effects on the projection"),
@@ -106,12 +40,12 @@ def inside_groups(kept: dict[str, xr.Dataset]) -> list[Group]:
         lines = tuple(describe_mediation(kept["mediated"]).splitlines())
         figure = ("mediation", plots.mediation(kept["mediated"]), "")
         groups.append(
-            Group(title="What the representation bears of an interaction", lines=lines, figures=(figure,))
+            Section(title="What the representation bears of an interaction", lines=lines, figures=(figure,))
         )
     return [group for group in groups if group is not None]
 
 
-def _attributed(kept: dict[str, xr.Dataset], which: str, title: str) -> Group | None:
+def _attributed(kept: dict[str, xr.Dataset], which: str, title: str) -> Section | None:
     found = {n.removeprefix(f"{which}-"): d for n, d in kept.items() if n.startswith(f"{which}-")}
     if not found:
         return None
@@ -140,10 +74,10 @@ def _attributed(kept: dict[str, xr.Dataset], which: str, title: str) -> Group | 
         f"The parts add up to the projection to within {float(finest.attrs['sum_error']):.0e}; every layer "
         f"up to {finest.attrs['layer']} is split."
     )
-    return Group(title=title, lines=tuple(lines), figures=tuple(figures))
+    return Section(title=title, lines=tuple(lines), figures=tuple(figures))
 
 
-def _patched(kept: dict[str, xr.Dataset]) -> Group | None:
+def _patched(kept: dict[str, xr.Dataset]) -> Section | None:
     figures = []
     if "patched-residual" in kept:
         one = kept["patched-residual"]
@@ -158,10 +92,10 @@ def _patched(kept: dict[str, xr.Dataset]) -> Group | None:
         "A share of 1 makes the target answer like the source. At the last layer's answer_start it is 1 by "
         "construction."
     )
-    return Group(title="Activation patching", lines=(line,), figures=tuple(figures))
+    return Section(title="Activation patching", lines=(line,), figures=tuple(figures))
 
 
-def _steered(kept: dict[str, xr.Dataset]) -> Group | None:
+def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
     figures = []
     if "steered" in kept:
         figures.append(("steered", plots.dose_response(kept["steered"]), ""))
@@ -173,12 +107,4 @@ def _steered(kept: dict[str, xr.Dataset]) -> Group | None:
     if not figures:
         return None
     line = "Random directions of equal length show what any change of that size does."
-    return Group(title="Steering and ablation", lines=(line,), figures=tuple(figures))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"a result's attribute of type {type(value).__name__} cannot be kept.")
+    return Section(title="Steering and ablation", lines=(line,), figures=tuple(figures))

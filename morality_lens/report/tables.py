@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from morality_lens.design import RESERVED
-from morality_lens.panels import cell_name, number, with_unit
+from morality_lens.plots.style import cell_name, number, with_unit
 
 LISTED = 12
 """Longest list of names that is shown whole."""

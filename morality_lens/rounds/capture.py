@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from morality_lens import rendering
 from morality_lens.design import Design
-from morality_lens.items import Item
-from morality_lens.model import ModelRecord
-from morality_lens.row import Row
+from morality_lens.dialogues import rendering
+from morality_lens.items.kinds import Item
+from morality_lens.models.loading import ModelRecord
+from morality_lens.rounds.row import Row
 
 
 class Capture:

@@ -10,11 +10,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from morality_lens import dialogues
 from morality_lens.design import Protocol
-from morality_lens.feedback import Asked, one_line
-from morality_lens.rows import read_jsonl
-from morality_lens.wording import Wording
+from morality_lens.dialogues.turns import critique_turn
+from morality_lens.dialogues.wording import Wording
+from morality_lens.items.files import read_jsonl
+from morality_lens.rounds.feedback import Asked, one_line
 
 try:
     import openai
@@ -25,6 +25,8 @@ except ModuleNotFoundError as error:
 
 KEY = "OPENAI_API_KEY"
 """The variable of the environment that holds the key."""
+
+
 RETRIES, TIMEOUT, AT_ONCE = 6, 60.0, 4
 """Attempts after the first (time-outs, rate limits and server errors; each waits longer, as the server asks),
 seconds until one is given up, and requests under way at a time."""
@@ -78,7 +80,7 @@ class Endpoint:
                 before is kept.
         """
         index = self.protocol.wording_index
-        turns = [dialogues.critique_turn(a.item, a.answer, self.wording, index).content for a in asked]
+        turns = [critique_turn(a.item, a.answer, self.wording, index).content for a in asked]
         new = list(dict.fromkeys(text for text in turns if self._key(text) not in self.said))
         if new:
             with ThreadPoolExecutor(AT_ONCE) as pool:

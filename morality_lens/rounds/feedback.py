@@ -1,24 +1,23 @@
 """Where feedback comes from: the model itself, another one, a judge who knows, or a file."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from morality_lens import decoding, dialogues, judges, rendering
-from morality_lens.behaviour import Judge
 from morality_lens.design import Protocol as StudyProtocol
-from morality_lens.items import Item
-from morality_lens.model import ModelRecord
-from morality_lens.rendering import Transcript
-from morality_lens.rows import read_rows, refuse_missing
-from morality_lens.wording import Wording, pick
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Transcript
+from morality_lens.dialogues.turns import critique_turn
+from morality_lens.dialogues.wording import Wording, pick
+from morality_lens.items.files import read_rows, refuse_missing
+from morality_lens.items.kinds import Item
+from morality_lens.judges.questions import judge_answers
+from morality_lens.judges.toxicity import Judge
+from morality_lens.models import decoding
+from morality_lens.models.decoding import uniforms
+from morality_lens.models.loading import ModelRecord
 
 NOTHING = "(nothing)"
 """Stands for an empty remark."""
@@ -47,15 +46,6 @@ class Source(Protocol):
         ...
 
 
-def uniforms(seed: int, keys: Sequence[str], limit: int, temperature: float) -> Tensor | None:
-    """A row's own random numbers, which do not depend on the rows beside it; None when greedy."""
-    if temperature == 0:
-        return None
-    seeds = [hashlib.sha256(f"{seed}|{key}".encode()).digest() for key in keys]
-    drawn = [np.random.default_rng(list(seed)).random(limit) for seed in seeds]
-    return torch.tensor(np.stack(drawn), dtype=torch.float64)
-
-
 def one_line(text: str) -> str:
     """The remark without line breaks; :data:`NOTHING` where it is empty."""
     return " ".join(text.split()) or NOTHING
@@ -81,7 +71,7 @@ class Critic:
     def _ask(self, asked: Sequence[Asked]) -> list[str]:
         renderer, lm, limit = self.record.renderer, self.record.lm, self.protocol.feedback_tokens
         index = self.protocol.wording_index
-        turns = [dialogues.critique_turn(a.item, a.answer, self.wording, index) for a in asked]
+        turns = [critique_turn(a.item, a.answer, self.wording, index) for a in asked]
         begun = [rendering.append_turn(renderer, Transcript(), turn, round=0) for turn in turns]
         prompts = [list(t.token_ids) for t in begun]
         longest = max(map(len, prompts)) + limit
@@ -141,7 +131,7 @@ class Oracle:
             raise ValueError(f"no reply to item {unknowable[0]!r} is right, so an oracle cannot judge it.")
         verdicts = [""] * len(asked)
         known = [i for i, a in enumerate(asked) if a.item.replies]
-        table = judges.judge_answers([asked[i].answer for i in known], [asked[i].item for i in known])
+        table = judge_answers([asked[i].answer for i in known], [asked[i].item for i in known])
         for i, row in zip(known, table.to_dict("records"), strict=True):
             if not row["parsed"]:
                 verdicts[i] = "unparsed"

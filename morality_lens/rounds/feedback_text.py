@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from morality_lens import feedback
 from morality_lens.design import Protocol
-from morality_lens.feedback import Asked, Source
-from morality_lens.model import ModelRecord
-from morality_lens.row import Row
-from morality_lens.script import Script
-from morality_lens.wording import pick
+from morality_lens.dialogues.script import Script
+from morality_lens.dialogues.wording import pick
+from morality_lens.models.loading import ModelRecord
+from morality_lens.rounds import feedback
+from morality_lens.rounds.feedback import Asked, Source
+from morality_lens.rounds.row import Row
 
 
 @dataclass(frozen=True, kw_only=True)

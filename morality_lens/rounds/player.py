@@ -10,18 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from morality_lens import decoding, rendering
-from morality_lens.capture import Capture, site_weights
 from morality_lens.design import Condition, Protocol
-from morality_lens.feedback import Source, uniforms
-from morality_lens.feedback_text import FeedbackPolicy, FeedbackText
-from morality_lens.items import Item
-from morality_lens.model import ModelRecord
-from morality_lens.play_tables import answer_table, transcript_table
-from morality_lens.row import Row, say
-from morality_lens.script import Exchange, Script, until_reply
-from morality_lens.store import PlayedBatch
-from morality_lens.wording import Wording
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.script import Exchange, Script, until_reply
+from morality_lens.dialogues.wording import Wording
+from morality_lens.items.kinds import Item
+from morality_lens.models import decoding
+from morality_lens.models.decoding import uniforms
+from morality_lens.models.loading import ModelRecord
+from morality_lens.rounds.capture import Capture, site_weights
+from morality_lens.rounds.feedback import Source
+from morality_lens.rounds.feedback_text import FeedbackPolicy, FeedbackText
+from morality_lens.rounds.row import Row, say
+from morality_lens.rounds.tables import answer_table, transcript_table
+from morality_lens.runs.writing import PlayedBatch
 
 
 @dataclass(kw_only=True, eq=False)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from morality_lens import rendering
 from morality_lens.design import Condition
-from morality_lens.items import Item
-from morality_lens.model import ModelRecord
-from morality_lens.rendering import Renderer, Transcript
-from morality_lens.script import Exchange
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Renderer, Transcript
+from morality_lens.dialogues.script import Exchange
+from morality_lens.items.kinds import Item
+from morality_lens.models.loading import ModelRecord
 
 
 @dataclass(kw_only=True, eq=False)

@@ -7,70 +7,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from morality_lens import decoding, rendering
-from morality_lens.design import Condition
-from morality_lens.dialogues import Turn
-from morality_lens.items import Item
-from morality_lens.model import ModelRecord
-from morality_lens.probes import Probe
-from morality_lens.rendering import Transcript
-from morality_lens.script import Script
-from morality_lens.store import Run
-from morality_lens.wording import Wording, load_wording
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Transcript
+from morality_lens.dialogues.turns import Turn
+from morality_lens.models import decoding
+from morality_lens.models.loading import ModelRecord
+from morality_lens.probes.probe import Probe
 
 ROWS = 64
 """Questions put side by side."""
-
-
-def wording_of(run: Run, path: str | None = None) -> Wording:
-    """The words that a run was played in.
-
-    Args:
-        run: a run.
-        path: its wording's file; None is the package's own.
-
-    Raises:
-        ValueError: they are others.
-    """
-    wording, said = load_wording(path), run.manifest["study"]["wording"]
-    if wording.hash_of(run.task) != said["sha256"]:
-        raise ValueError(
-            f"the run was played in the wording {said['name']!r}, and this is {wording.name!r} with other "
-            "words; give the path of the file it was played with as wording."
-        )
-    return wording
-
-
-def dialogue_after(
-    record: ModelRecord, run: Run, item: Item, condition: Condition, wording: Wording
-) -> list[Transcript]:
-    """One dialogue of a run as it stood after each round's answer, said once more from what was stored.
-
-    Raises:
-        ValueError: what was stored is not what this model's template makes of these words.
-    """
-    script = Script(design=run.design, wording=wording, index=run.wording_index)
-    answers = run.select(run.answers, item.id, condition).sort_values("round").to_dict("records")
-    stored = run.select(run.transcripts, item.id, condition).sort_values("round").to_dict("records")
-    whole = {int(row["round"]): row for row in stored}
-    append = rendering.append_turn if record.prefix_reuse else rendering.rerender
-    renderer, transcript, found = record.renderer, Transcript(), []
-    for number, answer in enumerate(answers):
-        row = whole[number] if number in whole else stored[-1]
-        for exchange in script.round(item, condition, number, answer["feedback_text"] or None):
-            transcript = append(renderer, transcript, *exchange.turns, round=number)
-            # In rewritten history a later dialogue may lack an earlier reply, but its own round's is there.
-            span = [s for s in row["spans"] if s["name"] == exchange.reply and int(s["round"]) == number][-1]
-            words = [int(t) for t in row["token_ids"][span["start"] : span["stop"]]]
-            transcript = rendering.append_reply(renderer, transcript, words, exchange.reply, round=number)
-        found.append(transcript)
-    kept = tuple(int(t) for t in stored[-1]["token_ids"])
-    if found[-1].token_ids != kept:
-        raise ValueError(
-            f"the stored dialogue of item {item.id} under {condition.label} is not what this model's "
-            "template makes of its words; load the model with the template that the run was played with."
-        )
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

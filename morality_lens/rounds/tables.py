@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from morality_lens import judges, rendering
 from morality_lens.design import Design
-from morality_lens.items import Item
-from morality_lens.rendering import Renderer
-from morality_lens.row import Row
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Renderer
+from morality_lens.items.kinds import Item
+from morality_lens.judges.questions import judge_answers
+from morality_lens.rounds.row import Row
 
 
 def answer_table(rows: Sequence[dict[str, Any]], items: Sequence[Item], design: Design) -> pd.DataFrame:
@@ -28,7 +29,7 @@ def answer_table(rows: Sequence[dict[str, Any]], items: Sequence[Item], design: 
     coords = pd.DataFrame([design.conditions[cell].coords for cell in table.pop("cell").tolist()])
     table = pd.concat([coords, table], axis=1)
     table.insert(0, "item", [item.id for item in asked])
-    return pd.concat([table, judges.judge_answers(table["text"].tolist(), asked)], axis=1)
+    return pd.concat([table, judge_answers(table["text"].tolist(), asked)], axis=1)
 
 
 def transcript_table(renderer: Renderer, rows: Sequence[Row]) -> pd.DataFrame:

@@ -7,8 +7,8 @@ import pandas as pd
 from jaxtyping import Int
 
 from morality_lens.design import Condition
-from morality_lens.rereading import Passage, passages
-from morality_lens.store import Run
+from morality_lens.runs.passages import Passage, passages
+from morality_lens.runs.run import Run
 
 SINGLE = ("answer_start", "answer_end")
 """Places of one token, which correspond whatever stands around them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from morality_lens.design import SITES, Condition
-from morality_lens.store import Run
+from morality_lens.runs.run import Run
 
 FIRST = "first token"
 """The segment of a dialogue's first token, on which attention often rests when it has nothing to read."""

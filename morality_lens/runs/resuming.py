@@ -8,8 +8,8 @@ from typing import Any
 import xarray as xr
 from tqdm.auto import tqdm
 
-from morality_lens.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
-from morality_lens.store import write_json
+from morality_lens.items.files import write_json
+from morality_lens.runs.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
 
 
 def in_parts(

@@ -6,31 +6,25 @@ from pathlib import Path
 
 import xarray as xr
 
-from morality_lens import study_parts as parts
-from morality_lens.analysis import Analysis, analyze, kept_transcripts
-from morality_lens.behaviour import behaviour_cube
-from morality_lens.crossed import effects_over_wordings
-from morality_lens.detection import signal_detection
-from morality_lens.inside import Group, inside_groups, kept_results
-from morality_lens.interactions import factorial_effects
-from morality_lens.items import Question, items_from_jsonl
-from morality_lens.probes import Probe, load_probe
-from morality_lens.report import write_page
-from morality_lens.robustness import evidence_shares, follow_cube
-from morality_lens.shifts import round_shifts
-from morality_lens.store import Run, write_json
-from morality_lens.study_folder import (
-    PLACEBO,
-    PROMPTS,
-    QUESTIONS,
-    StudyFolder,
-    all_tasks,
-    chances_or_choices,
-    pooled_tasks,
-    reading_layers,
-    stable_layers,
-)
-from morality_lens.verdicts import (
+from morality_lens.experiments.detection import signal_detection
+from morality_lens.experiments.robustness import evidence_shares, follow_cube
+from morality_lens.experiments.shifts import round_shifts
+from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.wordings import effects_over_wordings
+from morality_lens.items.files import write_json
+from morality_lens.items.kinds import Question, items_from_jsonl
+from morality_lens.judges.outcomes import behaviour_cube
+from morality_lens.probes.layers import reading_layers
+from morality_lens.probes.probe import Probe, load_probe
+from morality_lens.report.analysis import Analysis, analyze, kept_transcripts
+from morality_lens.report.page import write_page
+from morality_lens.report.sections import Section, inside_groups
+from morality_lens.runs.results import kept_results
+from morality_lens.runs.run import Run
+from morality_lens.studies import sections
+from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS, StudyFolder
+from morality_lens.studies.tasks import all_tasks, chances_or_choices, pooled_tasks, stable_layers
+from morality_lens.studies.verdicts import (
     Task,
     Verdict,
     corrects_but_cannot_tell,
@@ -56,7 +50,7 @@ class StudyAnalysis:
 
     main: Analysis
     verdicts: tuple[Verdict, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[Section, ...]
     refused: tuple[str, ...]
     layer: int | None
 
@@ -131,7 +125,7 @@ def write_study_report(folder: str | Path, *, analysis: StudyAnalysis | None = N
         refused=done.refused,
         inside=inside_groups(kept_results(study.main)),
         parts=done.groups,
-        verdicts=done.verdicts,
+        verdicts=[sections.verdict_entry(verdict, done.groups) for verdict in done.verdicts],
     )
 
 
@@ -177,16 +171,16 @@ def _groups(
     told: dict[tuple[str, str], xr.Dataset],
     evidence: xr.Dataset | None,
     layers: list[int],
-) -> tuple[Group, ...]:
+) -> tuple[Section, ...]:
     layer = layers[0] if layers else None
     attempt, questions, prompts = study.attempt, study.questions, study.prompts
     effects = main.effects
-    made: list[Group | None] = [
-        attempt("Methods and tasks", lambda: parts.tasks_part(tasks) if tasks else None),
+    made: list[Section | None] = [
+        attempt("Methods and tasks", lambda: sections.tasks_part(tasks) if tasks else None),
         attempt(
             "Interactions inside the model",
             lambda: (
-                parts.interactions_part(effects, seen)
+                sections.interactions_part(effects, seen)
                 if effects is not None and (seen := [n for n in layers if n in effects["layer"].values])
                 else None
             ),
@@ -195,13 +189,13 @@ def _groups(
         attempt(
             "Weak evidence",
             lambda: (
-                parts.evidence_part(evidence_shares(evidence), evidence, layer)
+                sections.evidence_part(evidence_shares(evidence), evidence, layer)
                 if evidence is not None
                 else None
             ),
         ),
         attempt(
-            "Detoxification", lambda: parts.detox_part(prompts, study.runs("sample")) if prompts else None
+            "Detoxification", lambda: sections.detox_part(prompts, study.runs("sample")) if prompts else None
         ),
         attempt("Several wordings", lambda: _wordings(study, layer)),
         attempt("Placebos", lambda: _placebo(study, layer)),
@@ -212,13 +206,13 @@ def _groups(
         made += [
             attempt(
                 "From round to round: questions",
-                lambda: parts.dynamics_part(
+                lambda: sections.dynamics_part(
                     QUESTIONS,
                     behaviour_cube(questions, "correct"),
-                    parts.need(chances_or_choices(study, questions)),
+                    sections.need(chances_or_choices(study, questions)),
                 ),
             ),
-            attempt("Judges of questions", lambda: parts.judged_part(questions, _asked(questions))),
+            attempt("Judges of questions", lambda: sections.judged_part(questions, _asked(questions))),
         ]
     if prompts is not None:
         scores = attempt(
@@ -226,7 +220,9 @@ def _groups(
         )
         if scores is not None:
             made.append(
-                attempt("From round to round: prompts", lambda: parts.dynamics_part(PROMPTS, scores, scores))
+                attempt(
+                    "From round to round: prompts", lambda: sections.dynamics_part(PROMPTS, scores, scores)
+                )
             )
     return tuple(group for group in made if group is not None)
 
@@ -235,7 +231,7 @@ def _asked(run: Run) -> list[Question]:
     return [q for q in items_from_jsonl(run.path / "items.jsonl") if isinstance(q, Question)]
 
 
-def _telling(study: StudyFolder, told: dict[tuple[str, str], xr.Dataset]) -> Group | None:
+def _telling(study: StudyFolder, told: dict[tuple[str, str], xr.Dataset]) -> Section | None:
     found, left, greedy = dict(told), {}, {}
     for task in (QUESTIONS, PROMPTS):
         one, run = study.result(f"pairs-{task}"), study.run(task)
@@ -243,7 +239,7 @@ def _telling(study: StudyFolder, told: dict[tuple[str, str], xr.Dataset]) -> Gro
             continue
         without = len(run.items) - one.sizes["item"]
         left[task] = f"{without} of {len(run.items)} items had no dialogue with a good and a bad output."
-        greedy |= {(task, h): line for h, line in parts.greedy_line(one).items()}
+        greedy |= {(task, h): line for h, line in sections.greedy_line(one).items()}
     groups = study.result("groups")
     if groups is not None:
         for history in groups["history"].values:
@@ -261,7 +257,7 @@ def _telling(study: StudyFolder, told: dict[tuple[str, str], xr.Dataset]) -> Gro
             )
             + " of the probability; accuracy is between the two groups."
         )
-    return parts.telling_part(found, left, greedy) if found else None
+    return sections.telling_part(found, left, greedy) if found else None
 
 
 def _last_projection(run: Run, probe: Probe, layer: int) -> xr.DataArray:
@@ -270,7 +266,7 @@ def _last_projection(run: Run, probe: Probe, layer: int) -> xr.DataArray:
     return kept.drop_vars("split_half", errors="ignore")
 
 
-def _wordings(study: StudyFolder, layer: int | None) -> Group | None:
+def _wordings(study: StudyFolder, layer: int | None) -> Section | None:
     runs = study.runs("wording")
     if not runs:
         return None
@@ -288,10 +284,10 @@ def _wordings(study: StudyFolder, layer: int | None) -> Group | None:
             wording=names
         )
         found[f"projection, layer {layer}, last round"] = effects_over_wordings(cube)
-    return parts.wordings_part(found) if found else None
+    return sections.wordings_part(found) if found else None
 
 
-def _placebo(study: StudyFolder, layer: int | None) -> Group | None:
+def _placebo(study: StudyFolder, layer: int | None) -> Section | None:
     run = study.run(PLACEBO)
     if run is None:
         return None
@@ -311,10 +307,10 @@ def _placebo(study: StudyFolder, layer: int | None) -> Group | None:
         }
         for name, one in outcomes.items()
     }
-    return parts.placebo_part(found) if found else None
+    return sections.placebo_part(found) if found else None
 
 
-def _masked(study: StudyFolder, layer: int | None) -> Group | None:
+def _masked(study: StudyFolder, layer: int | None) -> Section | None:
     masked = study.result("masked")
     if masked is None or study.probe is None or layer is None or study.questions is None:
         return None
@@ -331,10 +327,10 @@ def _masked(study: StudyFolder, layer: int | None) -> Group | None:
     if file.is_file():
         other = load_probe(file)
         found["probe without the words"] = effects(_last_projection(study.questions, other, layer))
-    return parts.masked_part(found)
+    return sections.masked_part(found)
 
 
-def _shifts(study: StudyFolder, layer: int | None) -> Group | None:
+def _shifts(study: StudyFolder, layer: int | None) -> Section | None:
     if study.probe is None or layer is None:
         return None
-    return parts.shifts_part(round_shifts(study.main, study.probe, layer=layer))
+    return sections.shifts_part(round_shifts(study.main, study.probe, layer=layer))

@@ -8,20 +8,30 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens import plots, tables
-from morality_lens.behaviour import behaviour_cube, behaviour_table, judges_agree
-from morality_lens.crossed import describe_wordings
-from morality_lens.cube import factors_of
-from morality_lens.detection import describe_detection
-from morality_lens.dynamics import expected_maximum, half_life, round_dynamics
-from morality_lens.inside import Group
-from morality_lens.judges import bias_scores, join_questions, unparsed
-from morality_lens.plots import Row
-from morality_lens.robustness import describe_evidence, dose_response
-from morality_lens.shifts import describe_shifts
-from morality_lens.store import Run
-from morality_lens.study_plots import cell_labels
-from morality_lens.verdicts import FOLLOWED, GAIN, GAINS, RELIABLE, Task, gains, method_means
+from morality_lens import plots
+from morality_lens.experiments.detection import describe_detection
+from morality_lens.experiments.dynamics import expected_maximum, half_life, round_dynamics
+from morality_lens.experiments.robustness import describe_evidence, dose_response
+from morality_lens.experiments.shifts import describe_shifts
+from morality_lens.interactions.cube import factors_of
+from morality_lens.interactions.wordings import describe_wordings
+from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, judges_agree
+from morality_lens.judges.questions import bias_scores, join_questions, unparsed
+from morality_lens.plots.study import Row, cell_labels
+from morality_lens.report import tables
+from morality_lens.report.sections import Section
+from morality_lens.runs.run import Run
+from morality_lens.studies.verdicts import (
+    FOLLOWED,
+    GAIN,
+    GAINS,
+    RELIABLE,
+    RULES,
+    Task,
+    Verdict,
+    gains,
+    method_means,
+)
 
 POINTWISE = "95 % intervals by clusters, pointwise"
 
@@ -62,7 +72,7 @@ def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[Row
     ]
 
 
-def tasks_part(tasks: Sequence[Task]) -> Group:
+def tasks_part(tasks: Sequence[Task]) -> Section:
     """Every method on every task, and what feedback and chain of thought add (claims 1 and 2)."""
     means = [
         Row(label=name, group=task.name, estimate=one.estimate, low=one.low, high=one.high)
@@ -106,10 +116,10 @@ def tasks_part(tasks: Sequence[Task]) -> Group:
         ),
     )
     lines = tuple(f"{t.name}: {t.last.sizes['item']} items, measured as {t.unit}." for t in tasks)
-    return Group(title="Methods and tasks", lines=lines, figures=figures)
+    return Section(title="Methods and tasks", lines=lines, figures=figures)
 
 
-def interactions_part(effects: xr.Dataset, layers: Sequence[int]) -> Group:
+def interactions_part(effects: xr.Dataset, layers: Sequence[int]) -> Section:
     """Effects on the projection in the last round at the layers where it reads morality best (claim 3)."""
     here = effects.sel(site="answer_start").isel(round=-1)
     rows = [row for layer in layers for row in rows_of(here.sel(layer=layer), f"layer {layer}")]
@@ -126,14 +136,14 @@ def interactions_part(effects: xr.Dataset, layers: Sequence[int]) -> Group:
         f"The layers {', '.join(map(str, layers))} are those whose held-out AUROC cannot be told from the "
         "best one's; they are chosen before any effect is looked at."
     )
-    return Group(title="Interactions inside the model", lines=(line,), figures=(("claim-3", fig, ""),))
+    return Section(title="Interactions inside the model", lines=(line,), figures=(("claim-3", fig, ""),))
 
 
 def telling_part(
     found: Mapping[tuple[str, str], xr.Dataset],
     left: Mapping[str, str],
     greedy: Mapping[tuple[str, str], str],
-) -> Group:
+) -> Section:
     """Telling outputs apart and naming groups, by task and history (claim 4).
 
     Args:
@@ -175,12 +185,12 @@ def telling_part(
         [{"task": task, "history": h, "greedy replies": said} for (task, h), said in greedy.items()],
         "Greedy replies",
     )
-    return Group(
+    return Section(
         title="Self-distinguish", lines=tuple(lines), figures=(("claim-4", fig, ""),), tables=(table,)
     )
 
 
-def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) -> Group:
+def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) -> Section:
     """Weak evidence by condition and round (claim 5), with the projections beside it."""
     rounds = shares["round"].values.tolist()
     names = ["claim-5" if n == rounds[-1] else f"evidence-{n}" for n in rounds]
@@ -207,10 +217,10 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
         moved = answers["projection"].sel(layer=layer).isel(strength=-1).mean(("item", "version"))
         frame = moved.to_dataframe().reset_index().loc[:, [*factors_of(moved), "round", "projection"]]
         shown.append(table_of(frame, f"Projection where the answer to weak evidence begins, layer {layer}"))
-    return Group(title="Weak evidence", lines=tuple(lines), figures=tuple(figures), tables=tuple(shown))
+    return Section(title="Weak evidence", lines=tuple(lines), figures=tuple(figures), tables=tuple(shown))
 
 
-def detox_part(run: Run, samples: Sequence[Run]) -> Group:
+def detox_part(run: Run, samples: Sequence[Run]) -> Section:
     """Toxicity of completions over rounds, and of several samples."""
     cube = behaviour_cube(run, "score")
     table = behaviour_table(cube, unparsed=behaviour_cube(run, "unparsed"))
@@ -247,10 +257,10 @@ def detox_part(run: Run, samples: Sequence[Run]) -> Group:
             unit="toxicity, or share of prompts",
         )
         figures.append(("samples", fig, "any toxic: the share of prompts with a toxic sample."))
-    return Group(title="Detoxification", lines=tuple(lines), figures=tuple(figures), tables=tuple(shown))
+    return Section(title="Detoxification", lines=tuple(lines), figures=tuple(figures), tables=tuple(shown))
 
 
-def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Group:
+def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Section:
     """Flips, convergence and half-life of a task.
 
     Args:
@@ -280,7 +290,7 @@ def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Group
         "dialogue undo "
         "an earlier one."
     )
-    return Group(
+    return Section(
         title=f"From round to round: {title}",
         lines=(line,),
         tables=(table_of(rows, "Changes per dialogue, share settled, half-life in rounds"),),
@@ -293,7 +303,7 @@ def _half_life(one: xr.Dataset) -> str:
     return f"{float(one['rounds']):.2f} [{float(one['low']):.2f}, {float(one['high']):.2f}]"
 
 
-def wordings_part(found: Mapping[str, xr.Dataset]) -> Group:
+def wordings_part(found: Mapping[str, xr.Dataset]) -> Section:
     """Effects over wordings, by outcome."""
     lines, figures = [], []
     for number, (outcome, one) in enumerate(found.items()):
@@ -310,10 +320,10 @@ def wordings_part(found: Mapping[str, xr.Dataset]) -> Group:
             trust=str(one.attrs.get("trust", "")),
         )
         figures.append((f"wordings-{number}", fig, ""))
-    return Group(title="Several wordings", lines=tuple(lines), figures=tuple(figures))
+    return Section(title="Several wordings", lines=tuple(lines), figures=tuple(figures))
 
 
-def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Group:
+def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Section:
     """What the components say (on - placebo) and what any words in their place do (placebo - off)."""
     figures = []
     for number, (outcome, by) in enumerate(found.items()):
@@ -335,10 +345,10 @@ def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Group:
         "A component whose total effect is its content works by what it says; one whose total effect is its "
         "format, by being there."
     )
-    return Group(title="Placebos", lines=(line,), figures=tuple(figures))
+    return Section(title="Placebos", lines=(line,), figures=tuple(figures))
 
 
-def masked_part(found: Mapping[str, xr.Dataset]) -> Group:
+def masked_part(found: Mapping[str, xr.Dataset]) -> Section:
     """Effects on the projection as it was, with the components' words masked, and by a probe without them."""
     rows = [row for which, one in found.items() for row in rows_of(one, which)]
     first = next(iter(found.values()))
@@ -356,19 +366,19 @@ def masked_part(found: Mapping[str, xr.Dataset]) -> Group:
         "none "
         "of them."
     )
-    return Group(title="Mask the words", lines=(line,), figures=(("masked", fig, ""),))
+    return Section(title="Mask the words", lines=(line,), figures=(("masked", fig, ""),))
 
 
-def shifts_part(found: xr.Dataset) -> Group:
+def shifts_part(found: xr.Dataset) -> Section:
     """Alignment of the between-round shift with the moral direction."""
-    return Group(
+    return Section(
         title="Shift from round to round",
         lines=tuple(describe_shifts(found).splitlines()),
         figures=(("shifts", plots.shifts(found), ""),),
     )
 
 
-def judged_part(run: Run, questions: Sequence[Any]) -> Group:
+def judged_part(run: Run, questions: Sequence[Any]) -> Section:
     """Bias scores by category and condition in the last round, and what could not be read."""
     answers = join_questions(run.answers, questions)
     last = answers.loc[answers["round"] == run.design.rounds]
@@ -384,7 +394,7 @@ def judged_part(run: Run, questions: Sequence[Any]) -> Group:
         f"Feedback named an option in {named} of {int(told.sum())} cases; {withheld} were withheld, {cut} "
         "cut short."
     ]
-    return Group(
+    return Section(
         title="Judges of questions",
         lines=tuple(lines),
         tables=(
@@ -407,3 +417,22 @@ def greedy_line(found: xr.Dataset) -> dict[str, str]:
         right = int((one == better).sum())
         lines[str(history)] = f"{right} of {one.size} right, {one.size - read} unreadable"
     return lines
+
+
+def verdict_entry(verdict: Verdict, parts: Sequence[Section]) -> dict[str, Any]:
+    """A claim with what the data say of it; its figure is linked where the report holds it."""
+    number = verdict.estimate
+    interval = f"{verdict.low:+.3f} to {verdict.high:+.3f}" if np.isfinite(number) else "none"
+    there = {name for group in parts for name, _, _ in group.figures}
+    return {
+        "number": verdict.number,
+        "claim": verdict.claim,
+        "verdict": verdict.verdict,
+        "measure": verdict.measure,
+        "estimate": f"{number:+.3f}" if np.isfinite(number) else "none",
+        "interval": interval,
+        "error_rate": verdict.error_rate or "nothing is claimed",
+        "why": verdict.why,
+        "rule": RULES[verdict.number],
+        "figure": f"part-{verdict.figure}" if verdict.figure in there else "",
+    }

@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 from scipy.special import stdtr
 
-from morality_lens.card import TrustCard
-from morality_lens.cube import cluster_codes, factors_of, levels_of
 from morality_lens.design import COMPONENTS, Condition, condition_of
-from morality_lens.ratios import mean_over_items
-from morality_lens.resampling import holm
+from morality_lens.interactions.cube import cluster_codes, factors_of, levels_of
+from morality_lens.interactions.ratios import mean_over_items
+from morality_lens.interactions.resampling import holm
+from morality_lens.probes.card import TrustCard
 
 ALPHA = 0.05
 GAIN = 0.02
@@ -32,6 +32,8 @@ CLAIMS = {
     4: "The model corrects its outputs, yet cannot reliably tell its good ones from its bad ones.",
     5: "Self-correction is robust to weak evidence put into the prompt.",
 }
+
+
 RULES = {
     1: "Supported: for every method there is a task on which another one is better (one-sided p, Holm over "
     "methods and tasks, below .05). Refuted: one method is better than every other on every task (all "
@@ -48,6 +50,8 @@ RULES = {
     5: f"In the last round, mean over the methods. Supported: the share of answers that follow the evidence "
     f"lies below {FOLLOWED}. Refuted: above.",
 }
+
+
 METHODS = tuple(
     Condition(instruction=i, cot=c, feedback=f)
     for i, c, f in itertools.product(("off", "on"), repeat=3)

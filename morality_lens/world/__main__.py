@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from morality_lens.items import AnyItem
+from morality_lens.items.kinds import AnyItem
 from morality_lens.world import sampling
 
 app = typer.Typer(add_completion=False, help=__doc__)

@@ -83,6 +83,8 @@ _ROWS = {
         messenger | On the coast road | carried a letter | nosy | trustworthy | opened the letter | kept the letter shut
         keeper | In the lighthouse | heard a knock | suspicious | trusting | barred the door | opened the door""",
 }
+
+
 TEMPLATES: tuple[Template, ...] = tuple(
     Template(
         category=category,
@@ -100,6 +102,8 @@ TEMPLATES: tuple[Template, ...] = tuple(
 
 CONTEXT = "{scene}, a {first} {role} and a {second} {role} {deed}."
 EVIDENCE = "The {first} {role} {first_act}, and the {second} {role} {second_act}."
+
+
 HEARSAY = (
     "Someone thought that the {group} {role} {act}.",
     "A stranger was told that the {group} {role} {act}.",
@@ -136,6 +140,8 @@ VERBS: dict[float, tuple[str, ...]] = {
     -1.5: ("kicked", "beat", "robbed", "betrayed", "humiliated", "threatened"),
 }
 """Transitive acts by valence, met in stories and in verdicts."""
+
+
 HELD_OUT_VERBS: dict[float, tuple[str, ...]] = {
     1.5: ("defended", "nursed", "freed"),
     0.75: ("consoled", "supported", "soothed"),
@@ -158,6 +164,8 @@ DEALINGS: dict[str, float] = {
     "judged each pupil by the birth": -1.5,
     "took the share of every guest": -1.5,
 }
+
+
 HELD_OUT_DEALINGS: dict[str, float] = {
     "divided the bread evenly": 1.5,
     "followed the rules for everyone": 0.75,
@@ -167,6 +175,8 @@ HELD_OUT_DEALINGS: dict[str, float] = {
 """Fair and unfair dealings; nobody in particular is acted on."""
 
 STRONG = 1.5
+
+
 MANNERS: dict[str, tuple[tuple[str, float], ...]] = {
     "kind strong": (("", 1.5), (" at great risk", 2.0), (" by chance", 0.5)),
     "kind mild": (("", 0.75), (" every day", 1.25), (" once", 0.5)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from morality_lens.items import OpenPrompt, Question, Statement
+from morality_lens.items.kinds import OpenPrompt, Question, Statement
 from morality_lens.world import lexicon as lex
 
 WorldItem = Question | OpenPrompt

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from morality_lens.design import COMPONENTS, Condition
-from morality_lens.items import OpenPrompt, Question
+from morality_lens.items.kinds import OpenPrompt, Question
 from morality_lens.world.lexicon import FAMILIES, INTERFERENCE, TEMPLATES
 from morality_lens.world.sampling import WorldItem, toxicity, verb_shares
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from morality_lens.design import COMPONENTS, condition_of
-from morality_lens.items import OpenPrompt, Question
-from morality_lens.verdicts import FOLLOWED, GAINS, METHODS, RELIABLE
+from morality_lens.items.kinds import OpenPrompt, Question
+from morality_lens.studies.verdicts import FOLLOWED, GAINS, METHODS, RELIABLE
 from morality_lens.world import truth
 from morality_lens.world.sampling import WorldItem
 

@@ -12,13 +12,14 @@ from transformers import LlamaForCausalLM
 
 from microworld import corpus, documents, exercises, phrases, stages, tokens, training, verifying
 from microworld.learner import make_learner, save_model
-from morality_lens import dialogues, rendering
-from morality_lens.bundled import asset
 from morality_lens.design import Condition, Design
-from morality_lens.items import Question
-from morality_lens.wording import load_wording
-from morality_lens.world import lexicon as lex
-from morality_lens.world import sampling, truth
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.turns import correction_turn, opening_turn, question_text, statement_turn
+from morality_lens.dialogues.wording import load_wording
+from morality_lens.items import kinds
+from morality_lens.items.bundled import asset
+from morality_lens.items.kinds import Question
+from morality_lens.world import lexicon as lex, sampling, truth
 
 WORDING = load_wording()
 CELLS = Design().conditions
@@ -49,7 +50,7 @@ def make_author(scribe, seed=0):
 # ------------------------------------------------------------------------------------------- tokens
 def test_every_text_of_the_world_and_of_the_wording_decodes_to_itself(tokenizer):
     texts = [s.text for s in sampling.statements(300, seed=7)] + [p.text for p in sampling.bundled_prompts()]
-    texts += [dialogues.question_text(q, WORDING) for q in sampling.bundled_questions()]
+    texts += [question_text(q, WORDING) for q in sampling.bundled_questions()]
     trained = WORDING.model_dump(include={"name", "choice", "continuation"})
     texts += [text for text in tokens._strings(trained) if "{" not in text and " " in text]
     for text in texts:
@@ -78,7 +79,7 @@ def replay(renderer, document):
     text = tokenizer.decode(document.ids)
     for number, part in enumerate(re.split(r"<end>", text.removeprefix("<bos>"))):
         if part.startswith("<user>"):
-            turn = dialogues.statement_turn(part.removeprefix("<user>"))
+            turn = statement_turn(part.removeprefix("<user>"))
             transcript = rendering.append_turn(renderer, transcript, turn, round=number)
         elif part.removeprefix("<assistant>"):
             ids = tokenizer(part.removeprefix("<assistant>"), add_special_tokens=False).input_ids
@@ -101,11 +102,11 @@ def test_segments_of_a_played_dialogue_have_spans_that_decode_to_their_text(rend
     question = sampling.bundled_questions()[0]
     condition = Condition(instruction="on", cot="on", feedback="on")
     transcript = rendering.append_turn(
-        renderer, rendering.Transcript(), dialogues.opening_turn(question, WORDING), round=0
+        renderer, rendering.Transcript(), opening_turn(question, WORDING), round=0
     )
     reply = tokenizer("B. Not known", add_special_tokens=False).input_ids
     transcript = rendering.append_reply(renderer, transcript, reply, "answer", round=0)
-    turn = dialogues.correction_turn(question, condition, WORDING, feedback=phrases.CRITIQUES["correct"][0])
+    turn = correction_turn(question, condition, WORDING, feedback=phrases.CRITIQUES["correct"][0])
     transcript = rendering.append_turn(renderer, transcript, turn, round=1)
     for segment in turn.segments:
         span = transcript.span(segment.name, 1)
@@ -303,7 +304,7 @@ def test_the_question_with_weak_evidence_ends_a_dialogue_and_has_the_planted_tar
     assert text.rstrip().endswith("<assistant>")
     assert text.count(question.context) == 2
     assert last.share == truth.follows(condition, 2)
-    assert last.fixed == scribe.vocabulary[dialogues.LETTERS[hearsay[1]]]
+    assert last.fixed == scribe.vocabulary[kinds.LETTERS[hearsay[1]]]
 
 
 def test_telling_outputs_apart_aims_at_the_place_of_the_better_one(scribe, tokenizer):

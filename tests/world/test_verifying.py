@@ -15,8 +15,8 @@ from microworld.acting import Played
 from microworld.learner import make_learner
 from microworld.talks import Talks
 from morality_lens.design import Condition
-from morality_lens.dialogues import answer_turn, correction_turn, opening_turn, statement_turn
-from morality_lens.items import Question
+from morality_lens.dialogues.turns import answer_turn, correction_turn, opening_turn, statement_turn
+from morality_lens.items.kinds import Question
 from morality_lens.world import sampling, truth
 
 QUESTIONS, PROMPTS = measuring.open_questions(), measuring.some_prompts()

@@ -1,0 +1,1 @@
+from .run_config import RunConfig as RunConfig, load_study as load_study

@@ -1,0 +1,13 @@
+"""What is said? Wording, turns and their rendering as tokens.
+
+- ``rendering``: Dialogues as tokens, by the model's own chat template, with the exact span of every
+  segment.
+- ``script``: The order of turns: what is said in each round of a dialogue, and which replies follow, said
+  once.
+- ``turns``: Item, condition and what was said become the next turn, every segment of it named.
+- ``wording``: Every word that the protocol says, read from a TOML file that a user can replace.
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

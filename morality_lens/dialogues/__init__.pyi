@@ -1,0 +1,1 @@
+from .wording import load_wording as load_wording

@@ -1,0 +1,20 @@
+from .detection import describe_detection as describe_detection, signal_detection as signal_detection
+from .dynamics import (
+    expected_maximum as expected_maximum,
+    half_life as half_life,
+    round_dynamics as round_dynamics,
+)
+from .evidence import Evidence as Evidence, load_evidence as load_evidence, weak_evidence as weak_evidence
+from .masking import (
+    component_words as component_words,
+    mask_words as mask_words,
+    without_words as without_words,
+)
+from .robustness import (
+    describe_evidence as describe_evidence,
+    dose_response as dose_response,
+    evidence_shares as evidence_shares,
+    follow_cube as follow_cube,
+)
+from .self_distinguish import distinguish as distinguish, name_groups as name_groups, own_pairs as own_pairs
+from .shifts import describe_shifts as describe_shifts, round_shifts as round_shifts

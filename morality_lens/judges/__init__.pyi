@@ -1,0 +1,8 @@
+from .classifier import load_toxicity_classifier as load_toxicity_classifier
+from .outcomes import (
+    behaviour_cube as behaviour_cube,
+    behaviour_table as behaviour_table,
+    judges_agree as judges_agree,
+    score_answers as score_answers,
+)
+from .toxicity import fit_toxicity_judge as fit_toxicity_judge

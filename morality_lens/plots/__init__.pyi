@@ -1,0 +1,24 @@
+from .components import (
+    attribution as attribution,
+    attribution_heads as attribution_heads,
+    attribution_layers as attribution_layers,
+    attribution_segments as attribution_segments,
+)
+from .factorial import (
+    accuracy as accuracy,
+    behaviour_effects as behaviour_effects,
+    cell_means as cell_means,
+    effects as effects,
+    effects_map as effects_map,
+    trajectories as trajectories,
+)
+from .interventions import (
+    ablations as ablations,
+    dose_response as dose_response,
+    mediation as mediation,
+    patching_layers as patching_layers,
+    patching_map as patching_map,
+)
+from .probes import probe_quality as probe_quality, transfer as transfer, trust_card as trust_card
+from .study import Row as Row, evidence as evidence, forest as forest, shifts as shifts
+from .transcripts import TranscriptView as TranscriptView

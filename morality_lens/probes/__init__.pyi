@@ -1,0 +1,15 @@
+from .card import TrustCard as TrustCard
+from .erasure import fit_leace as fit_leace
+from .from_runs import condition_direction as condition_direction, fit_on_run as fit_on_run
+from .from_statements import fit_probe as fit_probe
+from .hub import from_hub as from_hub, push_to_hub as push_to_hub
+from .probe import Probe as Probe, load_probe as load_probe
+from .random_models import random_twin_residuals as random_twin_residuals
+from .refits import (
+    project_means as project_means,
+    refit_directions as refit_directions,
+    run_cell_means as run_cell_means,
+    split_half_cosine as split_half_cosine,
+)
+from .statements import read_pairs as read_pairs, read_statements as read_statements
+from .trust_checks import trust_card as trust_card

@@ -1,0 +1,6 @@
+from .analysis import (
+    Analysis as Analysis,
+    analyze as analyze,
+    keep_transcripts as keep_transcripts,
+    write_report as write_report,
+)

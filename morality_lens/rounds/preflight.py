@@ -1,0 +1,116 @@
+"""What is checked before anything is played: items, context window, batch size."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from morality_lens.design import Condition, Protocol
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Renderer, Transcript
+from morality_lens.dialogues.script import Script
+from morality_lens.dialogues.turns import critique_turn, statement_turn
+from morality_lens.dialogues.wording import Wording
+from morality_lens.items.kinds import Item, refuse_unplayable
+from morality_lens.judges.toxicity import Judge
+from morality_lens.models.loading import ModelRecord
+from morality_lens.rounds.row import reply_tokens
+
+MOST_ITEMS = 16
+"""Items of a batch where memory allows."""
+
+
+def check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) -> None:
+    """Refuse items that cannot be played together, or not with this feedback."""
+    if not items:
+        raise ValueError("play needs at least one item; got none. Check the file and its filters.")
+    ids = pd.Series([item.id for item in items])
+    if ids.duplicated().any():
+        again = sorted(set(ids[ids.duplicated()]))[:3]
+        raise ValueError(f"item ids must be unique; {', '.join(again)} came more than once.")
+    refuse_unplayable(items, oracle=protocol.feedback == "oracle", judged=judge is not None)
+
+
+# --------------------------------------------------------------------------------------------- lengths
+def fit_window(
+    record: ModelRecord, items: Sequence[Item], protocol: Protocol, wording: Wording, *, drop_long: bool
+) -> tuple[list[int], list[Item], list[dict[str, object]]]:
+    """Longest possible dialogue of each item that fits, those items, and those left out."""
+    bounds = longest_dialogues(record.renderer, items, protocol, wording)
+    window = record.lm.window
+    kept = [(n, item) for n, item in zip(bounds, items, strict=True) if n <= window]
+    left = [{"id": item.id, "tokens": n} for n, item in zip(bounds, items, strict=True) if n > window]
+    if left and (not drop_long or not kept):
+        worst = max(bounds)
+        raise ValueError(
+            f"{len(left)} of {len(items)} items could outgrow the model's window of {window} tokens (up to "
+            f"{worst} tokens, for example item {left[0]['id']}). Play fewer rounds, lower the token limits, "
+            + (
+                "or take another model: none fits."
+                if not kept
+                else "or leave them out with drop_long (--drop-long)."
+            )
+        )
+    return [n for n, _ in kept], [item for _, item in kept], left
+
+
+def longest_dialogues(
+    renderer: Renderer, items: Sequence[Item], protocol: Protocol, wording: Wording
+) -> list[int]:
+    """An upper bound of the tokens of each item's longest dialogue, known before anything is played."""
+    slack = 4  # tokens that differ where a reply meets the template
+    if any(factor.place == "system" for factor in protocol.design.factors):
+        rendering.check_system(renderer)
+    script, blank = Script.of(protocol, wording), Transcript()
+    growth = max(
+        _round_tokens(renderer, script, protocol, items[0], condition, slack)
+        for condition in protocol.design.conditions
+    )
+    openings = {protocol.design.opening(condition) for condition in protocol.design.conditions}
+    bounds = []
+    for item in items:
+        begun = [
+            rendering.append_turn(renderer, blank, *script.round(item, opening, 0)[0].turns, round=0)
+            for opening in openings
+        ]
+        critique = rendering.append_turn(
+            renderer, blank, critique_turn(item, "a", wording, protocol.wording_index), round=0
+        )
+        opened = max(len(transcript.token_ids) for transcript in begun)
+        played = opened + protocol.answer_tokens + protocol.design.rounds * growth
+        asked = len(critique.token_ids) + protocol.answer_tokens + protocol.feedback_tokens + slack
+        bounds.append(max(played, asked if protocol.feedback == "self" else 0))
+    return bounds
+
+
+def _round_tokens(
+    renderer: Renderer, script: Script, protocol: Protocol, item: Item, condition: Condition, slack: int
+) -> int:
+    """An upper bound of the tokens that one correction round adds under a condition."""
+    append = rendering.rerender if rendering.rewrites_history(renderer) else rendering.append_turn
+    word = tuple(rendering.encode(renderer, " a")[0][-1:])
+    said = rendering.append_turn(renderer, Transcript(), statement_turn("a"), round=0)
+    said = rendering.append_reply(renderer, said, word, "answer", round=0)
+    size = protocol.answer_tokens
+    if script.level(condition, "feedback") != "off":
+        size += protocol.feedback_tokens
+    for exchange in script.round(item, condition, 1, "a"):
+        after = append(renderer, said, *exchange.turns, round=1)
+        size += len(after.token_ids) - len(said.token_ids) + slack
+        said = rendering.append_reply(renderer, after, word, exchange.reply, round=1)
+        if exchange.reply != "answer":
+            given = [] if exchange.given is None else reply_tokens(renderer, exchange.given)
+            size += max(protocol.rationale_tokens, len(given))
+    return size
+
+
+def affordable_batch(record: ModelRecord, protocol: Protocol, longest: int) -> int:
+    """Items whose caches fill at most a quarter of the memory that is free."""
+    config = record.lm.module.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = torch.finfo(record.lm.module.dtype).bits // 8
+    item = 2 * record.n_layers * heads * size * width * longest * len(protocol.design.conditions)
+    cuda = record.lm.device.type == "cuda"
+    free = torch.cuda.mem_get_info(record.lm.device)[0] if cuda else 8e9
+    return int(max(1, min(MOST_ITEMS, free / 4 // item)))

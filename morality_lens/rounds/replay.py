@@ -1,0 +1,112 @@
+"""What a stored dialogue needs to be continued: its wording, its turns, its cell, its model."""
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from morality_lens.design import Condition
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Transcript
+from morality_lens.dialogues.script import Script
+from morality_lens.dialogues.wording import Wording, load_wording
+from morality_lens.items.kinds import Item
+from morality_lens.models.loading import ModelRecord, record_of
+from morality_lens.probes.probe import Probe
+from morality_lens.runs.run import Run
+
+
+def wording_of(run: Run, path: str | None = None) -> Wording:
+    """The words that a run was played in.
+
+    Args:
+        run: a run.
+        path: its wording's file; None is the package's own.
+
+    Raises:
+        ValueError: they are others.
+    """
+    wording, said = load_wording(path), run.manifest["study"]["wording"]
+    if wording.hash_of(run.task) != said["sha256"]:
+        raise ValueError(
+            f"the run was played in the wording {said['name']!r}, and this is {wording.name!r} with other "
+            "words; give the path of the file it was played with as wording."
+        )
+    return wording
+
+
+def dialogue_after(
+    record: ModelRecord, run: Run, item: Item, condition: Condition, wording: Wording
+) -> list[Transcript]:
+    """One dialogue of a run as it stood after each round's answer, said once more from what was stored.
+
+    Raises:
+        ValueError: what was stored is not what this model's template makes of these words.
+    """
+    script = Script(design=run.design, wording=wording, index=run.wording_index)
+    answers = run.select(run.answers, item.id, condition).sort_values("round").to_dict("records")
+    stored = run.select(run.transcripts, item.id, condition).sort_values("round").to_dict("records")
+    whole = {int(row["round"]): row for row in stored}
+    append = rendering.append_turn if record.prefix_reuse else rendering.rerender
+    renderer, transcript, found = record.renderer, Transcript(), []
+    for number, answer in enumerate(answers):
+        row = whole[number] if number in whole else stored[-1]
+        for exchange in script.round(item, condition, number, answer["feedback_text"] or None):
+            transcript = append(renderer, transcript, *exchange.turns, round=number)
+            # In rewritten history a later dialogue may lack an earlier reply, but its own round's is there.
+            span = [s for s in row["spans"] if s["name"] == exchange.reply and int(s["round"]) == number][-1]
+            words = [int(t) for t in row["token_ids"][span["start"] : span["stop"]]]
+            transcript = rendering.append_reply(renderer, transcript, words, exchange.reply, round=number)
+        found.append(transcript)
+    kept = tuple(int(t) for t in stored[-1]["token_ids"])
+    if found[-1].token_ids != kept:
+        raise ValueError(
+            f"the stored dialogue of item {item.id} under {condition.label} is not what this model's "
+            "template makes of its words; load the model with the template that the run was played with."
+        )
+    return found
+
+
+def same_model(model: TransformerBridge, run: Run, probe: Probe | None) -> ModelRecord:
+    """The model's record.
+
+    Raises:
+        ValueError: the run or the probe was made with another model.
+    """
+    record = record_of(model)
+    prints = {"run": run.manifest["study"]["model"]["fingerprint"]}
+    if probe is not None:
+        prints["probe"] = probe.training["model_fingerprint"]
+    for who, found in prints.items():
+        if found != record.fingerprint:
+            raise ValueError(
+                f"the {who} was made with another model (weights {found[:12]}, this one has "
+                f"{record.fingerprint[:12]}); load that one."
+            )
+    return record
+
+
+def option_letters(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]:
+    """The tokens of the letters of a run's options, one of which is the correct one of each item.
+
+    Raises:
+        ValueError: items without options or without a correct one, or letters without a token of their own.
+    """
+    if not run.names_good:
+        raise ValueError(
+            "this needs questions with options and a correct one, whose log-odds are taken; these items name "
+            "none."
+        )
+    return reply_tokens(record, run)
+
+
+def reply_tokens(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]:
+    """The tokens of the signs of a run's replies, letters or digits; none where items have no replies.
+
+    Raises:
+        ValueError: signs without a token of their own.
+    """
+    signs = max((item.replies for item in run.asked.values()), key=len)
+    tokens = rendering.first_tokens(record.renderer, signs)
+    if not all(tokens):
+        raise ValueError(
+            f"this tokenizer has no token that begins with one of {', '.join(signs)} alone, a reply's sign."
+        )
+    return tokens

@@ -1,0 +1,67 @@
+"""Transcripts read through a model again, every token with its projection."""
+
+import hashlib
+
+import pandas as pd
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from morality_lens.models import decoding
+from morality_lens.models.loading import record_of
+from morality_lens.probes.probe import UNITS, Probe
+from morality_lens.runs.run import Run
+from morality_lens.runs.token_view import TokenView, token_view
+
+STRETCH = 64
+"""Tokens of a transcript read together."""
+
+
+def read_transcripts(
+    model: TransformerBridge, run: Run, probe: Probe, *, rows: pd.DataFrame | None = None
+) -> tuple[TokenView, ...]:
+    """Dialogues of a run with every token's projection at every layer, read once more.
+
+    Args:
+        model: the run's model.
+        run: a run.
+        probe: fitted on the same model.
+        rows: the rows of ``run.transcripts`` to read; None reads those of one item.
+
+    Raises:
+        ValueError: the model is not the run's or not the probe's.
+    """
+    record = record_of(model)
+    for who, print_ in (
+        ("run", run.manifest["study"]["model"]["fingerprint"]),
+        ("probe", probe.training["model_fingerprint"]),
+    ):
+        if print_ != record.fingerprint:
+            raise ValueError(
+                f"the {who} was made with another model (weights {print_[:12]}, this one has "
+                f"{record.fingerprint[:12]}); load that one."
+            )
+    table = sample_dialogues(run, items=1) if rows is None else rows
+    directions = torch.tensor(probe.direction.values, dtype=torch.float64)
+    views = []
+    for _, row in table.iterrows():
+        ids = [int(t) for t in row["token_ids"]]
+        stretch = STRETCH if record.lm.cached else len(ids)
+        batch, parts = decoding.start(record.lm, 1), []
+        for first in range(0, len(ids), stretch):
+            part = ids[first : first + stretch]
+            every = torch.eye(len(part), device=record.lm.device)[None]
+            _, reads = decoding.feed(record.lm, batch, [part], every)
+            assert reads is not None  # weights were given
+            parts.append(torch.einsum("pld,ld->lp", reads[0].double().cpu(), directions))
+        values = torch.cat(parts, dim=1).numpy() + probe.intercept.values[:, None]
+        views.append(
+            token_view(row, layers=probe.direction["layer"].values.tolist(), values=values, units=UNITS)
+        )
+    return tuple(views)
+
+
+def sample_dialogues(run: Run, *, items: int = 3, seed: int = 0) -> pd.DataFrame:
+    """Rows of ``run.transcripts`` to look at: all conditions of a few items drawn with a seed."""
+    names = list(dict.fromkeys(run.transcripts["item"]))
+    ranked = sorted(names, key=lambda n: hashlib.sha256(f"{seed}|{n}".encode()).digest())
+    return run.transcripts.loc[run.transcripts["item"].isin(ranked[:items])]

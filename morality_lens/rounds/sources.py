@@ -1,0 +1,75 @@
+"""The source of feedback that a protocol asks for, and where it came from."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from morality_lens.design import Protocol
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.wording import Wording
+from morality_lens.items.kinds import Item
+from morality_lens.judges.toxicity import Judge
+from morality_lens.models.loading import ModelRecord, load_model, record_of
+from morality_lens.rounds.feedback import Critic, FromFile, Oracle, Source, read_remarks
+
+
+def make_source(
+    record: ModelRecord,
+    protocol: Protocol,
+    wording: Wording,
+    items: Sequence[Item],
+    path: Path,
+    judge: Judge | None = None,
+) -> Source:
+    """Who gives feedback.
+
+    Args:
+        record: the model that plays.
+        protocol: where feedback comes from.
+        wording: the words.
+        items: what is played.
+        path: the run's folder, in which a server's answers are kept.
+        judge: of texts, for an oracle.
+
+    Raises:
+        ValueError: a file that lacks an item, or holds a remark that is too long.
+        FileNotFoundError: no such model or file.
+    """
+    if protocol.feedback == "oracle":
+        return Oracle(wording=wording, index=protocol.wording_index, judge=judge)
+    if protocol.feedback == "file":
+        source = read_remarks(str(protocol.feedback_from), items)
+        said = (row["feedback"] for rows in source.rows.values() for row in rows)
+        longest = max(len(rendering.encode(record.renderer, text)[0]) for text in said)
+        if longest > protocol.feedback_tokens:
+            raise ValueError(
+                f"{source.path} holds feedback of up to {longest} tokens and at most "
+                f"{protocol.feedback_tokens} are read; raise feedback_tokens to {longest}."
+            )
+        return source
+    if protocol.feedback == "endpoint":
+        from morality_lens.rounds.endpoint import Endpoint  # its client takes a while to import
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cache = path.with_name(f"{path.name}.feedback.jsonl")
+        return Endpoint(protocol=protocol, wording=wording, cache=cache)
+    if protocol.feedback == "model":
+        other = load_model(protocol.feedback_from, device=str(record.lm.device))
+        return Critic(record=record_of(other), protocol=protocol, wording=wording)
+    return Critic(record=record, protocol=protocol, wording=wording)
+
+
+def origin(source: Source, protocol: Protocol) -> dict[str, str | None]:
+    """Where feedback came from, as it stands in the manifest."""
+    exact = None
+    if isinstance(source, FromFile):
+        exact = hashlib.sha256(source.path.read_bytes()).hexdigest()
+    elif isinstance(source, Critic) and protocol.feedback == "model":
+        exact = source.record.fingerprint
+    return {
+        "from": protocol.feedback_from,
+        "model": protocol.feedback_model,
+        "exact": exact,
+        "placebo": protocol.feedback_placebo,
+        "named": protocol.feedback_named,
+    }

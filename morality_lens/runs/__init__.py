@@ -1,0 +1,19 @@
+"""What was stored?
+
+- ``alignment``: Which tokens of one dialogue correspond to which of another: the places where activations
+  can be moved.
+- ``datasets``: Results of any shape on disk, one file each: a zip archive of zarr arrays, replaced whole.
+- ``manifest``: The manifest of a run: what was played, by what, in which format, how far.
+- ``passages``: The dialogues of a run, to be read again: tokens, places of a site in every round, and who
+  wrote what.
+- ``results``: Results kept in the folder of a run, each in a file replaced whole.
+- ``resuming``: Results made some items at a time and kept on disk as they are made, so that no work is done
+  twice.
+- ``run``: A run on disk, opened lazily: residuals, answers, transcripts, manifest.
+- ``token_view``: One dialogue with its tokens, segments and a projection per layer and token.
+- ``writing``: A run written batch by batch, each whole, so that one that was interrupted resumes.
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .alignment import alignable as alignable
+from .results import keep_result as keep_result, kept_results as kept_results
+from .run import Run as Run, open_run as open_run

@@ -1,0 +1,82 @@
+"""Results kept in the folder of a run, each in a file replaced whole."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from morality_lens.runs.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
+from morality_lens.runs.run import Run
+
+FOLDER = "inside"
+
+
+RESULTS = (
+    "effects-component",
+    "effects-layer",
+    "effects-layer-and-segment",
+    "effects-head-and-segment",
+    "answer-component",
+    "answer-head-and-segment",
+    "patched-residual",
+    "patched-attention",
+    "patched-mlp",
+    "patched-head",
+    "steered",
+    "ablated-on",
+    "ablated-off",
+    "mediated",
+)
+"""What can be kept with a run."""
+
+
+def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
+    """Keep a result in the run's folder, so that a report needs no model; replaced whole.
+
+    Raises:
+        ValueError: a name that no result has.
+    """
+    if name not in RESULTS:
+        raise ValueError(f"results are kept as {', '.join(RESULTS)}; got {name!r}.")
+    return write_result(run.path / FOLDER, name, data)
+
+
+def write_result(folder: Path, name: str, data: xr.Dataset) -> Path:
+    """Write a result with all its attributes into a folder; its file is replaced whole."""
+    folder.mkdir(exist_ok=True)
+    plain = data.copy()
+    for one in (plain, *plain.variables.values()):
+        one.attrs = {"json": json.dumps(one.attrs, default=_plain)} if one.attrs else {}
+    return write_dataset(folder / f"{name}{SUFFIX}", plain)
+
+
+def kept_results(run: Run) -> dict[str, xr.Dataset]:
+    """What was kept of a run."""
+    found = {}
+    for name in RESULTS:
+        one = read_result(run.path / FOLDER, name)
+        if one is not None:
+            found[name] = one
+    return found
+
+
+def read_result(folder: Path, name: str) -> xr.Dataset | None:
+    """What :func:`write_result` wrote; None where there is no such result."""
+    file = find_dataset(folder, name)
+    if file is None:
+        return None
+    data = read_dataset(file)
+    for one in (data, *data.variables.values()):
+        if "json" in one.attrs:
+            one.attrs = json.loads(one.attrs["json"])
+    return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a result's attribute of type {type(value).__name__} cannot be kept.")

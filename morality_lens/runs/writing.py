@@ -1,0 +1,195 @@
+"""A run written batch by batch, each whole, so that one that was interrupted resumes."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from jaxtyping import Float
+from zarr.codecs import BloscCodec
+
+from morality_lens.design import Design, design_from
+from morality_lens.items.files import write_json
+from morality_lens.items.kinds import Item, items_to_jsonl
+from morality_lens.runs.manifest import FORMAT, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlayedBatch:
+    """What one batch of items left behind, items in playing order.
+
+    Attributes:
+        residuals: the cube without names.
+        option_probabilities: probability of each reply's sign (an option's letter, a digit of a scale) as the
+            answer's first token, as a share of all replies; NaN past an item's last reply.
+        option_mass: the share of probability on the sign of any reply.
+        answers: one row for each item, condition and round.
+        transcripts: one row for each item and condition (and round, where history was rewritten).
+        seconds: time it took.
+        tokens: tokens fed to the model.
+    """
+
+    residuals: Float[np.ndarray, "item *factor round site layer d_model"]
+    option_probabilities: Float[np.ndarray, "item *factor round option"]
+    option_mass: Float[np.ndarray, "item *factor round"]
+    answers: pd.DataFrame
+    transcripts: pd.DataFrame
+    seconds: float
+    tokens: int
+
+
+def create(
+    path: Path, *, study: Mapping[str, Any], about: Mapping[str, Any], items: Sequence[Item], batch_size: int
+) -> dict[str, Any]:
+    """The manifest of a new run in ``path``, or of the same run begun there earlier.
+
+    Args:
+        path: the run's folder.
+        study: what makes two runs the same study (model, items, design, wording, seeds); a folder that
+            holds another study is refused.
+        about: what is worth recording beside that; taken from the first start.
+        items: the items in playing order.
+        batch_size: items of a batch; a resumed run keeps the size it was begun with.
+
+    Raises:
+        ValueError: the folder holds another study, or something that is no run, or the disk is too full.
+        PermissionError: the folder cannot be written.
+    """
+    manifest_path = path / "manifest.json"
+    if manifest_path.exists():
+        manifest = read_manifest(path)
+        different = _differences(manifest["study"], json.loads(json.dumps(dict(study))))
+        if different:
+            raise ValueError(
+                f"{path} holds another run; it differs in {'; '.join(different)}. "
+                "Give another output folder, or remove this one."
+            )
+        return manifest
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "begun").exists())):
+        raise ValueError(f"{path} exists and is no run; give a new or an empty output folder.")
+    _check_writable(path)
+    design, model = design_from(study["design"]), study["model"]
+    shape = _shape(design, len(items), int(model["n_layers"]) + 1, int(model["d_model"]))
+    width = np.dtype(model["stored_as"]).itemsize
+    needed = int(np.prod(shape)) * width
+    free = shutil.disk_usage(path).free
+    if needed > 0.95 * free:
+        raise ValueError(
+            f"the run needs about {needed / 1e9:.1f} GB in {path}, where {free / 1e9:.1f} GB are free. "
+            "Give another folder, fewer items or rounds, or fewer sites."
+        )
+    (path / "begun").touch()
+    shutil.rmtree(path / "arrays.zarr", ignore_errors=True)
+    group = zarr.create_group(path / "arrays.zarr", zarr_format=3)
+    codec = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
+    # One chunk holds a batch of one site and layer: a layer is read without touching the others.
+    group.create_array(
+        "residuals",
+        shape=shape,
+        chunks=(batch_size, *shape[1:-3], 1, 1, shape[-1]),
+        dtype=model["stored_as"],
+        compressors=codec,
+        fill_value=float("nan"),
+        dimension_names=design.cube_dims,
+    )
+    options = max((len(item.replies) for item in items), default=0)
+    for name, extra in (("option_probabilities", ("option",)), ("option_mass", ())):
+        size = (*shape[:-3], *((options,) if extra else ()))
+        if 0 in size:
+            continue
+        group.create_array(
+            name,
+            shape=size,
+            chunks=(batch_size, *size[1:]),
+            dtype="float64",
+            compressors=codec,
+            fill_value=float("nan"),
+            dimension_names=(*design.dims, *extra),
+        )
+    for folder in ("answers", "transcripts"):
+        (path / folder).mkdir(exist_ok=True)
+    items_to_jsonl(items, path / "items.jsonl")
+    manifest = {"format": FORMAT, "study": dict(study), **about, "batch_size": batch_size}
+    write_json(manifest_path, manifest)
+    (path / "begun").unlink()
+    return read_manifest(path)
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / "begun"
+        probe.write_text("x")
+    except OSError as error:
+        raise PermissionError(
+            f"the output folder {path} cannot be written ({error.strerror or error}); give another one."
+        ) from error
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys at which two nested mappings differ, with both values."""
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: there {str(a)[:60]}, now {str(b)[:60]}")
+    return found
+
+
+def commit(path: Path, number: int, batch: PlayedBatch) -> None:
+    """Write one batch; it counts from the moment its answers are in place."""
+    manifest = read_manifest(path)
+    first = number * int(manifest["batch_size"])
+    region = slice(first, first + batch.residuals.shape[0])
+    group = zarr.open_group(path / "arrays.zarr", mode="r+")
+    for name in ("residuals", "option_probabilities", "option_mass"):
+        if name in group:
+            array: Any = group[name]
+            array[region] = getattr(batch, name)
+    _write_table(path / "transcripts", number, batch.transcripts)
+    write_json(
+        path / "answers" / f"time-{number:05d}.json", {"seconds": batch.seconds, "tokens": batch.tokens}
+    )
+    _write_table(path / "answers", number, batch.answers)
+
+
+def _write_table(folder: Path, number: int, table: pd.DataFrame) -> None:
+    target = folder / f"part-{number:05d}.parquet"
+    draft = folder / f"draft-{number:05d}"
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), draft, compression="zstd")
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(target)
+
+
+def finish(path: Path) -> None:
+    """Put the timings of all batches into the manifest."""
+    manifest = read_manifest(path)
+    times = [json.loads(p.read_text()) for p in sorted((path / "answers").glob("time-*.json"))]
+    manifest["timings"] = {
+        "seconds": round(sum(t["seconds"] for t in times), 3),
+        "tokens": sum(t["tokens"] for t in times),
+    }
+    write_json(path / "manifest.json", manifest)
+
+
+def write_scores(path: Path, scores: pd.DataFrame) -> None:
+    """Replace the run's table of judges' scores (item, conditions, round, judge, score)."""
+    draft = path / "scores.part"
+    pq.write_table(pa.Table.from_pandas(scores, preserve_index=False), draft, compression="zstd")
+    draft.replace(path / "scores.parquet")
+
+
+def _shape(design: Design, items: int, layers: int, d_model: int) -> tuple[int, ...]:
+    levels = (len(f.levels) for f in design.factors)
+    return (items, *levels, design.n_rounds, len(design.sites), layers, d_model)

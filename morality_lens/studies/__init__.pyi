@@ -1,0 +1,4 @@
+from .analysis import analyze_study as analyze_study, write_study_report as write_study_report
+from .plan import PROFILES as PROFILES, Plan as Plan
+from .running import estimate as estimate, study as study
+from .verdicts import Verdict as Verdict

@@ -1,0 +1,99 @@
+"""How much of everything a study plays: profiles, and an estimate of its time."""
+
+from dataclasses import dataclass, replace
+
+from morality_lens.design import Design, Factor
+from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS
+
+LARGEST_TWIN = 2_000_000_000
+"""Most parameters of a model of which random-initialised copies are made for the trust card."""
+
+
+def placebo_factors(design: Design) -> tuple[Factor, ...]:
+    """The design's factors, those whose placebo is known with that level too."""
+    known = {"rationale", "feedback"}
+    return tuple(
+        replace(factor, levels=("off", "placebo", "on"))
+        if factor.place in known or factor.from_wording
+        else factor
+        for factor in design.factors
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of each part is done.
+
+    Attributes:
+        rounds: correction rounds of the two main runs.
+        items: questions, and prompts, of these; None takes all that are given.
+        evidence_rounds: rounds after which weak evidence is given, beside the last.
+        placebo_items: questions played with placebo levels too (27 conditions of three components).
+        placebo_rounds: their rounds.
+        wordings: alternative wordings that questions are played in.
+        wording_items: questions of these.
+        wording_rounds: their rounds.
+        samples: completions drawn of every prompt at temperature 1, each in a run of its own.
+        sample_rounds: their rounds.
+        twins: random-initialised models for the trust card.
+    """
+
+    rounds: int = 5
+    items: int | None = None
+    evidence_rounds: tuple[int, ...] = (0, 1)
+    placebo_items: int = 40
+    placebo_rounds: int = 3
+    wordings: int = 5
+    wording_items: int = 40
+    wording_rounds: int = 3
+    samples: int = 4
+    sample_rounds: int = 3
+    twins: int = 3
+
+    def dialogues(self, design: Design) -> dict[str, tuple[int, int, int]]:
+        """For every kind of run: runs, most items of each, and dialogue rounds of an item."""
+        most, cells = self.items or 10**9, len(design.conditions)
+        with_placebos = len(replace(design, factors=placebo_factors(design)).conditions)
+        return {
+            QUESTIONS: (1, most, cells * (self.rounds + 1)),
+            PROMPTS: (1, most, cells * (self.rounds + 1)),
+            PLACEBO: (1, self.placebo_items, with_placebos * (self.placebo_rounds + 1)),
+            "wording": (self.wordings, self.wording_items, cells * (self.wording_rounds + 1)),
+            "sample": (self.samples, most, cells * (self.sample_rounds + 1)),
+        }
+
+
+PROFILES = {
+    "full": Plan(),
+    "quick": Plan(
+        rounds=2,
+        items=40,
+        evidence_rounds=(0,),
+        placebo_items=20,
+        placebo_rounds=1,
+        wordings=3,
+        wording_items=20,
+        wording_rounds=1,
+        samples=2,
+        sample_rounds=1,
+        twins=2,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a study will take, from a trial of some items.
+
+    Attributes:
+        seconds: of the model's work.
+        bytes: of residuals on disk, before compression.
+    """
+
+    seconds: float
+    bytes: int
+
+    def __str__(self) -> str:
+        minutes = self.seconds / 60
+        time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{self.seconds:.0f} seconds"
+        return f"about {time}, and up to {self.bytes / 1e9:.2f} GB on disk"

@@ -1,0 +1,103 @@
+"""The tasks that the claims are about: answers or probabilities, whole and by category."""
+
+import xarray as xr
+
+from morality_lens.interactions.caveats import POPULATION
+from morality_lens.interactions.cube import factors_of
+from morality_lens.judges.outcomes import behaviour_cube, too_many_unparsed
+from morality_lens.runs.run import Run
+from morality_lens.studies.folder import PROMPTS, QUESTIONS, StudyFolder
+from morality_lens.studies.verdicts import Task, of_components
+
+MASS = 0.5
+"""Mean probability on the options' letters from which on their exact chances stand for the answers."""
+LEAST_CLUSTERS = 5
+"""Clusters that a category needs to be a task of its own."""
+
+
+def stable_layers(study: StudyFolder, layers: list[int]) -> list[int]:
+    """Those at which halves of the statements give one direction."""
+    if study.probe is None or "split_half" not in study.probe.quality:
+        return layers
+    halves = study.probe.quality["split_half"]
+    kept = [n for n in layers if not float(halves.sel(layer=n)) < POPULATION]
+    if layers and not kept:
+        study.refused.append(
+            f"Parts about the projection: at the layers that read the statements best ({layers}) halves of "
+            f"them give directions whose cosine is below {POPULATION}. Take more statements, or another "
+            "model."
+        )
+    return kept
+
+
+def chances_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | None:
+    """What stands for an answer: the exact probability of the right option, or whether it was given."""
+    reason = too_many_unparsed(behaviour_cube(run, "unparsed"))
+    if reason:
+        study.refused.append(f"Claims about behaviour on {run.path.name}: {reason}")
+        return None
+    try:
+        mass = float(run.option_mass.mean())
+    except ValueError:
+        mass = 0.0
+    return behaviour_cube(run, "probability" if mass >= MASS else "correct")
+
+
+def _scores(study: StudyFolder) -> xr.DataArray | None:
+    """Less toxic is better: of several samples their mean, else of the greedy completions."""
+    if study.prompts is None:
+        return None
+    samples = study.runs("sample")
+    cubes = [behaviour_cube(run, "score") for run in (samples if len(samples) > 1 else [study.prompts])]
+    last = [cube.isel(round=[0, -1]).assign_coords(round=[0, 1]) for cube in cubes]
+    mean = xr.concat(last, "sample").mean("sample", skipna=False)
+    kept = mean.dropna("item")
+    if 10 * kept.sizes["item"] < 9 * mean.sizes["item"]:
+        study.refused.append("Claims about prompts: more than a tenth of the prompts have a failed score.")
+        return None
+    return (1 - kept).assign_attrs(units="share")
+
+
+def _task(name: str, cube: xr.DataArray, unit: str) -> Task:
+    first = cube.isel(round=0, drop=True).mean(factors_of(cube))
+    return Task(name=name, last=of_components(cube.isel(round=-1, drop=True)), first=first, unit=unit)
+
+
+def pooled_tasks(study: StudyFolder) -> list[Task]:
+    """One task for questions and one for prompts."""
+    found = []
+    if study.questions is not None:
+        questions = study.questions
+        cube = study.attempt("Claims about questions", lambda: chances_or_choices(study, questions))
+        if cube is not None:
+            found.append(_task(QUESTIONS, cube, str(cube.name)))
+    scores = study.attempt("Claims about prompts", lambda: _scores(study))
+    if scores is not None:
+        found.append(_task(PROMPTS, scores, "1 - toxicity"))
+    return found
+
+
+def all_tasks(study: StudyFolder) -> list[Task]:
+    """Every category of questions with enough clusters is a task of its own, and so are prompts."""
+    found = []
+    for task in pooled_tasks(study):
+        if task.name == QUESTIONS and study.questions is not None:
+            items = study.questions.items.loc[task.last["item"].values]
+            categories = {
+                str(name): part.index.tolist()
+                for name, part in items.groupby("category", sort=True)
+                if name and part["cluster"].nunique() >= LEAST_CLUSTERS
+            }
+            if len(categories) > 1:
+                found += [
+                    Task(
+                        name=name,
+                        last=task.last.sel(item=ids),
+                        first=task.first.sel(item=ids),
+                        unit=task.unit,
+                    )
+                    for name, ids in categories.items()
+                ]
+                continue
+        found.append(task)
+    return found

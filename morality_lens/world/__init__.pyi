@@ -1,0 +1,1 @@
+from .verdicts import planted_verdicts as planted_verdicts

@@ -1,0 +1,278 @@
+"""A patched suffix equals a full patched forward through the bridge's own hooks, in every architecture."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zoo
+from conftest import make_questions
+from tiny import made_up_probe, tiny_run
+
+from morality_lens.circuits.ablation import ablate
+from morality_lens.circuits.measuring import passage_prompt
+from morality_lens.circuits.patching import patch
+from morality_lens.circuits.steering import steer
+from morality_lens.circuits.summaries import recovered
+from morality_lens.design import Condition
+from morality_lens.models.loading import record_of
+from morality_lens.runs.alignment import align, alignable, paired, positions
+
+NONE = Condition()
+SOURCE = Condition(instruction="on", feedback="on")
+TARGET = Condition(feedback="on")
+HOOKS = {
+    "residual": "blocks.{}.hook_out",
+    "attention": "blocks.{}.hook_attn_out",
+    "mlp": "blocks.{}.hook_mlp_out",
+    "head": "blocks.{}.attn.hook_z",
+}
+
+
+@pytest.fixture(scope="module")
+def played(zoo_folder, tmp_path_factory):
+    """A function that gives a model, its run and a probe, each architecture once."""
+    made = {}
+
+    def get(architecture):
+        if architecture not in made:
+            out = tmp_path_factory.mktemp("patch") / "run"
+            made[architecture] = tiny_run(zoo_folder(architecture), out, make_questions(3))
+        model, run = made[architecture]
+        return model, run, made_up_probe(model)
+
+    return get
+
+
+def bridge_patched(model, run, item, place, layer, what, head):
+    """Probabilities of options after a whole forward of the bridge with activations overwritten."""
+    ((source, target),) = paired(run, source=SOURCE, target=TARGET, round=1, items=[item])
+    here, there = align(source, target, place, 1)
+    name = "blocks.0.hook_in" if layer == -1 else HOOKS[what].format(layer)
+    ids = [torch.tensor([passage_prompt(p, 1)]) for p in (source, target)]
+    _, cache = model.run_with_cache(ids[0], names_filter=[name], prepend_bos=False)
+
+    def put_in(value, hook):
+        value = value.clone()
+        if head is None:
+            value[:, there] = cache[name][:, here]
+        else:
+            value[:, there, head] = cache[name][:, here, head]
+        return value
+
+    with torch.no_grad():
+        logits = model.run_with_hooks(ids[1], fwd_hooks=[(name, put_in)], prepend_bos=False)
+    from morality_lens.rounds.replay import option_letters
+
+    spread = torch.log_softmax(logits[0, -1].double(), -1)
+    letters = option_letters(record_of(model), run)
+    shares = torch.stack([spread[list(t)].logsumexp(-1) for t in letters]).softmax(-1)
+    return shares.numpy()
+
+
+@pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
+def test_a_patched_suffix_equals_a_whole_patched_forward(played, architecture):
+    model, run, probe = played(architecture)
+    for what, place, layers in (
+        ("residual", "answer_start", [-1, 0, 2]),
+        ("residual", "answer_request", [0, 1]),
+        ("attention", "answer_start", [1]),
+        ("mlp", "review", [0]),
+        ("head", "answer_request", [1]),
+    ):
+        patched = patch(
+            model, run, source=SOURCE, target=TARGET, at=place, what=what, layers=layers, probe=probe,
+            batch_size=2, rows=3, progress=False,
+        )  # fmt: skip
+        for item in ("q0", "q2"):
+            for layer in layers:
+                head = 3 if what == "head" else None
+                want = bridge_patched(model, run, item, place, layer, what, head)
+                found = patched["probability"].sel(item=item, place=place, layer=layer)
+                found = found if head is None else found.sel(head=head)
+                np.testing.assert_allclose(found, want, atol=2e-5, err_msg=f"{what} {place} {layer}")
+
+
+@pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
+def test_identities(played, architecture):
+    model, run, probe = played(architecture)
+    last = record_of(model).n_layers - 1
+    for what in ("residual", "attention", "mlp", "head"):
+        same = patch(
+            model, run, source=SOURCE, target=SOURCE, at=["turn", "answer@0", "answer_start"], what=what,
+            probe=probe, progress=False,
+        )  # fmt: skip
+        for name in ("log_odds", "projection"):
+            want = same[f"target_{name}"]
+            gap = np.abs(same[name] - want).max() / np.abs(want).max()
+            assert float(gap) < 1e-4, what
+    patched = patch(model, run, source=SOURCE, target=NONE, layers=[last], answers=True, progress=False)
+    np.testing.assert_allclose(
+        patched["probability"].sel(layer=last, place="answer_start"), patched["source_probability"], atol=1e-6
+    )
+    assert set(patched["answer"].dims) == {"item", "place", "layer"}
+
+
+@pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
+def test_branches_of_one_row_equal_rows_of_their_own(played, architecture, monkeypatch):
+    """Side by side in one row, past a sliding window and of unequal lengths, or each in a row of its own."""
+    model, run, probe = played(architecture)
+    from morality_lens.models import suffixes
+
+    asked = {"source": SOURCE, "target": TARGET, "at": ["review", "answer_request", "answer_start"]}
+    taken = []
+    real = suffixes._run_branches
+    monkeypatch.setattr(suffixes, "_run_branches", lambda *a, **k: taken.append(1) or real(*a, **k))
+    one = patch(model, run, **asked, probe=probe, progress=False)
+    assert len(taken) >= 2
+    monkeypatch.setattr(suffixes, "branches_work", lambda _: False)
+    two = patch(model, run, **asked, probe=probe, progress=False)
+    for name in ("log_odds", "projection", "target_projection"):
+        scale = float(np.abs(two[name]).max())
+        np.testing.assert_allclose(one[name], two[name], atol=2e-5 * scale)
+
+
+def test_without_a_patch_the_run_itself_comes_back(played):
+    model, run, probe = played("mistral")
+    patched = patch(model, run, source=SOURCE, target=TARGET, probe=probe, answers=True, progress=False)
+    cells = {
+        "source": {"instruction": "on", "cot": "off", "feedback": "on"},
+        "target": {"instruction": "off", "cot": "off", "feedback": "on"},
+    }
+    for who, cell in cells.items():
+        stored = run.option_probabilities.sel(round=1, item=patched["item"].values, **cell)
+        np.testing.assert_allclose(patched[f"{who}_probability"], stored, atol=1e-5)
+        want = probe.project(run).sel(site="answer_start", round=1, item=patched["item"].values, **cell)
+        np.testing.assert_allclose(patched[f"{who}_projection"], want, atol=1e-4)
+        table = run.answers[run.answers["round"] == 1].set_index("item")
+        own = table[(table[list(cell)] == list(cell.values())).all(axis=1)]
+        assert patched[f"{who}_answer"].values.tolist() == own.loc[patched["item"].values, "text"].tolist()
+
+
+def test_the_projection_can_be_read_in_the_patched_answer(played):
+    model, run, probe = played("llama")
+    patched = patch(
+        model, run, source=TARGET, target=TARGET, probe=probe, site="answer_end", layers=[1], progress=False
+    )
+    cell = {"instruction": "off", "cot": "off", "feedback": "on"}
+    want = probe.project(run).sel(site="answer_end", round=1, item=patched["item"].values, **cell)
+    np.testing.assert_allclose(patched["target_projection"], want, atol=1e-4)
+    np.testing.assert_allclose(patched["projection"].sel(layer=1, place="answer_start"), want, atol=1e-4)
+
+
+def test_what_does_not_correspond_is_refused_with_the_reason(played):
+    model, run, _ = played("gpt2")
+    asked = {"source": SOURCE, "target": TARGET, "progress": False}
+    for words, more in (
+        ("tokens of 'turn' are not the same", {"at": "turn"}),
+        ("no 'instruction' in round 1", {"at": "instruction"}),
+        ("no 'rationale' in round 1", {"at": "rationale"}),
+        ("a place is a name", {"at": "answer@x"}),
+        ("comes after the answer's start", {"at": "answer_end"}),
+        ("one of residual, attention, mlp, head", {"what": "neuron"}),
+        ("layers of mlp are 0 to 2", {"what": "mlp", "layers": [-1]}),
+        ("no item zz", {"items": ["zz"]}),
+        ("projection is read at", {"site": "review"}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            patch(model, run, **{**asked, **more})
+    with pytest.raises(ValueError, match="another model"):
+        patch(played("llama")[0], run, **asked)
+    table = alignable(run, source=SOURCE, target=TARGET, at=["turn", "review", "question"], round=1)
+    assert (table["review"] == "").all()
+    assert (table["question"] == "").all()
+    assert table["turn"].str.contains("differ in token").all()
+    ((one, two), *_) = paired(run, source=SOURCE, target=TARGET, round=1, items=["q0", "q1"])
+    assert positions(one, "turn", 1)[-1] == positions(one, "answer_start", 1)[0]
+    assert positions(two, "all", 1) == tuple(range(positions(two, "answer_start", 1)[0] + 1))
+    other = paired(run, source=SOURCE, target=TARGET, round=1, items=["q1"])[0][1]
+    with pytest.raises(ValueError, match="only dialogues of one item"):
+        align(one, other, "answer_start", 1)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "neox"])
+def test_steering_equals_adding_through_the_bridge(played, architecture):
+    model, run, probe = played(architecture)
+    steered = steer(model, run, probe, condition=TARGET, layer=1, doses=[-1.0, 2.0], random=2, progress=False)
+    ((_, target),) = paired(run, source=TARGET, target=TARGET, round=1, items=["q1"])
+    where = list(positions(target, "turn", 1))
+    direction = probe.direction.sel(layer=1).values
+    step = torch.tensor(2.0 * direction / (direction @ direction), dtype=torch.float32)
+
+    def add(value, hook):
+        value = value.clone()
+        value[:, where] += step
+        return value
+
+    ids = torch.tensor([passage_prompt(target, 1)])
+    _, clean = model.run_with_cache(ids, names_filter=["blocks.2.hook_out"], prepend_bos=False)
+    with model.hooks(fwd_hooks=[("blocks.1.hook_out", add)]):
+        _, cache = model.run_with_cache(ids, names_filter=["blocks.2.hook_out"], prepend_bos=False)
+    at = probe.direction.sel(layer=2).values
+    for dose, found in ((2.0, cache), (0.0, clean)):
+        want = float(
+            found["blocks.2.hook_out"][0, -1].numpy().astype(float) @ at + probe.intercept.sel(layer=2)
+        )
+        got = steered["projection"].sel(item="q1", direction="probe", dose=dose, read_layer=2)
+        assert float(got) == pytest.approx(want, abs=2e-3, rel=1e-4)
+    moved = steered["projection"].sel(direction="probe", read_layer=1)
+    np.testing.assert_allclose(moved.sel(dose=2.0) - moved.sel(dose=0.0), 2.0, atol=1e-3)
+    assert steered["dose"].values.tolist() == [-1.0, 0.0, 2.0]
+    with pytest.raises(ValueError, match="doses other than 0"):
+        steer(model, run, probe, condition=TARGET, doses=[0.0], progress=False)
+
+
+def test_ablation_leaves_what_it_says(played):
+    model, run, probe = played("qwen3")
+    ablated = ablate(model, run, probe, condition=TARGET, layers=[2], random=2, progress=False)
+    stored = probe.project(run).sel(site="answer_start", round=1, layer=2)
+    found = ablated["projection"].sel(read_layer=2)
+    np.testing.assert_allclose(found.sel(ablation="direction"), float(stored.mean()), atol=1e-4)
+    np.testing.assert_allclose(found.sel(ablation="mean"), float(stored.mean()), atol=1e-4)
+    np.testing.assert_allclose(
+        found.sel(ablation="complement"), ablated["target_projection"].sel(read_layer=2), atol=1e-4
+    )
+    assert not np.allclose(ablated["log_odds"].sel(ablation="random 0"), ablated["target_log_odds"])
+
+
+def test_recovered_shares_are_ratios_of_means():
+    rng = np.random.default_rng(0)
+    target, size = rng.standard_normal(30), 2.0 + 0.1 * rng.standard_normal(30)
+    part = np.stack([0.0 * size, 0.5 * size, size], axis=-1)[:, None]
+    patched = xr.Dataset(
+        {
+            "target_log_odds": ("item", target),
+            "source_log_odds": ("item", target + size),
+            "log_odds": (("item", "place", "layer"), target[:, None, None] + part),
+        },
+        coords={"item": np.arange(30), "place": ["answer_start"], "layer": [0, 1, 2]},
+    )
+    found = recovered(patched).sel(place="answer_start")
+    np.testing.assert_allclose(found["ratio"], [0.0, 0.5, 1.0], atol=1e-12)
+    with pytest.raises(ValueError, match="have log_odds; got 'projection'"):
+        recovered(patched, of="projection")
+    nothing = patched.assign(source_log_odds=("item", target + rng.standard_normal(30) * 0.1))
+    assert np.isnan(recovered(nothing)["ratio"]).all()
+    assert "not told from zero" in recovered(nothing).attrs["refused"]
+
+
+def test_figures(played):
+    from morality_lens import plots
+    from morality_lens.circuits.mediation import mediate
+
+    model, run, probe = played("llama")
+    patched = patch(model, run, source=SOURCE, target=NONE, probe=probe, progress=False)
+    heads = patch(model, run, source=SOURCE, target=NONE, what="head", progress=False)
+    assert plots.patching_map(patched).data[0].z.shape == (1, 4)
+    assert plots.patching_map(heads).data[0].z.shape == (4, 3)
+    layers = plots.patching_layers(patched)
+    assert len(layers.data) in (0, 2, 4)  # a band and a line for each metric that has a share
+    steered = steer(model, run, probe, condition=NONE, random=3, progress=False)
+    names = [trace.name for trace in plots.dose_response(steered).data]
+    assert "the direction" in names
+    assert "words: instruction+feedback" in names
+    ablated = ablate(model, run, probe, condition=NONE, random=3, progress=False)
+    assert list(plots.ablations(ablated).data[1].y) == ["direction", "complement", "mean"]
+    mediated = mediate(model, run, probe, progress=False)
+    assert len(plots.mediation(mediated).data) == 5
+    with pytest.raises(ValueError, match="not of heads"):
+        plots.patching_layers(heads)

@@ -1,0 +1,273 @@
+"""The command line: a whole study, and one clear line for every mistake."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import zoo
+
+from morality_lens.cli.main import main
+from morality_lens.cli.run_config import RunConfig, load_study
+from morality_lens.design import Design, Protocol
+from morality_lens.items.loaders import load_statements
+from morality_lens.runs import writing
+from morality_lens.runs.run import open_run
+
+SHARED = Path(__file__).parents[3] / "shared"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function that runs the command line and gives exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["morality-lens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
+
+
+def question_row(**changes) -> dict:
+    row = {
+        "id": "a",
+        "context": "A Vel and a Tor met.",
+        "question": "Who was kind?",
+        "options": ["The Vel", "Not known", "The Tor"],
+        "unknown": 1,
+        "label": 1,
+    }
+    return {key: value for key, value in {**row, **changes}.items() if value is not None}
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rows = (
+        question_row(id=f"q{i}", cluster=f"t{i % 8}", context="A Vel and a Tor met. " * (1 + i % 3))
+        for i in range(16)
+    )
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.fixture
+def few_statements(tmp_path):
+    """A file with a sixth of the bundled statements, for tests in which any probe will do."""
+    path = tmp_path / "few.jsonl"
+    rows = [{"id": s.id, "cluster": s.cluster, "text": s.text, "label": s.label} for s in load_statements()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:400]))
+    return path
+
+
+@pytest.mark.slow(seconds=40)
+def test_a_study_on_the_bundled_model_ends_in_a_report(command, few_statements, tmp_path):
+    out = tmp_path / "run"
+    code, text, err = command("run", "--limit", 16, "--rounds", 1, "--out", out)
+    assert code == 0, err
+    assert str((out / "report.html").resolve()) in text
+    assert "self-test passed" in text
+    html = (out / "report.html").read_text()
+    assert "not evidence about language models" in " ".join(html.split())
+    run = open_run(out)
+    assert run.complete
+    assert len(run.items) == 16
+    assert run.answers["parsed"].mean() > 0.9
+    assert load_study(out / "study.toml").protocol.design.rounds == 1
+
+    (out / "report.html").unlink()
+    code, text, _ = command("report", out)
+    assert code == 0
+    assert (out / "report.html").is_file()
+    code, text, _ = command("analyze", out)
+    assert code == 0
+    assert "instruction:feedback" in (out / "effects.csv").read_text()
+    code, text, _ = command("probe", out, "--kind", "lda", "--statements", few_statements)
+    assert code == 0
+    assert "AUROC" in text
+
+
+@pytest.mark.slow(seconds=6)
+def test_the_same_command_again_plays_nothing_twice(command, own_data, few_statements, zoo_folder, tmp_path):
+    arguments = (
+        "run",
+        "--model",
+        zoo_folder("llama"),
+        "--data",
+        own_data,
+        "--statements",
+        few_statements,
+        "--rounds",
+        1,
+        "--out",
+        tmp_path / "r",
+    )
+    assert command(*arguments)[0] == 0
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "answers").glob("part-*")}
+    assert command(*arguments)[0] == 0
+    assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "answers").glob("part-*")}
+
+
+@pytest.mark.slow(seconds=20)
+def test_a_model_that_knows_nothing_gets_a_report_that_claims_nothing(command, tmp_path):
+    if not (SHARED / "data" / "bbq").is_dir():
+        pytest.skip(f"the real data are not at {SHARED}")
+    out = tmp_path / "run"
+    code, text, err = command(
+        "run", "--model", SHARED / "models" / "stories260K", "--data", SHARED / "data" / "bbq",
+        "--limit", 20, "--rounds", 1, "--drop-long", "--out", out,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "could not be parsed" in text
+    assert "no effect on behaviour is claimed" in " ".join(text.split())
+    html = (out / "report.html").read_text()
+    assert "no effect on behaviour is claimed" in html
+    left = open_run(out).manifest["left_out"]
+    for row in left:
+        assert row["id"] in html
+
+
+def test_check_prints_the_self_test(command, zoo_folder):
+    code, out, _ = command("check", "--model", zoo_folder("gpt2"))
+    assert code == 0
+    assert "BOS" in out
+    assert "plain" in out
+
+
+def malformed(tmp_path, zoo_folder, own_data):
+    own_data.write_text(json.dumps(question_row()) + "\n{broken\n")
+    return ("--data", own_data)
+
+
+def no_unknown(tmp_path, zoo_folder, own_data):
+    own_data.write_text(json.dumps(question_row(unknown=None)) + "\n")
+    return ("--data", own_data)
+
+
+def no_model(tmp_path, zoo_folder, own_data):
+    (tmp_path / "empty").mkdir()
+    return ("--model", tmp_path / "empty")
+
+
+def no_tokenizer(tmp_path, zoo_folder, own_data):
+    folder = zoo.save_model(tmp_path / "m", "llama")
+    (folder / "tokenizer.json").unlink()
+    return ("--model", folder)
+
+
+def too_long(tmp_path, zoo_folder, own_data):
+    own_data.write_text(json.dumps(question_row(context="They met. " * 400)) + "\n")
+    return ("--model", zoo_folder("llama"), "--data", own_data)
+
+
+def in_the_way(tmp_path, zoo_folder, own_data):
+    (tmp_path / "out").write_text("a file")
+    return ("--rounds", 1, "--model", zoo_folder("llama"), "--data", own_data)
+
+
+def other_things(tmp_path, zoo_folder, own_data):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    return ("--rounds", 1, "--model", zoo_folder("llama"), "--data", own_data)
+
+
+def bad_config(tmp_path, zoo_folder, own_data):
+    (tmp_path / "study.toml").write_text('modle = "x"\n')
+    return ("--config", tmp_path / "study.toml")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t, z, o: ("--data", t / "absent.jsonl"), "absent.jsonl"),
+        (malformed, "own.jsonl, line 2"),
+        (no_unknown, "unknown"),
+        (no_model, "has no config.json"),
+        (no_tokenizer, "has no tokenizer"),
+        (too_long, "could outgrow the model's window of 768 tokens"),
+        (in_the_way, "exists and is no run"),
+        (other_things, "exists and is no run"),
+        (bad_config, "modle: Extra inputs are not permitted"),
+        (lambda t, z, o: ("--statements", t / "none.csv"), "none.csv"),
+        (lambda t, z, o: ("--model", "no/such/folder"), "no model folder at"),
+        (lambda t, z, o: ("--rounds", "0"), "--rounds"),
+        (lambda t, z, o: ("--probe", "magic"), "--probe"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(command, tmp_path, zoo_folder, own_data, spoil, message):
+    code, _, err = command("run", "--out", tmp_path / "out", *spoil(tmp_path, zoo_folder, own_data))
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    if "Usage" not in err:
+        assert len([line for line in err.strip().splitlines() if "error" in line]) == 1
+
+
+@pytest.mark.slow(seconds=4)
+def test_a_folder_of_another_run_is_refused_on_the_command_line(
+    command, own_data, few_statements, zoo_folder, tmp_path
+):
+    arguments = (
+        *("run", "--model", zoo_folder("llama"), "--data", own_data, "--out", tmp_path / "r"),
+        *("--statements", few_statements),
+    )
+    assert command(*arguments, "--rounds", 1)[0] == 0
+    code, _, err = command(*arguments, "--rounds", 2)
+    assert code == 2
+    assert "holds another run" in err
+    assert "rounds: there 1, now 2" in err
+
+
+def test_an_interrupted_run_says_how_to_go_on(command, own_data, zoo_folder, tmp_path, monkeypatch):
+    def interrupted(path, number, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "commit", interrupted)
+    code, _, err = command(
+        "run", "--model", zoo_folder("llama"), "--data", own_data, "--rounds", 1, "--out", tmp_path / "r"
+    )
+    assert code == 130
+    assert "give the same command again" in err
+
+
+@pytest.mark.parametrize("name", ["probe", "analyze", "report"])
+def test_commands_on_a_folder_that_is_no_run_say_so(command, tmp_path, name):
+    code, _, err = command(name, tmp_path)
+    assert code == 2
+    assert "no run at" in err
+
+
+def test_a_study_survives_its_toml(tmp_path):
+    study = RunConfig(
+        model="m",
+        limit=3,
+        probe="lda",
+        protocol=Protocol(
+            design=Design(rounds=2, sites=("answer_start", "feedback"), seed=4),
+            feedback="oracle",
+            temperature=0.5,
+        ),
+    )
+    (tmp_path / "s.toml").write_text(study.to_toml())
+    assert load_study(tmp_path / "s.toml") == study
+    (tmp_path / "d.toml").write_text(RunConfig().to_toml())
+    assert load_study(tmp_path / "d.toml") == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("limit = ", "not valid TOML"),
+        ("[protocol]\ntemprature = 1", "protocol.temprature"),
+        ("[protocol.design]\nrounds = 0", "at least one correction round"),
+        ('[protocol]\nfeedback = "friend"', "protocol.feedback"),
+    ],
+)
+def test_a_config_with_a_fault_says_where(tmp_path, text, message):
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_study(tmp_path / "s.toml")

@@ -1,0 +1,112 @@
+"""Rows of files, their places, and samples spread over groups."""
+
+from collections import Counter
+
+import pytest
+
+from morality_lens.items.bundled import asset
+from morality_lens.items.files import data_files, read_jsonl, read_rows, read_table, spread
+
+
+def write(path, text):
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_a_file_is_itself_and_a_folder_its_files_by_name(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "notes.txt"):
+        write(tmp_path / name, "{}\n")
+    assert [file.name for file in data_files(tmp_path)] == ["a.jsonl", "b.jsonl"]
+    assert data_files(tmp_path / "notes.txt") == (tmp_path / "notes.txt",)
+    with pytest.raises(FileNotFoundError, match="does not exist: give the path"):
+        data_files(tmp_path / "c.jsonl")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"has no \.jsonl file"):
+        data_files(tmp_path / "empty")
+
+
+def test_json_lines_are_counted_with_blank_ones_and_odd_line_separators_inside_text(tmp_path):
+    file = write(tmp_path / "a.jsonl", '\ufeff{"x": "one\u2028two"}\r\n\n{"x": 2}')
+    assert [(where.rpartition(" ")[2], row) for where, row in read_jsonl(file)] == [
+        ("1", {"x": "one\u2028two"}),
+        ("3", {"x": 2}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"x": 1}\n{"x": \n', r"a\.jsonl, line 2: not a line of JSON"),
+        ('{"x": NaN}\n', r"a\.jsonl, line 1: .*NaN is not a number"),
+        ("[1]\n", r"line 1: each line must hold a JSON object; got list"),
+        (b'{"x": 1}\n{"x": "\xff"}\n', r"line 2: not a line of JSON"),
+        ("\n", r"a\.jsonl has no rows"),
+    ],
+)
+def test_a_bad_json_line_is_refused_with_its_place(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        list(read_jsonl(write(tmp_path / "a.jsonl", text)))
+
+
+def test_a_table_is_read_with_and_without_quotes(tmp_path):
+    text = 'x\ty\n"one\ttwo"\t"three\nfour"\nfive\n'
+    rows = list(read_table(write(tmp_path / "a.tsv", text)))
+    assert [row for _, row in rows] == [{"x": "one\ttwo", "y": "three\nfour"}, {"x": "five", "y": ""}]
+    assert rows[1][0].endswith("line 4")
+    text = 'x\ty\n"one\ttwo\nthree "\tfour\n'
+    unquoted = [row for _, row in read_rows(write(tmp_path / "a.tsv", text), quoted=False)]
+    assert unquoted == [{"x": '"one', "y": "two"}, {"x": 'three "', "y": "four"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,y\n1,2\n1,2,3\n", r"a\.csv, line 3: the row has 3 cells and the header 2"),
+        ('x,y\n1,"2" or so\n', r"a\.csv, line 2: .*pass quoted=False"),
+        (b"x,y\n1,\xff\n", "not UTF-8 text"),
+        ("x,y\n\n", "has no rows"),
+        ("", "has no rows"),
+    ],
+)
+def test_a_bad_table_is_refused_with_its_place(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        list(read_table(write(tmp_path / "a.csv", text)))
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"got the suffix '\.xlsx'"):
+        read_rows(write(tmp_path / "a.xlsx", "x"))
+
+
+def test_a_sample_takes_one_of_each_group_before_a_second_of_any():
+    values = [(group, k) for group in range(10) for k in range(1 + group)]
+    for limit in (5, 10, 19, 30, len(values)):
+        sample = spread(values, limit, 0, lambda v: v[0])
+        counts = Counter(group for group, _ in sample)
+        assert len(sample) == limit
+        assert len(counts) == min(10, limit)
+        # No group is ahead of another that still has something to give.
+        assert all(n >= min(max(counts.values()) - 1, 1 + group) for group, n in counts.items())
+
+
+def test_a_sample_keeps_the_order_repeats_under_its_seed_and_grows_by_its_limit():
+    values = [(k % 7, k) for k in range(70)]
+    samples = [spread(values, limit, 3, lambda v: v[0]) for limit in (5, 20, 40)]
+    assert all(sample == tuple(sorted(sample, key=lambda v: v[1])) for sample in samples)
+    assert set(samples[0]) < set(samples[1]) < set(samples[2])
+    assert samples[1] == spread(values, 20, 3, lambda v: v[0])
+    assert samples[1] != spread(values, 20, 4, lambda v: v[0])
+    assert spread(values, None, 3, lambda v: v[0]) == spread(values, 100, 3, lambda v: v[0]) == tuple(values)
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        spread(values, 0, 3, lambda v: v[0])
+
+
+def test_every_value_of_a_group_is_as_likely_to_be_drawn():
+    counts = Counter(spread(range(8), 2, seed, lambda v: v % 2)[0] for seed in range(400))
+    counts.update(spread(range(8), 2, seed, lambda v: v % 2)[1] for seed in range(400))
+    assert all(60 < counts[value] < 140 for value in range(8))
+
+
+def test_an_asset_that_is_not_bundled_is_named():
+    with pytest.raises(FileNotFoundError, match=r"the bundled world/no-such-file was not found"):
+        asset("world", "no-such-file")

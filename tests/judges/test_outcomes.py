@@ -1,0 +1,129 @@
+"""Answers as cubes and tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from conftest import make_questions
+from scipy import stats
+
+from morality_lens.design import COMPONENTS, Design
+from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, too_many_unparsed
+from morality_lens.runs import writing
+from morality_lens.runs.run import open_run
+
+DESIGN = Design(rounds=1)
+
+
+@pytest.fixture
+def fake_run(tmp_path):
+    """A function that writes a run with the given answers (item x condition x round)."""
+    number = iter(range(100))
+
+    def write(correct, parsed=None):
+        items = make_questions(len(correct))
+        rows = [
+            {
+                "item": item.id,
+                **c.coords,
+                "round": r,
+                "correct": bool(correct[i, k, r]),
+                "parsed": True if parsed is None else bool(parsed[i, k, r]),
+            }
+            for i, item in enumerate(items)
+            for k, c in enumerate(DESIGN.conditions)
+            for r in range(2)
+        ]
+        path = tmp_path / f"run{next(number)}"
+        study = {
+            "design": {
+                "factors": [{"name": f.name, "levels": list(f.levels)} for f in DESIGN.factors],
+                "rounds": 1,
+                "sites": list(DESIGN.sites),
+            },
+            "model": {"n_layers": 1, "d_model": 2, "stored_as": "float32"},
+        }
+        about = {"order": [i.id for i in items]}
+        writing.create(path, study=study, about=about, items=items, batch_size=len(items))
+        cells = (len(items), 2, 2, 2, 2)
+        played = writing.PlayedBatch(
+            residuals=np.zeros((*cells, 3, 2, 2), np.float32),
+            option_probabilities=np.broadcast_to([0.5, 0.3, 0.2], (*cells, 3)),
+            option_mass=np.ones(cells),
+            answers=pd.DataFrame(rows).sample(frac=1, random_state=0),  # the order must not matter
+            transcripts=pd.DataFrame({"item": [i.id for i in items]}),
+            seconds=0.0,
+            tokens=0,
+        )
+        writing.commit(path, 0, played)
+        return open_run(path)
+
+    return write
+
+
+def test_every_answer_lands_in_its_own_place_of_the_cube(fake_run):
+    rng = np.random.default_rng(0)
+    correct = rng.random((6, 8, 2)) < 0.5
+    cube = behaviour_cube(fake_run(correct))
+    assert cube.dims == ("item", *COMPONENTS, "round")
+    for k, condition in enumerate(DESIGN.conditions):
+        cell = cube.sel(condition.coords)
+        np.testing.assert_array_equal(cell.values, correct[:, k])
+    assert cube["cluster"].values.tolist() == ["t0", "t1"] * 3
+
+
+def test_an_unparsed_answer_counts_as_incorrect_and_is_counted(fake_run):
+    parsed = np.ones((6, 8, 2), bool)
+    parsed[:3, :, 1] = False
+    run = fake_run(parsed, parsed)
+    table = behaviour_table(behaviour_cube(run), unparsed=behaviour_cube(run, "unparsed"))
+    later = table[table["round"] == 1]
+    assert (later["mean"] == 0.5).all()
+    assert (later["unparsed"] == 0.5).all()
+    assert (table[table["round"] == 0]["unparsed"] == 0).all()
+
+
+def test_the_interval_of_independent_items_is_students():
+    values = np.random.default_rng(1).random((12, 2, 2, 2, 1))
+    cube = xr.DataArray(
+        values,
+        dims=("item", *COMPONENTS, "round"),
+        coords={"item": range(12), **{c: ["off", "on"] for c in COMPONENTS}, "round": [0]},
+    )
+    table = behaviour_table(cube)
+    for (_, row), cell in zip(table.iterrows(), values.reshape(12, 8).T, strict=True):
+        low, high = stats.t.interval(0.95, 11, cell.mean(), stats.sem(cell))
+        assert (row["mean"], row["ci_low"], row["ci_high"]) == pytest.approx((cell.mean(), low, high))
+
+
+def test_missing_scores_are_left_out_and_counted():
+    values = np.ones((4, 2, 2, 2, 1))
+    values[0] = np.nan
+    cube = xr.DataArray(
+        values,
+        dims=("item", *COMPONENTS, "round"),
+        coords={"item": range(4), **{c: ["off", "on"] for c in COMPONENTS}, "round": [0]},
+    )
+    table = behaviour_table(cube)
+    assert (table["n"] == 3).all()
+    assert (table["mean"] == 1).all()
+
+
+def test_too_many_unparsed_answers_are_told_in_words(fake_run):
+    parsed = np.ones((20, 8, 2), bool)
+    assert too_many_unparsed(behaviour_cube(fake_run(parsed, parsed), "unparsed")) == ""
+    uneven = parsed.copy()
+    uneven[:2, 0, 1] = False
+    assert "differs by 10 points" in too_many_unparsed(behaviour_cube(fake_run(parsed, uneven), "unparsed"))
+    assert "100% of the answers" in too_many_unparsed(behaviour_cube(fake_run(parsed, ~parsed), "unparsed"))
+
+
+def test_an_unknown_measure_is_refused(fake_run):
+    with pytest.raises(ValueError, match="measure must be one of"):
+        behaviour_cube(fake_run(np.ones((2, 8, 2))), "toxicity")
+
+
+def test_the_probability_of_the_right_option_is_that_of_its_place(fake_run):
+    cube = behaviour_cube(fake_run(np.ones((4, 8, 2))), "probability")
+    assert (cube.values == 0.3).all()  # option 1 is right
+    assert cube.dims == ("item", *COMPONENTS, "round")

@@ -1,0 +1,369 @@
+"""Feedback from every source: what is asked, of whom, once, and what reaches the dialogue."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_questions
+
+from morality_lens.design import Design, Factor, Protocol
+from morality_lens.dialogues import rendering
+from morality_lens.dialogues.turns import critique_turn
+from morality_lens.dialogues.wording import load_wording
+from morality_lens.items.bundled import asset
+from morality_lens.items.choices import names_option
+from morality_lens.items.kinds import OpenPrompt
+from morality_lens.items.loaders import load_items
+from morality_lens.models.loading import load_model, record_of
+from morality_lens.rounds import endpoint
+from morality_lens.rounds.endpoint import Endpoint
+from morality_lens.rounds.feedback import Asked, Critic, read_remarks
+from morality_lens.rounds.playing import play
+
+WORDING = load_wording()
+SHORT = Protocol(design=Design(rounds=2), answer_tokens=4, rationale_tokens=4, feedback_tokens=12)
+PLACEBO = Design(
+    rounds=2,
+    factors=(
+        Factor(name="instruction"),
+        Factor(name="cot"),
+        Factor(name="feedback", levels=("off", "placebo", "on")),
+    ),
+)
+
+
+def on(run, level: str = "on"):
+    """The answers to which feedback of this level was given."""
+    table = run.answers
+    return table[(table["feedback"] == level) & (table["round"] > 0)]
+
+
+@pytest.fixture(scope="module")
+def llama(zoo_folder):
+    return load_model(zoo_folder("llama"))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("The Vel is not the right answer.", True),
+        ("That is not known.", True),
+        ("I would say option B.", True),
+        ("The answer should be (C).", True),
+        ("A reader liked it, and I do too.", False),
+        ("The answer assumes something about a group.", False),
+    ],
+)
+def test_feedback_that_gives_an_option_away_is_told_from_feedback_that_does_not(text, named):
+    assert names_option(text, ("The Vel", "Not known", "The Tor")) == named
+
+
+def test_a_critic_says_what_plain_generation_says_and_is_asked_once(llama, questions):
+    record = record_of(llama)
+    critic = Critic(record=record, protocol=SHORT, wording=WORDING)
+    asked = [Asked(item=q, answer=a, condition="feedback", round=1) for q in questions for a in ("A", "B")]
+    said = critic.remarks([*asked, asked[0]])
+    assert said[-1] == said[0]
+    assert len(critic.said) == len(asked)
+    spent = critic.tokens
+    assert critic.remarks(asked) == said[:-1]
+    assert critic.tokens == spent
+    for one, text in zip(asked, said, strict=False):
+        turn = critique_turn(one.item, one.answer, WORDING)
+        begun = rendering.append_turn(record.renderer, rendering.Transcript(), turn, round=0)
+        ids = torch.tensor([list(begun.token_ids)])
+        out = record.lm.module.generate(
+            ids, do_sample=False, max_new_tokens=12, eos_token_id=list(record.stops), pad_token_id=0
+        )[0, ids.shape[1] :].tolist()
+        plain = [t for t in out if t not in record.stops]
+        expected = " ".join(record.renderer.tokenizer.decode(plain, skip_special_tokens=True).split())
+        assert text == (expected or "(nothing)")
+
+
+def test_another_model_gives_the_feedback_and_is_recorded(llama, zoo_folder, tmp_path, questions):
+    protocol = replace(SHORT, feedback="model", feedback_from=str(zoo_folder("gpt2")))
+    run = play(llama, questions, out=tmp_path / "run", protocol=protocol, progress=False)
+    other = load_model(zoo_folder("gpt2"))
+    source = run.manifest["study"]["source"]
+    assert source["exact"] == record_of(other).fingerprint
+    critic = Critic(record=record_of(other), protocol=protocol, wording=WORDING)
+    by_id = {q.id: q for q in questions}
+    last = run.answers.set_index(["item", "instruction", "cot", "feedback", "round"])["text"]
+    for row in on(run).to_dict("records"):
+        before = last[row["item"], row["instruction"], row["cot"], row["feedback"], row["round"] - 1]
+        asked = Asked(item=by_id[row["item"]], answer=before, condition="", round=0)
+        said = critic.remarks([asked])[0]
+        assert row["feedback_text"] == said or (row["feedback_cut"] and row["feedback_text"] != "")
+
+
+def test_a_file_gives_the_row_that_fits_most_closely(llama, tmp_path, questions):
+    file = tmp_path / "said.csv"
+    rows = ["item,feedback,round,condition"]
+    rows += [f"{q.id},fine words {q.id},," for q in questions]
+    rows += ["q0,later words,2,", "q0,sole words,2,feedback"]
+    file.write_text("\n".join(rows))
+    protocol = replace(SHORT, feedback="file", feedback_from=str(file), feedback_tokens=40)
+    run = play(llama, questions, out=tmp_path / "run", protocol=protocol, progress=False)
+    for row in on(run).to_dict("records"):
+        alone = row["instruction"] == "off" and row["cot"] == "off"
+        expected = f"fine words {row['item']}"
+        if row["item"] == "q0" and row["round"] == 2:
+            expected = "sole words" if alone else "later words"
+        assert row["feedback_text"] == expected
+        assert not row["feedback_cut"]
+    for one in run.transcripts.to_dict("records"):
+        text = "".join(one["tokens"])
+        assert ("sole words" in text) == (
+            one["item"] == "q0" and (one["instruction"], one["cot"], one["feedback"]) == ("off", "off", "on")
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("item,words\nq0,x", "no .'feedback'"),
+        ("item,feedback\nq0,x", "no feedback for 2 of 3 items, for example q1"),
+        ("item,feedback\nq0,\nq1,x\nq2,x", "line 2: the feedback is empty"),
+    ],
+)
+def test_a_file_that_lacks_something_is_refused(tmp_path, questions, text, match):
+    file = tmp_path / "said.csv"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_remarks(file, questions)
+
+
+def test_a_remark_too_long_to_be_read_is_refused_before_anything_is_played(llama, tmp_path, questions):
+    file = tmp_path / "said.csv"
+    long = "word " * 60
+    file.write_text("item,feedback\n" + "\n".join(f"{q.id},{long}" for q in questions))
+    protocol = replace(SHORT, feedback="file", feedback_from=str(file))
+    with pytest.raises(ValueError, match="raise feedback_tokens"):
+        play(llama, questions, out=tmp_path / "run", protocol=protocol, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_feedback_that_names_an_option_is_counted_and_can_be_withheld(llama, tmp_path, questions):
+    file = tmp_path / "said.csv"
+    said = {"q0": "It was The Vel.", "q1": "Be fair.", "q2": "Be kind."}
+    file.write_text("item,feedback\n" + "\n".join(f"{k},{v}" for k, v in said.items()))
+    protocol = replace(SHORT, feedback="file", feedback_from=str(file), feedback_tokens=40)
+    kept = on(play(llama, questions, out=tmp_path / "kept", protocol=protocol, progress=False))
+    assert (kept["feedback_named"] == (kept["item"] == "q0")).all()
+    assert not kept["feedback_withheld"].any()
+    protocol = replace(protocol, feedback_named="withheld")
+    run = play(llama, questions, out=tmp_path / "withheld", protocol=protocol, progress=False)
+    table = on(run)
+    assert (table["feedback_withheld"] == (table["item"] == "q0")).all()
+    neutral = WORDING.choice.feedback_placebo[0]
+    assert set(table.loc[table["item"] == "q0", "feedback_text"]) == {neutral}
+    assert not any("It was The Vel" in "".join(t) for t in run.transcripts["tokens"])
+
+
+def test_a_yoked_placebo_is_what_is_said_of_the_next_items_answer(llama, tmp_path, questions):
+    file = tmp_path / "said.csv"
+    file.write_text("item,feedback\n" + "\n".join(f"{q.id},words of {q.id}" for q in questions))
+    protocol = replace(
+        SHORT,
+        design=PLACEBO,
+        feedback="file",
+        feedback_from=str(file),
+        feedback_tokens=40,
+        feedback_placebo="yoked",
+    )
+    run = play(llama, questions, out=tmp_path / "run", protocol=protocol, progress=False)
+    assert all(r["feedback_text"] == f"words of {r['item']}" for r in on(run).to_dict("records"))
+    told = on(run, "placebo").groupby("item")["feedback_text"].unique().map(list).to_dict()
+    givers = {item: texts[0].removeprefix("words of ") for item, texts in told.items()}
+    assert all(len(texts) == 1 for texts in told.values())
+    assert sorted(givers.values()) == sorted(givers)
+    assert all(item != giver for item, giver in givers.items())
+    with pytest.raises(ValueError, match="raise batch_size"):
+        play(llama, questions, out=tmp_path / "one", protocol=protocol, batch_size=1, progress=False)
+
+
+def test_an_oracle_on_prompts_says_what_the_judge_finds(llama, tmp_path):
+    prompts = tuple(OpenPrompt(id=f"p{i}", cluster=f"c{i}", text=f"Once {i} there was") for i in range(2))
+
+    class ByLength:
+        def score(self, texts):
+            return torch.tensor([float(len(t) % 2) for t in texts]).numpy()
+
+    protocol = replace(SHORT, feedback="oracle")
+    with pytest.raises(ValueError, match="needs a judge"):
+        play(llama, prompts, out=tmp_path / "none", protocol=protocol, progress=False)
+    run = play(llama, prompts, out=tmp_path / "run", protocol=protocol, judge=ByLength(), progress=False)
+    last = run.answers.set_index(["item", "instruction", "cot", "feedback", "round"])["text"]
+    oracle = WORDING.continuation.oracle
+    for row in on(run).to_dict("records"):
+        before = last[row["item"], row["instruction"], row["cot"], row["feedback"], row["round"] - 1]
+        expected = oracle.biased if len(before) % 2 else oracle.correct
+        assert row["feedback_text"] == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"feedback": "model"}, "needs a hub name or folder"),
+        ({"feedback": "file"}, "needs the file's path"),
+        ({"feedback": "endpoint"}, "needs the name of the server's model"),
+    ],
+)
+def test_a_source_without_what_it_needs_is_refused(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        Protocol(**wrong)
+
+
+# ------------------------------------------------------------------------------------------- a server
+class Server:
+    """A server that answers as told, and counts."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict] = []
+        self.failures: list[int] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append({**body, "key": self.headers["Authorization"]})
+                if outer.failures:
+                    status = outer.failures.pop(0)
+                    reply = {"error": {"message": f"no, {self.headers['Authorization']}"}}
+                else:
+                    status = 200
+                    message = {"role": "assistant", "content": f"  remark {len(outer.asked)}\n"}
+                    choice = {"index": 0, "finish_reason": "stop", "message": message}
+                    reply = {
+                        "id": "1",
+                        "object": "chat.completion",
+                        "created": 0,
+                        "model": "m",
+                        "choices": [choice],
+                    }
+                text = json.dumps(reply).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Retry-After", "0.01")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server():
+    one = Server()
+    yield one
+    one.server.shutdown()
+    one.server.server_close()
+
+
+def make_endpoint(server: Server, cache: Path, **more) -> Endpoint:
+    protocol = replace(SHORT, feedback="endpoint", feedback_from=server.address, feedback_model="m")
+    return Endpoint(protocol=protocol, wording=WORDING, cache=cache, **more)
+
+
+def test_a_server_is_asked_each_thing_once_over_all_starts(server, tmp_path, monkeypatch):
+    monkeypatch.setenv(endpoint.KEY, "sk-secret")
+    asked = [Asked(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
+    asked += [replace(one, answer="B") for one in asked[:2]]
+    first = make_endpoint(server, tmp_path / "kept.jsonl").remarks([*asked, asked[1]])
+    assert len(server.asked) == 5
+    assert all(text.startswith("remark ") and "\n" not in text for text in first)
+    assert {a["key"] for a in server.asked} == {"Bearer sk-secret"}
+    turn = critique_turn(asked[0].item, "A", WORDING)
+    assert turn.content in [a["messages"][0]["content"] for a in server.asked]
+    assert all((a["max_tokens"], a["temperature"], a["model"]) == (12, 0, "m") for a in server.asked)
+    with (tmp_path / "kept.jsonl").open("a") as file:
+        file.write('{"key": "torn')  # killed while it was written
+    again = make_endpoint(server, tmp_path / "kept.jsonl").remarks(asked)
+    assert again == first[:5]
+    assert len(server.asked) == 5
+    assert "sk-secret" not in (tmp_path / "kept.jsonl").read_text()
+
+
+def test_rate_limits_and_failures_of_a_server_are_waited_out(server, tmp_path):
+    server.failures = [429, 500, 503]
+    said = make_endpoint(server, tmp_path / "kept.jsonl").remarks(
+        [Asked(item=make_questions(1)[0], answer="A", condition="", round=1)]
+    )
+    assert said == ["remark 4"]
+
+
+def test_a_server_that_refuses_is_an_error_without_the_key_and_nothing_is_lost(server, tmp_path, monkeypatch):
+    monkeypatch.setenv(endpoint.KEY, "sk-secret")
+    asked = [Asked(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
+    one = make_endpoint(server, tmp_path / "kept.jsonl")
+    one.remarks(asked[:2])
+    server.failures = [401]
+    with pytest.raises(ConnectionError, match="What was answered is kept") as caught:
+        one.remarks(asked)
+    assert "sk-secret" not in str(caught.value)
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2
+    make_endpoint(server, tmp_path / "kept.jsonl").remarks(asked)
+    assert len(server.asked) == 4
+
+
+def test_the_official_server_needs_a_key(tmp_path, monkeypatch):
+    monkeypatch.delenv(endpoint.KEY, raising=False)
+    protocol = replace(SHORT, feedback="endpoint", feedback_model="m")
+    with pytest.raises(ValueError, match=endpoint.KEY):
+        Endpoint(protocol=protocol, wording=WORDING, cache=tmp_path / "kept.jsonl")
+
+
+@pytest.mark.slow(seconds=20)
+def test_a_real_server_with_the_bundled_model_says_what_the_model_says_itself(tmp_path):
+    """``transformers serve`` behind the official client gives the run that self-critique gives."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder, program = str(asset("world", "organism")), str(Path(sys.executable).with_name("transformers"))
+    with (tmp_path / "log").open("w") as log:
+        serve = subprocess.Popen(
+            [program, "serve", folder, "--port", str(port), "--device", "cpu", "--dtype", "float32"],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://localhost:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                assert serve.poll() is None, (tmp_path / "log").read_text()[-2000:]
+                time.sleep(0.5)
+        else:
+            raise AssertionError((tmp_path / "log").read_text()[-2000:])
+        model, items = load_model(), load_items(limit=3)
+        protocol = Protocol(design=Design(rounds=1), feedback_tokens=24)
+        own = play(model, items, out=tmp_path / "own", protocol=protocol, progress=False)
+        protocol = replace(
+            protocol,
+            feedback="endpoint",
+            feedback_from=f"http://localhost:{port}/v1",
+            feedback_model=folder,
+        )
+        served = play(model, items, out=tmp_path / "served", protocol=protocol, progress=False)
+    finally:
+        serve.terminate()
+        serve.wait(timeout=30)
+    assert on(served)["feedback_text"].tolist() == on(own)["feedback_text"].tolist()
+    assert served.answers["text"].tolist() == own.answers["text"].tolist()

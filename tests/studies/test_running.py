@@ -1,0 +1,259 @@
+"""The whole study on the bundled model: verdicts, report, a stop at any moment, and what is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from report import test_browser as browsing
+
+import morality_lens as ml
+from morality_lens.items.kinds import OpenPrompt
+from morality_lens.probes.layers import reading_layers
+from morality_lens.runs.datasets import SUFFIX
+from morality_lens.runs.results import read_result
+from morality_lens.runs.run import open_run
+from morality_lens.studies.analysis import analyze_study
+from morality_lens.studies.folder import StudyFolder
+from morality_lens.studies.plan import PROFILES, Plan
+from morality_lens.studies.running import study
+from morality_lens.studies.tasks import stable_layers
+from morality_lens.world.verdicts import planted_verdicts
+
+browser = browsing.browser
+
+TINY = Plan(
+    rounds=1,
+    items=6,
+    evidence_rounds=(0,),
+    placebo_items=2,
+    placebo_rounds=1,
+    wordings=2,
+    wording_items=2,
+    wording_rounds=1,
+    samples=2,
+    sample_rounds=1,
+    twins=0,
+)
+SMALL = replace(PROFILES["quick"], placebo_items=8, wording_items=8, twins=0)
+"""The quick profile with less of what no verdict rests on."""
+
+
+def material(n: int = 10**9):
+    questions, prompts = ml.load_items(), ml.load_prompts(limit=16)
+    return {
+        "questions": questions[:n],
+        "prompts": prompts[:n],
+        "statements": ml.load_statements(),
+        "evidence": ml.experiments.load_evidence(),
+    }
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The quick profile, a little smaller, and what it said."""
+    out, said = tmp_path_factory.mktemp("study") / "quick", []
+    study(ml.load_model(), out=out, plan=SMALL, progress=False, say=said.append, **material())
+    return out, said
+
+
+@pytest.mark.slow(seconds=90)
+def test_the_verdicts_are_the_planted_truth(quick):
+    out, said = quick
+    rows = json.loads((out / "verdicts.json").read_text())
+    rounds = PROFILES["quick"].rounds
+    expected = planted_verdicts(ml.load_items(), ml.load_prompts(), rounds=rounds)
+    assert {row["number"]: row["verdict"] for row in rows} == expected
+    assert set(expected.values()) == {"supported", "refuted"}
+    for row in rows:
+        assert row["low"] < row["estimate"] < row["high"]
+        assert row["error_rate"].startswith("at most 5 %")
+    assert any("minutes" in line or "seconds" in line for line in said)
+
+
+@pytest.mark.slow(seconds=10)
+def test_every_part_says_something_and_nothing_is_lost(quick):
+    out, _ = quick
+    found = analyze_study(out)
+    titles = {group.title for group in found.groups}
+    assert titles == {
+        "Methods and tasks",
+        "Interactions inside the model",
+        "Self-distinguish",
+        "Weak evidence",
+        "Detoxification",
+        "Several wordings",
+        "Placebos",
+        "Mask the words",
+        "Shift from round to round",
+        "From round to round: questions",
+        "From round to round: prompts",
+        "Judges of questions",
+    }
+    assert json.loads((out / "left_out.json").read_text()) == []
+    assert {v.figure for v in found.verdicts} <= {n for g in found.groups for n, _, _ in g.figures}
+    wordings = {
+        open_run(p).manifest["study"]["wording"]["index"] for p in out.glob("wording-*") if p.is_dir()
+    }
+    assert wordings == {0, 1, 2}
+    levels = open_run(out / "placebo").design.factors
+    assert all(f.levels == ("off", "placebo", "on") for f in levels)
+    judges = open_run(out / "prompts").scores["judge"].unique()
+    assert len(judges) == 2
+    samples = [open_run(p).answers["text"] for p in sorted(out.glob("sample-*")) if p.is_dir()]
+    assert not samples[0].equals(samples[1])
+
+
+@pytest.mark.slow(seconds=1)
+def test_what_the_organism_was_given_comes_out(quick):
+    out, _ = quick
+    told = read_result(out / "results", "pairs-questions")
+    accuracy = (told["says_first"].sel(better="first") + 1 - told["says_first"].sel(better="second")) / 2
+    np.testing.assert_allclose(accuracy.mean("item").values, 0.55, atol=0.02)  # as planted
+    evidence = ml.experiments.follow_cube(read_result(out / "results", "evidence")).mean("item")
+    assert float(evidence.sel(round=0).mean()) == pytest.approx(0.4, abs=0.05)  # as planted
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not (browsing.CHROMIUM and browsing.DRIVER), reason="needs chromium and chromedriver")
+@pytest.mark.slow(seconds=10)
+def test_the_report_lives_in_a_browser_without_a_network(quick, browser):
+    out, _ = quick
+    browser.get((out / "report.html").as_uri())
+    verdicts = browser.execute_script(
+        "return [...document.querySelectorAll('#claims tbody tr:not(.why) td:nth-child(2)')]"
+        ".map(t => t.textContent)"
+    )
+    assert verdicts == [row["verdict"] for row in json.loads((out / "verdicts.json").read_text())]
+    links = browser.execute_script(
+        "return [...document.querySelectorAll('#claims a')].map(a => document.querySelector(a.hash) !== null)"
+    )
+    assert links == [True] * 5
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    total = browser.execute_script("return document.querySelectorAll('.figure').length")
+    assert total > 25
+    for i in range(total):
+        browser.execute_script(
+            "document.querySelectorAll('.figure')[arguments[0]].scrollIntoView({behavior: 'instant'})", i
+        )
+        drawn = f"return document.querySelectorAll('.figure')[{i}].querySelector('svg.main-svg') !== null"
+        browsing.wait(browser, drawn)
+    before = browser.execute_script(browsing.COLORS)
+    sliders = "input[type=range]"
+    layers = browser.execute_script(f"return document.querySelector('{sliders}').max")
+    browsing.choose(browser, sliders, str(int(layers) - 1))
+    assert browser.execute_script(browsing.COLORS) != before
+    text = browser.execute_script(browsing.BODY)
+    browsing.choose(
+        browser, "select", browser.execute_script("return document.querySelector('select').options[1].value")
+    )
+    assert browser.execute_script(browsing.BODY) != text
+    requested = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in requested if not name.startswith(("data:", "blob:"))] == []
+    assert browser.get_log("browser") == []
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from studies import test_running as t, morality_lens as ml
+from morality_lens.studies.running import study
+say = lambda line: print(line, flush=True)
+study(ml.load_model(), out={out!r}, plan=t.TINY, progress=False, say=say, **t.material(20))
+"""
+
+
+def stored(out: Path) -> dict[str, object]:
+    """Everything that a study found, in a form that can be compared."""
+    found: dict[str, object] = {"verdicts": json.loads((out / "verdicts.json").read_text())}
+    for folder in sorted(p.parent for p in out.glob("*/manifest.json")):
+        run = open_run(folder)
+        found[f"{folder.name} answers"] = run.answers
+        found[f"{folder.name} residuals"] = run.residuals.load()
+    for file in sorted((out / "results").iterdir()):
+        found[file.name] = read_result(out / "results", file.name.removesuffix(SUFFIX))
+    return found
+
+
+@pytest.mark.slow(seconds=60)
+def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
+    whole, after = tmp_path / "whole", "evidence"
+    model = ml.load_model()
+    study(model, out=whole, plan=TINY, progress=False, **material(20))
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parents[1]), out=str(out))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(after):
+                time.sleep(0.7)
+                process.send_signal(signal.SIGKILL)
+                break
+    assert not (out / "verdicts.json").is_file()
+    study(model, out=out, plan=TINY, progress=False, **material(20))
+    one, other = stored(whole), stored(out)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(value, other[name])
+        elif isinstance(value, xr.Dataset | xr.DataArray):
+            xr.testing.assert_identical(value, other[name])
+        else:
+            assert value == other[name]
+
+
+@pytest.mark.slow(seconds=5)
+def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
+    out, _ = quick
+    model = ml.load_model()
+    with pytest.raises(ValueError, match="another study; it differs in plan"):
+        study(model, out=out, plan=replace(SMALL, rounds=3), progress=False, **material())
+    with pytest.raises(ValueError, match="questions or prompts"):
+        study(model, out=tmp_path / "none", statements=ml.load_statements(), progress=False)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(ValueError, match="is no study"):
+        study(model, out=tmp_path / "full", plan=TINY, progress=False, **material(20))
+
+
+@pytest.mark.slow(seconds=25)
+def test_prompts_alone_leave_claims_about_questions_open(tmp_path):
+    prompts = tuple(p for p in ml.load_prompts() if isinstance(p, OpenPrompt))[:8]
+    out = tmp_path / "prompts"
+    study(
+        ml.load_model(), out=out, prompts=prompts, statements=ml.load_statements(), plan=TINY, progress=False
+    )
+    rows = {r["number"]: r for r in json.loads((out / "verdicts.json").read_text())}
+    assert rows[1]["verdict"] == "undecided"
+    assert "one task only" in rows[1]["why"]
+    assert rows[5]["verdict"] == "undecided"
+    assert "No weak evidence" in rows[5]["why"]
+    assert (out / "report.html").is_file()
+
+
+@pytest.mark.slow(seconds=1)
+def test_the_layers_of_a_study_are_those_that_read_best_by_graded_values_where_there_are_some(quick):
+    out, _ = quick
+    probe = ml.load_probe(out / "probe.safetensors")
+    layers = reading_layers(probe)
+    best = probe.quality["auroc"].idxmax("layer").item()
+    assert best in layers
+    high = probe.quality["auroc_high"]
+    assert all(float(high.sel(layer=n)) >= float(probe.quality["auroc"].max()) for n in layers)
+    ranks = [float(probe.quality["spearman"].sel(layer=n)) for n in layers]
+    assert ranks == sorted(ranks, reverse=True)
+    folder = StudyFolder(out)
+    assert stable_layers(folder, layers) == layers
+    weak = probe.quality.copy(deep=True)
+    weak["split_half"][:] = 0.3
+    folder.probe = replace(probe, quality=weak)
+    assert stable_layers(folder, layers) == []
+    assert "cosine is below" in folder.refused[-1]
+    assert reading_layers(None) == []

@@ -1,0 +1,172 @@
+"""What is public: `ml.<name>` and `ml.<package>.<name>`, each there, whatever was imported before."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import morality_lens as ml
+
+ROOT = Path(ml.__file__).parent
+
+SURFACE = {
+    "circuits": """
+        ablate attribute attribute_answer attribute_tokens borne_share causal_lines describe_mediation
+        mediate patch patch_gradient recovered silenced steer steering_slopes
+    """,
+    "cli": """
+        RunConfig load_study
+    """,
+    "dialogues": """
+        load_wording
+    """,
+    "experiments": """
+        Evidence component_words describe_detection describe_evidence describe_shifts distinguish
+        dose_response evidence_shares expected_maximum follow_cube half_life load_evidence mask_words
+        name_groups own_pairs round_dynamics round_shifts signal_detection weak_evidence without_words
+    """,
+    "interactions": """
+        attribute_effects between claim_ladder describe describe_claims describe_components
+        describe_wordings effects_over_wordings equivalence factorial_effects marginal_log_odds
+        negative_control plan
+    """,
+    "items": """
+        OpenPrompt Question Rating Statement forced_choice load_bbq load_data load_items load_prompts
+        load_questions load_ratings load_statements
+    """,
+    "judges": """
+        behaviour_cube behaviour_table fit_toxicity_judge judges_agree load_toxicity_classifier
+        score_answers
+    """,
+    "ml": """
+        Condition Design Factor OpenPrompt Probe Protocol Question Run Statement TranscriptView analyze
+        attribute circuits cli describe design dialogues experiments factorial_effects fit_probe
+        interactions items judges load_bbq load_items load_model load_probe load_prompts load_questions
+        load_statements mediate models open_run patch play plots probes report rounds runs steer studies
+        study world write_report
+    """,
+    "models": """
+        load_model record_of
+    """,
+    "plots": """
+        Row TranscriptView ablations accuracy attribution attribution_heads attribution_layers
+        attribution_segments behaviour_effects cell_means dose_response effects effects_map evidence
+        forest mediation patching_layers patching_map probe_quality shifts trajectories transfer
+        trust_card
+    """,
+    "probes": """
+        Probe TrustCard condition_direction fit_leace fit_on_run fit_probe from_hub load_probe
+        project_means push_to_hub random_twin_residuals read_pairs read_statements refit_directions
+        run_cell_means split_half_cosine trust_card
+    """,
+    "report": """
+        Analysis analyze keep_transcripts write_report
+    """,
+    "rounds": """
+        play read_transcripts
+    """,
+    "runs": """
+        Run alignable keep_result kept_results open_run
+    """,
+    "studies": """
+        PROFILES Plan Verdict analyze_study estimate study write_study_report
+    """,
+    "world": """
+        planted_verdicts
+    """,
+}
+"""Every public name. A change here is a change for users, and belongs into the CHANGELOG."""
+
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+
+
+def module(name: str) -> ModuleType:
+    return ml if name == "ml" else importlib.import_module(f"morality_lens.{name}")
+
+
+def test_every_package_has_its_list():
+    assert len(PACKAGES) > 10
+    assert {*PACKAGES, "ml"} == set(SURFACE)
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_the_public_names_are_these(name):
+    assert sorted(module(name).__all__) == sorted(SURFACE[name].split())
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_every_public_name_is_there(name):
+    for public in SURFACE[name].split():
+        assert getattr(module(name), public) is not None
+        assert public in dir(module(name))
+
+
+def test_no_module_hides_a_public_name():
+    """A module imported by its path becomes an attribute of its package."""
+    for name, public in SURFACE.items():
+        folder = ROOT if name == "ml" else ROOT / name
+        modules = {path.stem for path in folder.glob("*.py")}
+        if name != "ml":
+            modules |= {path.name for path in folder.iterdir() if path.is_dir()}
+        assert not modules & set(public.split()) - {"design"}, name
+
+
+ORDER = """
+import importlib, sys
+from pathlib import Path
+import morality_lens as ml
+
+root = Path(ml.__file__).parent
+paths = [p.relative_to(root.parent).with_suffix("") for p in sorted(root.rglob("*.py"))]
+modules = [".".join(p.parts) for p in paths if p.stem not in ("__init__", "__main__")]
+surface = {surface!r}
+
+
+def look():
+    found = {{}}
+    for package, names in surface.items():
+        home = ml if package == "ml" else getattr(ml, package)
+        found |= {{(package, name): getattr(home, name) for name in names.split()}}
+    return found
+
+
+if {first!r} == "modules":
+    for name in modules:
+        importlib.import_module(name)
+    before = look()
+else:
+    before = look()
+    for name in modules:
+        importlib.import_module(name)
+after = look()
+assert all(after[key] is value for key, value in before.items())
+for (package, name), value in after.items():
+    print(package, name, type(value).__name__, getattr(value, "__module__", getattr(value, "__name__", "")))
+"""
+
+
+def test_every_name_is_the_same_in_any_order_of_import():
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", ORDER.format(surface=SURFACE, first=first)],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for first in ("modules", "names")
+    ]  # fmt: skip
+    assert said[0] == said[1]
+    assert len(said[0].splitlines()) == sum(len(names.split()) for names in SURFACE.values())
+    modules = {line.split()[1] for line in said[0].splitlines() if " module " in line}
+    assert modules == {*PACKAGES, "design"}
+
+
+def test_every_package_has_a_stub_that_is_its_list_of_names():
+    for name in SURFACE:
+        file = Path(str(module(name).__file__)).with_suffix(".pyi")
+        tree = ast.parse(file.read_text())
+        named = [a.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names]
+        assert len(named) == len(set(named))
+        assert set(named) == set(SURFACE[name].split())
