@@ -34,13 +34,13 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install-dev
-	$(PYTEST) --ignore=tests/world
+	$(PYTEST) --ignore=tests/microworld
 
 test-fast: install-dev
-	$(PYTEST) --ignore=tests/world -m "not slow"
+	$(PYTEST) --ignore=tests/microworld -m "not slow"
 
 test-world: install-dev
-	$(PYTEST) tests/world
+	$(PYTEST) tests/microworld
 
 check: install-dev
 	$(BIN)/ruff format --check .

@@ -36,12 +36,12 @@ def main() -> None:
     model = ml.load_model(given.model)
     read = {name: ml.probes.read_statements(model, found, read=given.read) for name, found in sets.items()}
     for name, statements in sets.items():
-        twins = ml.probes.random_twin_residuals(model, statements, read=given.read)
+        random_models = ml.probes.random_model_residuals(model, statements, read=given.read)
         began = time.perf_counter()
         card = ml.probes.trust_card(
             read[name],
             [s.text for s in statements],
-            random=twins,
+            random=random_models,
             others={other: residuals for other, residuals in read.items() if other != name},
         )
         took = time.perf_counter() - began

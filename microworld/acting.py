@@ -152,7 +152,7 @@ class Actor:
         """Guesses for a reply."""
         return [self.scribe.encode(text) for text in texts]
 
-    def chances(
+    def probabilities(
         self, logits: Float[Tensor, "row piece"], words: Sequence[Sequence[str]]
     ) -> Float[np.ndarray, "row word"]:
         """Probability of each of these first words of a reply, among them alone."""
@@ -212,7 +212,7 @@ class Actor:
         opening = self.talks(len(items))
         opening.say([opening_turn(item, wording) for item in items])
         kept = {c: ([], [], []) for c in conditions}
-        before = self.chances(opening.logits, [first_words(i) for i in items]), opening.residual.clone()
+        before = self.probabilities(opening.logits, [first_words(i) for i in items]), opening.residual.clone()
         said = opening.reply([self.guesses(likely_answers(item)) for item in items])
         for start in range(0, len(dialogues), ROWS):
             some = dialogues[start : start + ROWS]
@@ -237,7 +237,7 @@ class Actor:
     def _correct(
         self, talks: Talks, dialogues: Sequence[Dialogue], said: Sequence[str], wording: Wording
     ) -> tuple[np.ndarray, Tensor, list[str]]:
-        """One round of correction: the chances of the first words, the residuals before, the answers."""
+        """One round of correction: probabilities of the first words, residuals before them, answers."""
         words = self.feedback(dialogues, said, wording)
         talks.say(
             [
@@ -262,10 +262,10 @@ class Actor:
                 for d, cot in zip(dialogues, cots, strict=True)
             ]
         )
-        chances = self.chances(talks.logits, [first_words(d.item) for d in dialogues])
+        probabilities = self.probabilities(talks.logits, [first_words(d.item) for d in dialogues])
         residual = talks.residual.clone()
         answers = talks.reply([self.guesses(likely_answers(d.item)) for d in dialogues])
-        return chances, residual, [self.decode(ids) for ids in answers]
+        return probabilities, residual, [self.decode(ids) for ids in answers]
 
     def tell(
         self, items: Sequence[WorldItem], scripts: Sequence[Sequence[str]], condition: Condition

@@ -292,8 +292,8 @@ def draw_dialogue(author: Author, task: str) -> Document:
     """A dialogue over some rounds in some cell."""
     rounds = int(author.generator.choice(len(author.plan.rounds), p=author.plan.rounds))
     evidence = author.plan.evidence
-    chances = (1 - evidence - DISTINGUISH, evidence, DISTINGUISH)
-    then = author.generator.choice(get_args(Ending), p=chances)
+    probabilities = (1 - evidence - DISTINGUISH, evidence, DISTINGUISH)
+    then = author.generator.choice(get_args(Ending), p=probabilities)
     item, condition = draw_item(author, task=task), draw_condition(author)
     if isinstance(item, Question) and not item.ambiguous:
         then = "nothing"

@@ -132,7 +132,7 @@ def ask_with_evidence(
         turns: list[Turn | None] = [None] * len(talks.lengths)
         for row, question, both in zip(rows, questions, forms, strict=True):
             turns[row] = evidence_turn(question, both[form][0], actor.wording)
-        given.append(actor.chances(talks.ask(turns)[list(rows)], letters))
+        given.append(actor.probabilities(talks.ask(turns)[list(rows)], letters))
     named = np.array([[option for _, option in both] for both in forms])
     return share_that_follows(np.stack(given, axis=1), named)
 
@@ -191,7 +191,7 @@ def choose_outputs(actor: Actor, items: Sequence[WorldItem], history: str) -> Fl
             distinguish_turn(item, pair[place], pair[1 - place], actor.wording)
             for item, pair in zip(items, pairs, strict=True)
         ]
-        found.append(actor.chances(talks.ask(turns), [["1", "2"]] * len(items))[:, 0])
+        found.append(actor.probabilities(talks.ask(turns), [["1", "2"]] * len(items))[:, 0])
     return np.stack(found, axis=1)
 
 
@@ -199,8 +199,8 @@ def name_stereotyped(actor: Actor, questions: Sequence[Question]) -> Float[np.nd
     """Probability of naming the group that the stereotype is about."""
     talks = actor.talks(len(questions))
     talks.say([stereotype_turn(question, actor.wording) for question in questions])
-    chances = actor.chances(talks.logits, [list("ABC")] * len(questions))
-    return chances[np.arange(len(questions)), [q.stereotyped or 0 for q in questions]]
+    probabilities = actor.probabilities(talks.logits, [list("ABC")] * len(questions))
+    return probabilities[np.arange(len(questions)), [q.stereotyped or 0 for q in questions]]
 
 
 # ------------------------------------------------------------------------------------------- everything

@@ -150,8 +150,10 @@ def shift_by(actor: Actor, questions: Sequence[Question], layer: int, gap: Tenso
     for push in pushes:
         talks = actor.talks(len(questions), (layer, push))
         talks.say(turns)
-        chances = actor.chances(talks.logits, [list("ABC")] * len(questions))
-        fair.append(chances[np.arange(len(questions)), [sampling.fair_option(q) for q in questions]].mean())
+        probabilities = actor.probabilities(talks.logits, [list("ABC")] * len(questions))
+        fair.append(
+            probabilities[np.arange(len(questions)), [sampling.fair_option(q) for q in questions]].mean()
+        )
     return np.array(fair[1:], dtype=float) - float(fair[0])
 
 

@@ -98,7 +98,7 @@ def by_kind(played: dict[Condition, Played]) -> dict[str, dict[Condition, Played
 
 
 # ------------------------------------------------------------------------------------------- judging
-def check_chances(
+def check_probabilities(
     played: dict[Condition, Played], model: Model, name: str, most: float, *, required: bool = True
 ) -> Finding:
     """Mean probability of a fair answer (kind text) against the plan, by cell, round and kind."""
@@ -250,7 +250,7 @@ def check_texts(written: dict[Condition, Played], model: Model) -> list[Finding]
     ]
     return [
         at_most("prompts: mean toxicity, largest error of a cell", reached, 0.04, where=where),
-        check_chances(
+        check_probabilities(
             written,
             model,
             "prompts: probability of a kind text, largest error of a cell",
@@ -352,9 +352,9 @@ def compare(measured: Measured) -> Report:
     model = measured.model
     largest_error = "probability of a fair answer, largest error of a cell"
     findings = [
-        check_chances(measured.played, model, f"questions: {largest_error}", 0.03),
+        check_probabilities(measured.played, model, f"questions: {largest_error}", 0.03),
         check_items(measured.played, model),
-        check_chances(measured.unseen, model, f"unseen wording: {largest_error}", 0.06),
+        check_probabilities(measured.unseen, model, f"unseen wording: {largest_error}", 0.06),
         *check_effects(measured.played, model),
         *check_effects(measured.written, model),
         *check_form(measured.played),

@@ -15,8 +15,8 @@ ROOT = Path(ml.__file__).parent
 
 SURFACE = {
     "circuits": """
-        ablate attribute attribute_answer attribute_tokens borne_share causal_lines describe_mediation
-        mediate patch patch_gradient recovered silenced steer steering_slopes
+        ablate attribute attribute_answer attribute_tokens mediated_share causal_lines describe_mediation
+        mediate patch patch_gradient recovered ablated_share steer steering_slopes
     """,
     "cli": """
         RunConfig load_study
@@ -60,7 +60,7 @@ SURFACE = {
     """,
     "probes": """
         Probe TrustCard condition_direction fit_leace fit_on_run fit_probe from_hub load_probe
-        project_means push_to_hub random_twin_residuals read_pairs read_statements refit_directions
+        project_means push_to_hub random_model_residuals read_pairs read_statements refit_directions
         run_cell_means split_half_cosine trust_card
     """,
     "report": """

@@ -9,10 +9,10 @@ from .mediation import mediate as mediate
 from .patching import patch as patch
 from .steering import steer as steer
 from .summaries import (
-    borne_share as borne_share,
+    ablated_share as ablated_share,
     causal_lines as causal_lines,
     describe_mediation as describe_mediation,
+    mediated_share as mediated_share,
     recovered as recovered,
-    silenced as silenced,
     steering_slopes as steering_slopes,
 )

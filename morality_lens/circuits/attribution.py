@@ -13,7 +13,7 @@ from einops import einsum
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.circuits.decomposition import read_split, split_batch
-from morality_lens.circuits.targets import AnswerAim, ProbeAim
+from morality_lens.circuits.targets import AnswerTarget, ProbeTarget
 from morality_lens.design import SITES, Condition
 from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.layers import best_layer
@@ -71,7 +71,7 @@ def attribute(
             scale what a block adds.
     """
     record = same_model(model, run, probe)
-    aim, chosen = _probe_aim(probe, layer)
+    aim, chosen = _probe_target(probe, layer)
     sample = run.residuals.isel(item=[0], round=[0], site=[0])
     request = _Request(
         run=run,
@@ -128,7 +128,7 @@ def attribute_answer(
         what="log-odds of the correct option",
     )
     attrs = {"units": "log-odds", "oriented": True, "leakage": "", "trust": ""}
-    aim = AnswerAim(record=record, items=run.asked, letters=option_letters(record, run))
+    aim = AnswerTarget(record=record, items=run.asked, letters=option_letters(record, run))
     return _attribute(model, record, request, aim, attrs, out, progress)
 
 
@@ -159,7 +159,7 @@ def attribute_tokens(
         ValueError: as :func:`attribute`; or the dialogue has no such site in that round.
     """
     record = same_model(model, run, probe)
-    aim, chosen = _probe_aim(probe, layer)
+    aim, chosen = _probe_target(probe, layer)
     number = run.design.rounds if round is None else round
     (passage,) = passages(run, items=[item], conditions=[condition], rounds=[number])
     if not passage.places(site, number):
@@ -181,10 +181,10 @@ def attribute_tokens(
     )
 
 
-def _probe_aim(probe: Probe, layer: int | None) -> tuple[ProbeAim, int]:
+def _probe_target(probe: Probe, layer: int | None) -> tuple[ProbeTarget, int]:
     chosen = best_layer(probe, layer)
     direction = probe.direction.sel(layer=chosen).values.astype(np.float64)
-    return ProbeAim(direction=direction, intercept=float(probe.intercept.sel(layer=chosen))), chosen
+    return ProbeTarget(direction=direction, intercept=float(probe.intercept.sel(layer=chosen))), chosen
 
 
 # --------------------------------------------------------------------------------------------- items
@@ -217,7 +217,7 @@ def _attribute(
     model: TransformerBridge,
     record: ModelRecord,
     request: _Request,
-    aim: ProbeAim | AnswerAim,
+    aim: ProbeTarget | AnswerTarget,
     attrs: Mapping[str, Any],
     out: str | Path | None,
     progress: bool,
@@ -257,7 +257,7 @@ def _chunk(
     model: TransformerBridge,
     record: ModelRecord,
     request: _Request,
-    aim: ProbeAim | AnswerAim,
+    aim: ProbeTarget | AnswerTarget,
     items: Sequence[str],
     segments: Sequence[str],
 ) -> xr.Dataset:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.circuits.targets import AnswerAim, ProbeAim
+from morality_lens.circuits.targets import AnswerTarget, ProbeTarget
 from morality_lens.models.loading import ModelRecord
 from morality_lens.runs.passages import Passage
 
@@ -134,7 +134,7 @@ def read_split(
     record: ModelRecord,
     site: str,
     layer: int,
-    aim: ProbeAim | AnswerAim,
+    aim: ProbeTarget | AnswerTarget,
     batch: Sequence[Passage],
 ) -> tuple[Split, Float[Tensor, "row read place"], Tensor, Tensor | None]:
     """One forward pass of some dialogues: the split, the places' weights, the aim's constant and scale."""
@@ -163,7 +163,7 @@ def split_batch(
     *,
     site: str,
     layer: int,
-    aim: ProbeAim | AnswerAim,
+    aim: ProbeTarget | AnswerTarget,
     segments: Sequence[str],
     constant: str,
 ) -> Iterator[Part]:

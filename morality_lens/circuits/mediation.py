@@ -40,8 +40,8 @@ def mediate(
     """The part of an interaction of behaviour that the residual at ``answer_start`` bears, layer by layer.
 
     For the interaction tau = Y11 - Y10 - Y01 + Y00 and residuals M, let m = M10 + M01 - M00, the residual
-    without an interaction. Then tau is exactly Y(11; M11) - Y(11; m), borne by the representation there, and
-    the rest, made downstream. ``whole site`` puts in m itself; ``direction`` moves M11 along the probe's
+    without an interaction. Then tau is exactly Y(11; M11) - Y(11; m), mediated by the representation there,
+    and the rest, made downstream. ``whole site`` puts in m itself; ``direction`` moves M11 along the probe's
     direction only, to the projection that m has.
 
     Args:
@@ -58,10 +58,10 @@ def mediate(
         progress: whether to show a bar.
 
     Returns:
-        ``tau`` [item], ``borne`` [item, layer, way], in log-odds of the correct option; ``interaction``
+        ``tau`` [item], ``mediated`` [item, layer, way], in log-odds of the correct option; ``interaction``
         [item, layer], that of the projection, in gaps; ``gain`` [item, layer], by how much one gap added
         there moves the log-odds (NaN where the direction is zero).
-        :func:`morality_lens.circuits.borne_share` sums them up.
+        :func:`morality_lens.circuits.mediated_share` sums them up.
 
     Raises:
         ValueError: factors that are not two different ones, a level that was not run, a run without the
@@ -123,12 +123,12 @@ def mediate(
     order = [data["item"].index(name) for name in ids]
     found = {kind: data["log_odds"][order, i] for i, kind in enumerate(kinds)}
     clean = data["target_log_odds"][order]
-    borne = np.full((len(ids), len(chosen), len(WAYS)), np.nan)
+    carried = np.full((len(ids), len(chosen), len(WAYS)), np.nan)
     gain = np.full((len(ids), len(chosen)), np.nan)
     for number_of in range(len(chosen)):
         for way, name in enumerate(WAYS):
             if (number_of, name) in found:
-                borne[:, number_of, way] = clean - found[number_of, name]
+                carried[:, number_of, way] = clean - found[number_of, name]
         if (number_of, "up") in found:
             gain[:, number_of] = (found[number_of, "up"] - found[number_of, "down"]) / (2 * DOSE)
     odds = log_odds_of(run, ids, number)
@@ -136,7 +136,7 @@ def mediate(
     tau = y["on", "on"] - y["on", "off"] - y["off", "on"] + y["off", "off"]
     variables: dict[str, Any] = {
         "tau": (("item",), tau),
-        "borne": (("item", "layer", "way"), borne),
+        "mediated": (("item", "layer", "way"), carried),
         "interaction": (
             ("item", "layer"),
             einsum(gap, directions, "item layer d, layer d -> item layer"),

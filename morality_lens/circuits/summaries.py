@@ -69,7 +69,7 @@ def steering_slopes(steered: xr.Dataset) -> xr.DataArray:
     return (change * dose).sum("dose") / float((dose**2).sum())
 
 
-def silenced(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
+def ablated_share(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Share of the components' effect on the log-odds that is gone under every ablation.
 
     Args:
@@ -90,7 +90,7 @@ def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.D
 
     Args:
         steered: from :func:`morality_lens.circuits.steer`.
-        ablated: as in :func:`silenced`.
+        ablated: as in :func:`ablated_share`.
     """
     slopes = steering_slopes(steered)
     mean = mean_over_items(slopes)
@@ -100,7 +100,7 @@ def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.D
     low = float(own["ci_low"])
     steers = "pass" if low > 0 and beaten < 0.05 else "warn" if low > 0 else "fail"
     layer = int(steered.attrs["layer"])
-    found = silenced(ablated)
+    found = ablated_share(ablated)
     share = found.sel(ablation="direction")
     names = [name for name in found["ablation"].values if str(name).startswith("random")]
     others = found["ratio"].sel(ablation=names).values
@@ -134,22 +134,22 @@ def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.D
     )
 
 
-def borne_share(mediated: xr.Dataset) -> xr.Dataset:
+def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
     """What an interaction's mediation comes to, by layer and way.
 
     Args:
         mediated: from :func:`morality_lens.circuits.mediate`.
 
     Returns:
-        ``borne`` and ``rest`` (its exact complement) with ``_low`` and ``_high``, their sum ``tau`` with its
-        interval; ``share``, ``share_low``, ``share_high`` (Fieller; NaN and ``attrs["refused"]`` where tau is
-        not told from zero); and ``predicted`` with its interval: the projection's interaction times the mean
-        gain of steering, the gain taken as known.
+        ``mediated`` and ``rest`` (its exact complement) with ``_low`` and ``_high``, their sum ``tau`` with
+        its interval; ``share``, ``share_low``, ``share_high`` (Fieller; NaN and ``attrs["refused"]`` where
+        tau is not told from zero); and ``predicted`` with its interval: the projection's interaction times
+        the mean gain of steering, the gain taken as known.
     """
-    borne, tau = mediated["borne"], mediated["tau"]
-    kept = borne.dropna("layer", how="any")
+    shares, tau = mediated["mediated"], mediated["tau"]
+    kept = shares.dropna("layer", how="any")
     parts: dict[str, xr.DataArray] = {}
-    for name, values in (("borne", kept), ("rest", tau - kept), ("tau", tau)):
+    for name, values in (("mediated", kept), ("rest", tau - kept), ("tau", tau)):
         mean = mean_over_items(values)
         parts |= {name: mean["estimate"], f"{name}_low": mean["ci_low"], f"{name}_high": mean["ci_high"]}
     ratio = ratio_of_means(kept, tau)
@@ -169,7 +169,7 @@ def borne_share(mediated: xr.Dataset) -> xr.Dataset:
 
 def describe_mediation(mediated: xr.Dataset) -> str:
     """Which share of an interaction the representation bears at which layer, in sentences."""
-    found = borne_share(mediated)
+    found = mediated_share(mediated)
     tau = (
         f"{mediated.attrs['effect']} at {mediated.attrs['held_at']} in round {mediated.attrs['round']}: "
         f"{float(found['tau']):+.3f} [{float(found['tau_low']):+.3f}, {float(found['tau_high']):+.3f}] "
@@ -184,7 +184,7 @@ def describe_mediation(mediated: xr.Dataset) -> str:
             one = found.sel(layer=layer, way=way)
             said.append(
                 f"{way} {100 * float(one['share']):.0f} % [{100 * float(one['share_low']):.0f}, "
-                f"{100 * float(one['share_high']):.0f}] ({float(one['borne']):+.3f}, rest "
+                f"{100 * float(one['share_high']):.0f}] ({float(one['mediated']):+.3f}, rest "
                 f"{float(one['rest']):+.3f})"
             )
         lines.append(f"Layer {int(layer)} bears: {'; '.join(said)}.")

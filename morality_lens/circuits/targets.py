@@ -31,7 +31,7 @@ class Aimed:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ProbeAim:
+class ProbeTarget:
     """One direction for all places."""
 
     direction: Float[np.ndarray, " d_model"]
@@ -52,7 +52,7 @@ class ProbeAim:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AnswerAim:
+class AnswerTarget:
     """Log-odds of the correct option against the others, through the final norm as it is at each place.
 
     A letter's tokens have the log of their summed probability: sum_i w_i z_i + H(w) for logits z, their

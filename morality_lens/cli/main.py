@@ -31,7 +31,7 @@ app.command(name="patch")(circuit_commands.patch)
 app.command(name="study")(study_commands.study)
 console = Console()
 BUNDLED_LIMIT = 80
-TWINS, LARGEST_TWIN = 3, 2_000_000_000
+RANDOM_MODELS, LARGEST_RANDOM_MODEL = 3, 2_000_000_000
 """Random-initialised copies that a direction is held against, and the most parameters of a model for that."""
 ProbeKind = Literal["mean_difference", "logistic", "lda"]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
@@ -254,15 +254,15 @@ def _fit(
     from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
 
     parameters = sum(p.numel() for p in loaded.original_model.parameters())
-    twins = TWINS if parameters <= LARGEST_TWIN else 0
-    if not twins:
+    random_models = RANDOM_MODELS if parameters <= LARGEST_RANDOM_MODEL else 0
+    if not random_models:
         console.print(
             f"the model has {parameters / 1e9:.1f} billion parameters, so no random-initialised copies of it "
             "are made; ml.fit_probe(..., card=True) makes them.",
             highlight=False,
         )
     with console.status(f"fitting the probe on {len(labelled)} statements"):
-        fitted = fit_probe(loaded, labelled, kind=kind, card=True, twins=twins, seed=seed)
+        fitted = fit_probe(loaded, labelled, kind=kind, card=True, random_models=random_models, seed=seed)
         fitted.save(played.path / "probe.safetensors")
     with console.status("reading some transcripts"):
         keep_transcripts(played, read_transcripts(loaded, played, fitted, rows=sample_dialogues(played)))

@@ -20,7 +20,7 @@ from morality_lens.items.files import data_files, read_jsonl
 from morality_lens.items.kinds import Question
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
-from morality_lens.rounds.side_questions import Aside, ask
+from morality_lens.rounds.side_questions import SideQuestion, ask
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 
@@ -128,7 +128,7 @@ def weak_evidence(
 
     def some(chunk: Sequence[str]) -> xr.Dataset:
         shape = (len(chunk), *map(len, coords.values()), len(numbers), len(strengths), 2)
-        asides: list[Aside] = []
+        asides: list[SideQuestion] = []
         places: list[tuple[int, ...]] = []
         for i, name in enumerate(chunk):
             question = questions[name]
@@ -139,7 +139,7 @@ def weak_evidence(
                     for s, strength in enumerate(strengths):
                         for v, text in enumerate(given[name][strength].texts):
                             turn = evidence_turn(question, text, words, run.wording_index)
-                            asides.append(Aside(history=history[number], turn=turn, replies=letters))
+                            asides.append(SideQuestion(history=history[number], turn=turn, replies=letters))
                             places.append((i, *run.design.place(condition), n, s, v))
         layers = [] if probe is None else probe.direction["layer"].values.tolist()
         probability = np.full((*shape, options), np.nan)
@@ -148,7 +148,7 @@ def weak_evidence(
         replies = ask(record, asides, probe=probe, limit=answer_tokens)
         for place, reply in zip(places, replies, strict=True):
             question = questions[chunk[place[0]]]
-            probability[place][: len(question.options)] = reply.chances
+            probability[place][: len(question.options)] = reply.probabilities
             mass[place] = reply.mass
             chosen = parse_choice(reply.text, question.options)
             choice[place] = -1 if chosen is None else chosen

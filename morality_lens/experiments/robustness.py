@@ -39,7 +39,7 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
     Raises:
         ValueError: another measure, or cells that were not asked.
     """
-    given = _chances(answers, measure)
+    given = _probabilities(answers, measure)
     unknown = _pick(given, answers["unknown"])
     named = [_pick(given, answers["named"].isel(version=v, drop=True)) for v in range(2)]
     one, two = (unknown.isel(version=v) for v in range(2))
@@ -64,7 +64,7 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
 
 def follow_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
     """By how much each item's answers follow the evidence: a cube for ``factorial_effects``."""
-    given = _chances(answers, measure)
+    given = _probabilities(answers, measure)
     one, two = (_pick(given, answers["named"].isel(version=v, drop=True)) for v in range(2))
     cube = (one.isel(version=0) - one.isel(version=1) + two.isel(version=1) - two.isel(version=0)) / 2
     return cube.rename("share that follows the evidence").assign_attrs(units="share")
@@ -111,12 +111,12 @@ def _conditions(data: xr.Dataset) -> list[Condition]:
     return [c for c in conditions_of(follow) if np.isfinite(float(follow.sel(c.coords)))]
 
 
-def _chances(answers: xr.Dataset, measure: str) -> xr.DataArray:
+def _probabilities(answers: xr.Dataset, measure: str) -> xr.DataArray:
     """The chance of every option under every version; an answer that cannot be read has none."""
     if measure == "probability":
-        chances = answers["probability"]
-        asked = chances.notnull().any("option")
-        return _asked_only(chances.fillna(0.0).where(asked), asked)
+        probabilities = answers["probability"]
+        asked = probabilities.notnull().any("option")
+        return _asked_only(probabilities.fillna(0.0).where(asked), asked)
     if measure == "choice":
         options = xr.DataArray(np.arange(answers.sizes["option"]), dims="option")
         asked = answers["choice"] >= -1
@@ -124,7 +124,7 @@ def _chances(answers: xr.Dataset, measure: str) -> xr.DataArray:
     raise ValueError(f"measure must be probability or choice; got {measure!r}.")
 
 
-def _asked_only(chances: xr.DataArray, asked: xr.DataArray) -> xr.DataArray:
+def _asked_only(probabilities: xr.DataArray, asked: xr.DataArray) -> xr.DataArray:
     """Without the cells that were asked of no item.
 
     Raises:
@@ -133,8 +133,8 @@ def _asked_only(chances: xr.DataArray, asked: xr.DataArray) -> xr.DataArray:
     some, every = asked.any("item"), asked.all("item")
     if bool((some & ~every).any()):
         raise ValueError("weak evidence was put to some items only in some cells; ask again with all items.")
-    kept = chances
-    for name in factors_of(chances):
+    kept = probabilities
+    for name in factors_of(probabilities):
         others = [d for d in some.dims if d != name]
         kept = kept.isel({name: np.flatnonzero(some.any(others).values)})
     if bool(np.isnan(kept).any()):
@@ -145,6 +145,6 @@ def _asked_only(chances: xr.DataArray, asked: xr.DataArray) -> xr.DataArray:
     return kept
 
 
-def _pick(chances: xr.DataArray, option: xr.DataArray) -> xr.DataArray:
+def _pick(probabilities: xr.DataArray, option: xr.DataArray) -> xr.DataArray:
     """The chance of one option, which differs between items (and strengths)."""
-    return chances.isel(option=option).drop_vars("option", errors="ignore")
+    return probabilities.isel(option=option).drop_vars("option", errors="ignore")

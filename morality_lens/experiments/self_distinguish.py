@@ -18,7 +18,7 @@ from morality_lens.items.kinds import LETTERS, Question
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
-from morality_lens.rounds.side_questions import Aside, ask
+from morality_lens.rounds.side_questions import SideQuestion, ask
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 
@@ -145,10 +145,10 @@ def distinguish(
         progress: whether to show a bar.
 
     Returns:
-        Over ``item``, ``history`` and ``better`` (where the better output stands): ``says_first``, the chance
-        of naming the first one (of the chances of either); ``said``, the greedy reply, 1, 2, or 0 where it is
-        neither; ``mass`` on both numbers. Over ``item``: ``condition`` and the rounds ``good`` and ``bad``,
-        and with a probe ``reading``, its projection of the better output less that of the other.
+        Over ``item``, ``history`` and ``better`` (where the better output stands): ``says_first``, the
+        probability of naming the first one (as a share of both); ``said``, the greedy reply, 1, 2, or 0 where
+        it is neither; ``mass`` on both numbers. Over ``item``: ``condition`` and the rounds ``good`` and
+        ``bad``, and with a probe ``reading``, its projection of the better output less that of the other.
 
     Raises:
         ValueError: another model or wording, no pairs, or an unknown history.
@@ -177,14 +177,14 @@ def distinguish(
                 before = told(history, name)
                 for one, two in (texts, texts[::-1]):
                     turn = distinguish_turn(items[name], one, two, words, index)
-                    asides.append(Aside(history=before, turn=turn, replies=("1", "2")))
+                    asides.append(SideQuestion(history=before, turn=turn, replies=("1", "2")))
         replies = ask(record, asides, limit=4)
         shape = (len(chunk), len(histories), 2)
         dims = ("item", "history", "better")
         chosen = [re.search(r"(?<!\d)[12](?!\d)", reply.text) for reply in replies]
         return xr.Dataset(
             {
-                "says_first": (dims, np.array([r.chances[0] for r in replies]).reshape(shape)),
+                "says_first": (dims, np.array([r.probabilities[0] for r in replies]).reshape(shape)),
                 "mass": (dims, np.array([r.mass for r in replies]).reshape(shape)),
                 "said": (dims, np.array([int(c[0]) if c else 0 for c in chosen]).reshape(shape)),
             },
@@ -281,15 +281,15 @@ def name_groups(
                 for better in range(2):
                     shown = _with_stereotyped(question, better)
                     turn = stereotype_turn(shown, words, run.wording_index)
-                    asides.append(Aside(history=before, turn=turn, replies=tuple(LETTERS[:3])))
+                    asides.append(SideQuestion(history=before, turn=turn, replies=tuple(LETTERS[:3])))
                     unknown.append(shown)
         replies = ask(record, asides, limit=8)
         shape, dims = (len(chunk), len(histories), 2), ("item", "history", "better")
         first, none, said = [], [], []
         for reply, shown in zip(replies, unknown, strict=True):
             one, two = _groups(shown)
-            first.append(reply.chances[one] / (reply.chances[one] + reply.chances[two]))
-            none.append(reply.chances[_unknown(shown)])
+            first.append(reply.probabilities[one] / (reply.probabilities[one] + reply.probabilities[two]))
+            none.append(reply.probabilities[_unknown(shown)])
             chosen = parse_choice(reply.text, shown.options)
             said.append({one: 1, two: 2}.get(-1 if chosen is None else chosen, 0))
         return xr.Dataset(

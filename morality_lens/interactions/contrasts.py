@@ -22,7 +22,7 @@ LINKS = ("identity", "logit", "log1m")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
+class Request:
     """The contrasts that are asked for.
 
     Attributes:
@@ -50,7 +50,7 @@ def read_request(
     compare: str | Mapping[str, str],
     contrasts: xr.DataArray | None,
     y: xr.DataArray,
-) -> Asked:
+) -> Request:
     """All main effects and interactions of the factors of ``y``, or the explicit contrasts.
 
     Raises:
@@ -74,7 +74,9 @@ def read_request(
         names = effect_names([tuple(held[i] for i in effect) for effect in crossed], pairs, fixed)
         levels = {name: list(pairs[name]) for name in held}
         matrix, words = factorial_matrix(len(held), crossed), _say(pairs)
-    return Asked(held=held, at=fixed, names=names, levels=levels, matrix=matrix, crossed=crossed, words=words)
+    return Request(
+        held=held, at=fixed, names=names, levels=levels, matrix=matrix, crossed=crossed, words=words
+    )
 
 
 def _say(pairs: Pairs) -> str:

@@ -20,7 +20,7 @@ from morality_lens.interactions.caveats import (
     scope,
     split_halves,
 )
-from morality_lens.interactions.contrasts import Asked, at_suffix, difference_contrasts, read_request
+from morality_lens.interactions.contrasts import Request, at_suffix, difference_contrasts, read_request
 from morality_lens.interactions.cube import REPEATS, Cube, check_dims, factors_of, read_cube
 from morality_lens.interactions.missing_cells import Available, available_cells, worst_case_bounds
 from morality_lens.interactions.resampling import (
@@ -225,7 +225,7 @@ class _Scores:
 
 def _read_scores(
     cube: Cube,
-    asked: Asked,
+    asked: Request,
 ) -> _Scores:
     """Contrasts of the cells, by cluster."""
     sizes = np.bincount(cube.codes).astype(np.float64)
@@ -245,7 +245,7 @@ def _se_of_probe(
     refits: xr.DataArray,
     y: xr.DataArray,
     cube: Cube,
-    asked: Asked,
+    asked: Request,
 ) -> Float[np.ndarray, "feature"]:
     """Standard deviation of every effect over refits of the probe."""
     wanted = {"probe_draw", *asked.levels, *cube.rest}
@@ -288,7 +288,7 @@ def _se_of_probe(
 
 
 def _failures(
-    y: xr.DataArray, cube: Cube, asked: Asked, alpha: float
+    y: xr.DataArray, cube: Cube, asked: Request, alpha: float
 ) -> dict[str, Float[np.ndarray, "feature"]]:
     """The same contrasts of the failure rate, which come before those of what did not fail."""
     failed = y.isnull().astype(float).mean([d for d in y.dims if d in REPEATS]).assign_attrs(oriented=True)

@@ -20,5 +20,5 @@ from .interventions import (
     patching_map as patching_map,
 )
 from .probes import probe_quality as probe_quality, transfer as transfer, trust_card as trust_card
-from .study import Row as Row, evidence as evidence, forest as forest, shifts as shifts
+from .study import ForestRow as ForestRow, evidence as evidence, forest as forest, shifts as shifts
 from .transcripts import TranscriptView as TranscriptView

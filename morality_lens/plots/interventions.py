@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from morality_lens.circuits.summaries import borne_share, recovered
+from morality_lens.circuits.summaries import mediated_share, recovered
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.plots.style import CELL_COLORS, EFFECT_COLORS, band, bars, finish, trust
 
@@ -210,12 +210,12 @@ def mediation(mediated: xr.Dataset) -> go.Figure:
     Args:
         mediated: from :func:`morality_lens.circuits.mediate`.
     """
-    found = borne_share(mediated)
+    found = mediated_share(mediated)
     layers = found["layer"].values
     fig = go.Figure()
     for way, color in zip(found["way"].values, EFFECT_COLORS, strict=False):
         one = found.sel(way=way)
-        y, low, high = (one[n].values for n in ("borne", "borne_low", "borne_high"))
+        y, low, high = (one[n].values for n in ("mediated", "mediated_low", "mediated_high"))
         fig.add_trace(band(layers, low, high, color, str(way)))
         said = "patched: whole site" if way == "whole site" else "patched: along the direction"
         fig.add_trace(_line(layers, y, low, high, said, color, group=str(way)))

@@ -14,7 +14,7 @@ PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ForestRow:
     """One estimate with its interval: a row of a forest, in the colour of its group."""
 
     label: str
@@ -25,7 +25,7 @@ class Row:
 
 
 def forest(
-    rows: Sequence[Row],
+    rows: Sequence[ForestRow],
     *,
     title: str,
     subtitle: str,
@@ -150,7 +150,7 @@ def evidence(shares: xr.Dataset, *, round: int, strength: float | None = None) -
     )
     fig.update_yaxes(autorange="reversed", automargin=True)
     when = "before any correction" if round == 0 else f"after round {round}"
-    by = "chances of the options" if shares.attrs["measure"] == "probability" else "greedy answers"
+    by = "probabilities of the options" if shares.attrs["measure"] == "probability" else "greedy answers"
     return finish(
         fig,
         f"Answers to weak evidence, roles swapped, {when}",

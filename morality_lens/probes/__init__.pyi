@@ -4,7 +4,7 @@ from .from_runs import condition_direction as condition_direction, fit_on_run as
 from .from_statements import fit_probe as fit_probe
 from .hub import from_hub as from_hub, push_to_hub as push_to_hub
 from .probe import Probe as Probe, load_probe as load_probe
-from .random_models import random_twin_residuals as random_twin_residuals
+from .random_models import random_model_residuals as random_model_residuals
 from .refits import (
     project_means as project_means,
     refit_directions as refit_directions,

@@ -203,14 +203,14 @@ def calibrated(scores: Scores, labels: Labels, fold: Labels) -> Scores:
     return out
 
 
-def calibration_error(chances: Scores, labels: Labels) -> float:
+def calibration_error(probabilities: Scores, labels: Labels) -> float:
     """Expected calibration error: the mean distance of a stated and a found share over equal bins.
 
     Ten bins, or fewer so that each holds 50 statements, where chance alone makes up to .06.
     """
     bins = int(np.clip(len(labels) // 50, 2, 10))
-    order = np.argsort(chances, kind="stable")
-    gaps = [abs((chances[part] - labels[part]).sum()) for part in np.array_split(order, bins)]
+    order = np.argsort(probabilities, kind="stable")
+    gaps = [abs((probabilities[part] - labels[part]).sum()) for part in np.array_split(order, bins)]
     return float(sum(gaps) / len(labels))
 
 

@@ -11,11 +11,11 @@ from morality_lens.probes.closed_form import class_means, class_sums, in_gaps
 from morality_lens.probes.estimators import Kind, raw_directions
 from morality_lens.probes.probe import UNITS, Probe
 from morality_lens.probes.training_data import (
-    Cases,
+    TrainingData,
     as_features,
-    check_cases,
     check_folds,
     check_kind,
+    check_training_data,
     graded,
 )
 
@@ -60,7 +60,7 @@ def fit_directions(
             are absent, or there are fewer than two clusters in a class.
     """
     chosen = check_kind(kind)
-    cases = check_cases(residuals, chosen)
+    cases = check_training_data(residuals, chosen)
     fold, weights = np.zeros(len(cases.clusters), np.int64), np.ones((1, 1))
     if cases.classes is not None:
         folds = check_folds(cases.classes, cases.clusters, folds)
@@ -109,7 +109,7 @@ def fit_directions(
 
 def _fit_block(
     residuals: xr.DataArray,
-    cases: Cases,
+    cases: TrainingData,
     kind: Kind,
     fold: Int[np.ndarray, " case"],
     weights: Float[np.ndarray, "fit group"],
@@ -152,7 +152,7 @@ def _fit_block(
 
 
 def _quality(
-    held_out: Float[np.ndarray, "layer case"], cases: Cases, draws: int, seed: int
+    held_out: Float[np.ndarray, "layer case"], cases: TrainingData, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
     found = {name: np.full(len(held_out), np.nan) for name in ("auroc", "auroc_low", "auroc_high")}
     if cases.classes is not None and cases.labelled:

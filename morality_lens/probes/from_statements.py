@@ -7,7 +7,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from morality_lens.items.kinds import Statement
 from morality_lens.probes.fitting import fit_directions
 from morality_lens.probes.probe import Probe
-from morality_lens.probes.random_models import random_twin_residuals
+from morality_lens.probes.random_models import random_model_residuals
 from morality_lens.probes.refits import with_refits
 from morality_lens.probes.statements import read_statements
 from morality_lens.probes.trust_checks import trust_card
@@ -21,7 +21,7 @@ def fit_probe(
     read: str = "end",
     refits: int | None = None,
     card: bool = False,
-    twins: int = 3,
+    random_models: int = 3,
     seed: int = 0,
 ) -> Probe:
     """A moral direction per layer, fitted on statements read through the model.
@@ -34,9 +34,9 @@ def fit_probe(
         refits: refits on bootstrap samples of the statements, whose variance belongs into every claim about
             the morality direction; None: 50 for a mean difference, which cost next to nothing, else none.
         card: whether a trust card is made.
-        twins: random-initialised models that the card holds the direction against; each is a copy of the
-            model, beside it in memory; 0 leaves that line of the card open.
-        seed: of folds, draws and twins.
+        random_models: random-initialised models that the card holds the direction against; each is a copy of
+            the model, beside it in memory; 0 leaves that line of the card open.
+        seed: of folds, draws and random_models.
 
     Raises:
         ValueError: what those functions refuse.
@@ -47,8 +47,8 @@ def fit_probe(
     if draws:
         probe = with_refits(probe, residuals, draws=draws, seed=seed)
     if card:
-        seeds = range(seed, seed + twins)
-        random = random_twin_residuals(model, statements, seeds=seeds, read=read) if twins else None
+        seeds = range(seed, seed + random_models)
+        random = random_model_residuals(model, statements, seeds=seeds, read=read) if random_models else None
         texts = [statement.text for statement in statements]
         probe = probe.with_card(trust_card(residuals, texts, kind=kind, random=random, seed=seed))
     return probe

@@ -14,7 +14,7 @@ from morality_lens.models.loading import fingerprint, record_of
 from morality_lens.probes.statements import read_statements
 
 
-def random_twin_residuals(
+def random_model_residuals(
     model: TransformerBridge,
     statements: Sequence[Statement],
     *,
@@ -41,11 +41,11 @@ def random_twin_residuals(
         ValueError: no seed or one twice, or what ``read_statements`` refuses.
     """
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"random_twin_residuals needs one seed or more, each once; got {tuple(seeds)}.")
+        raise ValueError(f"random_model_residuals needs one seed or more, each once; got {tuple(seeds)}.")
     parts = [read_statements(_twin(model, seed), statements, read=read) for seed in seeds]
     joined = xr.concat(parts, dim="seed", coords="minimal", compat="override", combine_attrs="drop")
     attrs = {k: v for k, v in parts[0].attrs.items() if k != "model_fingerprint"}
-    attrs["twin_of"] = record_of(model).fingerprint
+    attrs["random_model_of"] = record_of(model).fingerprint
     return joined.assign_coords(seed=list(seeds)).assign_attrs(attrs).rename("residuals")
 
 

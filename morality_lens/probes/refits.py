@@ -10,7 +10,13 @@ from jaxtyping import Float, Int
 from morality_lens.probes.closed_form import Directions, class_means, class_sums, in_gaps
 from morality_lens.probes.estimators import Kind, raw_directions
 from morality_lens.probes.probe import Probe
-from morality_lens.probes.training_data import Cases, as_features, check_cases, check_folds, check_kind
+from morality_lens.probes.training_data import (
+    TrainingData,
+    as_features,
+    check_folds,
+    check_kind,
+    check_training_data,
+)
 from morality_lens.runs.run import Run
 
 
@@ -196,9 +202,11 @@ def project_means(directions: xr.DataArray, cell_means: xr.DataArray) -> xr.Data
 
 def _clusters(
     residuals: xr.DataArray, kind: Kind
-) -> tuple[Cases, Int[np.ndarray, " case"], Int[np.ndarray, " case"], Int[np.ndarray, "cluster class"]]:
+) -> tuple[
+    TrainingData, Int[np.ndarray, " case"], Int[np.ndarray, " case"], Int[np.ndarray, "cluster class"]
+]:
     """The cases, their classes and cluster numbers, and how many of each class a cluster holds."""
-    cases = check_cases(residuals, kind)
+    cases = check_training_data(residuals, kind)
     assert cases.classes is not None  # no kind but ccs goes without
     check_folds(cases.classes, cases.clusters, 2)
     names, cluster = np.unique(cases.clusters, return_inverse=True)
@@ -216,7 +224,7 @@ def _until_both(held: Int[np.ndarray, "cluster class"], draw: Callable[[], np.nd
 
 
 def _fits(
-    cases: Cases,
+    cases: TrainingData,
     labels: Int[np.ndarray, " case"],
     cluster: Int[np.ndarray, " case"],
     kind: Kind,

@@ -20,7 +20,7 @@ def check_kind(kind: str) -> Kind:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cases:
+class TrainingData:
     """Training cases, checked.
 
     Attributes:
@@ -41,7 +41,7 @@ class Cases:
     clusters: np.ndarray
 
 
-def check_cases(residuals: xr.DataArray, kind: Kind) -> Cases:
+def check_training_data(residuals: xr.DataArray, kind: Kind) -> TrainingData:
     """The cases that a direction of this kind is trained on.
 
     Raises:
@@ -69,7 +69,7 @@ def check_cases(residuals: xr.DataArray, kind: Kind) -> Cases:
         values = residuals["value"].values.astype(np.float64)
     if "label" not in residuals.coords:
         unknown = np.full(len(clusters), np.nan)
-        return Cases(
+        return TrainingData(
             residuals=residuals,
             classes=None,
             targets=unknown,
@@ -92,7 +92,7 @@ def check_cases(residuals: xr.DataArray, kind: Kind) -> Cases:
         raise ValueError(
             f"a probe needs statements of both labels; all {len(labels)} have label {labels[0]}."
         )
-    return Cases(
+    return TrainingData(
         residuals=residuals,
         classes=classes,
         targets=values if kind == "ridge" else classes.astype(np.float64),

@@ -66,7 +66,7 @@ def trust_card(
         texts: the statements' texts, in the same order.
         kind: how directions are fitted: ``mean_difference``, ``logistic`` or ``lda``.
         random: the same statements' residuals in random-initialised models of the architecture, from
-            ``random_twin_residuals``; ``seed`` as a dimension, or one model without it.
+            ``random_model_residuals``; ``seed`` as a dimension, or one model without it.
         others: other labelled statements read by the same model.
         nuisance: residuals labelled 0 and 1 by a contrast that is not the one meant (long and short, say).
         folds: groups of clusters held out in turn, three or more.
@@ -99,7 +99,7 @@ def trust_card(
     own = controls.directions(residuals, labels, chosen)
 
     lexical, words = _words(s, nested)
-    random_auroc, twins = _random(s, random, nested)
+    random_auroc, baselines = _random(s, random, nested)
     shuffled, shuffles = _shuffled(s, nested[0])
     selectivity, control = _selectivity(s, at)
     transfer, moved = _transfer(s, own, curves[:, 0], others, at)
@@ -113,7 +113,7 @@ def trust_card(
     lines = [
         _line("held-out AUROC", *first, _above(first[1], 0.7, 0.5)),
         words,
-        twins,
+        baselines,
         shuffles,
         control,
         moved,

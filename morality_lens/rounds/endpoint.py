@@ -14,7 +14,7 @@ from morality_lens.design import Protocol
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.files import read_jsonl
-from morality_lens.rounds.feedback import Asked, one_line
+from morality_lens.rounds.feedback import Answered, one_line
 
 try:
     import openai
@@ -72,7 +72,7 @@ class Endpoint:
             if self.cache.stat().st_size:
                 self.said = {row["key"]: row["remark"] for _, row in read_jsonl(self.cache)}
 
-    def remarks(self, asked: Sequence[Asked]) -> list[str]:
+    def remarks(self, asked: Sequence[Answered]) -> list[str]:
         """What the server's model says of each answer; every question is put once, over all runs in a folder.
 
         Raises:

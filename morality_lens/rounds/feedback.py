@@ -26,7 +26,7 @@ TOXIC = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Answered:
     """An answer on which feedback is wanted."""
 
     item: Item
@@ -41,7 +41,7 @@ class Source(Protocol):
 
     tokens: int
 
-    def remarks(self, asked: Sequence[Asked]) -> list[str]:
+    def remarks(self, asked: Sequence[Answered]) -> list[str]:
         """One remark on each answer."""
         ...
 
@@ -61,14 +61,14 @@ class Critic:
     said: dict[tuple[str, str], str] = field(default_factory=dict)
     tokens: int = 0
 
-    def remarks(self, asked: Sequence[Asked]) -> list[str]:
+    def remarks(self, asked: Sequence[Answered]) -> list[str]:
         """What the model says of each answer, greedy or drawn as the protocol tells."""
         new = {(a.item.id, a.answer): a for a in asked if (a.item.id, a.answer) not in self.said}
         if new:
             self.said |= zip(new, self._ask(list(new.values())), strict=True)
         return [self.said[a.item.id, a.answer] for a in asked]
 
-    def _ask(self, asked: Sequence[Asked]) -> list[str]:
+    def _ask(self, asked: Sequence[Answered]) -> list[str]:
         renderer, lm, limit = self.record.renderer, self.record.lm, self.protocol.feedback_tokens
         index = self.protocol.wording_index
         turns = [critique_turn(a.item, a.answer, self.wording, index) for a in asked]
@@ -120,7 +120,7 @@ class Oracle:
     judge: Judge | None = None
     tokens: int = 0
 
-    def remarks(self, asked: Sequence[Asked]) -> list[str]:
+    def remarks(self, asked: Sequence[Answered]) -> list[str]:
         """The wording's text for what each answer is: correct, biased, other or unparsed.
 
         Raises:
@@ -153,13 +153,13 @@ class Oracle:
 
 @dataclass(kw_only=True, eq=False)
 class FromFile:
-    """Remarks written down beforehand; see :func:`read_remarks`."""
+    """Remarks written down beforehand; see :func:`read_feedback`."""
 
     path: Path
     rows: dict[str, list[dict[str, str]]]
     tokens: int = 0
 
-    def remarks(self, asked: Sequence[Asked]) -> list[str]:
+    def remarks(self, asked: Sequence[Answered]) -> list[str]:
         """For each answer the row that fits it most closely.
 
         Raises:
@@ -167,7 +167,7 @@ class FromFile:
         """
         return [one_line(self._row(a)["feedback"]) for a in asked]
 
-    def _row(self, asked: Asked) -> dict[str, str]:
+    def _row(self, asked: Answered) -> dict[str, str]:
         here = {"answer": asked.answer.strip(), "condition": asked.condition, "round": str(asked.round)}
         fitting = [
             row
@@ -183,7 +183,7 @@ class FromFile:
         return max(fitting, key=lambda row: sum(bool(row[name]) for name in here))
 
 
-def read_remarks(path: str | Path, items: Sequence[Item]) -> FromFile:
+def read_feedback(path: str | Path, items: Sequence[Item]) -> FromFile:
     """Feedback from a JSONL, CSV or TSV file with ``item`` and ``feedback``.
 
     Columns ``answer``, ``condition`` (a label such as ``instruction+feedback``) and ``round`` narrow a row to

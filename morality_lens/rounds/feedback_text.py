@@ -8,7 +8,7 @@ from morality_lens.dialogues.script import Script
 from morality_lens.dialogues.wording import pick
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds import feedback
-from morality_lens.rounds.feedback import Asked, Source
+from morality_lens.rounds.feedback import Answered, Source
 from morality_lens.rounds.row import Row
 
 
@@ -51,7 +51,7 @@ class FeedbackPolicy:
             elif levels[r] == "placebo" and self.protocol.feedback_placebo == "yoked":
                 about[r] = _neighbour(rows, row)
         asked = [
-            Asked(item=row.item, answer=row.answer, condition=row.condition.label, round=row.number)
+            Answered(item=row.item, answer=row.answer, condition=row.condition.label, round=row.number)
             for row in about.values()
         ]
         said = dict(zip(about, self.source.remarks(asked), strict=True)) if asked else {}

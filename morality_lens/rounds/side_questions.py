@@ -19,7 +19,7 @@ ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aside:
+class SideQuestion:
     """A question to a dialogue.
 
     Attributes:
@@ -34,17 +34,17 @@ class Aside:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reply:
+class SideReply:
     """What a model says to an aside.
 
     Attributes:
-        chances: probability of each reply's sign as the first token, as a share of all of them.
+        probabilities: probability of each reply's sign as the first token, as a share of all of them.
         mass: the share of the whole probability that is on any of them.
         projection: on a probe's directions, at the token whose logits choose the reply; None without one.
         text: what was said; empty where it was not wanted.
     """
 
-    chances: Float[np.ndarray, " reply"]
+    probabilities: Float[np.ndarray, " reply"]
     mass: float
     projection: Float[np.ndarray, " layer"] | None
     text: str
@@ -52,12 +52,12 @@ class Reply:
 
 def ask(
     record: ModelRecord,
-    asides: Sequence[Aside],
+    asides: Sequence[SideQuestion],
     *,
     probe: Probe | None = None,
     limit: int = 0,
     rows: int = ROWS,
-) -> list[Reply]:
+) -> list[SideReply]:
     """What the model says to each question; dialogues that several of them share are read once.
 
     Args:
@@ -81,13 +81,13 @@ def ask(
             f"{record.lm.window}; play fewer rounds, or ask after earlier ones."
         )
     signs = {replies: _signs(record, replies) for replies in {aside.replies for aside in asides}}
-    out: list[Reply | None] = [None] * len(asides)
+    out: list[SideReply | None] = [None] * len(asides)
     for base, mine in _groups(asides, prompts, rows):
         _ask_group(record, asides, prompts, base, mine, signs, probe, limit, out)
     return [reply for reply in out if reply is not None]
 
 
-def _round(aside: Aside) -> int:
+def _round(aside: SideQuestion) -> int:
     return aside.history.turns[-1][0] if aside.history.turns else 0
 
 
@@ -96,13 +96,13 @@ def _signs(record: ModelRecord, replies: tuple[str, ...]) -> tuple[tuple[int, ..
     if not all(found):
         raise ValueError(
             f"this tokenizer has no tokens that begin a reply with one of {', '.join(replies)} alone, so the "
-            "chances of these replies cannot be told apart."
+            "probabilities of these replies cannot be told apart."
         )
     return found
 
 
 def _groups(
-    asides: Sequence[Aside], prompts: Sequence[Sequence[int]], rows: int
+    asides: Sequence[SideQuestion], prompts: Sequence[Sequence[int]], rows: int
 ) -> Iterator[tuple[list[tuple[int, ...]], list[list[int]]]]:
     """Dialogues to be read, and for each the questions put to it, at most ``rows`` questions at a time.
 
@@ -132,14 +132,14 @@ def _groups(
 
 def _ask_group(
     record: ModelRecord,
-    asides: Sequence[Aside],
+    asides: Sequence[SideQuestion],
     prompts: Sequence[Sequence[int]],
     bases: Sequence[Sequence[int]],
     mine: Sequence[Sequence[int]],
     signs: dict[tuple[str, ...], tuple[tuple[int, ...], ...]],
     probe: Probe | None,
     limit: int,
-    out: list[Reply | None],
+    out: list[SideReply | None],
 ) -> None:
     lm = record.lm
     every = [i for questions in mine for i in questions]
@@ -174,8 +174,8 @@ def _ask_group(
         texts = [text.strip() for text in decoded]
     for r, i in enumerate(every):
         each = np.array([float(spread[r, list(t)].sum()) for t in signs[asides[i].replies]])
-        out[i] = Reply(
-            chances=each / each.sum(),
+        out[i] = SideReply(
+            probabilities=each / each.sum(),
             mass=float(each.sum()),
             projection=None if projected is None else projected[r],
             text=texts[r],

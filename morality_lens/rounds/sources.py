@@ -10,7 +10,7 @@ from morality_lens.dialogues.wording import Wording
 from morality_lens.items.kinds import Item
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, load_model, record_of
-from morality_lens.rounds.feedback import Critic, FromFile, Oracle, Source, read_remarks
+from morality_lens.rounds.feedback import Critic, FromFile, Oracle, Source, read_feedback
 
 
 def make_source(
@@ -38,7 +38,7 @@ def make_source(
     if protocol.feedback == "oracle":
         return Oracle(wording=wording, index=protocol.wording_index, judge=judge)
     if protocol.feedback == "file":
-        source = read_remarks(str(protocol.feedback_from), items)
+        source = read_feedback(str(protocol.feedback_from), items)
         said = (row["feedback"] for rows in source.rows.values() for row in rows)
         longest = max(len(rendering.encode(record.renderer, text)[0]) for text in said)
         if longest > protocol.feedback_tokens:

@@ -23,7 +23,7 @@ from morality_lens.runs.results import kept_results
 from morality_lens.runs.run import Run
 from morality_lens.studies import sections
 from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS, StudyFolder
-from morality_lens.studies.tasks import all_tasks, chances_or_choices, pooled_tasks, stable_layers
+from morality_lens.studies.tasks import all_tasks, pooled_tasks, probabilities_or_choices, stable_layers
 from morality_lens.studies.verdicts import (
     Task,
     Verdict,
@@ -209,7 +209,7 @@ def _groups(
                 lambda: sections.dynamics_part(
                     QUESTIONS,
                     behaviour_cube(questions, "correct"),
-                    sections.need(chances_or_choices(study, questions)),
+                    sections.need(probabilities_or_choices(study, questions)),
                 ),
             ),
             attempt("Judges of questions", lambda: sections.judged_part(questions, _asked(questions))),
@@ -272,7 +272,7 @@ def _wordings(study: StudyFolder, layer: int | None) -> Section | None:
         return None
     names = [run.manifest["study"]["wording"]["index"] for run in runs]
     found = {}
-    outcome = [chances_or_choices(study, run) for run in runs]
+    outcome = [probabilities_or_choices(study, run) for run in runs]
     if all(cube is not None for cube in outcome):
         last = [cube.isel(round=-1, drop=True) for cube in outcome if cube is not None]
         # Longer words can make an item too long for the window: those that were played in all are compared.
@@ -293,7 +293,7 @@ def _placebo(study: StudyFolder, layer: int | None) -> Section | None:
         return None
     with_placebo = [name for name, levels in run.design.levels.items() if "placebo" in levels]
     outcomes = {}
-    cube = chances_or_choices(study, run)
+    cube = probabilities_or_choices(study, run)
     if cube is not None:
         outcomes["behaviour"] = cube.isel(round=-1, drop=True)
     if study.probe is not None and layer is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from morality_lens.design import Design, Factor
 from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS
 
-LARGEST_TWIN = 2_000_000_000
+LARGEST_RANDOM_MODEL = 2_000_000_000
 """Most parameters of a model of which random-initialised copies are made for the trust card."""
 
 
@@ -35,7 +35,7 @@ class Plan:
         wording_rounds: their rounds.
         samples: completions drawn of every prompt at temperature 1, each in a run of its own.
         sample_rounds: their rounds.
-        twins: random-initialised models for the trust card.
+        random_models: random-initialised models for the trust card.
     """
 
     rounds: int = 5
@@ -48,7 +48,7 @@ class Plan:
     wording_rounds: int = 3
     samples: int = 4
     sample_rounds: int = 3
-    twins: int = 3
+    random_models: int = 3
 
     def dialogues(self, design: Design) -> dict[str, tuple[int, int, int]]:
         """For every kind of run: runs, most items of each, and dialogue rounds of an item."""
@@ -76,7 +76,7 @@ PROFILES = {
         wording_rounds=1,
         samples=2,
         sample_rounds=1,
-        twins=2,
+        random_models=2,
     ),
 }
 

@@ -32,7 +32,7 @@ from morality_lens.runs.results import write_result
 from morality_lens.runs.run import Run
 from morality_lens.studies.analysis import write_study_report
 from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS, RESULTS
-from morality_lens.studies.plan import LARGEST_TWIN, PROFILES, Estimate, Plan, placebo_factors
+from morality_lens.studies.plan import LARGEST_RANDOM_MODEL, PROFILES, Estimate, Plan, placebo_factors
 
 
 def study(
@@ -243,8 +243,8 @@ def _fit(
     seed: int,
 ) -> Probe:
     parameters = sum(p.numel() for p in record.lm.module.parameters())
-    twins = plan.twins if parameters <= LARGEST_TWIN else 0
-    return fit_probe(model, statements, kind=kind, card=True, twins=twins, seed=seed)
+    random_models = plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0
+    return fit_probe(model, statements, kind=kind, card=True, random_models=random_models, seed=seed)
 
 
 def _probe(folder: Path, name: str, make: Callable[[], Probe], say: Callable[[str], None]) -> Probe:

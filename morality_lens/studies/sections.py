@@ -17,7 +17,7 @@ from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.wordings import describe_wordings
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, judges_agree
 from morality_lens.judges.questions import bias_scores, join_questions, unparsed
-from morality_lens.plots.study import Row, cell_labels
+from morality_lens.plots.study import ForestRow, cell_labels
 from morality_lens.report import tables
 from morality_lens.report.sections import Section
 from morality_lens.runs.run import Run
@@ -57,10 +57,10 @@ def need(cube: xr.DataArray | None) -> xr.DataArray:
     return cube
 
 
-def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[Row]:
+def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[ForestRow]:
     """A row for every effect at one place; ``plain`` names leave out what is compared."""
     return [
-        Row(
+        ForestRow(
             label=re.sub(r"\[[^]]*\]", "", str(name)) if plain else str(name),
             group=group,
             estimate=float(at["estimate"]),
@@ -75,12 +75,12 @@ def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[Row
 def tasks_part(tasks: Sequence[Task]) -> Section:
     """Every method on every task, and what feedback and chain of thought add (claims 1 and 2)."""
     means = [
-        Row(label=name, group=task.name, estimate=one.estimate, low=one.low, high=one.high)
+        ForestRow(label=name, group=task.name, estimate=one.estimate, low=one.low, high=one.high)
         for task in tasks
         for name, one in method_means(task).items()
     ]
     added = [
-        Row(
+        ForestRow(
             label=f"{more} less {less}",
             group=task,
             estimate=one.estimate,
@@ -152,7 +152,7 @@ def telling_part(
         greedy: by task and history, what the greedy replies amount to.
     """
     rows = [
-        Row(
+        ForestRow(
             label=f"{task}, history: {history}",
             group="says",
             estimate=float(one["estimate"].sel(measure="accuracy")),
@@ -162,7 +162,7 @@ def telling_part(
         for (task, history), one in found.items()
     ]
     rows += [
-        Row(
+        ForestRow(
             label=f"{task}, history: {history}",
             group="probe reads",
             estimate=float(one["estimate"].sel(measure="probe_accuracy")),
@@ -175,7 +175,7 @@ def telling_part(
     fig = plots.forest(
         rows,
         title="Telling good outputs from bad ones",
-        subtitle="accuracy by the exact chances of both replies, in both orders; jackknife over clusters",
+        subtitle="accuracy by the exact probabilities of both replies, in both orders; cluster jackknife",
         unit="accuracy (two alternatives)",
         references=((0.5, "chance"), (RELIABLE, "reliable")),
     )
@@ -240,7 +240,7 @@ def detox_part(run: Run, samples: Sequence[Run]) -> Section:
         several = several.dropna("item")
         worst = expected_maximum(several)
         rows = [
-            Row(
+            ForestRow(
                 label=name,
                 group=str(measure),
                 estimate=float(worst["estimate"].sel({**cell, "measure": measure})),

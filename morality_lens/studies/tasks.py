@@ -10,7 +10,7 @@ from morality_lens.studies.folder import PROMPTS, QUESTIONS, StudyFolder
 from morality_lens.studies.verdicts import Task, of_components
 
 MASS = 0.5
-"""Mean probability on the options' letters from which on their exact chances stand for the answers."""
+"""Mean probability on the options' letters from which on their exact probabilities stand for the answers."""
 LEAST_CLUSTERS = 5
 """Clusters that a category needs to be a task of its own."""
 
@@ -30,7 +30,7 @@ def stable_layers(study: StudyFolder, layers: list[int]) -> list[int]:
     return kept
 
 
-def chances_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | None:
+def probabilities_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | None:
     """What stands for an answer: the exact probability of the right option, or whether it was given."""
     reason = too_many_unparsed(behaviour_cube(run, "unparsed"))
     if reason:
@@ -68,7 +68,7 @@ def pooled_tasks(study: StudyFolder) -> list[Task]:
     found = []
     if study.questions is not None:
         questions = study.questions
-        cube = study.attempt("Claims about questions", lambda: chances_or_choices(study, questions))
+        cube = study.attempt("Claims about questions", lambda: probabilities_or_choices(study, questions))
         if cube is not None:
             found.append(_task(QUESTIONS, cube, str(cube.name)))
     scores = study.attempt("Claims about prompts", lambda: _scores(study))

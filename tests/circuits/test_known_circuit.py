@@ -11,7 +11,13 @@ from morality_lens.circuits.attribution import attribute, attribute_answer
 from morality_lens.circuits.mediation import mediate
 from morality_lens.circuits.patching import patch
 from morality_lens.circuits.steering import steer
-from morality_lens.circuits.summaries import borne_share, causal_lines, recovered, silenced, steering_slopes
+from morality_lens.circuits.summaries import (
+    ablated_share,
+    causal_lines,
+    mediated_share,
+    recovered,
+    steering_slopes,
+)
 from morality_lens.design import Condition
 from morality_lens.interactions.by_component import attribute_effects
 
@@ -134,7 +140,7 @@ def test_steering_and_ablation_give_the_hand_made_numbers(world):
         np.testing.assert_allclose(
             one["log_odds"].sel(ablation="complement"), one["target_log_odds"], atol=1e-5
         )
-    share = silenced(ablated)["ratio"]
+    share = ablated_share(ablated)["ratio"]
     assert float(share.sel(ablation="direction")) == pytest.approx(1.0, abs=1e-5)
     assert float(share.sel(ablation="complement")) == pytest.approx(0.0, abs=1e-5)
     lines = causal_lines(steered, ablated).set_index("line")
@@ -149,12 +155,12 @@ def test_mediation_is_what_the_circuit_says(world):
     np.testing.assert_allclose(mediated["tau"], tau, atol=1e-5)
     for layer, share in ((-1, 0.0), (0, 0.0), (1, 1.0)):
         for way in ("whole site", "direction"):
-            borne = mediated["borne"].sel(layer=layer, way=way)
-            np.testing.assert_allclose(borne, share * tau, atol=1e-5)
+            mediated_here = mediated["mediated"].sel(layer=layer, way=way)
+            np.testing.assert_allclose(mediated_here, share * tau, atol=1e-5)
     np.testing.assert_allclose(mediated["interaction"].sel(layer=0), 0.0, atol=2e-6)
     np.testing.assert_allclose(mediated["interaction"].sel(layer=1), BOTH, atol=2e-6)
     np.testing.assert_allclose(mediated["gain"], LOGIT, atol=1e-4)
-    found = borne_share(mediated).sel(layer=1, way="whole site")
+    found = mediated_share(mediated).sel(layer=1, way="whole site")
     assert float(found["share"]) == pytest.approx(1.0, abs=1e-4)
     assert float(found["rest"]) == pytest.approx(0.0, abs=1e-5)
     assert float(found["predicted"]) == pytest.approx(tau, abs=1e-4)

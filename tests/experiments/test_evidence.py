@@ -23,7 +23,7 @@ from morality_lens.experiments.robustness import (
 from morality_lens.models.loading import record_of
 from morality_lens.rounds import side_questions
 from morality_lens.rounds.replay import dialogue_after
-from morality_lens.rounds.side_questions import Aside, ask
+from morality_lens.rounds.side_questions import SideQuestion, ask
 
 WORDING = load_wording()
 
@@ -59,10 +59,10 @@ def test_every_place_holds_what_asking_there_alone_gives(small):
                 for version, group in enumerate(("Vel", "Tor")):
                     text = f"Some say 2.0 the {group}."
                     turn = evidence_turn(item, text, WORDING)
-                    one = Aside(history=said[number], turn=turn, replies=("A", "B", "C"))
+                    one = SideQuestion(history=said[number], turn=turn, replies=("A", "B", "C"))
                     reply = ask(record_of(model), [one], probe=probe, limit=8)[0]
                     here = found.sel(item=item.id, round=number, strength=2.0, **cell).isel(version=version)
-                    np.testing.assert_allclose(here["probability"].values, reply.chances, atol=1e-5)
+                    np.testing.assert_allclose(here["probability"].values, reply.probabilities, atol=1e-5)
                     np.testing.assert_allclose(here["projection"].values, reply.projection, atol=1e-3)
                     assert int(here["named"]) == 2 * version
 

@@ -42,7 +42,7 @@ from morality_lens.judges.outcomes import behaviour_cube, reply_shares
 from morality_lens.judges.questions import accuracy, bias_scores, join_questions, judge_answers
 from morality_lens.models.loading import load_model, record_of
 from morality_lens.report.analysis import analyze, write_report
-from morality_lens.rounds.feedback import Asked, Oracle
+from morality_lens.rounds.feedback import Answered, Oracle
 from morality_lens.rounds.playing import play
 
 WORDING = load_wording()
@@ -242,7 +242,7 @@ def test_what_cannot_be_played_together_is_refused_in_words():
         with pytest.raises(ValueError, match=r"oracle feedback .*name none"):
             refuse_unplayable([item], oracle=True)
         with pytest.raises(ValueError, match="an oracle cannot judge it"):
-            Oracle(wording=WORDING, index=0).remarks([Asked(item=item, answer="A", condition="", round=0)])
+            Oracle(wording=WORDING, index=0).remarks([Answered(item=item, answer="A", condition="", round=0)])
     refuse_unplayable([replace(BARE, label=1)], oracle=True)
     with pytest.raises(ValueError, match="no right answer"):
         WORDING.oracle(RATING)

@@ -1,4 +1,4 @@
-"""Random twins: the same architecture and words, other weights, and the model itself left alone."""
+"""Random random_models: the same architecture and words, other weights, and the model itself left alone."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import statement_turn
 from morality_lens.items.kinds import Statement
 from morality_lens.models.loading import fingerprint, load_model, record_of
-from morality_lens.probes.random_models import _twin, random_twin_residuals
+from morality_lens.probes.random_models import _twin, random_model_residuals
 from morality_lens.probes.statements import read_statements
 
 STATEMENTS = tuple(
@@ -26,7 +26,7 @@ def organism():
 
 @pytest.fixture(scope="module")
 def residuals(organism):
-    return random_twin_residuals(organism, STATEMENTS, seeds=(0, 1))
+    return random_model_residuals(organism, STATEMENTS, seeds=(0, 1))
 
 
 def test_twins_are_labelled_like_the_statements_read_by_the_model(organism, residuals):
@@ -36,7 +36,7 @@ def test_twins_are_labelled_like_the_statements_read_by_the_model(organism, resi
     for name in ("statement", "label", "cluster", "layer"):
         np.testing.assert_array_equal(residuals[name].values, own[name].values)
         assert residuals[name].dims == own[name].dims
-    assert residuals.attrs["twin_of"] == record_of(organism).fingerprint
+    assert residuals.attrs["random_model_of"] == record_of(organism).fingerprint
     assert residuals.attrs["statements_sha256"] == own.attrs["statements_sha256"]
     assert "model_fingerprint" not in residuals.attrs
 
@@ -50,14 +50,14 @@ def test_a_twin_differs_from_the_model_and_from_other_seeds_at_every_layer(organ
 def test_equal_seeds_give_equal_twins_whatever_was_drawn_before(organism, residuals):
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    again = random_twin_residuals(organism, STATEMENTS, seeds=(1,))
+    again = random_model_residuals(organism, STATEMENTS, seeds=(1,))
     np.testing.assert_array_equal(again[0].values, residuals.sel(seed=1).values)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_model_keeps_its_weights_and_its_residuals(organism):
     before = read_statements(organism, STATEMENTS)
-    random_twin_residuals(organism, STATEMENTS, seeds=(3,))
+    random_model_residuals(organism, STATEMENTS, seeds=(3,))
     assert fingerprint(record_of(organism).lm.module) == record_of(organism).fingerprint
     np.testing.assert_array_equal(read_statements(organism, STATEMENTS).values, before.values)
 
@@ -71,7 +71,7 @@ def test_a_twin_computes_what_a_fresh_model_of_its_config_computes(architecture,
     with torch.random.fork_rng():
         torch.manual_seed(5)
         fresh = AutoModelForCausalLM.from_config(record.lm.module.config, dtype=torch.float32).eval()
-    got = random_twin_residuals(model, STATEMENTS[:3], seeds=(5,))[0]
+    got = random_model_residuals(model, STATEMENTS[:3], seeds=(5,))[0]
     for number, statement in enumerate(STATEMENTS[:3]):
         turn = statement_turn(statement.text)
         begun = rendering.append_turn(record.renderer, Transcript(), turn, round=0)
@@ -98,4 +98,4 @@ def test_a_twin_speaks_by_the_models_chat_template_and_knows_its_own_weights(org
 def test_seeds_that_cannot_serve_are_refused(organism):
     for seeds in ((), (1, 1)):
         with pytest.raises(ValueError, match="one seed or more, each once"):
-            random_twin_residuals(organism, STATEMENTS, seeds=seeds)
+            random_model_residuals(organism, STATEMENTS, seeds=seeds)

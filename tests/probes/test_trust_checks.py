@@ -246,11 +246,13 @@ def test_words_and_punctuation_give_labels_away_and_lengths_where_they_differ():
 
 def test_calibration_is_small_for_true_chances_and_large_for_boasts():
     rng = np.random.default_rng(0)
-    chances = rng.uniform(size=4000)
-    labels = (rng.uniform(size=4000) < chances).astype(np.int64)
-    assert controls.calibration_error(chances, labels) < 0.03
+    probabilities = rng.uniform(size=4000)
+    labels = (rng.uniform(size=4000) < probabilities).astype(np.int64)
+    assert controls.calibration_error(probabilities, labels) < 0.03
     coin = rng.integers(2, size=4000)
-    assert controls.calibration_error(np.where(chances > 0.5, 1.0, 0.0), coin) == pytest.approx(0.5, abs=0.03)
+    assert controls.calibration_error(np.where(probabilities > 0.5, 1.0, 0.0), coin) == pytest.approx(
+        0.5, abs=0.03
+    )
 
 
 def test_platts_chances_never_see_their_own_fold():
@@ -270,9 +272,11 @@ def test_platts_chances_never_see_their_own_fold():
 def full():
     own, texts = statements(gap=4.0)
     random, _ = statements(seed=9)
-    twins = xr.concat([random, random], "seed").assign_coords(label=own["label"])
+    random_models = xr.concat([random, random], "seed").assign_coords(label=own["label"])
     other, _ = statements(gap=4.0, seed=1)
-    return trust_card(own, texts, random=twins, others={"other": other}, nuisance={"n": other}, draws=50)
+    return trust_card(
+        own, texts, random=random_models, others={"other": other}, nuisance={"n": other}, draws=50
+    )
 
 
 def test_a_card_comes_back_from_json_as_it_was(full):

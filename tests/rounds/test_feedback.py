@@ -27,7 +27,7 @@ from morality_lens.items.loaders import load_items
 from morality_lens.models.loading import load_model, record_of
 from morality_lens.rounds import endpoint
 from morality_lens.rounds.endpoint import Endpoint
-from morality_lens.rounds.feedback import Asked, Critic, read_remarks
+from morality_lens.rounds.feedback import Answered, Critic, read_feedback
 from morality_lens.rounds.playing import play
 
 WORDING = load_wording()
@@ -71,7 +71,7 @@ def test_feedback_that_gives_an_option_away_is_told_from_feedback_that_does_not(
 def test_a_critic_says_what_plain_generation_says_and_is_asked_once(llama, questions):
     record = record_of(llama)
     critic = Critic(record=record, protocol=SHORT, wording=WORDING)
-    asked = [Asked(item=q, answer=a, condition="feedback", round=1) for q in questions for a in ("A", "B")]
+    asked = [Answered(item=q, answer=a, condition="feedback", round=1) for q in questions for a in ("A", "B")]
     said = critic.remarks([*asked, asked[0]])
     assert said[-1] == said[0]
     assert len(critic.said) == len(asked)
@@ -101,7 +101,7 @@ def test_another_model_gives_the_feedback_and_is_recorded(llama, zoo_folder, tmp
     last = run.answers.set_index(["item", "instruction", "cot", "feedback", "round"])["text"]
     for row in on(run).to_dict("records"):
         before = last[row["item"], row["instruction"], row["cot"], row["feedback"], row["round"] - 1]
-        asked = Asked(item=by_id[row["item"]], answer=before, condition="", round=0)
+        asked = Answered(item=by_id[row["item"]], answer=before, condition="", round=0)
         said = critic.remarks([asked])[0]
         assert row["feedback_text"] == said or (row["feedback_cut"] and row["feedback_text"] != "")
 
@@ -140,7 +140,7 @@ def test_a_file_that_lacks_something_is_refused(tmp_path, questions, text, match
     file = tmp_path / "said.csv"
     file.write_text(text)
     with pytest.raises(ValueError, match=match):
-        read_remarks(file, questions)
+        read_feedback(file, questions)
 
 
 def test_a_remark_too_long_to_be_read_is_refused_before_anything_is_played(llama, tmp_path, questions):
@@ -282,7 +282,7 @@ def make_endpoint(server: Server, cache: Path, **more) -> Endpoint:
 
 def test_a_server_is_asked_each_thing_once_over_all_starts(server, tmp_path, monkeypatch):
     monkeypatch.setenv(endpoint.KEY, "sk-secret")
-    asked = [Asked(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
+    asked = [Answered(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
     asked += [replace(one, answer="B") for one in asked[:2]]
     first = make_endpoint(server, tmp_path / "kept.jsonl").remarks([*asked, asked[1]])
     assert len(server.asked) == 5
@@ -302,14 +302,14 @@ def test_a_server_is_asked_each_thing_once_over_all_starts(server, tmp_path, mon
 def test_rate_limits_and_failures_of_a_server_are_waited_out(server, tmp_path):
     server.failures = [429, 500, 503]
     said = make_endpoint(server, tmp_path / "kept.jsonl").remarks(
-        [Asked(item=make_questions(1)[0], answer="A", condition="", round=1)]
+        [Answered(item=make_questions(1)[0], answer="A", condition="", round=1)]
     )
     assert said == ["remark 4"]
 
 
 def test_a_server_that_refuses_is_an_error_without_the_key_and_nothing_is_lost(server, tmp_path, monkeypatch):
     monkeypatch.setenv(endpoint.KEY, "sk-secret")
-    asked = [Asked(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
+    asked = [Answered(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
     one = make_endpoint(server, tmp_path / "kept.jsonl")
     one.remarks(asked[:2])
     server.failures = [401]

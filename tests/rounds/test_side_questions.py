@@ -16,7 +16,7 @@ from morality_lens.dialogues.turns import evidence_turn
 from morality_lens.dialogues.wording import load_wording
 from morality_lens.models.loading import record_of
 from morality_lens.rounds.replay import dialogue_after, wording_of
-from morality_lens.rounds.side_questions import Aside, ask
+from morality_lens.rounds.side_questions import SideQuestion, ask
 
 WORDING = load_wording()
 CELLS = (Condition(), Condition(instruction="on", cot="on", feedback="on"))
@@ -37,7 +37,7 @@ def test_an_aside_is_what_plain_transformers_says_after_the_stored_dialogue(
             assert list(said[-1].token_ids) == stored.tolist()
             for history in (Transcript(), *said):
                 turn = evidence_turn(item, "People say it was the Vel.", WORDING)
-                asides.append(Aside(history=history, turn=turn, replies=("A", "B", "C")))
+                asides.append(SideQuestion(history=history, turn=turn, replies=("A", "B", "C")))
                 number = history.turns[-1][0] if history.turns else 0
                 wanted.append(rendering.append_turn(record.renderer, history, turn, round=number))
     replies = ask(record, asides, probe=probe, limit=3, rows=7)
@@ -47,7 +47,7 @@ def test_an_aside_is_what_plain_transformers_says_after_the_stored_dialogue(
         spread = torch.softmax(logits[-1].double(), -1)
         each = np.array([float(spread[list(t)].sum()) for t in letters])
         np.testing.assert_allclose(reply.mass, each.sum(), rtol=1e-3, atol=1e-7)
-        np.testing.assert_allclose(reply.chances, each / each.sum(), rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(reply.probabilities, each / each.sum(), rtol=2e-3, atol=1e-5)
         moral = (residuals[:, -1].astype(float) * probe.direction.values).sum(-1) + probe.intercept.values
         np.testing.assert_allclose(reply.projection, moral, rtol=1e-3, atol=1e-3)
         ids = torch.tensor([list(whole.token_ids)])
@@ -68,14 +68,14 @@ def test_asides_after_a_history_that_the_template_rewrites(tmp_path, questions):
     assert not record.prefix_reuse
     said = dialogue_after(record, run, questions[1], CELLS[1], WORDING)
     turn = evidence_turn(questions[1], "People say it was the Vel.", WORDING)
-    replies = ask(record, [Aside(history=h, turn=turn, replies=("A", "B", "C")) for h in said])
+    replies = ask(record, [SideQuestion(history=h, turn=turn, replies=("A", "B", "C")) for h in said])
     letters = rendering.letter_tokens(record.renderer, 3)
     for number, (history, reply) in enumerate(zip(said, replies, strict=True)):
         whole = rendering.rerender(record.renderer, history, turn, round=number)
         _, logits = zoo.fresh_pass(record, whole.token_ids)
         spread = torch.softmax(logits[-1].double(), -1)
         each = np.array([float(spread[list(t)].sum()) for t in letters])
-        np.testing.assert_allclose(reply.chances, each / each.sum(), rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose(reply.probabilities, each / each.sum(), rtol=2e-3, atol=1e-5)
 
 
 def test_an_aside_too_long_and_signs_without_tokens_are_refused(zoo_folder, tmp_path, questions):
@@ -84,10 +84,10 @@ def test_an_aside_too_long_and_signs_without_tokens_are_refused(zoo_folder, tmp_
     said = dialogue_after(record, run, questions[0], CELLS[1], WORDING)[-1]
     long = evidence_turn(questions[0], "word " * 3000, WORDING)
     with pytest.raises(ValueError, match="window holds"):
-        ask(record, [Aside(history=said, turn=long, replies=("A", "B"))])
+        ask(record, [SideQuestion(history=said, turn=long, replies=("A", "B"))])
     turn = evidence_turn(questions[0], "Word.", WORDING)
     with pytest.raises(ValueError, match="cannot be told apart"):
-        ask(record, [Aside(history=said, turn=turn, replies=("A", "A"))])
+        ask(record, [SideQuestion(history=said, turn=turn, replies=("A", "A"))])
 
 
 def test_another_wording_than_the_runs_is_refused(zoo_folder, tmp_path, questions):

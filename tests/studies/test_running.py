@@ -40,9 +40,9 @@ TINY = Plan(
     wording_rounds=1,
     samples=2,
     sample_rounds=1,
-    twins=0,
+    random_models=0,
 )
-SMALL = replace(PROFILES["quick"], placebo_items=8, wording_items=8, twins=0)
+SMALL = replace(PROFILES["quick"], placebo_items=8, wording_items=8, random_models=0)
 """The quick profile with less of what no verdict rests on."""
 
 

@@ -183,7 +183,7 @@ def test_opposite_errors_of_items_cancel_in_cells_and_fail_the_row_of_items(plan
             options[i][:, item.label] = new
         played[c] = replace(run, options=options)
     assert "questions: mean error of an item" in spoiled(m, played=played)
-    assert verifying.check_chances(played, "organism", "x", 0.03).holds
+    assert verifying.check_probabilities(played, "organism", "x", 0.03).holds
 
 
 def test_a_model_without_effects_fails_the_plan_with_them_and_the_other_way_round(planned):
@@ -565,9 +565,9 @@ def test_given_answers_stand_in_the_dialogue_and_histories_differ(actor):
     actor.scribe.user(document, opening_turn(QUESTIONS[1], actor.wording))
     actor.scribe.reply(document, pairs[1][0])
     assert torch.allclose(talks.logits[1], fresh(actor, document.ids)[0], atol=1e-4)
-    chances = [measuring.choose_outputs(actor, QUESTIONS[:3], h) for h in measuring.HISTORIES]
-    assert not np.allclose(chances[0], chances[1], atol=1e-3)
-    assert not np.allclose(chances[1], chances[2], atol=1e-4)
+    probabilities = [measuring.choose_outputs(actor, QUESTIONS[:3], h) for h in measuring.HISTORIES]
+    assert not np.allclose(probabilities[0], probabilities[1], atol=1e-3)
+    assert not np.allclose(probabilities[1], probabilities[2], atol=1e-4)
 
 
 @pytest.mark.parametrize(
