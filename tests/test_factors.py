@@ -29,7 +29,8 @@ from morality_lens.interactions.contrasts import compared_levels
 from morality_lens.interactions.cube import conditions_of, factors_of
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.models.loading import load_model, record_of
-from morality_lens.report.analysis import analyze, write_report
+from morality_lens.report.analysis import analyze
+from morality_lens.report.writing import write_report
 from morality_lens.rounds.playing import play
 from morality_lens.runs.run import open_run
 from morality_lens.studies.verdicts import Task, gains_over_instruction, no_best_method, robust_to_evidence

@@ -195,7 +195,7 @@ def _load(played: "Run", device: str | None) -> Any:
 
 
 def _report(played: "Run", fitted: "Probe") -> None:
-    from morality_lens.report.analysis import write_report
+    from morality_lens.report.writing import write_report
 
     with console.status("writing the report"):
         report = write_report(played, path=played.path / "report.html", probe=fitted)

@@ -91,7 +91,8 @@ def run(
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.items.kinds import refuse_unplayable
     from morality_lens.models.loading import load_model, record_of
-    from morality_lens.report.analysis import analyze, write_report
+    from morality_lens.report.analysis import analyze
+    from morality_lens.report.writing import write_report
     from morality_lens.rounds.playing import play
 
     # What is wrong with the words or the items is told before a model is loaded.
@@ -183,7 +184,7 @@ def report(
     folder: RunFolder, out: Annotated[Path | None, typer.Option(help="The HTML file to write.")] = None
 ) -> None:
     """Write the report of a run; needs no model."""
-    from morality_lens.report.analysis import write_report
+    from morality_lens.report.writing import write_report
     from morality_lens.runs.run import open_run
 
     played = open_run(folder)
@@ -250,7 +251,7 @@ def _fit(
 ) -> "Probe":
     """Fit the probe and keep it and some coloured transcripts in the run's folder."""
     from morality_lens.probes.from_statements import fit_probe
-    from morality_lens.report.analysis import keep_transcripts
+    from morality_lens.report.writing import keep_transcripts
     from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
 
     parameters = sum(p.numel() for p in loaded.original_model.parameters())

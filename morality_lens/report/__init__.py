@@ -1,10 +1,11 @@
 """What is reported? One self-contained file from a run or a study.
 
-- ``analysis``: From a run to its report: projections, effects and tables, each refused in words where it
-  must be.
+- ``analysis``: The estimates of a run: projections, effects and claims, or the reason why there are none.
 - ``page``: One self-contained HTML file: findings in sentences, figures, tables, transcripts, provenance.
+- ``refusals``: What was refused, and why: a sentence for every estimate that could not be made.
 - ``sections``: What was found inside the model as sections of the report: sentences and figures.
 - ``tables``: What a report tabulates: plain texts in rows and columns.
+- ``writing``: The report of a run as a file, and the coloured transcripts kept for it.
 """
 
 import lazy_loader as lazy

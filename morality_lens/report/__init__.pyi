@@ -1,6 +1,2 @@
-from .analysis import (
-    Analysis as Analysis,
-    analyze as analyze,
-    keep_transcripts as keep_transcripts,
-    write_report as write_report,
-)
+from .analysis import Analysis as Analysis, analyze as analyze
+from .writing import keep_transcripts as keep_transcripts, write_report as write_report

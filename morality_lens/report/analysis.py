@@ -1,11 +1,8 @@
-"""From a run to its report: projections, effects and tables, each refused in words where it must be."""
+"""The estimates of a run: projections, effects and claims, or the reason why there are none."""
 
 import itertools
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -19,47 +16,62 @@ from morality_lens.interactions.odds import marginal_log_odds
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, reply_shares, too_many_unparsed
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.refits import project_means, run_cell_means
-from morality_lens.report.page import write_page
-from morality_lens.report.sections import inside_groups
-from morality_lens.runs.results import kept_results
+from morality_lens.report.refusals import Refusals
 from morality_lens.runs.run import Run
-from morality_lens.runs.token_view import TokenView, token_view
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """What a run says, and what it cannot say.
+    """The estimates of a run, and what was refused.
 
     Attributes:
         projections: item x conditions x round x site x layer; None without a probe.
-        effects: factorial effects of the projections at the sites where they can be had; None without. With
-            a probe that was refitted they hold its own error and leave out layers without a stable direction.
+        effects: factorial effects of the projections at the sites where they can be estimated, or None.
+            With a refitted probe they include its sampling error and exclude layers without a stable
+            direction.
         behaviour: mean and interval of every condition and round.
-        behaviour_effects: factorial effects of the behaviour, or None.
+        behaviour_effects: factorial effects on behaviour, or None.
         behaviour_odds: the same on the log-odds of cell means, for answers that are right or wrong.
-        behaviour_content: the same of what the components say, on - placebo, where all have a placebo.
-        claims: for every two components, what their interaction in the last round's behaviour may be called.
+        behaviour_content: the same for the content of the components, on - placebo, where all have a placebo.
+        claims: for every two components, which claim about their interaction in the last round's behaviour
+            holds.
         replies: the share of each reply by condition and round, where no reply is the good one; else None.
-        refused: what was not answered and why, one sentence each.
+        refused: what was not estimated and why, one sentence each.
     """
 
-    projections: xr.DataArray | None
-    effects: xr.Dataset | None
-    behaviour: pd.DataFrame | None
-    behaviour_effects: xr.Dataset | None
+    projections: xr.DataArray | None = None
+    effects: xr.Dataset | None = None
+    behaviour: pd.DataFrame | None = None
+    behaviour_effects: xr.Dataset | None = None
     behaviour_odds: xr.Dataset | None = None
     behaviour_content: xr.Dataset | None = None
     claims: tuple[xr.Dataset, ...] = ()
     replies: pd.DataFrame | None = None
-    refused: tuple[str, ...] = field(default=())
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Request:
+    """What is estimated from which run, and how the bands are resampled."""
+
+    run: Run
+    measure: str
+    draws: int
+    seed: int
+    refusals: Refusals
+
+    @property
+    def names(self) -> list[str]:
+        """The design's factors."""
+        return [f.name for f in self.run.design.factors]
 
 
 def analyze(
     run: Run, *, probe: Probe | None = None, measure: str | None = None, draws: int = 2000, seed: int = 0
 ) -> Analysis:
-    """Effects of the three components on behaviour and, with a probe, on its projections.
+    """Effects of the components on behaviour and, with a probe, on its projections.
 
-    A part that cannot be answered honestly is left out, and ``refused`` says why; the others are not lost.
+    An estimate that would be misleading is left out, and ``refused`` gives the reason; the others are kept.
 
     Args:
         run: a run.
@@ -68,102 +80,114 @@ def analyze(
         draws: resamples of the simultaneous bands.
         seed: of the resampling.
     """
-    refused: list[str] = []
-
-    def attempt(what: str, make: Callable[[], Any]) -> Any:
-        try:
-            return make()
-        except ValueError as error:
-            refused.append(f"{what}: {error}")
-            return None
-
-    design = run.design
+    refusals = Refusals()
     if not run.complete:
-        refused.append("The run is not finished: what follows rests on the items played so far.")
-    names = [f.name for f in design.factors]
-    placebo = [f.name for f in design.factors if "placebo" in f.levels]
-    content = dict.fromkeys(placebo, "content")
-
-    wanted = run.measures[0] if measure is None else measure
-    outcome = attempt("Behaviour", lambda: behaviour_cube(run, wanted))
-    behaviour = behaviour_effects = odds = by_content = None
-    claims: list[xr.Dataset] = []
-    if outcome is not None:
-        failed = behaviour_cube(run, "unparsed")
-        behaviour = behaviour_table(outcome, unparsed=failed)
-        reason = too_many_unparsed(failed)
-        if reason:
-            refused.append(f"Effects on behaviour: {reason}")
-        else:
-            behaviour_effects = attempt(
-                "Effects on behaviour",
-                lambda: factorial_effects(outcome, names, family=("round",), draws=draws, seed=seed),
-            )
-            if placebo:
-                by_content = attempt(
-                    "Content of the components",
-                    lambda: factorial_effects(
-                        outcome, names, compare=content, family=("round",), draws=draws, seed=seed
-                    ),
-                )
-            if behaviour_effects is not None and run.measure(wanted).binary:
-                odds = attempt("Effects on the log-odds", lambda: marginal_log_odds(outcome, names))
-            if behaviour_effects is not None and outcome.attrs.get("oriented") and design.n_rounds > 1:
-                last = outcome.isel(round=-1)
-                for one, two in itertools.combinations(names, 2):
-                    ladder = attempt(
-                        f"Claims about {one} and {two}",
-                        lambda one=one, two=two: claim_ladder(last, one, two, factors=names),
-                    )
-                    claims += [ladder] if ladder is not None else []
-    projections = effects = None
+        refusals.add("The run is not finished: the estimates rest on the items played so far.")
+    request = _Request(
+        run=run,
+        measure=run.measures[0] if measure is None else measure,
+        draws=draws,
+        seed=seed,
+        refusals=refusals,
+    )
+    found = _on_behaviour(request)
     if probe is not None:
         projections = probe.project(run)
-        usable, refits = projections, None
-        if probe.refits is not None:
-            usable, said = _stable_layers(projections)
-            refused += said
-            layers = usable["layer"].values.tolist()
-            if layers:
-                refits = project_means(probe.refits.sel(layer=layers), run_cell_means(run, layers=layers))
-        found = []
-        for site in (s for s in design.sites if s in SITES and usable.sizes["layer"]):
-            one = usable.sel(site=[site])
-            result = attempt(
-                f"Effects on the projection at {site}",
-                lambda one=one: factorial_effects(one, names, refits=refits, draws=draws, seed=seed),
-            )
-            found += [result] if result is not None else []
-        if found:
-            effects = _join_sites(found)
-    return Analysis(
-        projections=projections,
-        effects=effects,
-        behaviour=behaviour,
-        behaviour_effects=behaviour_effects,
-        behaviour_odds=odds,
-        behaviour_content=by_content,
-        claims=tuple(claims),
-        replies=reply_shares(run),
-        refused=tuple(refused),
+        found = replace(found, projections=projections, effects=_on_projections(request, probe, projections))
+    return replace(found, replies=reply_shares(run), refused=refusals.lines)
+
+
+def _on_behaviour(request: _Request) -> Analysis:
+    """Means, effects and claims of one measure of behaviour."""
+    outcome = request.refusals.attempt("Behaviour", lambda: behaviour_cube(request.run, request.measure))
+    if outcome is None:
+        return Analysis()
+    failed = behaviour_cube(request.run, "unparsed")
+    found = Analysis(behaviour=behaviour_table(outcome, unparsed=failed))
+    reason = too_many_unparsed(failed)
+    if reason:
+        request.refusals.add(f"Effects on behaviour: {reason}")
+        return found
+    effects = _behaviour_effects(request, outcome)
+    return replace(
+        found,
+        behaviour_effects=effects,
+        behaviour_content=_content_effects(request, outcome),
+        behaviour_odds=None if effects is None else _odds_effects(request, outcome),
+        claims=() if effects is None else _claims(request, outcome),
     )
 
 
-def _stable_layers(projections: xr.DataArray) -> tuple[xr.DataArray, list[str]]:
-    """The layers with a morality direction to speak of, and why the others are left out."""
-    halves = projections["split_half"]
-    weak = np.isfinite(halves.values) & (halves.values < POPULATION)
-    if not weak.any():
-        return projections, []
-    listed = ", ".join(
-        f"{layer} ({cosine:.2f})"
-        for layer, cosine in zip(halves["layer"].values[weak], halves.values[weak], strict=True)
+def _behaviour_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None:
+    return request.refusals.attempt(
+        "Effects on behaviour",
+        lambda: factorial_effects(
+            outcome, request.names, family=("round",), draws=request.draws, seed=request.seed
+        ),
     )
-    return projections.isel(layer=~weak), [
-        f"Effects on the projection at the layers {listed}: halves of the probe's statements give directions "
-        f"whose cosine (in brackets) is below {POPULATION}, so there is no morality direction to claim "
-        "anything about. factorial_effects(probe.project(run)) tells how this one direction moves there."
+
+
+def _content_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None:
+    placebo = [f.name for f in request.run.design.factors if "placebo" in f.levels]
+    if not placebo:
+        return None
+    return request.refusals.attempt(
+        "Content of the components",
+        lambda: factorial_effects(
+            outcome,
+            request.names,
+            compare=dict.fromkeys(placebo, "content"),
+            family=("round",),
+            draws=request.draws,
+            seed=request.seed,
+        ),
+    )
+
+
+def _odds_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None:
+    if not request.run.measure(request.measure).binary:
+        return None
+    return request.refusals.attempt(
+        "Effects on the log-odds", lambda: marginal_log_odds(outcome, request.names)
+    )
+
+
+def _claims(request: _Request, outcome: xr.DataArray) -> tuple[xr.Dataset, ...]:
+    """For every two components, the claims about their interaction in the last round."""
+    if not outcome.attrs.get("oriented") or request.run.design.n_rounds < 2:
+        return ()
+    last = outcome.isel(round=-1)
+    found = [
+        request.refusals.attempt(
+            f"Claims about {one} and {two}",
+            lambda one=one, two=two: claim_ladder(last, one, two, factors=request.names),
+        )
+        for one, two in itertools.combinations(request.names, 2)
     ]
+    return tuple(ladder for ladder in found if ladder is not None)
+
+
+def _on_projections(request: _Request, probe: Probe, projections: xr.DataArray) -> xr.Dataset | None:
+    """Factorial effects of the projections at every site where they can be estimated."""
+    usable, refits = projections, None
+    if probe.refits is not None:
+        usable = _stable_layers(projections, request.refusals)
+        layers = usable["layer"].values.tolist()
+        if layers:
+            refits = project_means(probe.refits.sel(layer=layers), run_cell_means(request.run, layers=layers))
+
+    def effects_at(site: str) -> xr.Dataset:
+        return factorial_effects(
+            usable.sel(site=[site]), request.names, refits=refits, draws=request.draws, seed=request.seed
+        )
+
+    sites = [s for s in request.run.design.sites if s in SITES and usable.sizes["layer"]]
+    found = [
+        request.refusals.attempt(f"Effects on the projection at {site}", lambda site=site: effects_at(site))
+        for site in sites
+    ]
+    kept = [effects for effects in found if effects is not None]
+    return _join_sites(kept) if kept else None
 
 
 def _join_sites(found: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -179,67 +203,3 @@ def _join_sites(found: Sequence[xr.Dataset]) -> xr.Dataset:
     notes = dict.fromkeys(note for one in found for note in one.attrs["notes"])
     methods = dict.fromkeys(one.attrs["method"] for one in found)
     return joined.assign_attrs(notes=list(notes), method=" and ".join(methods))
-
-
-def write_report(
-    run: Run,
-    *,
-    path: str | Path,
-    probe: Probe | None = None,
-    analysis: Analysis | None = None,
-    transcripts: Sequence[TokenView] | None = None,
-) -> Path:
-    """One self-contained HTML file about a run, with what was kept of looks inside the model.
-
-    Args:
-        run: a run.
-        path: the file to write.
-        probe: fitted on the run's model; without one the report is about behaviour only.
-        analysis: from :func:`analyze`; None makes it.
-        transcripts: dialogues to browse; None takes those kept with the run by :func:`keep_transcripts`, or
-            else the first item's, uncoloured.
-    """
-    done = analysis or analyze(run, probe=probe)
-    views = kept_transcripts(run) if transcripts is None else tuple(transcripts)
-    return write_page(
-        run,
-        path=path,
-        effects=done.effects,
-        behaviour_effects=done.behaviour_effects,
-        behaviour=done.behaviour,
-        behaviour_odds=done.behaviour_odds,
-        behaviour_content=done.behaviour_content,
-        claims=done.claims,
-        replies=done.replies,
-        probe=probe,
-        transcripts=views,
-        refused=done.refused,
-        inside=inside_groups(kept_results(run)),
-    )
-
-
-def keep_transcripts(run: Run, views: Sequence[TokenView]) -> Path:
-    """Keep coloured transcripts in the run's folder, so that a report needs no model."""
-    target = run.path / "coloured.json"
-    rows = []
-    for view in views:
-        row = asdict(view)
-        row["values"] = None if view.values is None else np.round(view.values, 4).tolist()
-        rows.append(row)
-    draft = target.with_name(target.name + ".part")
-    draft.write_text(json.dumps(rows), encoding="utf-8")
-    draft.replace(target)
-    return target
-
-
-def kept_transcripts(run: Run) -> tuple[TokenView, ...]:
-    """The transcripts kept with a run, or its first item's without colours."""
-    file = run.path / "coloured.json"
-    if not file.is_file():
-        first = run.transcripts[run.transcripts["item"] == run.transcripts["item"].iloc[0]]
-        return tuple(token_view(row) for _, row in first.iterrows())
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    return tuple(
-        TokenView(**{**row, "values": None if row["values"] is None else np.array(row["values"])})
-        for row in rows
-    )

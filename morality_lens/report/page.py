@@ -3,12 +3,12 @@
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 from jinja2 import Environment, StrictUndefined
@@ -22,89 +22,90 @@ from morality_lens.plots.style import alpha
 from morality_lens.plots.transcripts import json_for_script, transcript_html
 from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
+from morality_lens.report.analysis import Analysis
 from morality_lens.report.sections import Section
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
 
 
-def write_page(
-    run: Run,
-    *,
-    path: str | Path,
-    effects: xr.Dataset | None = None,
-    behaviour_effects: xr.Dataset | None = None,
-    behaviour: pd.DataFrame | None = None,
-    behaviour_odds: xr.Dataset | None = None,
-    behaviour_content: xr.Dataset | None = None,
-    claims: Sequence[xr.Dataset] = (),
-    replies: pd.DataFrame | None = None,
-    probe: Probe | None = None,
-    transcripts: Sequence[TokenView] = (),
-    refused: Sequence[str] = (),
-    inside: Sequence[Section] = (),
-    parts: Sequence[Section] = (),
-    verdicts: Sequence[Mapping[str, Any]] = (),
-    layer: int | None = None,
-) -> Path:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Page:
+    """What one report holds.
+
+    Attributes:
+        run: the run that is reported.
+        analysis: what was estimated from it, and what was refused.
+        probe: the probe whose projection the effects describe.
+        transcripts: dialogues to browse.
+        inside: results from inside the model, from ``inside_groups``.
+        parts: further parts of a study.
+        verdicts: one entry for each claim of a study, from ``verdict_entry``; they come first.
+        layer: the layer shown where a figure or a table needs one; None: the layer with the highest
+            held-out AUROC, or the last one without a probe. It is never chosen by the size of an effect.
+    """
+
+    run: Run
+    analysis: Analysis = field(default_factory=Analysis)
+    probe: Probe | None = None
+    transcripts: Sequence[TokenView] = ()
+    inside: Sequence[Section] = ()
+    parts: Sequence[Section] = ()
+    verdicts: Sequence[Mapping[str, Any]] = ()
+    layer: int | None = None
+
+
+def write_page(page: Page, *, path: str | Path) -> Path:
     """The path of the report, which opens without network access.
 
-    Nothing is estimated here: numbers come from the results, sentences from ``describe``. The file is
-    replaced whole.
+    Nothing is estimated here: the numbers come from the results and the sentences from ``describe``. The
+    file is replaced as a whole.
 
     Args:
-        run: whose study is reported.
-        path: the file to write; its folder is made.
-        effects: factorial effects of the projection, by layer.
-        behaviour_effects: factorial effects of the behaviour: neither ``site`` nor ``layer``.
-        behaviour: the table that ``plots.accuracy`` draws.
-        behaviour_odds: effects on the log-odds of the behaviour's cell means.
-        behaviour_content: effects of what the components say, on - placebo.
-        claims: what ``claim_ladder`` returned for two components each, at one place.
-        replies: the share of each reply by condition and round, where no reply is the good one.
-        probe: the probe whose projection ``effects`` describes.
-        transcripts: dialogues to browse.
-        refused: what could not be answered and why, one sentence each.
-        inside: what was found inside the model, from ``inside_groups``.
-        parts: further parts of a whole study.
-        verdicts: what a study says of its claims, from ``verdict_entry``; they come first.
-        layer: the layer shown where a figure or a table needs one; None: the layer with the highest
-            held-out AUROC, or the last one without a probe. Never chosen by the size of an effect.
+        page: the content.
+        path: the file to write; its folder is created.
 
     Raises:
-        ValueError: a result of the wrong shape, or a layer that is not in ``effects``.
+        ValueError: a result of the wrong shape, or a layer that is not in the effects.
     """
-    shown, why = _shown_layer(effects, probe, layer)
-    study = {**run.manifest.get("study", {}), **run.manifest}
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.from_string(_asset("report.html.j2")).render(_context(page))
+    return _replace(Path(path), html)
+
+
+def _context(page: Page) -> dict[str, Any]:
+    """Everything that the template shows."""
+    found = page.analysis
+    layer, why = _shown_layer(found.effects, page.probe, page.layer)
+    study = {**page.run.manifest.get("study", {}), **page.run.manifest}
     model = study.get("model", {})
-    context = {
+    titled = (
+        ("In behaviour", found.behaviour_effects),
+        ("In behaviour, on - placebo", found.behaviour_content),
+        ("In the representation", found.effects),
+    )
+    return {
         "title": f"Moral self-correction in {_model_name(model)}",
         "organism": bool(model.get("organism")) or model.get("name") == "bundled",
-        "design": tables.design_rows(run.items, study),
+        "design": tables.design_rows(page.run.items, study),
         "left_out": tables.records(study.get("left_out", [])),
         "listed": tables.LISTED,
-        "unparsed": tables.unparsed(run.answers),
-        "findings": [
-            _findings(title, result)
-            for title, result in (
-                ("In behaviour", behaviour_effects),
-                ("In behaviour, on - placebo", behaviour_content),
-                ("In the representation", effects),
-            )
-            if result is not None
-        ],
-        "claims": [describe_claims(ladder).splitlines() for ladder in claims],
-        "refused": list(refused),
-        "figures": _figures(effects, behaviour_effects, behaviour, shown),
+        "unparsed": tables.unparsed(page.run.answers),
+        "findings": [_findings(title, result) for title, result in titled if result is not None],
+        "claims": [describe_claims(ladder).splitlines() for ladder in found.claims],
+        "refused": list(found.refused),
+        "figures": [*_behaviour_figures(found), *_representation_figures(found.effects, layer)],
         "layer_note": why,
-        "inside": [_group(group, "inside") for group in inside],
-        "parts": [_group(group, "part") for group in parts],
-        "verdicts": list(verdicts),
-        "tables": tables.cell_means(effects, behaviour, shown)
-        + tables.two_scales(behaviour_effects, behaviour_odds)
-        + tables.reply_shares(replies),
-        "downloads": tables.downloads(effects, behaviour_effects, behaviour),
-        "transcripts": Markup(transcript_html(transcripts)) if transcripts else "",
-        "probe": None if probe is None else _probe(probe),
+        "inside": [_group(group, "inside") for group in page.inside],
+        "parts": [_group(group, "part") for group in page.parts],
+        "verdicts": list(page.verdicts),
+        "tables": tables.cell_means(found.effects, found.behaviour, layer)
+        + tables.two_scales(found.behaviour_effects, found.behaviour_odds)
+        + tables.reply_shares(found.replies),
+        "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),
+        "transcripts": Markup(transcript_html(page.transcripts)) if page.transcripts else "",
+        "probe": None if page.probe is None else _probe(page.probe),
         "checks": tables.checks(study.get("self_test", [])),
         "provenance": tables.nested(
             {k: v for k, v in study.items() if k not in ("self_test", "left_out", "format", "study")}
@@ -113,11 +114,6 @@ def write_page(
         "script": Markup(_asset("report.js")),
         "plotly": Markup(get_plotlyjs()),
     }
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string(_asset("report.html.j2")).render(context)
-    return _replace(Path(path), page)
 
 
 def _group(group: Section, prefix: str) -> dict[str, Any]:
@@ -136,7 +132,7 @@ def _model_name(model: Mapping[str, Any]) -> str:
 
 
 def _headless(line: str, name: str) -> str:
-    """A sentence without the effect's name, which stands beside it."""
+    """A sentence without the effect's name, which is printed beside it."""
     text = line.removeprefix(name).lstrip(",: ")
     return text[:1].upper() + text[1:]
 
@@ -146,7 +142,7 @@ def _asset(name: str) -> str:
 
 
 def _replace(path: Path, text: str) -> Path:
-    """Write all of the file or nothing of it."""
+    """Write the file as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -226,58 +222,69 @@ def _probe(probe: Probe) -> dict[str, Any]:
     }
 
 
-def _figures(
-    effects: xr.Dataset | None,
-    behaviour_effects: xr.Dataset | None,
-    behaviour: pd.DataFrame | None,
-    layer: int | None,
-) -> list[dict[str, Any]]:
-    """Groups of figures; those of further sites and the maps are folded away."""
-    groups = []
-    first = []
-    if behaviour is not None:
-        measure = behaviour.attrs.get("measure") or "share correct"
-        drawn = plots.accuracy(behaviour, measure=measure)
-        first.append(_figure("behaviour", drawn, "Dotted: the last component is off."))
-    if behaviour_effects is not None:
-        first.append(_figure("behaviour-effects", plots.behaviour_effects(behaviour_effects), ""))
-    if first:
-        groups.append({"title": "Behaviour", "figures": first, "folded": False})
+def _behaviour_figures(found: Analysis) -> list[dict[str, Any]]:
+    """The group of figures about behaviour; empty without a result."""
+    made = []
+    if found.behaviour is not None:
+        measure = found.behaviour.attrs.get("measure") or "share correct"
+        drawn = plots.accuracy(found.behaviour, measure=measure)
+        made.append(_figure("behaviour", drawn, "Dotted: the last component is off."))
+    if found.behaviour_effects is not None:
+        made.append(_figure("behaviour-effects", plots.behaviour_effects(found.behaviour_effects), ""))
+    return [{"title": "Behaviour", "figures": made, "folded": False}] if made else []
+
+
+def _representation_figures(effects: xr.Dataset | None, layer: int | None) -> list[dict[str, Any]]:
+    """Groups of figures about the projection; those of further sites, the maps and cell means are folded."""
     if effects is None or layer is None:
-        return groups
+        return []
     names = [str(name) for name in effects["effect"].to_numpy()]
-    both = [name for name in names if ":" in name]
-    where = f" at {effects['site'].to_numpy()[0]}" if "site" in effects.dims else ""
     sites = effects["site"].to_numpy().tolist() if "site" in effects.dims else [None]
-    for i, site in enumerate(sites):
-        made = [
-            _figure(f"effects-{i}-{kind}", plots.effects(effects, site=site, effect=group), note)
-            for kind, group, note in (
-                ("main", [n for n in names if n not in both], "Main effects of the components."),
-                ("interactions", both, "Interactions: how the effect of one component changes with another."),
-            )
-            if group
-        ]
-        if "round" in effects.dims:
-            told = {name: effects.attrs.get(name, "") for name in ("units", "trust")}
-            means = effects["cell_mean"].assign_attrs(told)
-            made.append(_figure(f"trajectories-{i}", plots.trajectories(means, site=site, layer=layer), ""))
-        title = "Representation" + (f" at {site}" if site else "")
-        groups.append({"title": title, "figures": made, "folded": i > 0})
-    if "round" in effects.dims:
-        made = [
-            _figure(f"map-{j}", plots.effects_map(effects, effect=name), "") for j, name in enumerate(names)
-        ]
-        groups.append(
-            {"title": f"Maps of every effect over layers and rounds{where}", "figures": made, "folded": True}
-        )
-    made = [
-        _figure(f"cells-{j}", plots.cell_means(effects, effect=name, layer=layer), "")
-        for j, name in enumerate(both)
+    groups = [
+        {
+            "title": "Representation" + (f" at {site}" if site else ""),
+            "figures": _site_figures(effects, i, site, layer),
+            "folded": i > 0,
+        }
+        for i, site in enumerate(sites)
     ]
-    if made:
-        groups.append({"title": f"Cell means of the interactions{where}", "figures": made, "folded": True})
-    return groups
+    where = f" at {sites[0]}" if sites[0] else ""
+    maps = [
+        _figure(f"map-{j}", plots.effects_map(effects, effect=name), "")
+        for j, name in enumerate(names if "round" in effects.dims else [])
+    ]
+    cells = [
+        _figure(f"cells-{j}", plots.cell_means(effects, effect=name, layer=layer), "")
+        for j, name in enumerate(n for n in names if ":" in n)
+    ]
+    folded = (
+        (f"Maps of every effect over layers and rounds{where}", maps),
+        (f"Cell means of the interactions{where}", cells),
+    )
+    return groups + [{"title": title, "figures": made, "folded": True} for title, made in folded if made]
+
+
+def _site_figures(effects: xr.Dataset, index: int, site: str | None, layer: int) -> list[dict[str, Any]]:
+    """Main effects, interactions and trajectories at one site."""
+    names = [str(name) for name in effects["effect"].to_numpy()]
+    kinds = (
+        ("main", [n for n in names if ":" not in n], "Main effects of the components."),
+        (
+            "interactions",
+            [n for n in names if ":" in n],
+            "Interactions: how the effect of one component changes with another.",
+        ),
+    )
+    made = [
+        _figure(f"effects-{index}-{kind}", plots.effects(effects, site=site, effect=group), note)
+        for kind, group, note in kinds
+        if group
+    ]
+    if "round" in effects.dims:
+        labels = {name: effects.attrs.get(name, "") for name in ("units", "trust")}
+        means = effects["cell_mean"].assign_attrs(labels)
+        made.append(_figure(f"trajectories-{index}", plots.trajectories(means, site=site, layer=layer), ""))
+    return made
 
 
 def _figure(name: str, fig: go.Figure, note: str) -> dict[str, Any]:

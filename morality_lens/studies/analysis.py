@@ -1,7 +1,7 @@
 """A whole study from its folder: five verdicts, every part as figures and tables, and one report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xarray as xr
@@ -16,9 +16,10 @@ from morality_lens.items.kinds import Question, items_from_jsonl
 from morality_lens.judges.outcomes import behaviour_cube
 from morality_lens.probes.layers import reading_layers
 from morality_lens.probes.probe import Probe, load_probe
-from morality_lens.report.analysis import Analysis, analyze, kept_transcripts
-from morality_lens.report.page import write_page
+from morality_lens.report.analysis import Analysis, analyze
+from morality_lens.report.page import Page, write_page
 from morality_lens.report.sections import Section, inside_groups
+from morality_lens.report.writing import kept_transcripts
 from morality_lens.runs.results import kept_results
 from morality_lens.runs.run import Run
 from morality_lens.studies import sections
@@ -109,24 +110,16 @@ def write_study_report(folder: str | Path, *, analysis: StudyAnalysis | None = N
     done = analysis or analyze_study(folder)
     study = StudyFolder(Path(folder))
     write_json(study.folder / "verdicts.json", [verdict.to_json() for verdict in done.verdicts])
-    main = done.main
-    return write_page(
-        study.main,
-        path=study.folder / "report.html",
-        effects=main.effects,
-        behaviour_effects=main.behaviour_effects,
-        behaviour=main.behaviour,
-        behaviour_odds=main.behaviour_odds,
-        behaviour_content=main.behaviour_content,
-        claims=main.claims,
-        replies=main.replies,
+    page = Page(
+        run=study.main,
+        analysis=replace(done.main, refused=done.refused),
         probe=study.probe,
         transcripts=kept_transcripts(study.main),
-        refused=done.refused,
         inside=inside_groups(kept_results(study.main)),
         parts=done.groups,
         verdicts=[sections.verdict_entry(verdict, done.groups) for verdict in done.verdicts],
     )
+    return write_page(page, path=study.folder / "report.html")
 
 
 # --------------------------------------------------------------------------------------------- claims

@@ -24,7 +24,7 @@ from morality_lens.judges.toxicity import Judge, fit_toxicity_judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.from_statements import fit_probe
 from morality_lens.probes.probe import Probe, load_probe
-from morality_lens.report.analysis import keep_transcripts
+from morality_lens.report.writing import keep_transcripts
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
 from morality_lens.runs.datasets import find_dataset

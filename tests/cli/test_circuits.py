@@ -11,8 +11,8 @@ from tiny import made_up_probe, tiny_run
 from morality_lens.cli.main import main
 from morality_lens.design import Condition, condition_of
 from morality_lens.probes.probe import load_probe
-from morality_lens.report.analysis import write_report
 from morality_lens.report.sections import inside_groups
+from morality_lens.report.writing import write_report
 from morality_lens.runs.datasets import SUFFIX
 from morality_lens.runs.results import RESULTS, keep_result, kept_results
 

@@ -41,7 +41,8 @@ from morality_lens.items.loaders import load_data, load_items, load_prompts, loa
 from morality_lens.judges.outcomes import behaviour_cube, reply_shares
 from morality_lens.judges.questions import accuracy, bias_scores, join_questions, judge_answers
 from morality_lens.models.loading import load_model, record_of
-from morality_lens.report.analysis import analyze, write_report
+from morality_lens.report.analysis import analyze
+from morality_lens.report.writing import write_report
 from morality_lens.rounds.feedback import Answered, Oracle
 from morality_lens.rounds.playing import play
 

@@ -14,7 +14,8 @@ from morality_lens.judges.outcomes import score_answers
 from morality_lens.models.loading import load_model
 from morality_lens.probes.from_statements import fit_probe
 from morality_lens.probes.refits import project_means, run_cell_means
-from morality_lens.report.analysis import analyze, keep_transcripts, kept_transcripts, write_report
+from morality_lens.report.analysis import analyze
+from morality_lens.report.writing import keep_transcripts, kept_transcripts, write_report
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.rereading import read_transcripts
 
@@ -82,7 +83,7 @@ def test_without_any_layer_that_has_a_direction_nothing_is_claimed_of_it(run, pr
     quality = probe.quality.assign(split_half=("layer", np.full(4, 0.1)))
     found = analyze(run, probe=replace(probe, quality=quality), draws=300)
     assert found.effects is None
-    assert any("no morality direction to claim" in line for line in found.refused)
+    assert any("no stable moral direction" in line for line in found.refused)
 
 
 def test_a_random_model_is_not_credited_with_behaviour(run, probe):

@@ -5,7 +5,8 @@ import pytest
 from synthetic import HOSTILE, make_behaviour_table, make_effects, make_probe, make_run, make_views
 
 from morality_lens.plots.transcripts import transcript_html
-from morality_lens.report.page import write_page
+from morality_lens.report.analysis import Analysis
+from morality_lens.report.page import Page, write_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -44,15 +45,9 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     behaviour = make_effects(sites=None, layers=None)
-    return write_page(
-        make_run(),
-        path=tmp_path_factory.mktemp("report") / "report.html",
-        effects=make_effects(),
-        behaviour_effects=behaviour,
-        behaviour=make_behaviour_table(),
-        probe=make_probe(),
-        transcripts=make_views(extra=HOSTILE),
-    )
+    found = Analysis(effects=make_effects(), behaviour_effects=behaviour, behaviour=make_behaviour_table())
+    content = Page(run=make_run(), analysis=found, probe=make_probe(), transcripts=make_views(extra=HOSTILE))
+    return write_page(content, path=tmp_path_factory.mktemp("report") / "report.html")
 
 
 def wait(browser, script, limit=20.0):

@@ -13,7 +13,8 @@ from synthetic import EFFECTS, HOSTILE, make_behaviour_table, make_effects, make
 from morality_lens.interactions.describing import describe
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.report import page, tables
-from morality_lens.report.page import write_page
+from morality_lens.report.analysis import Analysis
+from morality_lens.report.page import Page, write_page
 
 
 def on_behaviour(**arguments):
@@ -46,8 +47,14 @@ def make_everything(tmp_path) -> dict:
     }
 
 
-def page_of(run, **arguments) -> str:
-    return write_page(run, **arguments).read_text(encoding="utf-8")
+def page_of(run, path, **arguments) -> str:
+    return written(run, path, **arguments).read_text(encoding="utf-8")
+
+
+def written(run, path, *, probe=None, transcripts=(), layer=None, **found) -> Path:
+    """The report of what was found, whose names are those of an analysis."""
+    content = Page(run=run, analysis=Analysis(**found), probe=probe, transcripts=transcripts, layer=layer)
+    return write_page(content, path=path)
 
 
 def plain(html: str) -> str:
@@ -264,7 +271,7 @@ def test_the_shown_layer_comes_from_the_probe_and_never_from_an_effect(everythin
     assert page._shown_layer(effects, None, None)[0] == 5
     assert page._shown_layer(effects, probe, 3)[0] == 3
     with pytest.raises(ValueError, match="no layer 77"):
-        write_page(make_run(), path=everything["path"], effects=effects, layer=77)
+        written(make_run(), path=everything["path"], effects=effects, layer=77)
     assert not everything["path"].exists()
 
 
@@ -290,7 +297,7 @@ def test_the_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_page(make_run(), path=path)
+        written(make_run(), path=path)
     monkeypatch.undo()
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
@@ -298,7 +305,7 @@ def test_the_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_the_path_comes_back_and_its_folder_is_made(tmp_path):
     path = tmp_path / "deep" / "er" / "r.html"
-    assert write_page(make_run(), path=str(path)) == path
+    assert written(make_run(), path=str(path)) == path
     assert path.is_file()
 
 
