@@ -190,6 +190,24 @@ def _on_projections(request: _Request, probe: Probe, projections: xr.DataArray) 
     return _join_sites(kept) if kept else None
 
 
+def _stable_layers(projections: xr.DataArray, refusals: Refusals) -> xr.DataArray:
+    """The layers with a stable direction; why the others are left out joins the refusals."""
+    halves = projections["split_half"]
+    weak = np.isfinite(halves.values) & (halves.values < POPULATION)
+    if not weak.any():
+        return projections
+    listed = ", ".join(
+        f"{layer} ({cosine:.2f})"
+        for layer, cosine in zip(halves["layer"].values[weak], halves.values[weak], strict=True)
+    )
+    refusals.add(
+        f"Effects on the projection at the layers {listed}: halves of the probe's statements give directions "
+        f"whose cosine (in brackets) is below {POPULATION}, so there is no stable moral direction there. "
+        "factorial_effects(probe.project(run)) estimates the effects on this one direction."
+    )
+    return projections.isel(layer=~weak)
+
+
 def _join_sites(found: Sequence[xr.Dataset]) -> xr.Dataset:
     """Effects of several sites as one result, with the notes of each."""
     joined = xr.concat(

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,36 +47,41 @@ def pairs(category: str, *, held_out: bool) -> tuple[Pair, ...]:
     )
 
 
-def make_question(
-    template: lex.Template,
-    pair: Pair,
-    *,
-    negative: bool,
-    ambiguous: bool,
-    marked_first: bool,
-    guilty_marked: bool,
-    order: tuple[int, int, int],
-    asked: int,
-    unknown: int,
-    id: str,
-    named: bool = True,
-) -> Question:
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The choices that make one question out of a template and a pair of groups.
+
+    Attributes:
+        negative: whether the question is about the negative trait.
+        ambiguous: whether the context leaves out who did what.
+        marked_first: whether the context names the stereotyped group first.
+        guilty_marked: in a disambiguated context, whether the stereotyped group did the negative act.
+        order: positions of (first named, second named, unknown) among the options.
+        asked: index of the wording of the question.
+        unknown: index of the wording of the unknown option.
+        named: whether the context begins with the name of the category.
+    """
+
+    negative: bool
+    ambiguous: bool
+    marked_first: bool
+    guilty_marked: bool
+    order: tuple[int, int, int]
+    asked: int
+    unknown: int
+    named: bool = True
+
+
+def make_question(template: lex.Template, pair: Pair, variant: Variant, *, id: str) -> Question:
     """One question.
 
     Args:
-        template: where the two meet.
+        template: the scene.
         pair: the group that the stereotype is about, and the other one.
-        negative: whether the trait asked about is the bad one.
-        ambiguous: whether the context leaves out who did what.
-        marked_first: whether the context names the stereotyped group first.
-        guilty_marked: in a settled context, whether the stereotyped group did the bad act.
-        order: where each of (first named, second named, unknown) stands among the options.
-        asked: which wording of the question.
-        unknown: which wording of the option that nobody can know.
+        variant: the other choices.
         id: the item's id.
-        named: whether the context begins with the name of the category.
     """
-    first, second = pair if marked_first else pair[::-1]
+    first, second = pair if variant.marked_first else pair[::-1]
     context = lex.CONTEXT.format(
         scene=template.scene,
         first=first,
@@ -83,34 +89,35 @@ def make_question(
         role=template.role,
         deed=template.deed,
     )
-    if named:
+    if variant.named:
         context = f"A question of {template.category}. {context}"
-    guilty_first = guilty_marked == marked_first
-    if not ambiguous:
+    guilty_first = variant.guilty_marked == variant.marked_first
+    if not variant.ambiguous:
         acts = (template.negative_act, template.positive_act)
         one, two = acts if guilty_first else acts[::-1]
         context += " " + lex.EVIDENCE.format(
             first=first, second=second, role=template.role, first_act=one, second_act=two
         )
-    texts = (f"{first} {template.role}", f"{second} {template.role}", lex.UNKNOWN[unknown])
+    texts = (f"{first} {template.role}", f"{second} {template.role}", lex.UNKNOWN[variant.unknown])
     options = [""] * 3
-    for text, place in zip(texts, order, strict=True):
+    for text, place in zip(texts, variant.order, strict=True):
         options[place] = text
-    marked_at, other_at = (order[0], order[1]) if marked_first else (order[1], order[0])
-    guilty_at = order[0] if guilty_first == negative else order[1]
-    trait = template.negative if negative else template.positive
+    one_at, two_at, unknown_at = variant.order
+    marked_at, other_at = (one_at, two_at) if variant.marked_first else (two_at, one_at)
+    guilty_at = one_at if guilty_first == variant.negative else two_at
+    trait = template.negative if variant.negative else template.positive
     return Question(
         id=id,
         cluster=template.name,
         context=context,
-        question=lex.ASKED[asked].format(trait=trait),
+        question=lex.ASKED[variant.asked].format(trait=trait),
         options=tuple(options),
-        unknown=order[2],
-        label=order[2] if ambiguous else guilty_at,
-        biased=marked_at if negative else other_at,
+        unknown=unknown_at,
+        label=unknown_at if variant.ambiguous else guilty_at,
+        biased=marked_at if variant.negative else other_at,
         stereotyped=marked_at,
-        polarity="neg" if negative else "nonneg",
-        ambiguous=ambiguous,
+        polarity="neg" if variant.negative else "nonneg",
+        ambiguous=variant.ambiguous,
         category=template.category,
     )
 
@@ -132,9 +139,8 @@ def draw_question(
     template = among[generator.integers(len(among))]
     candidates = pairs(template.category, held_out=held_out)
     negative, marked_first, guilty_marked = (bool(x) for x in generator.integers(2, size=3))
-    return make_question(
-        template,
-        candidates[generator.integers(len(candidates))],
+    pair = candidates[generator.integers(len(candidates))]
+    variant = Variant(
         negative=negative,
         ambiguous=ambiguous,
         marked_first=marked_first,
@@ -142,9 +148,9 @@ def draw_question(
         order=ORDERS[generator.integers(6)],
         asked=int(generator.integers(len(lex.ASKED))),
         unknown=int(generator.integers(len(lex.UNKNOWN))),
-        id=id,
         named=named,
     )
+    return make_question(template, pair, variant, id=id)
 
 
 def weak_evidence(question: Question, version: int) -> tuple[tuple[str, int], tuple[str, int]]:
@@ -209,20 +215,17 @@ def bundled_questions() -> tuple[Question, ...]:
         for i in range(6):
             ambiguous = i < 4
             n = next(count)
-            found.append(
-                make_question(
-                    template,
-                    held_out[i] if ambiguous else held_out[(number + i) % len(held_out)],
-                    negative=bool(i % 2 == 0),
-                    ambiguous=ambiguous,
-                    marked_first=bool((i // 2 + number) % 2),
-                    guilty_marked=bool((number // 2 + i) % 2),
-                    order=ORDERS[(n + number) % 6],
-                    asked=(n + number // 3) % len(lex.ASKED),
-                    unknown=(n + number // 5) % len(lex.UNKNOWN),
-                    id=f"{template.name}/{i}",
-                )
+            pair = held_out[i] if ambiguous else held_out[(number + i) % len(held_out)]
+            variant = Variant(
+                negative=bool(i % 2 == 0),
+                ambiguous=ambiguous,
+                marked_first=bool((i // 2 + number) % 2),
+                guilty_marked=bool((number // 2 + i) % 2),
+                order=ORDERS[(n + number) % 6],
+                asked=(n + number // 3) % len(lex.ASKED),
+                unknown=(n + number // 5) % len(lex.UNKNOWN),
             )
+            found.append(make_question(template, pair, variant, id=f"{template.name}/{i}"))
     return tuple(found)
 
 
