@@ -53,7 +53,7 @@ SURFACE = {
         load_model record_of
     """,
     "plots": """
-        Row TranscriptView ablations accuracy attribution attribution_heads attribution_layers
+        ForestRow TranscriptView ablations accuracy attribution attribution_heads attribution_layers
         attribution_segments behaviour_effects cell_means dose_response effects effects_map evidence
         forest mediation patching_layers patching_map probe_quality shifts trajectories transfer
         trust_card
@@ -73,7 +73,7 @@ SURFACE = {
         Run alignable keep_result kept_results open_run
     """,
     "studies": """
-        PROFILES Plan Verdict analyze_study estimate study write_study_report
+        Material PROFILES Plan Settings Verdict analyze_study estimate study write_study_report
     """,
     "world": """
         planted_verdicts

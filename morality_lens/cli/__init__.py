@@ -1,9 +1,10 @@
 """The command line: what can be done from a shell.
 
-- ``circuits``: The commands that look inside a model: attribute and patch.
+- ``circuits``: The commands for circuits inside the model: attribute and patch.
+- ``console``: What all commands print, and how they stop.
 - ``main``: The command line: study, run, probe, analyze, attribute, patch, report and check.
-- ``run_config``: A whole study as one value that a TOML file can hold.
-- ``study``: The command that does everything: ``morality-lens study``.
+- ``run_config``: The configuration of a run as one value that a TOML file can hold.
+- ``study``: The command for a whole study: ``morality-lens study``.
 """
 
 import lazy_loader as lazy

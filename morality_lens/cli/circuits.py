@@ -1,178 +1,238 @@
-"""The commands that look inside a model: attribute and patch."""
+"""The commands for circuits inside the model: attribute and patch."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+
+from morality_lens.cli.console import console, print_lines, print_report
+from morality_lens.design import Condition
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from morality_lens.probes.probe import Probe
     from morality_lens.runs.run import Run
 
-console = Console()
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run that has a probe.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
-Layer = Annotated[int | None, typer.Option(help="Layer of the direction [default: the best held-out one].")]
+Layer = Annotated[int | None, typer.Option(help="Layer of the direction [default: highest held-out AUROC].")]
 Round = Annotated[int | None, typer.Option(min=1, help="Round of the answer [default: the last].")]
-Limit = Annotated[int | None, typer.Option(min=2, help="Items, from the first on [default: all].")]
-Seed = Annotated[int, typer.Option(help="Seed of every drawing.")]
+Limit = Annotated[int | None, typer.Option(min=2, help="Number of items, from the first on [default: all].")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 
 
 def attribute(
     folder: RunFolder,
-    effect: Annotated[str, typer.Option(help="The effect that the figures show.")] = "instruction:feedback",
-    site: Annotated[str, typer.Option(help="Where the residual is read.")] = "answer_start",
+    effect: Annotated[str, typer.Option(help="Effect that the figures show.")] = "instruction:feedback",
+    site: Annotated[str, typer.Option(help="Token position at which the residual is read.")] = "answer_start",
     layer: Layer = None,
     round: Round = None,
     limit: Limit = None,
     device: Device = None,
     seed: Seed = 0,
 ) -> None:
-    """Which heads and MLPs, reading which words, carry each effect; joins the run's report. Resumes."""
+    """Which heads and MLPs, reading which words, carry each effect; the result joins the run's report."""
     played, fitted = _open(folder)
     number = played.design.rounds if round is None else round
     items = played.items.index.tolist()[:limit]
     loaded = _load(played, device)
     from morality_lens.circuits.attribution import attribute as split, attribute_answer
+    from morality_lens.probes.layers import best_layer
+    from morality_lens.runs.results import FOLDER
+
+    chosen = best_layer(fitted, layer)
+    kept = played.path / FOLDER
+    kept.mkdir(exist_ok=True)
+    parts = split(
+        loaded,
+        played,
+        fitted,
+        site=site,
+        layer=chosen,
+        items=items,
+        rounds=[number],
+        out=kept / f"parts-{site}-L{chosen}-round{number}-{len(items)}",
+    )
+    print_lines(f"\nprojection at {site}, layer {chosen}", style="bold")
+    _keep_attribution(played, "effects", parts, effect, seed)
+    if played.names_good:
+        out = kept / f"parts-answer-round{number}-{len(items)}"
+        parts = attribute_answer(loaded, played, items=items, rounds=[number], out=out)
+        print_lines("\nlog-odds of the answer", style="bold")
+        _keep_attribution(played, "answer", parts, effect, seed)
+    _report(played, fitted)
+
+
+def _keep_attribution(played: "Run", which: str, parts: "xr.Dataset", effect: str, seed: int) -> None:
+    """Keep the effects at every level of detail, and print those of the finest in sentences."""
     from morality_lens.interactions.by_component import (
         LEVELS_OF_DETAIL,
         attribute_effects,
         describe_components,
     )
-    from morality_lens.probes.layers import best_layer
-    from morality_lens.runs.results import FOLDER, keep_result
+    from morality_lens.runs.results import keep_result
 
-    chosen = best_layer(fitted, layer)
-    questions = played.names_good
-    (played.path / FOLDER).mkdir(exist_ok=True)
-    key = f"{site}-L{chosen}-round{number}-{len(items)}"
-    found: dict[str, Any] = {
-        "effects": split(
-            loaded,
-            played,
-            fitted,
-            site=site,
-            layer=chosen,
-            items=items,
-            rounds=[number],
-            out=played.path / FOLDER / f"parts-{key}",
-        )
-    }
-    if questions:
-        out = played.path / FOLDER / f"parts-answer-round{number}-{len(items)}"
-        found["answer"] = attribute_answer(loaded, played, items=items, rounds=[number], out=out)
-    for which, parts in found.items():
-        title = f"projection at {site}, layer {chosen}" if which == "effects" else "log-odds of the answer"
-        console.print(f"\n[bold]{title}[/bold] (completeness {parts.attrs['completeness']:.1e})")
-        finest = None
-        for by in LEVELS_OF_DETAIL:
-            name = f"{which}-{by.replace(' ', '-')}"
-            if by == "segment" or (which == "answer" and by.startswith("layer")):
-                continue
-            finest = attribute_effects(parts, by=by, seed=seed)
-            known = finest["effect"].values.tolist()
-            if effect not in known:
-                raise ValueError(f"no effect {effect!r} here; choose out of {', '.join(known)}.")
-            keep_result(played, name, finest.assign_attrs(shown=effect))
-        assert finest is not None  # the last level of detail is always there
-        for name in finest["effect"].values:
-            console.print(f"- {describe_components(finest, str(name))}", highlight=False, markup=False)
-    _report(played, fitted)
+    print_lines(f"completeness {parts.attrs['completeness']:.1e}")
+    levels = [by for by in LEVELS_OF_DETAIL if by != "segment"]
+    if which == "answer":
+        levels = [by for by in levels if not by.startswith("layer")]
+    for by in levels:
+        found = attribute_effects(parts, by=by, seed=seed)
+        known = found["effect"].values.tolist()
+        if effect not in known:
+            raise ValueError(f"no effect {effect!r} here; choose one of {', '.join(known)}.")
+        keep_result(played, f"{which}-{by.replace(' ', '-')}", found.assign_attrs(shown=effect))
+        if by == levels[-1]:
+            print_lines(*(f"- {describe_components(found, str(name))}" for name in known))
 
 
 def patch(
     folder: RunFolder,
     source: Annotated[
-        str, typer.Option(help="Condition that activations come from.")
+        str, typer.Option(help="Condition that the activations are taken from.")
     ] = "instruction+feedback",
-    target: Annotated[str, typer.Option(help="Condition that they are put into.")] = "none",
+    target: Annotated[str, typer.Option(help="Condition that is patched, steered and ablated.")] = "none",
     at: Annotated[
-        list[str] | None, typer.Option(help="Places of the residual; repeat [default: answer_start].")
+        list[str] | None,
+        typer.Option(help="Further places of the residual; may be repeated."),
     ] = None,
-    factors: Annotated[str, typer.Option(help="The interaction that is mediated.")] = "instruction:feedback",
+    factors: Annotated[
+        str, typer.Option(help="Interaction whose mediation is estimated.")
+    ] = "instruction:feedback",
     layer: Layer = None,
     round: Round = None,
     limit: Limit = None,
-    random: Annotated[int, typer.Option(min=0, help="Random directions beside the probe's.")] = 20,
+    random: Annotated[int, typer.Option(min=0, help="Random directions used as controls.")] = 20,
     where: Annotated[
         Literal["turn", "answer_start", "all"], typer.Option(help="Tokens that are steered.")
     ] = "turn",
     device: Device = None,
     seed: Seed = 0,
 ) -> None:
-    """Patch, steer, ablate and mediate; joins the run's report and its trust card."""
+    """Patch, steer, ablate and mediate; the results join the run's report and its trust card."""
     played, fitted = _open(folder)
-    origin, aim = played.design.condition(source), played.design.condition(target)
+    experiment = _Experiment(
+        source=played.design.condition(source),
+        target=played.design.condition(target),
+        items=played.items.index.tolist()[:limit],
+        round=round,
+        random=random,
+        seed=seed,
+    )
     pair = played.design.two_way(factors.split(":"))[:2]
     if not played.names_good:
         raise ValueError(
-            "patch needs questions with options and a correct one, whose log-odds are exact; this run has "
-            "none."
+            "patch needs questions with options and a correct one, whose log-odds are exact; "
+            "this run has none."
         )
-    items = played.items.index.tolist()[:limit]
     loaded = _load(played, device)
-    from morality_lens.circuits.ablation import ablate
-    from morality_lens.circuits.mediation import mediate
-    from morality_lens.circuits.patching import patch as put_in
-    from morality_lens.circuits.steering import steer
-    from morality_lens.circuits.summaries import causal_lines, describe_mediation, recovered
     from morality_lens.probes.layers import best_layer
-    from morality_lens.runs.results import keep_result
 
     chosen = best_layer(fitted, layer)
-    shared: dict[str, Any] = {"items": items, "round": round}
+    _patch(loaded, played, fitted, experiment, at or [])
+    fitted = _steer_and_ablate(loaded, played, fitted, experiment, layer=chosen, at=where)
+    _mediate(loaded, played, fitted, experiment, pair)
+    _report(played, fitted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Experiment:
+    """Which dialogues are intervened on, and the random directions used as controls."""
+
+    source: Condition
+    target: Condition
+    items: list[str]
+    round: int | None
+    random: int
+    seed: int
+
+
+def _patch(loaded: Any, played: "Run", fitted: "Probe", experiment: _Experiment, at: list[str]) -> None:
+    """Patch every kind of activation; print the recovered shares of the residual."""
+    from morality_lens.circuits.patching import patch as patch_run
+    from morality_lens.runs.results import keep_result
+
     for what in ("residual", "attention", "mlp", "head"):
-        wanted = at or [] if what == "residual" else []
-        places = ["answer_start", *(place for place in wanted if place != "answer_start")]
-        patched = put_in(
+        further = [place for place in at if place != "answer_start"] if what == "residual" else []
+        patched = patch_run(
             loaded,
             played,
-            source=origin,
-            target=aim,
-            at=places,
+            source=experiment.source,
+            target=experiment.target,
+            at=["answer_start", *further],
             what=what,
             probe=fitted if what == "residual" else None,
-            **shared,
+            items=experiment.items,
+            round=experiment.round,
         )
         keep_result(played, f"patched-{what}", patched)
         if what == "residual":
-            found = recovered(patched).sel(place="answer_start")
-            console.print(f"\n[bold]{source} into {target}, share of the difference recovered[/bold]")
-            for one in found["layer"].values.tolist():
-                part = found.sel(layer=one)
-                console.print(
-                    f"- layer {one}: {float(part['ratio']):.2f} "
-                    f"[{float(part['low']):.2f}, {float(part['high']):.2f}]",
-                    highlight=False,
-                    markup=False,
-                )
-            if found.attrs["refused"]:
-                console.print(found.attrs["refused"], highlight=False, markup=False)
-    directed = {"random": random, "seed": seed, **shared}
-    steered = steer(loaded, played, fitted, condition=aim, layer=chosen, at=where, **directed)
+            _print_recovered(patched, experiment)
+
+
+def _print_recovered(patched: "xr.Dataset", experiment: _Experiment) -> None:
+    from morality_lens.circuits.summaries import recovered
+
+    found = recovered(patched).sel(place="answer_start")
+    pair = f"{experiment.source.label} into {experiment.target.label}"
+    print_lines(f"\n{pair}, share of the difference recovered", style="bold")
+    for layer in found["layer"].values.tolist():
+        share, low, high = (float(found[name].sel(layer=layer)) for name in ("ratio", "low", "high"))
+        print_lines(f"- layer {layer}: {share:.2f} [{low:.2f}, {high:.2f}]")
+    if found.attrs["refused"]:
+        print_lines(found.attrs["refused"])
+
+
+def _steer_and_ablate(
+    loaded: Any, played: "Run", fitted: "Probe", experiment: _Experiment, *, layer: int, at: str
+) -> "Probe":
+    """Steer along the direction and ablate it; the probe with both verdicts on its trust card."""
+    from morality_lens.circuits.ablation import ablate
+    from morality_lens.circuits.steering import steer
+    from morality_lens.circuits.summaries import causal_lines
+    from morality_lens.runs.results import keep_result
+
+    shared: dict[str, Any] = {
+        "items": experiment.items,
+        "round": experiment.round,
+        "random": experiment.random,
+        "seed": experiment.seed,
+    }
+    steered = steer(loaded, played, fitted, condition=experiment.target, layer=layer, at=at, **shared)
     keep_result(played, "steered", steered)
     ablated = {}
-    layers = list(range(chosen, len(fitted.direction["layer"]) - 1))
-    for name, condition in (("on", origin), ("off", aim)):
-        ablated[name] = ablate(loaded, played, fitted, condition=condition, layers=layers, **directed)
+    layers = list(range(layer, len(fitted.direction["layer"]) - 1))
+    for name, condition in (("on", experiment.source), ("off", experiment.target)):
+        ablated[name] = ablate(loaded, played, fitted, condition=condition, layers=layers, **shared)
         keep_result(played, f"ablated-{name}", ablated[name])
     lines = causal_lines(steered, ablated)
-    if fitted.card is not None:
-        fitted = fitted.with_card(fitted.card.with_lines(lines))
-        fitted.save(played.path / "probe.safetensors")
-    console.print(f"\n[bold]The direction at layer {chosen}[/bold]")
+    print_lines(f"\nThe direction at layer {layer}", style="bold")
     for line in lines.to_dict("records"):
-        console.print(
+        print_lines(
             f"- {line['line']}: {line['verdict']}; {line['value']:.2f} [{line['low']:.2f}, "
-            f"{line['high']:.2f}]; {line['detail']}",
-            highlight=False,
-            markup=False,
+            f"{line['high']:.2f}]; {line['detail']}"
         )
-    mediated = mediate(loaded, played, fitted, factors=pair, **shared)
+    if fitted.card is None:
+        return fitted
+    checked = fitted.with_card(fitted.card.with_lines(lines))
+    checked.save(played.path / "probe.safetensors")
+    return checked
+
+
+def _mediate(
+    loaded: Any, played: "Run", fitted: "Probe", experiment: _Experiment, factors: tuple[str, str]
+) -> None:
+    from morality_lens.circuits.mediation import mediate
+    from morality_lens.circuits.summaries import describe_mediation
+    from morality_lens.runs.results import keep_result
+
+    mediated = mediate(
+        loaded, played, fitted, factors=factors, items=experiment.items, round=experiment.round
+    )
     keep_result(played, "mediated", mediated)
-    console.print(f"\n{describe_mediation(mediated)}", highlight=False, markup=False)
-    _report(played, fitted)
+    print_lines(f"\n{describe_mediation(mediated)}")
 
 
 def _open(folder: Path) -> "tuple[Run, Probe]":
@@ -189,14 +249,14 @@ def _open(folder: Path) -> "tuple[Run, Probe]":
 def _load(played: "Run", device: str | None) -> Any:
     from morality_lens.models.loading import load_model
 
-    study = played.manifest["study"]["model"]
-    with console.status("loading the model and letting it prove itself"):
-        return load_model(study["name"], device=device, dtype=study["dtype"])
+    recorded = played.manifest["study"]["model"]
+    with console.status("loading the model and running its self-test"):
+        return load_model(recorded["name"], device=device, dtype=recorded["dtype"])
 
 
 def _report(played: "Run", fitted: "Probe") -> None:
     from morality_lens.report.writing import write_report
 
     with console.status("writing the report"):
-        report = write_report(played, path=played.path / "report.html", probe=fitted)
-    console.print(f"\nreport: {report.resolve()}", soft_wrap=True, highlight=False)
+        written = write_report(played, path=played.path / "report.html", probe=fitted)
+    print_report(written)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from morality_lens.cli import circuits as circuit_commands, study as study_commands
+from morality_lens.cli.console import console, load_and_show, print_lines, print_report, stoppable
 from morality_lens.design import FeedbackSource
 
 if TYPE_CHECKING:
@@ -29,18 +29,20 @@ app = typer.Typer(
 app.command(name="attribute")(circuit_commands.attribute)
 app.command(name="patch")(circuit_commands.patch)
 app.command(name="study")(study_commands.study)
-console = Console()
 BUNDLED_LIMIT = 80
 RANDOM_MODELS, LARGEST_RANDOM_MODEL = 3, 2_000_000_000
-"""Random-initialised copies that a direction is held against, and the most parameters of a model for that."""
+"""Random-initialised controls of a trust card, and the largest model of which they are made."""
 ProbeKind = Literal["mean_difference", "logistic", "lda"]
+DropLong = Annotated[
+    bool | None, typer.Option("--drop-long", help="Skip items that may exceed the context window.")
+]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 
 @app.command()
 def run(
     config: Annotated[
-        Path | None, typer.Option(help="A study as TOML; options here replace its entries.")
+        Path | None, typer.Option(help="TOML file of a study; options replace its entries.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Hub name or folder [default: the bundled model].")
@@ -48,25 +50,27 @@ def run(
     data: Annotated[str | None, typer.Option(help="File or folder of items [default: bundled].")] = None,
     statements: Annotated[str | None, typer.Option(help="Labelled statements for the probe.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Correction rounds [default: 5].")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Items to draw.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every drawing.")] = None,
-    drop_long: Annotated[bool | None, typer.Option("--drop-long", help="Leave out items too long.")] = None,
-    feedback: Annotated[FeedbackSource | None, typer.Option(help="Who gives feedback.")] = None,
-    feedback_from: Annotated[
-        str | None, typer.Option(help="The other model, the server's address, or the file.")
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of items to draw.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    drop_long: Annotated[
+        bool | None, typer.Option("--drop-long", help="Skip items that may exceed the context window.")
     ] = None,
-    feedback_model: Annotated[str | None, typer.Option(help="The server's model.")] = None,
+    feedback: Annotated[FeedbackSource | None, typer.Option(help="Source of feedback.")] = None,
+    feedback_from: Annotated[
+        str | None, typer.Option(help="Other model, server address, or file of feedback.")
+    ] = None,
+    feedback_model: Annotated[str | None, typer.Option(help="Model on the server.")] = None,
     probe: Annotated[ProbeKind | None, typer.Option(help="Kind of direction.")] = None,
     judge: Annotated[
-        str | None, typer.Option(help="Toxicity classifier for prompts: name or folder.")
+        str | None, typer.Option(help="Toxicity classifier for open prompts: name or folder.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Items played together.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/first].")] = None,
 ) -> None:
-    """Play all conditions, fit the probe, estimate the effects and write the report; resumes by itself."""
-    study = _study(
+    """Play all conditions, fit the probe, estimate the effects and write the report. Resumes."""
+    study = _config(
         config,
         protocol={
             "rounds": rounds,
@@ -74,37 +78,45 @@ def run(
             "feedback_from": feedback_from,
             "feedback_model": feedback_model,
         },
-        model=model,
-        data=data,
-        statements=statements,
-        limit=limit,
-        seed=seed,
-        drop_long=drop_long,
-        judge=judge,
-        probe=probe,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        out=None if out is None else str(out),
+        entries={
+            "model": model,
+            "data": data,
+            "statements": statements,
+            "limit": limit,
+            "seed": seed,
+            "drop_long": drop_long,
+            "judge": judge,
+            "probe": probe,
+            "batch_size": batch_size,
+            "device": device,
+            "dtype": dtype,
+            "out": None if out is None else str(out),
+        },
     )
     items, labelled = _items(study), _statements(study.statements)
+    _refuse_early(study, items)
+    loaded = load_and_show(study.model, study.device, study.dtype)
+    played = _play(loaded, items, study)
+    fitted = _fit(loaded, played, labelled, study.probe, study.seed)
+    if "score" in played.measures:
+        _score(played, study, labelled)
+    _analyze_and_report(played, fitted, study.seed)
+
+
+def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
+    """Raise what is wrong with the wording or the items before a model is loaded."""
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.items.kinds import refuse_unplayable
-    from morality_lens.models.loading import load_model, record_of
-    from morality_lens.report.analysis import analyze
-    from morality_lens.report.writing import write_report
-    from morality_lens.rounds.playing import play
 
-    # What is wrong with the words or the items is told before a model is loaded.
     words = load_wording(study.protocol.wording)
     refuse_unplayable(items, oracle=study.protocol.feedback == "oracle")
     words.task(items[0])
 
-    with console.status("loading the model and letting it prove itself"):
-        loaded = load_model(study.model, device=study.device, dtype=study.dtype)
-    record = record_of(loaded)
-    console.print(f"model {record.name}: {record.n_layers} layers x {record.d_model}, self-test passed")
-    try:
+
+def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig") -> "Run":
+    from morality_lens.rounds.playing import play
+
+    with stoppable():
         played = play(
             loaded,
             items,
@@ -113,19 +125,20 @@ def run(
             batch_size=study.batch_size,
             drop_long=study.drop_long,
         )
-    except KeyboardInterrupt:
-        print("stopped; what is finished is kept: give the same command again to go on.", file=sys.stderr)
-        raise typer.Exit(130) from None
     (played.path / "study.toml").write_text(study.to_toml(), encoding="utf-8")
-    fitted = _fit(loaded, played, labelled, study.probe, study.seed)
-    if "score" in played.measures:
-        _score(played, study, labelled)
+    return played
+
+
+def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
+    from morality_lens.report.analysis import analyze
+    from morality_lens.report.writing import write_report
+
     with console.status("estimating effects"):
-        analysis = analyze(played, probe=fitted, seed=study.seed)
-        report = write_report(played, path=played.path / "report.html", probe=fitted, analysis=analysis)
-    _say_left_out(played)
+        analysis = analyze(played, probe=fitted, seed=seed)
+        written = write_report(played, path=played.path / "report.html", probe=fitted, analysis=analysis)
+    _print_left_out(played)
     _print_findings(analysis)
-    console.print(f"\nreport: {report.resolve()}", soft_wrap=True, highlight=False)
+    print_report(written)
 
 
 @app.command()
@@ -133,7 +146,7 @@ def probe(
     folder: RunFolder,
     kind: Annotated[ProbeKind, typer.Option(help="Kind of direction.")] = "mean_difference",
     statements: Annotated[str | None, typer.Option(help="Labelled statements [default: bundled].")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the folds.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Fit a direction on the run's model and keep it, with coloured transcripts, in the run's folder."""
@@ -156,14 +169,14 @@ def probe(
         )
     console.print(table)
     if fitted.card is not None:
-        console.print(fitted.card.sentence, highlight=False, markup=False)
+        print_lines(fitted.card.sentence)
 
 
 @app.command(name="analyze")
 def analyze_run(
-    folder: RunFolder, seed: Annotated[int, typer.Option(help="Seed of resampling.")] = 0
+    folder: RunFolder, seed: Annotated[int, typer.Option(help="Random seed of the resampling.")] = 0
 ) -> None:
-    """Print the effects of a run in sentences, and write them to effects.csv beside it."""
+    """Print the effects of a run in sentences, and write them to effects.csv in its folder."""
     from morality_lens.report.analysis import analyze
     from morality_lens.runs.run import open_run
 
@@ -189,7 +202,7 @@ def report(
 
     played = open_run(folder)
     written = write_report(played, path=out or played.path / "report.html", probe=_kept_probe(played))
-    console.print(f"report: {written.resolve()}", soft_wrap=True, highlight=False)
+    print_report(written)
 
 
 @app.command()
@@ -208,24 +221,24 @@ def check(
     for one in record.checks:
         table.add_row(one.name, f"{one.difference:.2g}", f"{one.tolerance:.0e}")
     console.print(table)
-    reuse = "kept from round to round" if record.prefix_reuse else "read anew in every round"
+    reuse = "cached from round to round" if record.prefix_reuse else "recomputed in every round"
     console.print(f"chat template: {'plain' if record.renderer.plain else 'own'}; earlier turns are {reuse}")
 
 
-# --------------------------------------------------------------------------------------------- pieces
-def _study(config: Path | None, *, protocol: dict[str, Any], **given: Any) -> "RunConfig":
-    """The study of a config file with the options of the command line put over it."""
+# --------------------------------------------------------------------------------------------- parts
+def _config(config: Path | None, *, protocol: dict[str, Any], entries: dict[str, Any]) -> "RunConfig":
+    """The entries of a config file, replaced by the options of the command line."""
     from pydantic import ValidationError
 
     from morality_lens.cli.run_config import RunConfig, load_study
     from morality_lens.items.files import problems
 
     base = load_study(config).model_dump(mode="json") if config else RunConfig().model_dump(mode="json")
-    base |= {key: value for key, value in given.items() if value is not None}
-    said = {key: value for key, value in protocol.items() if value is not None}
-    if "rounds" in said:
-        base["protocol"]["design"]["rounds"] = said.pop("rounds")
-    base["protocol"] |= said
+    base |= {key: value for key, value in entries.items() if value is not None}
+    settings = {key: value for key, value in protocol.items() if value is not None}
+    if "rounds" in settings:
+        base["protocol"]["design"]["rounds"] = settings.pop("rounds")
+    base["protocol"] |= settings
     try:
         return RunConfig.model_validate(base)
     except ValidationError as error:
@@ -249,7 +262,7 @@ def _statements(path: str | None) -> "tuple[Statement, ...]":
 def _fit(
     loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: ProbeKind, seed: int
 ) -> "Probe":
-    """Fit the probe and keep it and some coloured transcripts in the run's folder."""
+    """Fit the probe; keep it and some coloured transcripts in the run's folder."""
     from morality_lens.probes.from_statements import fit_probe
     from morality_lens.report.writing import keep_transcripts
     from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
@@ -257,10 +270,9 @@ def _fit(
     parameters = sum(p.numel() for p in loaded.original_model.parameters())
     random_models = RANDOM_MODELS if parameters <= LARGEST_RANDOM_MODEL else 0
     if not random_models:
-        console.print(
+        print_lines(
             f"the model has {parameters / 1e9:.1f} billion parameters, so no random-initialised copies of it "
-            "are made; ml.fit_probe(..., card=True) makes them.",
-            highlight=False,
+            "are made; ml.fit_probe(..., card=True) makes them."
         )
     with console.status(f"fitting the probe on {len(labelled)} statements"):
         fitted = fit_probe(loaded, labelled, kind=kind, card=True, random_models=random_models, seed=seed)
@@ -271,7 +283,7 @@ def _fit(
 
 
 def _score(played: "Run", study: "RunConfig", labelled: "tuple[Statement, ...]") -> None:
-    """Let a toxicity judge score the completions."""
+    """Score the completions with a toxicity judge."""
     from morality_lens.judges.classifier import load_toxicity_classifier
     from morality_lens.judges.outcomes import score_answers
     from morality_lens.judges.toxicity import fit_toxicity_judge
@@ -282,7 +294,7 @@ def _score(played: "Run", study: "RunConfig", labelled: "tuple[Statement, ...]")
         else:
             judge = load_toxicity_classifier(study.judge)
         score_answers(played, judge)
-    console.print(f"completions judged by {judge!r}"[:200], highlight=False, markup=False)
+    print_lines(f"completions judged by {judge!r}"[:200])
 
 
 def _kept_probe(played: "Run") -> "Probe | None":
@@ -292,12 +304,12 @@ def _kept_probe(played: "Run") -> "Probe | None":
     return load_probe(file) if file.is_file() else None
 
 
-def _say_left_out(played: "Run") -> None:
+def _print_left_out(played: "Run") -> None:
     left = played.manifest["left_out"]
     if left:
         names = ", ".join(row["id"] for row in left[:3]) + (", ..." if len(left) > 3 else "")
         console.print(
-            f"left out, too long for the model's window: {len(left)} items ({names})", highlight=False
+            f"left out, longer than the context window: {len(left)} items ({names})", highlight=False
         )
 
 
@@ -312,10 +324,10 @@ def _print_findings(analysis: Any) -> None:
         footing = ""
         for name in effects["effect"].values:
             *lines, footing = describe(effects, str(name), site=site).splitlines()
-            console.print(f"- {' '.join(lines)}", highlight=False, markup=False)
-        console.print(footing, style="dim", highlight=False, markup=False)
+            print_lines(f"- {' '.join(lines)}")
+        print_lines(footing, style="dim")
     for line in analysis.refused:
-        console.print(f"not answered: {line}", style="yellow", highlight=False, markup=False)
+        print_lines(f"not answered: {line}", style="yellow")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A whole study as one value that a TOML file can hold."""
+"""The configuration of a run as one value that a TOML file can hold."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +18,13 @@ class RunConfig(BaseModel):
         data: BBQ files, RealToxicityPrompts or questions (a file or a folder); None is the bundled questions.
         statements: labelled statements for the probe; None is the bundled ones.
         limit: items to draw; None takes all (of the bundled questions, 80).
-        seed: of the drawing of items, the probe's folds and the resampling.
+        seed: random seed of the drawing of items, the probe's folds and the resampling.
         out: the run's folder.
-        drop_long: leave out items whose dialogues could outgrow the model's window.
+        drop_long: skip items whose dialogues may exceed the context window.
         judge: toxicity classifier for open prompts (name or folder); None fits one on the statements.
         probe: kind of direction.
-        batch_size: items played together; None fits memory.
-        device: for example ``cuda``; None chooses.
+        batch_size: items played together; None adapts it to the memory.
+        device: for example ``cuda``; None selects it automatically.
         dtype: see ``load_model``.
         protocol: how dialogues are played.
     """
@@ -46,7 +46,7 @@ class RunConfig(BaseModel):
     protocol: Protocol = Protocol()
 
     def to_toml(self) -> str:
-        """The study as TOML; entries that are None are left out."""
+        """The configuration as TOML; entries that are None are left out."""
         plain = RootModel[RunConfig](self).model_dump(mode="json")
         return tomli_w.dumps(_without_none(plain))
 
@@ -58,10 +58,10 @@ def _without_none(value: Any) -> Any:
 
 
 def load_study(path: str | Path) -> RunConfig:
-    """The study in a TOML file.
+    """The configuration in a TOML file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TOML, or an entry is unknown or of the wrong kind.
+        ValueError: it is not TOML, or an entry is unknown or of the wrong kind.
     """
     return read_toml(Path(path), RunConfig, "study.toml as `morality-lens run` writes it")

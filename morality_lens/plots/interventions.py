@@ -1,6 +1,7 @@
-"""Figures about causes: patches by place and layer, doses, ablations, mediation."""
+"""Figures of interventions: patches by place and layer, doses, ablations, mediation."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,12 +17,12 @@ ENDS = "<br>%{{{value}:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]<ex
 
 
 def patching_map(patched: xr.Dataset, *, of: str = "log_odds", head: int | None = None) -> go.Figure:
-    """Which share of the difference between source and target a patch brings back, by place and layer.
+    """The share of the difference between source and target that a patch recovers, by place and layer.
 
     Args:
         patched: from :func:`morality_lens.circuits.patch`.
         of: ``log_odds`` or ``projection``.
-        head: for patches of heads: one head, in place of a row for each.
+        head: for patches of heads: one head, instead of a row for each.
     """
     found = recovered(patched, of=of)
     if "head" in found.dims:
@@ -56,10 +57,10 @@ def patching_map(patched: xr.Dataset, *, of: str = "log_odds", head: int | None 
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(title_text=f"layer ({patched.attrs['what']})", showgrid=False)
     difference = float(found["difference"].values.flat[0])
-    said = f"source - target {difference:+.3f}; intervals (pointwise 95 %) on hover"
+    subtitle = f"source - target {difference:+.3f}; intervals (pointwise 95 %) on hover"
     title = f"Patching {patched.attrs['source']} into {patched.attrs['target']}{_round(patched)}"
-    more = "" if shares else "; no shares, since that difference is not told from zero"
-    return finish(fig, title, said + more, height=210 + 34 * len(names), trust=_trust(patched, of))
+    more = "" if shares else "; no shares, since that difference is not distinguishable from zero"
+    return finish(fig, title, subtitle + more, height=210 + 34 * len(names), trust=_trust(patched, of))
 
 
 def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figure:
@@ -80,16 +81,16 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
         )
     fig = go.Figure()
     refused = []
-    for (of, said), color in zip(METRICS, EFFECT_COLORS, strict=False):
+    for (of, label), color in zip(METRICS, EFFECT_COLORS, strict=False):
         if of not in patched:
             continue
         one = recovered(patched, of=of).sel(place=at)
         if one.attrs["refused"]:
-            refused.append(said)
+            refused.append(label)
             continue
-        layers, y, low, high = (one[n].values for n in ("layer", "ratio", "low", "high"))
-        fig.add_trace(band(layers, low, high, color, of))
-        fig.add_trace(_line(layers, y, low, high, said, color, group=of))
+        curve = Curve.of(one, "layer", ("ratio", "low", "high"))
+        fig.add_trace(curve.band(color, of))
+        fig.add_trace(_line(curve, label, color, group=of))
     for level in (0.0, 1.0):
         fig.add_hline(y=level, line={"color": "#777", "dash": "dash"}, layer="below")
     fig.update_xaxes(title_text="layer of the patch (-1: embedding)")
@@ -107,7 +108,7 @@ def _simplest(labels: Sequence[str]) -> list[str]:
 
 
 def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.Figure:
-    """Log-odds of the correct option against the dose of the direction, beside random ones and words.
+    """Log-odds of the correct option by dose, with random directions and unsteered conditions.
 
     Args:
         steered: from :func:`morality_lens.circuits.steer`.
@@ -126,16 +127,16 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
                 y=one["estimate"].values,
                 mode="lines",
                 line={"color": RANDOM, "width": 1},
-                name=f"{len(random)} random directions as long",
+                name=f"{len(random)} random directions of equal length",
                 legendgroup="random",
                 showlegend=i == 0,
                 hovertemplate=f"{name}, dose %{{x}}<br>%{{y:.3f}}<extra></extra>",
             )
         )
     own = mean.sel(direction="probe")
-    y, low, high = (own[n].values for n in ("estimate", "ci_low", "ci_high"))
-    fig.add_trace(band(doses, low, high, EFFECT_COLORS[0], "probe"))
-    fig.add_trace(_line(doses, y, low, high, "the direction", EFFECT_COLORS[0], group="probe"))
+    curve = Curve.of(own, "dose", ("estimate", "ci_low", "ci_high"))
+    fig.add_trace(curve.band(EFFECT_COLORS[0], "probe"))
+    fig.add_trace(_line(curve, "the direction", EFFECT_COLORS[0], group="probe"))
     if "baseline" in steered:
         labels = steered["condition"].values.tolist()
         for label, color in zip(conditions or _simplest(labels), CELL_COLORS[1:], strict=False):
@@ -146,7 +147,7 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
                     y=[level, level],
                     mode="lines",
                     line={"color": color, "width": 1.5, "dash": "dot"},
-                    name=f"words: {label}",
+                    name=f"unsteered: {label}",
                     hovertemplate=f"unsteered, {label}<br>%{{y:.3f}}<extra></extra>",
                 )
             )
@@ -158,7 +159,7 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
 
 
 def ablations(ablated: xr.Dataset) -> go.Figure:
-    """By how much the log-odds of the correct option change under each ablation.
+    """The change of the log-odds of the correct option under each ablation.
 
     Args:
         ablated: from :func:`morality_lens.circuits.ablate`.
@@ -205,63 +206,64 @@ def ablations(ablated: xr.Dataset) -> go.Figure:
 
 
 def mediation(mediated: xr.Dataset) -> go.Figure:
-    """What of an interaction the representation bears at every layer, patched and predicted.
+    """The mediated part of an interaction at every layer, measured by patching and predicted.
 
     Args:
         mediated: from :func:`morality_lens.circuits.mediate`.
     """
     found = mediated_share(mediated)
-    layers = found["layer"].values
     fig = go.Figure()
     for way, color in zip(found["way"].values, EFFECT_COLORS, strict=False):
         one = found.sel(way=way)
-        y, low, high = (one[n].values for n in ("mediated", "mediated_low", "mediated_high"))
-        fig.add_trace(band(layers, low, high, color, str(way)))
-        said = "patched: whole site" if way == "whole site" else "patched: along the direction"
-        fig.add_trace(_line(layers, y, low, high, said, color, group=str(way)))
-    y, low, high = (found[n].values for n in ("predicted", "predicted_low", "predicted_high"))
-    fig.add_trace(
-        _line(
-            layers,
-            y,
-            low,
-            high,
-            "predicted: effect on the projection x steering gain",
-            EFFECT_COLORS[2],
-            "dot",
-        )
-    )
+        curve = Curve.of(one, "layer", ("mediated", "mediated_low", "mediated_high"))
+        fig.add_trace(curve.band(color, str(way)))
+        label = "patched: whole site" if way == "whole site" else "patched: along the direction"
+        fig.add_trace(_line(curve, label, color, group=str(way)))
+    curve = Curve.of(found, "layer", ("predicted", "predicted_low", "predicted_high"))
+    label = "predicted: effect on the projection x steering gain"
+    fig.add_trace(_line(curve, label, EFFECT_COLORS[2], dash="dot"))
     tau = float(found["tau"])
-    fig.add_hline(y=tau, line={"color": "#4D4D4D"}, annotation={"text": "whole interaction"}, layer="below")
+    fig.add_hline(y=tau, line={"color": "#4D4D4D"}, annotation={"text": "total interaction"}, layer="below")
     fig.add_hline(y=0, line={"color": "#777", "dash": "dash"}, layer="below")
     fig.update_xaxes(title_text="layer (-1: embedding)")
     fig.update_yaxes(title_text="log-odds")
-    title = f"What the representation bears of {mediated.attrs['effect']}{_round(mediated)}"
+    title = f"Mediated part of {mediated.attrs['effect']}{_round(mediated)}"
     sub = (
-        f"{mediated.attrs['held_at']}; whole {tau:+.3f} [{float(found['tau_low']):+.3f}, "
-        f"{float(found['tau_high']):+.3f}]; bands: pointwise 95 %; the rest is made downstream"
+        f"{mediated.attrs['held_at']}; total {tau:+.3f} [{float(found['tau_low']):+.3f}, "
+        f"{float(found['tau_high']):+.3f}]; bands: pointwise 95 %; the rest arises downstream"
     )
     return finish(fig, title, sub, height=440, legend_rows=2, trust=trust(mediated))
 
 
+class Curve(NamedTuple):
+    """Estimates along an axis with the ends of their intervals."""
+
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @staticmethod
+    def of(data: xr.Dataset, x: str, names: tuple[str, str, str]) -> "Curve":
+        """The curve of three variables (estimate, low, high) along a coordinate."""
+        return Curve(data[x].values, *(data[name].values for name in names))
+
+    def band(self, color: str, group: str) -> go.Scatter:
+        """The area between the ends."""
+        return band(self.x, self.low, self.high, color, group)
+
+
 def _line(
-    x: np.ndarray,
-    y: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    name: str,
-    color: str,
-    dash: str = "solid",
-    group: str | None = None,
+    curve: Curve, name: str, color: str, *, dash: str = "solid", group: str | None = None
 ) -> go.Scatter:
     return go.Scatter(
-        x=x,
-        y=y,
+        x=curve.x,
+        y=curve.y,
         name=name,
         legendgroup=group or name,
         mode="lines+markers",
         line={"color": color, "width": 2, "dash": dash},
-        customdata=np.stack([low, high], axis=-1),
+        customdata=np.stack([curve.low, curve.high], axis=-1),
         hovertemplate=f"{name}, %{{x}}{ENDS.format(value='y')}",
     )
 

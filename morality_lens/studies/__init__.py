@@ -1,14 +1,14 @@
 """Do the five claims hold? The whole study, its tasks, its verdicts and its report.
 
-- ``analysis``: A whole study from its folder: five verdicts, every part as figures and tables, and one
-  report.
+- ``analysis``: A whole study from its folder: five verdicts, every part as figures and tables, and
+  one report.
 - ``folder``: The folder of a study: its runs and results, and the tasks that its claims are about.
-- ``plan``: How much of everything a study plays: profiles, and an estimate of its time.
-- ``running``: The whole study in one command that goes on where it stopped.
+- ``plan``: The amount of each part of a study: profiles, and an estimate of the time.
+- ``running``: The whole study in one call that resumes where it was interrupted.
 - ``sections``: The parts of a whole study as sentences, figures and tables, each from what was stored.
+- ``settings``: What a study is about, and how it is done.
 - ``tasks``: The tasks that the claims are about: answers or probabilities, whole and by category.
-- ``verdicts``: The five claims of the study (arXiv 2410.20513), each supported, refuted or undecided on
-  one's own data.
+- ``verdicts``: The five claims of the study (arXiv 2410.20513), each supported, refuted or undecided.
 """
 
 import lazy_loader as lazy

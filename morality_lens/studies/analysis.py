@@ -166,8 +166,7 @@ def _groups(
     layers: list[int],
 ) -> tuple[Section, ...]:
     layer = layers[0] if layers else None
-    attempt, questions, prompts = study.attempt, study.questions, study.prompts
-    effects = main.effects
+    attempt, prompts, effects = study.attempt, study.prompts, main.effects
     made: list[Section | None] = [
         attempt("Methods and tasks", lambda: sections.tasks_part(tasks) if tasks else None),
         attempt(
@@ -195,33 +194,38 @@ def _groups(
         attempt("Mask the words", lambda: _masked(study, layer)),
         attempt("Shift from round to round", lambda: _shifts(study, layer)),
     ]
-    if questions is not None:
-        made += [
-            attempt(
-                "From round to round: questions",
-                lambda: sections.dynamics_part(
-                    QUESTIONS,
-                    behaviour_cube(questions, "correct"),
-                    sections.need(probabilities_or_choices(study, questions)),
-                ),
-            ),
-            attempt("Judges of questions", lambda: sections.judged_part(questions, _asked(questions))),
-        ]
-    if prompts is not None:
-        scores = attempt(
-            "From round to round: prompts", lambda: behaviour_cube(prompts, "score").dropna("item")
-        )
-        if scores is not None:
-            made.append(
-                attempt(
-                    "From round to round: prompts", lambda: sections.dynamics_part(PROMPTS, scores, scores)
-                )
-            )
+    made += [*_question_parts(study), *_prompt_parts(study)]
     return tuple(group for group in made if group is not None)
 
 
-def _asked(run: Run) -> list[Question]:
-    return [q for q in items_from_jsonl(run.path / "items.jsonl") if isinstance(q, Question)]
+def _question_parts(study: StudyFolder) -> list[Section | None]:
+    """Round dynamics and bias scores of the questions."""
+    questions = study.questions
+    if questions is None:
+        return []
+    asked = [q for q in items_from_jsonl(questions.path / "items.jsonl") if isinstance(q, Question)]
+    return [
+        study.attempt(
+            "From round to round: questions",
+            lambda: sections.dynamics_part(
+                QUESTIONS,
+                behaviour_cube(questions, "correct"),
+                sections.need(probabilities_or_choices(study, questions)),
+            ),
+        ),
+        study.attempt("Judges of questions", lambda: sections.judged_part(questions, asked)),
+    ]
+
+
+def _prompt_parts(study: StudyFolder) -> list[Section | None]:
+    """Round dynamics of the prompts' scores."""
+    prompts, what = study.prompts, "From round to round: prompts"
+    if prompts is None:
+        return []
+    scores = study.attempt(what, lambda: behaviour_cube(prompts, "score").dropna("item"))
+    if scores is None:
+        return []
+    return [study.attempt(what, lambda: sections.dynamics_part(PROMPTS, scores, scores))]
 
 
 def _telling(study: StudyFolder, told: dict[tuple[str, str], xr.Dataset]) -> Section | None:

@@ -1,11 +1,11 @@
-"""The whole study in one command that goes on where it stopped."""
+"""The whole study in one call that resumes where it was interrupted."""
 
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.design import Protocol
 from morality_lens.dialogues.wording import load_wording
-from morality_lens.experiments.evidence import Evidence, weak_evidence
+from morality_lens.experiments.evidence import weak_evidence
 from morality_lens.experiments.masking import component_words, mask_words, without_words
 from morality_lens.experiments.self_distinguish import distinguish, name_groups
 from morality_lens.items.files import spread, write_json
-from morality_lens.items.kinds import OpenPrompt, Question, Statement, items_hash
+from morality_lens.items.kinds import items_hash
 from morality_lens.judges.outcomes import score_answers
 from morality_lens.judges.toxicity import Judge, fit_toxicity_judge
 from morality_lens.models.loading import ModelRecord, record_of
@@ -32,200 +32,283 @@ from morality_lens.runs.results import write_result
 from morality_lens.runs.run import Run
 from morality_lens.studies.analysis import write_study_report
 from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS, RESULTS
-from morality_lens.studies.plan import LARGEST_RANDOM_MODEL, PROFILES, Estimate, Plan, placebo_factors
+from morality_lens.studies.plan import LARGEST_RANDOM_MODEL, Estimate, placebo_factors
+from morality_lens.studies.settings import Material, Settings
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """A study in progress: its model, what is drawn of its material, its folder and its display."""
+
+    model: TransformerBridge
+    material: Material
+    settings: Settings
+    folder: Path
+    progress: bool
+    say: Callable[[str], None]
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def record(self) -> ModelRecord:
+        """What is known of the model."""
+        return record_of(self.model)
 
 
 def study(
     model: TransformerBridge,
+    material: Material,
+    settings: Settings | None = None,
     *,
     out: str | Path,
-    questions: Sequence[Question] = (),
-    prompts: Sequence[OpenPrompt] = (),
-    statements: Sequence[Statement],
-    evidence: Sequence[Evidence] = (),
-    judges: Sequence[Judge] = (),
-    plan: Plan | None = None,
-    protocol: Protocol | None = None,
-    probe_kind: str = "mean_difference",
-    drop_long: bool = False,
-    seed: int = 0,
     progress: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Play everything, ask everything, and write the report with a verdict for each of the five claims.
+    """The path of the report of a whole study, which gives a verdict for each of the five claims.
 
-    Every part is kept in the folder as it is made; the same call goes on where it stopped. A part that cannot
-    be done with these items is left out, and the report says why.
+    Every part is kept in the folder as soon as it is finished; the same call resumes an interrupted study. A
+    part that cannot be done with these items is left out, and the report gives the reason.
 
     Args:
         model: from ``load_model``.
+        material: questions, prompts, statements, weak evidence and judges.
+        settings: plan, protocol, kind of direction and random seed; None is the full profile.
         out: the study's folder.
-        questions: multiple-choice questions.
-        prompts: open prompts for detoxification.
-        statements: labelled statements for the probe, and for judges where none are given.
-        evidence: weak evidence for questions.
-        judges: of toxicity, the first being the one that effects rest on; none fits two on the statements.
-        plan: how much; None is the full profile.
-        protocol: how dialogues are played; rounds are the plan's.
-        probe_kind: kind of direction.
-        drop_long: leave out items whose dialogues could outgrow the window.
-        seed: of drawings, folds and samples.
-        progress: whether to show bars.
-        say: told what is being done.
-
-    Returns:
-        The path of the report.
+        progress: whether to show progress bars.
+        say: called with a line about each step.
 
     Raises:
         ValueError: neither questions nor prompts, a folder with another study, or what ``play`` refuses.
     """
-    record = record_of(model)
-    plan, base, folder = plan or PROFILES["full"], protocol or Protocol(), Path(out)
-    if not questions and not prompts:
+    chosen = settings or Settings()
+    if not material.questions and not material.prompts:
         raise ValueError("a study needs questions or prompts; got neither.")
-    chosen = spread(questions, plan.items, seed, lambda q: q.cluster)
-    texts = spread(prompts, plan.items, seed, lambda p: p.cluster)
-    load_wording(base.wording)
-    referees = list(judges) or [
-        fit_toxicity_judge(statements, kind=k, seed=seed) for k in ("logistic", "bayes")
-    ]
-    _begin(
-        folder,
-        {
-            "model": record.fingerprint,
-            "plan": asdict(plan),
-            "protocol": {**asdict(base), "design": base.design.manifest()},
-            "questions": items_hash(chosen),
-            "prompts": items_hash(texts),
-            "statements": items_hash(statements),
-            "evidence": [asdict(one) for one in evidence],
-            "judges": [repr(judge)[:200] for judge in referees],
-            "probe": probe_kind,
-            "seed": seed,
-        },
+    load_wording(chosen.protocol.wording)
+    work = _Work(
+        model=model,
+        material=_drawn(material, chosen),
+        settings=chosen,
+        folder=Path(out),
+        progress=progress,
+        say=say,
     )
-    say(f"this takes {estimate(model, plan, chosen, texts, base, record)}")
-
-    def run(name: str, items: Sequence, rounds: int, **changes: object) -> Run:
-        say(f"playing {name}")
-        design = replace(base.design, rounds=rounds, **changes.pop("design", {}))  # type: ignore[arg-type]
-        told = replace(base, design=design, **changes)  # type: ignore[arg-type]
-        return play(
-            model,
-            items,
-            out=folder / name,
-            protocol=told,
-            drop_long=drop_long,
-            judge=referees[0],
-            progress=progress,
-        )
-
-    probe = _probe(folder, "probe", lambda: _fit(model, record, statements, probe_kind, plan, seed), say)
-    mains: dict[str, Run] = {}
-    if chosen:
-        mains[QUESTIONS] = run(QUESTIONS, chosen, plan.rounds)
-    if texts:
-        mains[PROMPTS] = run(PROMPTS, texts, plan.rounds)
-        _score(mains[PROMPTS], referees)
+    _begin(work.folder, _identity(work))
+    say(f"this takes {estimate(model, work.material, chosen)}")
+    probe = _probe(work)
+    mains = _main_runs(work)
     for name, played in mains.items():
-        if not (played.path / "coloured.json").is_file():
-            say(f"reading some transcripts of {name}")
-            rows = sample_dialogues(played)
-            keep_transcripts(played, read_transcripts(model, played, probe, rows=rows))
-    skipped: list[str] = []
-
-    def result(name: str, make: Callable[[], xr.Dataset]) -> None:
-        if find_dataset(folder / RESULTS, name) is not None:
-            return
-        say(name.replace("-", " of "))
-        try:
-            found = make()
-        except ValueError as error:
-            skipped.append(f"{name}: {error}")
-            return
-        write_result(folder / RESULTS, name, found)
-
-    parts = folder / "parts"
+        _colour(work, name, played, probe)
     if QUESTIONS in mains:
-        played = mains[QUESTIONS]
-        ids = set(played.items.index)
-        kept = [q for q in chosen if q.id in ids]
-        words = component_words(load_wording(base.wording), "choice")
-        result(
-            "masked",
-            lambda: mask_words(model, played, probe, out=parts / "masked", progress=progress).to_dataset(),
-        )
-        if not (folder / "probe-without-words.safetensors").is_file():
-            try:
-                few = without_words(statements, words)
-                other = fit_probe(model, few, kind=probe_kind, refits=0, seed=seed)
-                other.save(folder / "probe-without-words.safetensors")
-            except ValueError as error:
-                skipped.append(f"probe without the words: {error}")
-        if evidence:
-            rounds = sorted({*(n for n in plan.evidence_rounds if n <= plan.rounds), plan.rounds})
-            result(
-                "evidence",
-                lambda: weak_evidence(
-                    model,
-                    played,
-                    evidence,
-                    probe=probe,
-                    rounds=rounds,
-                    wording=base.wording,
-                    out=parts / "evidence",
-                    progress=progress,
-                ),
-            )
-        result(
-            "groups",
-            lambda: name_groups(model, played, wording=base.wording, out=parts / "groups", progress=progress),
-        )
-        few = spread(kept, plan.placebo_items, seed, lambda q: q.cluster)
-        run(PLACEBO, few, plan.placebo_rounds, design={"factors": placebo_factors(base.design)})
-        few = spread(kept, plan.wording_items, seed, lambda q: q.cluster)
-        for index in range(plan.wordings):
-            run(f"wording-{index}", few, plan.wording_rounds, wording_index=base.wording_index + index)
+        _question_parts(work, mains[QUESTIONS], probe)
+        _question_runs(work, mains[QUESTIONS])
     if PROMPTS in mains:
-        for number in range(plan.samples):
-            sampled = run(
-                f"sample-{number}",
-                texts,
-                plan.sample_rounds,
-                temperature=1.0,
-                design={"seed": seed + 1 + number},
-            )
-            _score(sampled, referees)
+        _sample_runs(work)
     for name, played in mains.items():
-        result(
-            f"pairs-{name}",
-            lambda name=name, played=played: distinguish(
-                model,
-                played,
-                probe=probe,
-                wording=base.wording,
-                seed=seed,
-                out=parts / f"pairs-{name}",
-                progress=progress,
-            ),
-        )
-    write_json(folder / "left_out.json", skipped)
+        _result(work, f"pairs-{name}", lambda name=name, played=played: _pairs(work, name, played, probe))
+    write_json(work.folder / "left_out.json", work.skipped)
     say("estimating effects and writing the report")
-    return write_study_report(folder)
+    return write_study_report(work.folder)
 
 
-def _begin(folder: Path, told: Mapping[str, Any]) -> None:
-    """Write down what the study is, or find that it is the one begun here."""
+def _drawn(material: Material, settings: Settings) -> Material:
+    """The material with the items that are played and the judges that score them."""
+    most, seed = settings.plan.items, settings.seed
+    judges = material.judges or [
+        fit_toxicity_judge(material.statements, kind=kind, seed=seed) for kind in ("logistic", "bayes")
+    ]
+    return replace(
+        material,
+        questions=spread(material.questions, most, seed, lambda q: q.cluster),
+        prompts=spread(material.prompts, most, seed, lambda p: p.cluster),
+        judges=list(judges),
+    )
+
+
+def _identity(work: _Work) -> dict[str, Any]:
+    """What makes this study this one: a folder is resumed only by the same."""
+    material, settings = work.material, work.settings
+    return {
+        "model": work.record.fingerprint,
+        "plan": asdict(settings.plan),
+        "protocol": {**asdict(settings.protocol), "design": settings.protocol.design.manifest()},
+        "questions": items_hash(material.questions),
+        "prompts": items_hash(material.prompts),
+        "statements": items_hash(material.statements),
+        "evidence": [asdict(one) for one in material.evidence],
+        "judges": [repr(judge)[:200] for judge in material.judges],
+        "probe": settings.probe_kind,
+        "seed": settings.seed,
+    }
+
+
+# ----------------------------------------------------------------------------------------------- runs
+def _play(work: _Work, name: str, items: Sequence, protocol: Protocol) -> Run:
+    work.say(f"playing {name}")
+    return play(
+        work.model,
+        items,
+        out=work.folder / name,
+        protocol=protocol,
+        drop_long=work.settings.drop_long,
+        judge=work.material.judges[0],
+        progress=work.progress,
+    )
+
+
+def _main_runs(work: _Work) -> dict[str, Run]:
+    """Questions and prompts in all conditions, by their names."""
+    base = work.settings.protocol
+    protocol = replace(base, design=replace(base.design, rounds=work.settings.plan.rounds))
+    found = {}
+    if work.material.questions:
+        found[QUESTIONS] = _play(work, QUESTIONS, work.material.questions, protocol)
+    if work.material.prompts:
+        found[PROMPTS] = _play(work, PROMPTS, work.material.prompts, protocol)
+        _score(found[PROMPTS], work.material.judges)
+    return found
+
+
+def _question_runs(work: _Work, main: Run) -> None:
+    """Some of the main run's questions with placebo levels, and in other wordings."""
+    plan, base, seed = work.settings.plan, work.settings.protocol, work.settings.seed
+    ids = set(main.items.index)
+    kept = [q for q in work.material.questions if q.id in ids]
+    few = spread(kept, plan.placebo_items, seed, lambda q: q.cluster)
+    design = replace(base.design, rounds=plan.placebo_rounds, factors=placebo_factors(base.design))
+    _play(work, PLACEBO, few, replace(base, design=design))
+    few = spread(kept, plan.wording_items, seed, lambda q: q.cluster)
+    design = replace(base.design, rounds=plan.wording_rounds)
+    for index in range(plan.wordings):
+        protocol = replace(base, design=design, wording_index=base.wording_index + index)
+        _play(work, f"wording-{index}", few, protocol)
+
+
+def _sample_runs(work: _Work) -> None:
+    """Several samples of every prompt's completions at temperature 1."""
+    plan, base = work.settings.plan, work.settings.protocol
+    for number in range(plan.samples):
+        design = replace(base.design, rounds=plan.sample_rounds, seed=work.settings.seed + 1 + number)
+        protocol = replace(base, design=design, temperature=1.0)
+        sampled = _play(work, f"sample-{number}", work.material.prompts, protocol)
+        _score(sampled, work.material.judges)
+
+
+def _score(run: Run, judges: Sequence[Judge]) -> None:
+    if not (run.path / "scores.parquet").is_file():
+        score_answers(run, *judges)
+
+
+# ---------------------------------------------------------------------------------------------- parts
+def _result(work: _Work, name: str, make: Callable[[], xr.Dataset]) -> None:
+    """Make and keep a result, unless it is there; what is refused is noted."""
+    if find_dataset(work.folder / RESULTS, name) is not None:
+        return
+    work.say(name.replace("-", " of "))
+    try:
+        found = make()
+    except ValueError as error:
+        work.skipped.append(f"{name}: {error}")
+        return
+    write_result(work.folder / RESULTS, name, found)
+
+
+def _question_parts(work: _Work, main: Run, probe: Probe) -> None:
+    """Masked words, weak evidence and naming groups, on the run of questions."""
+    model, wording, parts = work.model, work.settings.protocol.wording, work.folder / "parts"
+    _result(
+        work,
+        "masked",
+        lambda: mask_words(model, main, probe, out=parts / "masked", progress=work.progress).to_dataset(),
+    )
+    _probe_without_words(work)
+    if work.material.evidence:
+        _result(work, "evidence", lambda: _evidence(work, main, probe))
+    _result(
+        work,
+        "groups",
+        lambda: name_groups(model, main, wording=wording, out=parts / "groups", progress=work.progress),
+    )
+
+
+def _probe_without_words(work: _Work) -> None:
+    """Fit and keep a probe on the statements that hold none of the components' words."""
+    file = work.folder / "probe-without-words.safetensors"
+    if file.is_file():
+        return
+    words = component_words(load_wording(work.settings.protocol.wording), "choice")
+    try:
+        few = without_words(work.material.statements, words)
+        kind, seed = work.settings.probe_kind, work.settings.seed
+        fit_probe(work.model, few, kind=kind, refits=0, seed=seed).save(file)
+    except ValueError as error:
+        work.skipped.append(f"probe without the words: {error}")
+
+
+def _evidence(work: _Work, main: Run, probe: Probe) -> xr.Dataset:
+    plan = work.settings.plan
+    return weak_evidence(
+        work.model,
+        main,
+        work.material.evidence,
+        probe=probe,
+        rounds=sorted({*(n for n in plan.evidence_rounds if n <= plan.rounds), plan.rounds}),
+        wording=work.settings.protocol.wording,
+        out=work.folder / "parts" / "evidence",
+        progress=work.progress,
+    )
+
+
+def _pairs(work: _Work, name: str, played: Run, probe: Probe) -> xr.Dataset:
+    return distinguish(
+        work.model,
+        played,
+        probe=probe,
+        wording=work.settings.protocol.wording,
+        seed=work.settings.seed,
+        out=work.folder / "parts" / f"pairs-{name}",
+        progress=work.progress,
+    )
+
+
+def _colour(work: _Work, name: str, played: Run, probe: Probe) -> None:
+    """Keep some coloured transcripts of a run."""
+    if (played.path / "coloured.json").is_file():
+        return
+    work.say(f"reading some transcripts of {name}")
+    rows = sample_dialogues(played)
+    keep_transcripts(played, read_transcripts(work.model, played, probe, rows=rows))
+
+
+def _probe(work: _Work) -> Probe:
+    """The study's probe with its trust card, fitted once."""
+    file = work.folder / "probe.safetensors"
+    if file.is_file():
+        return load_probe(file)
+    work.say("fitting the probe and its trust card")
+    parameters = sum(p.numel() for p in work.record.lm.module.parameters())
+    found = fit_probe(
+        work.model,
+        work.material.statements,
+        kind=work.settings.probe_kind,
+        card=True,
+        random_models=work.settings.plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0,
+        seed=work.settings.seed,
+    )
+    found.save(file)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- folder
+def _begin(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write down what the study is, or check that the folder holds the same one."""
     file = folder / "study.json"
-    plain = json.loads(json.dumps(told))
+    plain = json.loads(json.dumps(identity))
     if file.is_file():
         old = json.loads(file.read_text(encoding="utf-8"))
         different = [key for key in plain if old.get(key) != plain[key]]
         if different:
             raise ValueError(
-                f"{folder} holds another study; it differs in {', '.join(different)}. Give another output "
-                "folder, "
-                "or remove this one."
+                f"{folder} holds another study; it differs in {', '.join(different)}. "
+                "Give another output folder, or remove this one."
             )
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -234,71 +317,46 @@ def _begin(folder: Path, told: Mapping[str, Any]) -> None:
     write_json(file, plain)
 
 
-def _fit(
-    model: TransformerBridge,
-    record: ModelRecord,
-    statements: Sequence[Statement],
-    kind: str,
-    plan: Plan,
-    seed: int,
-) -> Probe:
-    parameters = sum(p.numel() for p in record.lm.module.parameters())
-    random_models = plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0
-    return fit_probe(model, statements, kind=kind, card=True, random_models=random_models, seed=seed)
+def estimate(model: TransformerBridge, material: Material, settings: Settings, *, trial: int = 4) -> Estimate:
+    """Time and disk space of a study, from some items played over one round; a rough figure.
 
+    Longer dialogues take longer than those of the trial, and everything besides playing is assumed to take a
+    third of the playing time.
 
-def _probe(folder: Path, name: str, make: Callable[[], Probe], say: Callable[[str], None]) -> Probe:
-    file = folder / f"{name}.safetensors"
-    if file.is_file():
-        return load_probe(file)
-    say("fitting the probe and its trust card")
-    found = make()
-    found.save(file)
-    return found
-
-
-def _score(run: Run, judges: Sequence[Judge]) -> None:
-    if not (run.path / "scores.parquet").is_file():
-        score_answers(run, *judges)
-
-
-def estimate(
-    model: TransformerBridge,
-    plan: Plan,
-    questions: Sequence[Question],
-    prompts: Sequence[OpenPrompt],
-    protocol: Protocol,
-    record: ModelRecord,
-    *,
-    trial: int = 4,
-) -> Estimate:
-    """What a study will take, from some items played over one round.
-
-    Longer dialogues take longer than a trial's, and what is done beside playing is reckoned as a third of it;
-    a rough figure.
+    Args:
+        model: from ``load_model``.
+        material: with the items that are played.
+        settings: of the study.
+        trial: items of each kind that are played.
     """
+    record, design = record_of(model), settings.protocol.design
     seconds, size = 0.0, 0
-    cell = (record.n_layers + 1) * record.d_model * len(protocol.design.sites) * 4
-    for kind, items in ((QUESTIONS, questions), (PROMPTS, prompts)):
-        if not items:
+    cell = (record.n_layers + 1) * record.d_model * len(design.sites) * 4
+    for kind, items in ((QUESTIONS, material.questions), (PROMPTS, material.prompts)):
+        each = _seconds_of_an_answer(model, kind, items, settings.protocol, trial) if items else None
+        if each is None:
             continue
-        few = sorted(items, key=lambda item: item.id)[:trial]
-        where = Path(tempfile.mkdtemp(prefix="trial-"))
-        try:
-            told = replace(protocol, design=replace(protocol.design, rounds=1, seed=0), feedback="oracle")
-            if kind == PROMPTS:
-                told = replace(told, feedback="self")
-            began = time.perf_counter()
-            play(model, few, out=where / "trial", protocol=told, drop_long=True, progress=False)
-            each = (time.perf_counter() - began) / (len(few) * 2 * len(protocol.design.conditions))
-        except ValueError:
-            continue  # what is wrong with these items is told when they are played
-        finally:
-            shutil.rmtree(where, ignore_errors=True)
-        names = (QUESTIONS, PLACEBO, "wording") if kind == QUESTIONS else (PROMPTS, "sample")
-        for name in names:
-            runs, most, turns = plan.dialogues(protocol.design)[name]
+        for name in (QUESTIONS, PLACEBO, "wording") if kind == QUESTIONS else (PROMPTS, "sample"):
+            runs, most, turns = settings.plan.dialogues(design)[name]
             n = runs * min(most, len(items)) * turns
             seconds += n * each
             size += n * cell
     return Estimate(seconds=seconds * 4 / 3, bytes=size)
+
+
+def _seconds_of_an_answer(
+    model: TransformerBridge, kind: str, items: Sequence, protocol: Protocol, trial: int
+) -> float | None:
+    """The mean time of an answer in a trial; None where these items cannot be played."""
+    few = sorted(items, key=lambda item: item.id)[:trial]
+    source = "self" if kind == PROMPTS else "oracle"
+    short = replace(protocol, design=replace(protocol.design, rounds=1, seed=0), feedback=source)
+    where = Path(tempfile.mkdtemp(prefix="trial-"))
+    try:
+        began = time.perf_counter()
+        play(model, few, out=where / "trial", protocol=short, drop_long=True, progress=False)
+        return (time.perf_counter() - began) / (len(few) * 2 * len(protocol.design.conditions))
+    except ValueError:
+        return None  # the error is raised when the items are played
+    finally:
+        shutil.rmtree(where, ignore_errors=True)

@@ -231,7 +231,7 @@ def test_an_interrupted_run_says_how_to_go_on(command, own_data, zoo_folder, tmp
         "run", "--model", zoo_folder("llama"), "--data", own_data, "--rounds", 1, "--out", tmp_path / "r"
     )
     assert code == 130
-    assert "give the same command again" in err
+    assert "run the same command again" in err
 
 
 @pytest.mark.parametrize("name", ["probe", "analyze", "report"])

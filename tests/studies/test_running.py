@@ -24,6 +24,7 @@ from morality_lens.studies.analysis import analyze_study
 from morality_lens.studies.folder import StudyFolder
 from morality_lens.studies.plan import PROFILES, Plan
 from morality_lens.studies.running import study
+from morality_lens.studies.settings import Material, Settings
 from morality_lens.studies.tasks import stable_layers
 from morality_lens.world.verdicts import planted_verdicts
 
@@ -46,21 +47,20 @@ SMALL = replace(PROFILES["quick"], placebo_items=8, wording_items=8, random_mode
 """The quick profile with less of what no verdict rests on."""
 
 
-def material(n: int = 10**9):
-    questions, prompts = ml.load_items(), ml.load_prompts(limit=16)
-    return {
-        "questions": questions[:n],
-        "prompts": prompts[:n],
-        "statements": ml.load_statements(),
-        "evidence": ml.experiments.load_evidence(),
-    }
+def material(n: int = 10**9) -> Material:
+    return Material(
+        questions=ml.load_items()[:n],
+        prompts=ml.load_prompts(limit=16)[:n],
+        statements=ml.load_statements(),
+        evidence=ml.experiments.load_evidence(),
+    )
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """The quick profile, a little smaller, and what it said."""
     out, said = tmp_path_factory.mktemp("study") / "quick", []
-    study(ml.load_model(), out=out, plan=SMALL, progress=False, say=said.append, **material())
+    study(ml.load_model(), material(), Settings(plan=SMALL), out=out, progress=False, say=said.append)
     return out, said
 
 
@@ -166,7 +166,7 @@ sys.path.insert(0, {tests!r})
 from studies import test_running as t, morality_lens as ml
 from morality_lens.studies.running import study
 say = lambda line: print(line, flush=True)
-study(ml.load_model(), out={out!r}, plan=t.TINY, progress=False, say=say, **t.material(20))
+study(ml.load_model(), t.material(20), t.Settings(plan=t.TINY), out={out!r}, progress=False, say=say)
 """
 
 
@@ -186,7 +186,7 @@ def stored(out: Path) -> dict[str, object]:
 def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
     whole, after = tmp_path / "whole", "evidence"
     model = ml.load_model()
-    study(model, out=whole, plan=TINY, progress=False, **material(20))
+    study(model, material(20), Settings(plan=TINY), out=whole, progress=False)
     out = tmp_path / "killed"
     command = [sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parents[1]), out=str(out))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -197,7 +197,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
                 process.send_signal(signal.SIGKILL)
                 break
     assert not (out / "verdicts.json").is_file()
-    study(model, out=out, plan=TINY, progress=False, **material(20))
+    study(model, material(20), Settings(plan=TINY), out=out, progress=False)
     one, other = stored(whole), stored(out)
     assert one.keys() == other.keys()
     for name, value in one.items():
@@ -214,22 +214,21 @@ def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
     out, _ = quick
     model = ml.load_model()
     with pytest.raises(ValueError, match="another study; it differs in plan"):
-        study(model, out=out, plan=replace(SMALL, rounds=3), progress=False, **material())
+        study(model, material(), Settings(plan=replace(SMALL, rounds=3)), out=out, progress=False)
     with pytest.raises(ValueError, match="questions or prompts"):
-        study(model, out=tmp_path / "none", statements=ml.load_statements(), progress=False)
+        study(model, Material(statements=ml.load_statements()), out=tmp_path / "none", progress=False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ValueError, match="is no study"):
-        study(model, out=tmp_path / "full", plan=TINY, progress=False, **material(20))
+        study(model, material(20), Settings(plan=TINY), out=tmp_path / "full", progress=False)
 
 
 @pytest.mark.slow(seconds=25)
 def test_prompts_alone_leave_claims_about_questions_open(tmp_path):
     prompts = tuple(p for p in ml.load_prompts() if isinstance(p, OpenPrompt))[:8]
     out = tmp_path / "prompts"
-    study(
-        ml.load_model(), out=out, prompts=prompts, statements=ml.load_statements(), plan=TINY, progress=False
-    )
+    only = Material(prompts=prompts, statements=ml.load_statements())
+    study(ml.load_model(), only, Settings(plan=TINY), out=out, progress=False)
     rows = {r["number"]: r for r in json.loads((out / "verdicts.json").read_text())}
     assert rows[1]["verdict"] == "undecided"
     assert "one task only" in rows[1]["why"]
