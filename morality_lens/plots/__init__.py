@@ -1,14 +1,13 @@
-"""What does a result look like? Figures with Plotly, and transcripts to read.
+"""What does a result look like? Figures by Plotly, and transcripts to read.
 
-- ``components``: Figures about what carries an effect: components with intervals, layers, heads, segments.
-- ``factorial``: One Plotly figure per kind of labelled result: computes nothing, shows nothing.
-- ``interventions``: Figures about causes: patches by place and layer, doses, ablations, mediation.
-- ``probes``: Figures about a direction itself: its held-out quality, its trust card, its transfer.
-- ``study``: Figures of the study's parts: intervals in rows, weak evidence, shifts from round to round.
-- ``style``: What all figures share: the colours, the panel grids, the marks of one series and the final
-  look.
-- ``transcripts``: A transcript to read: turns, named segments, tokens coloured by the projection, a layer
-  slider.
+- ``components``: Figures of attribution: components with intervals, layers, heads, segments.
+- ``factorial``: Figures of factorial effects, cell means and behaviour; they compute nothing.
+- ``interventions``: Figures of interventions: patches by place and layer, doses, ablations, mediation.
+- ``probes``: Figures of a direction: its held-out quality, its trust card, its transfer.
+- ``study``: Figures of a study's parts: forest plots, weak evidence, shifts from round to round.
+- ``style``: Shared style of all figures: colours, panel grids, marks of one series and the template.
+- ``transcripts``: Transcripts to read: turns, named segments, tokens coloured by the projection, a slider
+  of layers.
 """
 
 import lazy_loader as lazy

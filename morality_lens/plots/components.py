@@ -1,4 +1,4 @@
-"""Figures about what carries an effect: components with intervals, layers, heads, segments."""
+"""Figures of attribution: components with intervals, layers, heads, segments."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,16 +21,16 @@ WHOLE, ATTENTION, MLP, OTHER = "#4D4D4D", EFFECT_COLORS[0], EFFECT_COLORS[1], EF
 
 
 def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, top: int = 14) -> go.Figure:
-    """The components that carry an effect, largest first, with intervals, beside the whole effect.
+    """The components that carry an effect, largest first, with intervals, and the total effect.
 
     Args:
         effects: from :func:`morality_lens.interactions.attribute_effects`.
         effect: the effect.
         round: the round; None: the last.
-        top: components that are drawn; the others are drawn as their sum, without an interval.
+        top: number of components drawn; the sum of the others is drawn without an interval.
     """
     one = at_place(effects, effect, round)
-    low, high, said = interval(effects)
+    low, high, drawn = interval(effects)
     order = np.argsort(-np.abs(one["estimate"].values), kind="stable")
     shown = one.isel(component=order[:top])
     rest = float(one["estimate"].values[order[top:]].sum())
@@ -38,12 +38,12 @@ def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, t
     fig.add_trace(
         go.Scatter(
             x=[float(one["whole"])],
-            y=["whole effect"],
+            y=["total effect"],
             error_x=bars(*(np.array([float(one[n])]) for n in ("whole", "whole_low", "whole_high"))),
             mode="markers",
             marker={"symbol": "diamond", "size": 11, "color": WHOLE},
-            name="whole effect (pointwise interval)",
-            hovertemplate="whole effect %{x:.3f}<extra></extra>",
+            name="total effect (pointwise interval)",
+            hovertemplate="total effect %{x:.3f}<extra></extra>",
         )
     )
     for name, color, keep in _kinds(shown):
@@ -63,7 +63,7 @@ def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, t
                 "<br>adjusted p %{customdata[2]:.3g}<extra></extra>",
             )
         )
-    names = ["whole effect", *shown["component"].values.tolist()]
+    names = ["total effect", *shown["component"].values.tolist()]
     if order.size > top:
         names.append(f"{order.size - top} others together")
         fig.add_trace(
@@ -74,11 +74,11 @@ def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, t
     fig.add_vline(x=0, line={"color": "#777", "dash": "dash"}, layer="below")
     fig.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
     fig.update_xaxes(title_text=_axis(effects))
-    title = f"What carries {effect}{_when(one)}"
+    title = f"Components of {effect}{_when(one)}"
     return finish(
         fig,
         title,
-        f"{said}; {_sum(effects)}",
+        f"{drawn}; {_sum(effects)}",
         height=170 + 26 * len(names),
         legend_rows=1,
         trust=trust(effects),
@@ -86,7 +86,7 @@ def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, t
 
 
 def attribution_layers(effects: xr.Dataset, *, effect: str, round: int | None = None) -> go.Figure:
-    """Attention and MLP of every layer, and their running sum up to the layer whose residual is split.
+    """Attention and MLP of every layer, with their cumulative sum up to the decomposed residual.
 
     Args:
         effects: from ``attribute_effects(..., by="layer")``.
@@ -98,7 +98,7 @@ def attribution_layers(effects: xr.Dataset, *, effect: str, round: int | None = 
     """
     _need(effects, "layer", "attribution_layers")
     one = at_place(effects, effect, round)
-    low, high, said = interval(effects)
+    low, high, drawn = interval(effects)
     fig = go.Figure()
     blocks = one["block"].values
     for name, color, keep in _kinds(one):
@@ -122,7 +122,7 @@ def attribution_layers(effects: xr.Dataset, *, effect: str, round: int | None = 
             x=layers,
             y=running,
             mode="lines+markers",
-            name="sum up to this layer",
+            name="cumulative sum",
             line={"color": WHOLE, "width": 2},
             hovertemplate="up to layer %{x}: %{y:.3f}<extra></extra>",
         )
@@ -131,11 +131,11 @@ def attribution_layers(effects: xr.Dataset, *, effect: str, round: int | None = 
     fig.update_xaxes(title_text="layer (-1: embedding)", tickvals=layers.tolist())
     fig.update_yaxes(title_text=_axis(effects))
     title = f"{effect}{_when(one)}, layer by layer"
-    return finish(fig, title, f"{said}; {_sum(effects)}", height=420, legend_rows=1, trust=trust(effects))
+    return finish(fig, title, f"{drawn}; {_sum(effects)}", height=420, legend_rows=1, trust=trust(effects))
 
 
 def attribution_heads(effects: xr.Dataset, *, effect: str, round: int | None = None) -> go.Figure:
-    """Every head's part in an effect, by layer.
+    """The contribution of every head to an effect, by layer.
 
     Args:
         effects: from ``attribute_effects(..., by="component")``.
@@ -154,7 +154,7 @@ def attribution_heads(effects: xr.Dataset, *, effect: str, round: int | None = N
 
 
 def attribution_segments(effects: xr.Dataset, *, effect: str, round: int | None = None) -> go.Figure:
-    """What the heads of every layer take from each segment into an effect.
+    """The contribution of each segment, through the heads of every layer, to an effect.
 
     Args:
         effects: from ``attribute_effects(..., by="layer and segment")``.
@@ -173,7 +173,7 @@ def attribution_segments(effects: xr.Dataset, *, effect: str, round: int | None 
     ]
     rows = used or list(dict.fromkeys(heads["row"].values))
     some = heads.isel(component=np.isin(heads["row"].values, rows))
-    return _map(some, rows, effects, f"{effect}{_when(one)}: what heads read, by layer")
+    return _map(some, rows, effects, f"{effect}{_when(one)} by segment read and layer")
 
 
 def _map(one: xr.Dataset, rows: list[str], effects: xr.Dataset, title: str) -> go.Figure:
@@ -205,12 +205,12 @@ def _map(one: xr.Dataset, rows: list[str], effects: xr.Dataset, title: str) -> g
     fig = go.Figure(heat)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, title_text="layer of the heads")
-    subtitle = f"● adjusted p < {alpha(effects):g}; MLPs, biases and embedding are not heads and stand apart"
+    subtitle = f"● adjusted p < {alpha(effects):g}; heads only: without MLPs, biases and embedding"
     return finish(fig, title, subtitle, height=190 + 30 * len(rows), trust=trust(effects))
 
 
 def _kinds(one: xr.Dataset) -> list[tuple[str, str, np.ndarray]]:
-    """The kinds of components that are there: name, colour, which."""
+    """The kinds of components present: name, colour, indices."""
     kinds = one["kind"].values
     groups = (
         ("attention", ATTENTION, np.isin(kinds, ("head", "attention", "bias"))),
@@ -235,7 +235,7 @@ def _axis(effects: xr.Dataset) -> str:
 
 
 def _sum(effects: xr.Dataset) -> str:
-    return f"parts add up to the whole within {float(effects.attrs['sum_error']):.0e}"
+    return f"contributions add up to the total within {float(effects.attrs['sum_error']):.0e}"
 
 
 def _when(one: xr.Dataset) -> str:

@@ -1,4 +1,4 @@
-"""One Plotly figure per kind of labelled result: computes nothing, shows nothing."""
+"""Figures of factorial effects, cell means and behaviour; they compute nothing."""
 
 import itertools
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ def effects(
     """Factorial effects by layer: one line per effect, one panel per round, simultaneous bands.
 
     Filled markers: adjusted p below ``alpha``. Where no simultaneous band exists the pointwise interval
-    is drawn and the subtitle says so.
+    is drawn, as the subtitle states.
 
     Args:
-        effects: what ``factorial_effects`` returns, with a ``layer`` dimension.
+        effects: from ``factorial_effects``, with a ``layer`` dimension.
         site: the site shown; None: the first one.
         effect: a name or several; None: all.
 
@@ -95,7 +95,7 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
     """One effect over layers and rounds as a heat map; blue is positive (toward moral), dots mark adjusted p.
 
     Args:
-        effects: what ``factorial_effects`` returns, with ``layer`` and ``round`` dimensions.
+        effects: from ``factorial_effects``, with ``layer`` and ``round`` dimensions.
         effect: the effect's name.
         site: the site shown; None: the first one.
 
@@ -193,21 +193,21 @@ def trajectories(
 
 
 def accuracy(table: pd.DataFrame, *, measure: str = "share correct") -> go.Figure:
-    """A behaviour over rounds, one line per condition, with intervals; below it the share left unparsed.
+    """A measure of behaviour over rounds, one line per condition, with intervals and the unparsed share.
 
     Args:
         table: a column for each factor, then round, mean, ci_low, ci_high, n, unparsed.
-        measure: what ``mean`` is; the axis title.
+        measure: name of the measure; the axis title.
 
     Raises:
         ValueError: a missing column.
     """
-    wanted = ("round", "mean", "ci_low", "ci_high", "n", "unparsed")
-    missing = [name for name in wanted if name not in table.columns]
+    needed = ("round", "mean", "ci_low", "ci_high", "n", "unparsed")
+    missing = [name for name in needed if name not in table.columns]
     factors = [str(name) for name in table.columns if name not in RESERVED]
     if missing or not factors:
         raise ValueError(
-            f"plots.accuracy needs a column for each factor and {wanted}; missing: {missing or 'factors'}."
+            f"plots.accuracy needs a column for each factor and {needed}; missing: {missing or 'factors'}."
         )
     fig = condition_panels(table, factors, unparsed=True)
     fig.update_yaxes(title_text=measure, row=1, col=1)
@@ -218,7 +218,7 @@ def accuracy(table: pd.DataFrame, *, measure: str = "share correct") -> go.Figur
         fig,
         f"{measure[:1].upper()}{measure[1:]} over rounds",
         f"{least if least == most else f'{least} to {most}'} items per condition; with pointwise intervals; "
-        "below: share of answers left unparsed",
+        "below: share of unparsed answers",
         height=540,
         legend_rows=1,
     )
@@ -228,7 +228,7 @@ def behaviour_effects(effects: xr.Dataset) -> go.Figure:
     """Factorial effects on a behaviour as a forest plot: one row per effect, one panel per round.
 
     Args:
-        effects: what ``factorial_effects`` returns for a behaviour: no ``layer`` and no ``site`` dimension.
+        effects: from ``factorial_effects`` for a behaviour: no ``layer`` and no ``site`` dimension.
 
     Raises:
         ValueError: a dimension other than ``effect`` and ``round``.
@@ -278,13 +278,13 @@ def cell_means(
     layer: int | None = None,
     site: str | None = None,
 ) -> go.Figure:
-    """The cell means behind one effect: parallel lines mean no two-way interaction.
+    """The cell means of one effect; parallel lines mean no two-way interaction.
 
     The effect's first factor is the axis, its second (or the next factor) the lines, the rest the panels;
     nothing is averaged.
 
     Args:
-        effects: what ``factorial_effects`` returns, with ``cell_mean``.
+        effects: from ``factorial_effects``, with ``cell_mean``.
         effect: the effect's name.
         round: the round shown; None: the last one.
         layer: the layer shown; None: the last one.
@@ -331,7 +331,7 @@ def cell_means(
     fig.update_xaxes(title_text=axis, type="category")
     return finish(
         fig,
-        f"Cell means behind {name}{where}",
+        f"Cell means of {name}{where}",
         f"effect {number(one['estimate'])} [{number(one[low])}, {number(one[high])}], "
         f"adjusted p {number(one['p_adj'])}; {drawn.partition(';')[0]}",
         height=420,
@@ -362,11 +362,11 @@ def _need(data: xr.DataArray, who: str, dims: Sequence[str]) -> None:
 
 def _effect_names(data: xr.Dataset, effect: str | Sequence[str] | None) -> list[str]:
     present = [str(name) for name in data["effect"].to_numpy()]
-    wanted = present if effect is None else [effect] if isinstance(effect, str) else list(effect)
-    unknown = [name for name in wanted if name not in present]
-    if unknown or not wanted:
-        raise ValueError(f"no effect {unknown} in this result: choose out of {present}.")
-    return wanted
+    names = present if effect is None else [effect] if isinstance(effect, str) else list(effect)
+    unknown = [name for name in names if name not in present]
+    if unknown or not names:
+        raise ValueError(f"no effect {unknown} in this result: choose from {present}.")
+    return names
 
 
 def _rounds(data: xr.Dataset) -> list[int | None]:

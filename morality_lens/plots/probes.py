@@ -1,4 +1,4 @@
-"""Figures about a direction itself: its held-out quality, its trust card, its transfer."""
+"""Figures of a direction: its held-out quality, its trust card, its transfer."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,11 +9,11 @@ from morality_lens.plots.style import EFFECT_COLORS, band, finish
 from morality_lens.probes.card import TrustCard, interval_text, short
 
 VERDICT_COLORS = {"pass": "#009E73", "warn": "#E69F00", "fail": "#D55E00", "not checked": "#7F7F7F"}
-RIVALS = (("random_auroc", "random-initialised models", "dash"), ("shuffled", "shuffled labels", "dot"))
+CONTROLS = (("random_auroc", "random-initialised controls", "dash"), ("shuffled", "shuffled labels", "dot"))
 
 
 def probe_quality(quality: xr.Dataset) -> go.Figure:
-    """How well the probe tells held-out statements apart: AUROC by layer, with its interval and chance.
+    """Held-out AUROC of a probe by layer, with its interval and chance.
 
     Args:
         quality: ``probe.quality``: ``auroc``, ``auroc_low`` and ``auroc_high`` by ``layer``.
@@ -47,7 +47,7 @@ def probe_quality(quality: xr.Dataset) -> go.Figure:
 
 
 def trust_card(card: TrustCard) -> go.Figure:
-    """A trust card: AUROC by layer beside its rivals, and every line with its verdict.
+    """A trust card: AUROC by layer with that of the controls, and every line with its verdict.
 
     Args:
         card: from :func:`morality_lens.probes.trust_card`.
@@ -63,10 +63,10 @@ def trust_card(card: TrustCard) -> go.Figure:
     middle, low, high = (card.by_layer[name].to_numpy() for name in ("auroc", "low", "high"))
     fig.add_trace(band(layers, low, high, EFFECT_COLORS[0], "direction"), row=1, col=1)
     fig.add_trace(_curve(layers, middle, "direction", EFFECT_COLORS[0], "solid"), row=1, col=1)
-    for (name, said, dash), color in zip(RIVALS, EFFECT_COLORS[1:], strict=False):
+    for (name, label, dash), color in zip(CONTROLS, EFFECT_COLORS[1:], strict=False):
         values = card.by_layer[name].to_numpy()
         if np.isfinite(values).any():
-            fig.add_trace(_curve(layers, values, said, color, dash), row=1, col=1)
+            fig.add_trace(_curve(layers, values, label, color, dash), row=1, col=1)
     words, best = card.lexical["baseline"].iloc[0], float(card.lexical["auroc"].iloc[0])
     line = _curve(layers, np.full(len(layers), best), f"words alone ({words})", EFFECT_COLORS[3], "dashdot")
     fig.add_trace(line.update(mode="lines"), row=1, col=1)
@@ -93,7 +93,7 @@ def trust_card(card: TrustCard) -> go.Figure:
         },
     )
     fig.add_trace(table, row=1, col=2)
-    subtitle = "left: band, pointwise interval; right: the rule of each verdict stands in the card"
+    subtitle = "left: band, pointwise interval; right: verdicts by the rules in the card"
     title = f"Trust card of the {card.kind.replace('_', ' ')} (lines: layer {card.layer})"
     height = 590 + 48 * max(0, len(rows) - 10)
     return finish(fig, title, subtitle, height=height, legend_rows=1, trust=card.headline)
@@ -107,7 +107,7 @@ def transfer(card: TrustCard, *, layer: int | None = None) -> go.Figure:
         layer: the layer shown; None: the card's.
 
     Raises:
-        ValueError: the card holds one set only, or no such layer.
+        ValueError: the card has only one set, or no such layer.
     """
     at = card.layer if layer is None else layer
     layers = card.transfer["layer"].to_numpy().tolist()
@@ -134,7 +134,7 @@ def transfer(card: TrustCard, *, layer: int | None = None) -> go.Figure:
     fig = go.Figure(heat)
     fig.update_xaxes(title_text="tested on", showgrid=False)
     fig.update_yaxes(title_text="trained on", autorange="reversed", showgrid=False)
-    subtitle = "diagonal: held-out clusters; .5: chance; below .5: the other way round"
+    subtitle = "diagonal: held-out clusters; .5: chance; below .5: reversed"
     return finish(
         fig, f"Transfer between sets of statements, layer {at}", subtitle, height=190 + 60 * len(names)
     )

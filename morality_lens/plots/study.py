@@ -1,4 +1,4 @@
-"""Figures of the study's parts: intervals in rows, weak evidence, shifts from round to round."""
+"""Figures of a study's parts: forest plots, weak evidence, shifts from round to round."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
 
 @dataclass(frozen=True, kw_only=True)
 class ForestRow:
-    """One estimate with its interval: a row of a forest, in the colour of its group."""
+    """One estimate with its interval: a row of a forest plot, in the colour of its group."""
 
     label: str
     group: str
@@ -33,15 +33,15 @@ def forest(
     references: Sequence[tuple[float, str]] = ((0.0, ""),),
     trust: str = "",
 ) -> go.Figure:
-    """Estimates with intervals, a row for each, those of a group in one colour.
+    """A forest plot: estimates with intervals, a row for each, those of a group in one colour.
 
     Args:
         rows: from the top.
-        title: what is shown.
-        subtitle: what the intervals are.
+        title: of the figure.
+        subtitle: the kind of intervals.
         unit: of the axis.
-        references: values that are marked by a line, with a word on each.
-        trust: what is known of the direction, where one is used.
+        references: values marked by a line, each with a label.
+        trust: verdict on the direction, where one is used.
 
     Raises:
         ValueError: no rows.
@@ -78,9 +78,9 @@ def forest(
                 showlegend=len(groups) > 1,
             )
         )
-    for value, word in references:
+    for value, label in references:
         fig.add_vline(x=value, line={"color": "#777", "dash": "dash"}, layer="below")
-        fig.add_annotation(x=value, y=1, yref="paper", text=word, showarrow=False, yanchor="bottom")
+        fig.add_annotation(x=value, y=1, yref="paper", text=label, showarrow=False, yanchor="bottom")
     fig.update_xaxes(title_text=unit)
     fig.update_yaxes(
         tickvals=list(range(len(labels))),
@@ -100,7 +100,7 @@ def cell_labels(data: xr.Dataset | xr.DataArray) -> list[tuple[str, dict[str, st
 
 
 def evidence(shares: xr.Dataset, *, round: int, strength: float | None = None) -> go.Figure:
-    """What weak evidence does to the answers, by condition: the partition, and the share that follows.
+    """Effect of weak evidence on the answers by condition: answer patterns, and the share that follows.
 
     Args:
         shares: from ``evidence_shares``.
@@ -154,15 +154,14 @@ def evidence(shares: xr.Dataset, *, round: int, strength: float | None = None) -
     return finish(
         fig,
         f"Answers to weak evidence, roles swapped, {when}",
-        f"by {by}; diamonds: by how much evidence for an option makes it likelier, with pointwise 95 % "
-        "intervals",
+        f"by {by}; diamonds: increase of an option's share by evidence for it, pointwise 95 % intervals",
         height=250 + 30 * len(names),
         legend_rows=2,
     )
 
 
 def shifts(data: xr.Dataset) -> go.Figure:
-    """Alignment of the between-round shift with the moral direction over rounds, beside random directions.
+    """Alignment of the between-round shift with the moral direction, compared with random directions.
 
     Args:
         data: from ``round_shifts``.
@@ -206,8 +205,7 @@ def shifts(data: xr.Dataset) -> go.Figure:
     fig.update_yaxes(title_text="cosine")
     return finish(
         fig,
-        f"Shift from round to round along the moral direction, {data.attrs['site']}, layer "
-        f"{data.attrs['layer']}",
+        f"Between-round shift along the moral direction, {data.attrs['site']}, layer {data.attrs['layer']}",
         "cosine of the mean shift with the direction; bars: percentiles of resampled clusters",
         height=470,
         legend_rows=3,

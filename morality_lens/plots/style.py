@@ -1,4 +1,4 @@
-"""What all figures share: the colours, the panel grids, the marks of one series and the final look."""
+"""Shared style of all figures: colours, panel grids, marks of one series and the template."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from morality_lens.design import Condition
 
-# From Okabe and Ito's palette, whose colours stay apart under the common colour-vision deficiencies.
+# From the palette of Okabe and Ito, distinguishable under the common colour-vision deficiencies.
 EFFECT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A4FB5", "#56B4E9", "#4D4D4D")
 """Colours of effects in the order of the Dataset: main effects, two-ways, three-way."""
 
@@ -30,7 +30,6 @@ CELL_COLORS = (
 )
 """Colours of the combinations of all factors but the last, whose levels have a panel and a dash each."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "star", "x")
-REMOVED_BUTTONS = ("select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "sendChartToCloud")
 DASHES = {"off": "dot", "placebo": "dash", "on": "solid"}
 HOVER = (
     "estimate {value}<br>interval [%{{customdata[0]}}, %{{customdata[1]}}]"
@@ -50,11 +49,11 @@ def alpha(data: xr.Dataset) -> float:
 
 
 def interval(data: xr.Dataset) -> tuple[str, str, str]:
-    """The names of the two ends to draw, and how a subtitle names them and the marks."""
+    """The names of the two ends to draw, and their description with that of the marks."""
     level = f"{100 * (1 - alpha(data)):g} %"
     known = {name: bool(np.isfinite(data[name].to_numpy()).any()) for name in ("band_low", "ci_low", "p_adj")}
     marks = f"filled: adjusted p < {alpha(data):g}" if known["p_adj"] else "no adjusted p"
-    own = " with the direction's own error" if data.attrs.get("question") == "direction" else ""
+    own = " with the direction's sampling error" if data.attrs.get("question") == "direction" else ""
     if known["band_low"]:
         return "band_low", "band_high", f"simultaneous {level} bands{own}; {marks}"
     if known["ci_low"]:
@@ -119,7 +118,7 @@ def round_name(index: int | None) -> str:
 
 
 def trust(data: xr.Dataset | xr.DataArray) -> str:
-    """What is known of the direction that was projected on, for a figure's subtitle."""
+    """The verdict on the direction of the projection, for the subtitle of a figure."""
     return str(data.attrs.get("trust", ""))
 
 
@@ -178,7 +177,7 @@ def condition_panels(frame: pd.DataFrame, factors: Sequence[str], *, unparsed: b
         color = CELL_COLORS[i % len(CELL_COLORS)]
         hover = "<br>interval [%{customdata[0]:.3f}, %{customdata[1]:.3f}]" if with_bars else ""
         line = go.Scatter(
-            # Lines stand side by side so that their intervals can be told apart.
+            # Lines are shifted sideways so that their intervals do not overlap.
             x=rounds + 0.06 * (i - (len(groups) - 1) / 2),
             y=mean,
             name=name,
@@ -211,7 +210,7 @@ def condition_panels(frame: pd.DataFrame, factors: Sequence[str], *, unparsed: b
 
 @cache
 def look() -> go.layout.Template:
-    """The look that all figures share; given to each figure, so that no global template changes."""
+    """The template that all figures share; set on each figure, so that no global template changes."""
     axis = {"zeroline": False, "automargin": True, "gridcolor": "#ebeef2", "title": {"font": {"size": 13}}}
     line = {
         "title": {"font": {"size": 13}, "standoff": 8},
@@ -242,7 +241,7 @@ def look() -> go.layout.Template:
 def finish(
     fig: go.Figure, title: str, subtitle: str, *, height: int, legend_rows: int = 0, trust: str = ""
 ) -> go.Figure:
-    """The figure with its titles, its height and the shared look; ``trust`` is a second line under it."""
+    """The figure with titles, height and the shared template; ``trust`` is a second line of the subtitle."""
     top = 104 if fig["layout"]["annotations"] else 84  # titles of panels need room
     if trust:
         subtitle, top, height = f"{subtitle}<br>{trust}", top + 18, height + 18

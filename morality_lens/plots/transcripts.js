@@ -123,21 +123,21 @@
     body.setAttribute("aria-label", "Transcript");
     const info = make("div", "mlt-info");
 
-    function told() {
+    function describe() {
       info.textContent = "";
-      const said = make("span", "mlt-said");
-      info.appendChild(said);
+      const line = make("span", "mlt-line");
+      info.appendChild(line);
       if (state.token === null) {
-        said.textContent = "Point at a token to read its value" + (state.view.grid ? " and its course over the layers." : ".");
+        line.textContent = "Point at a token to read its value" + (state.view.grid ? " and its profile over the layers." : ".");
         return;
       }
       const { view, row, token } = state;
       const piece = view.pieces.find((p) => p[2] <= token && token < p[3]);
       const id = view.ids.length ? " (id " + view.ids[token] + ")" : "";
-      said.append(
+      line.append(
         make("b", "", JSON.stringify(view.tokens[token])), " token " + token + id + ", " + piece[0].replace(/_/g, " ") + ", round " + piece[1]);
       if (view.grid) {
-        said.append(make("br"), layerName(view.layers[row]) + ": ", make("b", "mlt-value", number(valueAt(view, row, token))), " " + view.units);
+        line.append(make("br"), layerName(view.layers[row]) + ": ", make("b", "mlt-value", number(valueAt(view, row, token))), " " + view.units);
         info.appendChild(profile(view, token, row));
       }
     }
@@ -163,7 +163,7 @@
           span.style.color = Math.abs(share) > 0.8 ? "#fff" : "";
         });
       }
-      told();
+      describe();
     }
 
     function lay() {
@@ -200,7 +200,7 @@
         }
         if (turn === null || who !== speaker) {
           turn = make("div", "mlt-turn mlt-" + who);
-          turn.appendChild(make("div", "mlt-speaker", who === "model" ? "model" : "said to the model"));
+          turn.appendChild(make("div", "mlt-speaker", who === "model" ? "model" : "user"));
           body.appendChild(turn);
           speaker = who;
         }
@@ -230,7 +230,7 @@
       if (state.token !== null) spans[state.token].classList.remove("mlt-here");
       state.token = Number(span.dataset.token);
       span.classList.add("mlt-here");
-      told();
+      describe();
     }
 
     items.addEventListener("change", () => choose(conditions.value));

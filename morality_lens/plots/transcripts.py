@@ -1,4 +1,4 @@
-"""A transcript to read: turns, named segments, tokens coloured by the projection, a layer slider."""
+"""Transcripts to read: turns, named segments, tokens coloured by the projection, a slider of layers."""
 
 import base64
 import itertools
@@ -26,14 +26,14 @@ class Piece(NamedTuple):
 
     @property
     def speaker(self) -> str:
-        """``model`` for what the model wrote, ``template`` for the chat template, else ``user``."""
+        """``model`` for text written by the model, ``template`` for the chat template, else ``user``."""
         if self.name == "template":
             return "template"
         return "model" if self.name in MODEL_SEGMENTS else "user"
 
 
 def pieces(view: TokenView) -> list[Piece]:
-    """The view's tokens from first to last, cut into pieces that leave out none and share none."""
+    """The tokens of the view from first to last, partitioned into pieces."""
     owner: list[tuple[str, int, int] | None] = [None] * len(view.tokens)
     for number, span in enumerate(view.spans):
         for position in range(span["start"], span["stop"]):
@@ -48,7 +48,7 @@ def pieces(view: TokenView) -> list[Piece]:
 
 
 class TranscriptView:
-    """Transcripts that show themselves in a notebook.
+    """Transcripts displayed in a notebook.
 
     Attributes:
         views: the dialogues to choose from.
@@ -64,7 +64,7 @@ class TranscriptView:
 def transcript_html(views: Sequence[TokenView]) -> str:
     """An HTML fragment that shows the views, with its style and script inside and no network access.
 
-    Without scripts it reads as plain text. Any number of fragments can stand on one page. Values are
+    Without scripts it reads as plain text. A page can hold any number of fragments. Values are
     rounded to 1/32767 of the largest magnitude in their layer.
 
     Raises:
@@ -82,7 +82,7 @@ def transcript_html(views: Sequence[TokenView]) -> str:
 
 
 def json_for_script(data: object) -> str:
-    """JSON that can stand inside a script element: it cannot close it, open a comment or end a line."""
+    """JSON that is safe inside a script element: it cannot close it, open a comment or end a line."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

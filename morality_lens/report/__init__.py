@@ -3,8 +3,8 @@
 - ``analysis``: The estimates of a run: projections, effects and claims, or the reason why there are none.
 - ``page``: One self-contained HTML file: findings in sentences, figures, tables, transcripts, provenance.
 - ``refusals``: What was refused, and why: a sentence for every estimate that could not be made.
-- ``sections``: What was found inside the model as sections of the report: sentences and figures.
-- ``tables``: What a report tabulates: plain texts in rows and columns.
+- ``sections``: Results from inside the model as sections of the report: sentences and figures.
+- ``tables``: The tables of a report: plain texts in rows and columns.
 - ``writing``: The report of a run as a file, and the coloured transcripts kept for it.
 """
 

@@ -30,11 +30,11 @@ from morality_lens.runs.token_view import TokenView
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
-    """What one report holds.
+    """The content of one report.
 
     Attributes:
         run: the run that is reported.
-        analysis: what was estimated from it, and what was refused.
+        analysis: its estimates, and what was refused.
         probe: the probe whose projection the effects describe.
         transcripts: dialogues to browse.
         inside: results from inside the model, from ``inside_groups``.
@@ -75,7 +75,7 @@ def write_page(page: Page, *, path: str | Path) -> Path:
 
 
 def _context(page: Page) -> dict[str, Any]:
-    """Everything that the template shows."""
+    """The values of the template's variables."""
     found = page.analysis
     layer, why = _shown_layer(found.effects, page.probe, page.layer)
     study = {**page.run.manifest.get("study", {}), **page.run.manifest}
@@ -176,7 +176,7 @@ def _shown_layer(
 
 
 def _findings(title: str, effects: xr.Dataset) -> dict[str, Any]:
-    """Sentences per effect; lines that all share are given once."""
+    """Sentences per effect; lines common to all are given once."""
     names = [str(name) for name in effects["effect"].to_numpy()]
     texts = {name: describe(effects, name).splitlines() for name in names}
     common = [line for line in texts[names[0]] if len(names) > 1 and all(line in t for t in texts.values())]
@@ -201,7 +201,7 @@ def _findings(title: str, effects: xr.Dataset) -> dict[str, Any]:
 def _probe(probe: Probe) -> dict[str, Any]:
     frame, card = probe.quality.to_dataframe().reset_index(), probe.card
     rows = [] if card is None else card.rows()
-    wanted = ("verdict", "line", "rule")
+    columns = ("verdict", "line", "rule")
     return {
         "card": None
         if card is None
@@ -209,8 +209,8 @@ def _probe(probe: Probe) -> dict[str, Any]:
             "sentence": card.sentence,
             "figure": _figure("trust-card", plots.trust_card(card), ""),
             "table": {
-                "columns": list(wanted),
-                "rows": [[str(row[name]) for name in wanted] for row in rows],
+                "columns": list(columns),
+                "rows": [[str(row[name]) for name in columns] for row in rows],
             },
         },
         "facts": tables.nested({"kind": probe.kind, **probe.training}),
@@ -300,7 +300,7 @@ def _figure(name: str, fig: go.Figure, note: str) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """A figure's content as plain JSON values: arrays as lists, NaN as null."""
+    """The content of a figure as plain JSON values: arrays as lists, NaN as null."""
     if isinstance(value, Mapping):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""What was found inside the model as sections of the report: sentences and figures."""
+"""Results from inside the model as sections of the report: sentences and figures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +29,9 @@ class Section:
 
 
 def inside_groups(kept: dict[str, xr.Dataset]) -> list[Section]:
-    """Sentences and figures of what was kept, in reading order."""
+    """Sentences and figures of the stored results, in reading order."""
     groups = [
-        _attributed(kept, "effects", "What carries the effects on the projection"),
+        _attributed(kept, "effects", "Components that carry the effects on the projection"),
         _attributed(kept, "answer", "The direct path to the answer"),
         _patched(kept),
         _steered(kept),
@@ -39,9 +39,7 @@ def inside_groups(kept: dict[str, xr.Dataset]) -> list[Section]:
     if "mediated" in kept:
         lines = tuple(describe_mediation(kept["mediated"]).splitlines())
         figure = ("mediation", plots.mediation(kept["mediated"]), "")
-        groups.append(
-            Section(title="What the representation bears of an interaction", lines=lines, figures=(figure,))
-        )
+        groups.append(Section(title="Mediation of an interaction", lines=lines, figures=(figure,)))
     return [group for group in groups if group is not None]
 
 
@@ -56,23 +54,23 @@ def _attributed(kept: dict[str, xr.Dataset], which: str, title: str) -> Section 
         (
             "component",
             plots.attribution,
-            "The largest components; the interval of each holds for all at once.",
+            "The largest components, with simultaneous intervals.",
         ),
-        ("layer", plots.attribution_layers, "Bars: what each layer adds; line: their sum up to there."),
-        ("layer-and-segment", plots.attribution_segments, "What heads take from which words."),
-        ("head-and-segment", plots.attribution, "Heads by what they read."),
+        ("layer", plots.attribution_layers, "Bars: contribution of each layer; line: cumulative sum."),
+        ("layer-and-segment", plots.attribution_segments, "Contributions of heads by the segment they read."),
+        ("head-and-segment", plots.attribution, "Heads by the segment they read."),
     )
     figures = [
         (f"{which}-{name}-{i}", draw(found[name], effect=effect), note)
         for i, (name, draw, note) in enumerate(drawn)
         if name in found
     ]
-    # Of the answer, single heads' direct parts are small beside the last MLPs', so whole components are told.
+    # Direct contributions of single heads to the answer are small, so whole components are described.
     finest = found.get("head-and-segment" if which == "effects" else "component", first)
     lines = [describe_components(finest, str(name)) for name in finest["effect"].values]
     lines.append(
-        f"The parts add up to the projection to within {float(finest.attrs['sum_error']):.0e}; every layer "
-        f"up to {finest.attrs['layer']} is split."
+        f"The contributions add up to the projection to within {float(finest.attrs['sum_error']):.0e}; "
+        f"every layer up to {finest.attrs['layer']} is decomposed."
     )
     return Section(title=title, lines=tuple(lines), figures=tuple(figures))
 
@@ -89,8 +87,8 @@ def _patched(kept: dict[str, xr.Dataset]) -> Section | None:
     if not figures:
         return None
     line = (
-        "A share of 1 makes the target answer like the source. At the last layer's answer_start it is 1 by "
-        "construction."
+        "At a share of 1 the target answers like the source. "
+        "At the last layer's answer_start the share is 1 by construction."
     )
     return Section(title="Activation patching", lines=(line,), figures=tuple(figures))
 
@@ -100,11 +98,11 @@ def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
     if "steered" in kept:
         figures.append(("steered", plots.dose_response(kept["steered"]), ""))
     figures += [
-        (name, plots.ablations(kept[name]), "What is lost is put to its mean over items and conditions.")
+        (name, plots.ablations(kept[name]), "The ablated part is set to its mean over items and conditions.")
         for name in ("ablated-on", "ablated-off")
         if name in kept
     ]
     if not figures:
         return None
-    line = "Random directions of equal length show what any change of that size does."
+    line = "Random directions of equal length are the control for the size of the change."
     return Section(title="Steering and ablation", lines=(line,), figures=tuple(figures))

@@ -1,4 +1,4 @@
-"""What a report tabulates: plain texts in rows and columns."""
+"""The tables of a report: plain texts in rows and columns."""
 
 import base64
 from collections import Counter
@@ -13,7 +13,7 @@ from morality_lens.design import RESERVED
 from morality_lens.plots.style import cell_name, number, with_unit
 
 LISTED = 12
-"""Longest list of names that is shown whole."""
+"""Longest list of names that is shown in full."""
 
 
 def factor_columns(table: pd.DataFrame) -> list[str]:
@@ -22,7 +22,7 @@ def factor_columns(table: pd.DataFrame) -> list[str]:
 
 
 def unparsed(answers: pd.DataFrame) -> dict[str, Any] | None:
-    """How many answers could not be read, and where most; None where none had to be."""
+    """The number of unparsed answers and the cell with most of them; None without parsing."""
     if "parsed" not in answers.columns or bool(answers["parsed"].isna().to_numpy().all()):
         return None
     factors = factor_columns(answers)
@@ -63,7 +63,7 @@ def design_rows(items: pd.DataFrame, study: Mapping[str, Any]) -> list[tuple[str
 
 
 def records(rows: Iterable[Any]) -> dict[str, Any]:
-    """Any list as a table: mappings by their keys, other things as one column."""
+    """Any list as a table: mappings by their keys, other values as one column."""
     plain = [dict(row) if isinstance(row, Mapping) else {"item": row} for row in rows]
     columns = list(dict.fromkeys(key for row in plain for key in row))
     return {
@@ -143,7 +143,7 @@ def cell_means(
 
 
 def reply_shares(shares: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """What was replied in the last round: a row per condition, a column per reply."""
+    """Shares of the replies in the last round: a row per condition, a column per reply."""
     if shares is None:
         return []
     last = shares.loc[shares["round"] == shares["round"].max()]
@@ -153,7 +153,7 @@ def reply_shares(shares: pd.DataFrame | None) -> list[dict[str, Any]]:
         [cell_name(factors, [str(row[c]) for c in factors]), *(f"{row[sign]:.1%}" for sign in signs)]
         for row in last.to_dict("records")
     ]
-    caption = "Share of each reply in the last round; no reply is named as the good one"
+    caption = "Share of each reply in the last round; no reply is designated as the good one"
     return [{"caption": caption, "columns": ["components", *signs], "rows": rows}]
 
 
@@ -170,7 +170,7 @@ def _wide(frame: pd.DataFrame, factors: Sequence[str], caption: str) -> dict[str
 
 
 def nested(value: Any) -> Any:
-    """Mappings as lists of pairs, down to texts; what the template's tree of provenance reads."""
+    """Mappings as nested lists of pairs, for the template's tree of provenance."""
     if isinstance(value, Mapping):
         return [(str(k), nested(v)) for k, v in value.items()]
     if isinstance(value, (list, tuple)) and any(isinstance(v, (Mapping, list, tuple)) for v in value):
@@ -179,14 +179,14 @@ def nested(value: Any) -> Any:
 
 
 def _named(index: int, value: Any) -> tuple[str, Any]:
-    """A member of a list under its own name, or under its place where it has none."""
+    """A member of a list under its own name, or under its index where it has none."""
     if isinstance(value, Mapping) and "name" in value:
         return str(value["name"]), nested({k: v for k, v in value.items() if k != "name"})
     return str(index), nested(value)
 
 
 def as_text(value: Any) -> str:
-    """A value as a cell shows it."""
+    """A value as the text of a cell."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, (float, np.floating)):
@@ -201,7 +201,7 @@ def as_text(value: Any) -> str:
 def downloads(
     effects: xr.Dataset | None, behaviour_effects: xr.Dataset | None, behaviour: pd.DataFrame | None
 ) -> list[tuple[str, str]]:
-    """The numbers behind the figures as CSV files inside the page."""
+    """The plotted numbers as CSV files inside the page."""
     frames = {
         "behaviour.csv": behaviour,
         "behaviour_effects.csv": None if behaviour_effects is None else _long(behaviour_effects),

@@ -39,14 +39,14 @@ from morality_lens.studies.verdicts import (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyAnalysis:
-    """What a study says.
+    """The estimates and verdicts of a study.
 
     Attributes:
         main: effects on the questions' run, or without questions on the prompts'.
         verdicts: one for each of the five claims.
-        groups: the parts, in reading order.
-        refused: what was not answered and why, one sentence each.
-        layer: the layer that parts about the projection stand at; None without one.
+        groups: the sections of the report, in reading order.
+        refused: what was not estimated and why, one sentence each.
+        layer: the layer used by the parts about the projection; None without one.
     """
 
     main: Analysis
@@ -72,7 +72,7 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
     layers = stable_layers(study, reading_layers(study.probe))
     layer = layers[0] if layers else None
     tasks = all_tasks(study)
-    told = _told(study, layer)
+    detection = _detection(study, layer)
     evidence = study.result("evidence")
     verdicts = (
         _verdict(study, 1, lambda: no_best_method(tasks)),
@@ -90,12 +90,13 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
             study,
             4,
             lambda: corrects_but_cannot_tell(
-                pooled_tasks(study), {task: one for (task, history), one in told.items() if history == "none"}
+                pooled_tasks(study),
+                {task: one for (task, history), one in detection.items() if history == "none"},
             ),
         ),
         _verdict(study, 5, lambda: robust_to_evidence(_follow(evidence))),
     )
-    groups = _groups(study, main, tasks, told, evidence, layers)
+    groups = _groups(study, main, tasks, detection, evidence, layers)
     return StudyAnalysis(
         main=main,
         verdicts=verdicts,
@@ -127,10 +128,10 @@ def _verdict(study: StudyFolder, number: int, make: Callable[[], Verdict]) -> Ve
     try:
         return make()
     except ValueError as error:
-        return undecided(number, f"It cannot be told: {error}")
+        return undecided(number, f"It cannot be judged: {error}")
 
 
-def _told(study: StudyFolder, layer: int | None) -> dict[tuple[str, str], xr.Dataset]:
+def _detection(study: StudyFolder, layer: int | None) -> dict[tuple[str, str], xr.Dataset]:
     """Signal detection by task and history."""
     found: dict[tuple[str, str], xr.Dataset] = {}
     for task in (QUESTIONS, PROMPTS):
@@ -140,7 +141,7 @@ def _told(study: StudyFolder, layer: int | None) -> dict[tuple[str, str], xr.Dat
         reading = one.get("reading") if layer is not None else None
         for history in one["history"].values:
             made = study.attempt(
-                f"Telling {task} apart, history {history}",
+                f"Self-distinguish on {task}, history {history}",
                 lambda one=one, h=history, r=reading: signal_detection(
                     one["says_first"].sel(history=h, drop=True), r
                 ),
@@ -161,7 +162,7 @@ def _groups(
     study: StudyFolder,
     main: Analysis,
     tasks: list[Task],
-    told: dict[tuple[str, str], xr.Dataset],
+    detection: dict[tuple[str, str], xr.Dataset],
     evidence: xr.Dataset | None,
     layers: list[int],
 ) -> tuple[Section, ...]:
@@ -177,7 +178,7 @@ def _groups(
                 else None
             ),
         ),
-        attempt("Self-distinguish", lambda: _telling(study, told)),
+        attempt("Self-distinguish", lambda: _self_distinguish(study, detection)),
         attempt(
             "Weak evidence",
             lambda: (
@@ -203,7 +204,7 @@ def _question_parts(study: StudyFolder) -> list[Section | None]:
     questions = study.questions
     if questions is None:
         return []
-    asked = [q for q in items_from_jsonl(questions.path / "items.jsonl") if isinstance(q, Question)]
+    items = [q for q in items_from_jsonl(questions.path / "items.jsonl") if isinstance(q, Question)]
     return [
         study.attempt(
             "From round to round: questions",
@@ -213,7 +214,7 @@ def _question_parts(study: StudyFolder) -> list[Section | None]:
                 sections.need(probabilities_or_choices(study, questions)),
             ),
         ),
-        study.attempt("Judges of questions", lambda: sections.judged_part(questions, asked)),
+        study.attempt("Judges of questions", lambda: sections.judged_part(questions, items)),
     ]
 
 
@@ -228,8 +229,8 @@ def _prompt_parts(study: StudyFolder) -> list[Section | None]:
     return [study.attempt(what, lambda: sections.dynamics_part(PROMPTS, scores, scores))]
 
 
-def _telling(study: StudyFolder, told: dict[tuple[str, str], xr.Dataset]) -> Section | None:
-    found, left, greedy = dict(told), {}, {}
+def _self_distinguish(study: StudyFolder, detection: dict[tuple[str, str], xr.Dataset]) -> Section | None:
+    found, left, greedy = dict(detection), {}, {}
     for task in (QUESTIONS, PROMPTS):
         one, run = study.result(f"pairs-{task}"), study.run(task)
         if one is None or run is None:
@@ -254,7 +255,7 @@ def _telling(study: StudyFolder, told: dict[tuple[str, str], xr.Dataset]) -> Sec
             )
             + " of the probability; accuracy is between the two groups."
         )
-    return sections.telling_part(found, left, greedy) if found else None
+    return sections.distinguish_part(found, left, greedy) if found else None
 
 
 def _last_projection(run: Run, probe: Probe, layer: int) -> xr.DataArray:
@@ -272,7 +273,7 @@ def _wordings(study: StudyFolder, layer: int | None) -> Section | None:
     outcome = [probabilities_or_choices(study, run) for run in runs]
     if all(cube is not None for cube in outcome):
         last = [cube.isel(round=-1, drop=True) for cube in outcome if cube is not None]
-        # Longer words can make an item too long for the window: those that were played in all are compared.
+        # A longer wording can exceed the context window: items that were played in all wordings are compared.
         cube = xr.concat(last, "wording", join="inner").assign_coords(wording=names)
         found["behaviour in the last round"] = effects_over_wordings(cube)
     if study.probe is not None and layer is not None:
@@ -317,7 +318,7 @@ def _masked(study: StudyFolder, layer: int | None) -> Section | None:
 
     hidden = masked["projection"].sel(site="answer_start", layer=layer, drop=True).isel(round=-1, drop=True)
     found = {
-        "as it was": effects(_last_projection(study.questions, study.probe, layer)),
+        "original": effects(_last_projection(study.questions, study.probe, layer)),
         "words masked": effects(hidden),
     }
     file = study.folder / "probe-without-words.safetensors"

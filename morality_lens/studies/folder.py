@@ -17,7 +17,7 @@ RESULTS = "results"
 
 
 class StudyFolder:
-    """What is stored of a study, read when it is first wanted."""
+    """The stored parts of a study, each opened on request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class StudyFolder:
         return read_result(self.folder / RESULTS, name)
 
     def attempt(self, what: str, make: Callable[[], T | None]) -> T | None:
-        """The result, or None and a sentence that says why not."""
+        """The result, or None and a sentence that gives the reason."""
         try:
             return make()
         except ValueError as error:

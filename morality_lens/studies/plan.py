@@ -1,4 +1,4 @@
-"""How much of everything a study plays: profiles, and an estimate of its time."""
+"""The amount of each part of a study: profiles, and an estimate of the time."""
 
 from dataclasses import dataclass, replace
 
@@ -6,11 +6,11 @@ from morality_lens.design import Design, Factor
 from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS
 
 LARGEST_RANDOM_MODEL = 2_000_000_000
-"""Most parameters of a model of which random-initialised copies are made for the trust card."""
+"""The largest model, in parameters, of which random-initialised controls are made."""
 
 
 def placebo_factors(design: Design) -> tuple[Factor, ...]:
-    """The design's factors, those whose placebo is known with that level too."""
+    """The design's factors; those with a known placebo have that level too."""
     known = {"rationale", "feedback"}
     return tuple(
         replace(factor, levels=("off", "placebo", "on"))
@@ -22,12 +22,12 @@ def placebo_factors(design: Design) -> tuple[Factor, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much of each part is done.
+    """The amount of each part of a study.
 
     Attributes:
         rounds: correction rounds of the two main runs.
-        items: questions, and prompts, of these; None takes all that are given.
-        evidence_rounds: rounds after which weak evidence is given, beside the last.
+        items: questions, and prompts, of these; None takes all.
+        evidence_rounds: rounds after which weak evidence is given, in addition to the last.
         placebo_items: questions played with placebo levels too (27 conditions of three components).
         placebo_rounds: their rounds.
         wordings: alternative wordings that questions are played in.
@@ -83,10 +83,10 @@ PROFILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a study will take, from a trial of some items.
+    """Time and disk space of a study, extrapolated from a trial.
 
     Attributes:
-        seconds: of the model's work.
+        seconds: of computation.
         bytes: of residuals on disk, before compression.
     """
 

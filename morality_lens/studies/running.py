@@ -50,7 +50,7 @@ class _Work:
 
     @property
     def record(self) -> ModelRecord:
-        """What is known of the model."""
+        """The record of the model."""
         return record_of(self.model)
 
 
@@ -124,7 +124,7 @@ def _drawn(material: Material, settings: Settings) -> Material:
 
 
 def _identity(work: _Work) -> dict[str, Any]:
-    """What makes this study this one: a folder is resumed only by the same."""
+    """The identity of a study: a folder is resumed only by a study with the same identity."""
     material, settings = work.material, work.settings
     return {
         "model": work.record.fingerprint,
@@ -199,7 +199,7 @@ def _score(run: Run, judges: Sequence[Judge]) -> None:
 
 # ---------------------------------------------------------------------------------------------- parts
 def _result(work: _Work, name: str, make: Callable[[], xr.Dataset]) -> None:
-    """Make and keep a result, unless it is there; what is refused is noted."""
+    """Make and store a result unless it exists; a refusal is recorded."""
     if find_dataset(work.folder / RESULTS, name) is not None:
         return
     work.say(name.replace("-", " of "))

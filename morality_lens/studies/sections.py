@@ -1,4 +1,4 @@
-"""The parts of a whole study as sentences, figures and tables, each from what was stored."""
+"""The parts of a study as sentences, figures and tables, each from stored results."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ POINTWISE = "95 % intervals by clusters, pointwise"
 
 
 def table_of(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, caption: str) -> dict[str, Any]:
-    """Rows as the report's template takes them."""
+    """A table in the form of the report's template."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     return {
         "caption": caption,
@@ -50,15 +50,15 @@ def need(cube: xr.DataArray | None) -> xr.DataArray:
     """The cube.
 
     Raises:
-        ValueError: there is none; why was said where it was left out.
+        ValueError: there is none.
     """
     if cube is None:
-        raise ValueError("too many answers could not be read.")
+        raise ValueError("too many answers could not be parsed.")
     return cube
 
 
 def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[ForestRow]:
-    """A row for every effect at one place; ``plain`` names leave out what is compared."""
+    """A row for every effect at one place; ``plain`` names omit the compared levels."""
     return [
         ForestRow(
             label=re.sub(r"\[[^]]*\]", "", str(name)) if plain else str(name),
@@ -73,7 +73,7 @@ def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[For
 
 
 def tasks_part(tasks: Sequence[Task]) -> Section:
-    """Every method on every task, and what feedback and chain of thought add (claims 1 and 2)."""
+    """Every method on every task, and gains over the instruction (claims 1 and 2)."""
     means = [
         ForestRow(label=name, group=task.name, estimate=one.estimate, low=one.low, high=one.high)
         for task in tasks
@@ -81,7 +81,7 @@ def tasks_part(tasks: Sequence[Task]) -> Section:
     ]
     added = [
         ForestRow(
-            label=f"{more} less {less}",
+            label=f"{more} minus {less}",
             group=task,
             estimate=one.estimate,
             low=one.low,
@@ -107,10 +107,10 @@ def tasks_part(tasks: Sequence[Task]) -> Section:
             "claim-2",
             plots.forest(
                 added,
-                title="What feedback and chain of thought add to the instruction",
+                title="Gain of feedback and chain of thought over the instruction",
                 subtitle=f"last round; {POINTWISE}",
                 unit=units,
-                references=((0.0, ""), (GAIN, "worth speaking of")),
+                references=((0.0, ""), (GAIN, "smallest relevant")),
             ),
             "",
         ),
@@ -120,41 +120,41 @@ def tasks_part(tasks: Sequence[Task]) -> Section:
 
 
 def interactions_part(effects: xr.Dataset, layers: Sequence[int]) -> Section:
-    """Effects on the projection in the last round at the layers where it reads morality best (claim 3)."""
+    """Effects on the projection in the last round, at the layers with the best held-out quality (claim 3)."""
     here = effects.sel(site="answer_start").isel(round=-1)
     rows = [row for layer in layers for row in rows_of(here.sel(layer=layer), f"layer {layer}")]
     fig = plots.forest(
         rows,
-        title="Effects on the moral projection where the answer begins, last round",
-        subtitle="95 % intervals, pointwise, the probe's own error included"
+        title="Effects on the moral projection at answer_start, last round",
+        subtitle="95 % intervals, pointwise, including the probe's sampling error"
         if effects.attrs.get("question") == "direction"
         else POINTWISE,
         unit=str(effects.attrs.get("units", "")),
         trust=str(effects.attrs.get("trust", "")),
     )
     line = (
-        f"The layers {', '.join(map(str, layers))} are those whose held-out AUROC cannot be told from the "
-        "best one's; they are chosen before any effect is looked at."
+        f"The layers {', '.join(map(str, layers))} are those whose held-out AUROC is not distinguishable "
+        "from the highest one; they are selected without reference to any effect."
     )
     return Section(title="Interactions inside the model", lines=(line,), figures=(("claim-3", fig, ""),))
 
 
-def telling_part(
+def distinguish_part(
     found: Mapping[tuple[str, str], xr.Dataset],
     left: Mapping[str, str],
     greedy: Mapping[tuple[str, str], str],
 ) -> Section:
-    """Telling outputs apart and naming groups, by task and history (claim 4).
+    """Self-distinguish and naming groups, by task and history (claim 4).
 
     Args:
         found: signal detection by task and history.
-        left: by task, how many items had no pair.
-        greedy: by task and history, what the greedy replies amount to.
+        left: by task, the number of items without a pair.
+        greedy: by task and history, a summary of the greedy replies.
     """
     rows = [
         ForestRow(
             label=f"{task}, history: {history}",
-            group="says",
+            group="model's reply",
             estimate=float(one["estimate"].sel(measure="accuracy")),
             low=float(one["ci_low"].sel(measure="accuracy")),
             high=float(one["ci_high"].sel(measure="accuracy")),
@@ -164,7 +164,7 @@ def telling_part(
     rows += [
         ForestRow(
             label=f"{task}, history: {history}",
-            group="probe reads",
+            group="probe",
             estimate=float(one["estimate"].sel(measure="probe_accuracy")),
             low=float(one["ci_low"].sel(measure="probe_accuracy")),
             high=float(one["ci_high"].sel(measure="probe_accuracy")),
@@ -174,15 +174,15 @@ def telling_part(
     ]
     fig = plots.forest(
         rows,
-        title="Telling good outputs from bad ones",
+        title="Discriminating good from bad outputs",
         subtitle="accuracy by the exact probabilities of both replies, in both orders; cluster jackknife",
         unit="accuracy (two alternatives)",
         references=((0.5, "chance"), (RELIABLE, "reliable")),
     )
     lines = [f"{task}, history {h}: {describe_detection(one)}" for (task, h), one in found.items()]
-    lines += [f"{task}: {said}" for task, said in left.items()]
+    lines += [f"{task}: {line}" for task, line in left.items()]
     table = table_of(
-        [{"task": task, "history": h, "greedy replies": said} for (task, h), said in greedy.items()],
+        [{"task": task, "history": h, "greedy replies": line} for (task, h), line in greedy.items()],
         "Greedy replies",
     )
     return Section(
@@ -191,7 +191,7 @@ def telling_part(
 
 
 def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) -> Section:
-    """Weak evidence by condition and round (claim 5), with the projections beside it."""
+    """Weak evidence by condition and round (claim 5), with the projections."""
     rounds = shares["round"].values.tolist()
     names = ["claim-5" if n == rounds[-1] else f"evidence-{n}" for n in rounds]
     figures = [
@@ -199,7 +199,7 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
         for name, n in reversed(list(zip(names, rounds, strict=True)))
     ]
     lines = [
-        f"Followed by {FOLLOWED:.0%} or less, self-correction counts as robust.",
+        f"Self-correction counts as robust if {FOLLOWED:.0%} of the answers or fewer follow the evidence.",
         *describe_evidence(shares).splitlines(),
     ]
     if answers.sizes["strength"] > 1:
@@ -207,16 +207,18 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
         for name, cell in cell_labels(slope):
             one = slope.sel(cell)
             lines.append(
-                f"Dose with {name}: {float(one['estimate']):+.3f} [{float(one['ci_low']):+.3f}, "
-                f"{float(one['ci_high']):+.3f}] in the share that follows for every unit of strength."
+                f"Dose response in {name}: {float(one['estimate']):+.3f} [{float(one['ci_low']):+.3f}, "
+                f"{float(one['ci_high']):+.3f}] in the share that follows, per unit of strength."
             )
     frame = shares[["estimate", "ci_low", "ci_high"]].isel(strength=-1).to_dataframe().reset_index()
     kept = frame.loc[:, ["part", *factors_of(shares), "round", "estimate", "ci_low", "ci_high"]]
-    shown = [table_of(kept, "The partition in every condition and round")]
+    shown = [table_of(kept, "Shares of the answer patterns in every condition and round")]
     if layer is not None and "projection" in answers:
         moved = answers["projection"].sel(layer=layer).isel(strength=-1).mean(("item", "version"))
         frame = moved.to_dataframe().reset_index().loc[:, [*factors_of(moved), "round", "projection"]]
-        shown.append(table_of(frame, f"Projection where the answer to weak evidence begins, layer {layer}"))
+        shown.append(
+            table_of(frame, f"Projection at the start of the answer to weak evidence, layer {layer}")
+        )
     return Section(title="Weak evidence", lines=tuple(lines), figures=tuple(figures), tables=tuple(shown))
 
 
@@ -229,9 +231,8 @@ def detox_part(run: Run, samples: Sequence[Run]) -> Section:
     lines = [f"{int(missing.sum())} of {len(missing)} scores failed; they are missing, not zero."]
     for (a, b), one in judges_agree(run).items():
         lines.append(
-            f"{a} and {b} agree on {one.n} completions with a rank correlation of {one.spearman:.2f} and "
-            "kappa "
-            f"{one.kappa:.2f}; their scores differ by {one.mean_difference:+.3f} on average (limits "
+            f"{a} and {b} scored {one.n} completions: rank correlation {one.spearman:.2f}, kappa "
+            f"{one.kappa:.2f}, mean difference {one.mean_difference:+.3f} (limits of agreement "
             f"{one.limits[0]:+.2f} to {one.limits[1]:+.2f})."
         )
     shown = []
@@ -266,7 +267,7 @@ def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Secti
     Args:
         title: of the task.
         values: right or wrong, or scores.
-        half: of which the half-life is taken.
+        half: the values whose half-life is estimated.
     """
     found, life = round_dynamics(values), half_life(half)
     rows = [
@@ -286,9 +287,8 @@ def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Secti
     settled = float(found["estimate"].sel(measure="settled").mean())
     flops = float(found["estimate"].sel(measure="flip-flops").mean())
     line = (
-        f"{settled:.0%} of the dialogues do not change in the last two rounds; {flops:.2f} changes a "
-        "dialogue undo "
-        "an earlier one."
+        f"{settled:.0%} of the dialogues do not change in the last two rounds; per dialogue, {flops:.2f} "
+        "changes reverse an earlier one."
     )
     return Section(
         title=f"From round to round: {title}",
@@ -299,7 +299,7 @@ def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Secti
 
 def _half_life(one: xr.Dataset) -> str:
     if not np.isfinite(float(one["rounds"])):
-        return "no change told from zero"
+        return "change not distinguishable from zero"
     return f"{float(one['rounds']):.2f} [{float(one['low']):.2f}, {float(one['high']):.2f}]"
 
 
@@ -324,47 +324,45 @@ def wordings_part(found: Mapping[str, xr.Dataset]) -> Section:
 
 
 def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Section:
-    """What the components say (on - placebo) and what any words in their place do (placebo - off)."""
+    """Effects of the components' content (on - placebo) and of their format (placebo - off)."""
     figures = []
     for number, (outcome, by) in enumerate(found.items()):
-        said = {"total": "on - off", "content": "on - placebo", "format": "placebo - off"}
+        contrasts = {"total": "on - off", "content": "on - placebo", "format": "placebo - off"}
         rows = [
             row
-            for which, words in said.items()
-            for row in rows_of(by[which], f"{which} ({words})", plain=True)
+            for which, levels in contrasts.items()
+            for row in rows_of(by[which], f"{which} ({levels})", plain=True)
         ]
         fig = plots.forest(
             rows,
-            title=f"What the words say and what words do: {outcome}",
+            title=f"Content and format of the components: {outcome}",
             subtitle=f"last round of the run with placebos; {POINTWISE}",
             unit=str(by["total"].attrs.get("units", "")),
             trust=str(by["total"].attrs.get("trust", "")),
         )
         figures.append((f"placebo-{number}", fig, ""))
     line = (
-        "A component whose total effect is its content works by what it says; one whose total effect is its "
-        "format, by being there."
+        "Where the total effect of a component equals its content effect, its meaning matters; where it "
+        "equals its format effect, any text in its place has the same effect."
     )
     return Section(title="Placebos", lines=(line,), figures=tuple(figures))
 
 
 def masked_part(found: Mapping[str, xr.Dataset]) -> Section:
-    """Effects on the projection as it was, with the components' words masked, and by a probe without them."""
+    """Effects on the projection: original, with the components' words masked, and by a probe without them."""
     rows = [row for which, one in found.items() for row in rows_of(one, which)]
     first = next(iter(found.values()))
     fig = plots.forest(
         rows,
-        title="Mask the words: effects on the projection",
-        subtitle=f"last round, where the answer begins; {POINTWISE}",
+        title="Masked words: effects on the projection",
+        subtitle=f"last round, at answer_start; {POINTWISE}",
         unit=str(first.attrs.get("units", "")),
         trust=str(first.attrs.get("trust", "")),
     )
     line = (
-        "Words masked: the dialogues read again while no token attends to the components' own words; what is "
-        "left "
-        "came through the answers they had led to. Probe without the words: fitted on statements that say "
-        "none "
-        "of them."
+        "Words masked: the stored dialogues are re-read while no token attends to the components' own words; "
+        "the remaining effects are mediated by the answers. Probe without the words: fitted on statements "
+        "that contain none of them."
     )
     return Section(title="Mask the words", lines=(line,), figures=(("masked", fig, ""),))
 
@@ -379,48 +377,48 @@ def shifts_part(found: xr.Dataset) -> Section:
 
 
 def judged_part(run: Run, questions: Sequence[Any]) -> Section:
-    """Bias scores by category and condition in the last round, and what could not be read."""
+    """Bias scores by category and condition in the last round, and unparsed answers."""
     answers = join_questions(run.answers, questions)
     last = answers.loc[answers["round"] == run.design.rounds]
     factors = run.design.names
     scores = bias_scores(last, [*factors, "category"])
-    wanted = [*factors, "category", "s_amb", "s_dis", "accuracy_amb", "n_amb", "n_dis", "n_unparsed"]
-    told = run.answers["feedback_text"].ne("").to_numpy()
+    columns = [*factors, "category", "s_amb", "s_dis", "accuracy_amb", "n_amb", "n_dis", "n_unparsed"]
+    given = run.answers["feedback_text"].ne("").to_numpy()
     named, withheld, cut = (
-        int(run.answers[f"feedback_{what}"].to_numpy(bool)[told].sum())
+        int(run.answers[f"feedback_{what}"].to_numpy(bool)[given].sum())
         for what in ("named", "withheld", "cut")
     )
     lines = [
-        f"Feedback named an option in {named} of {int(told.sum())} cases; {withheld} were withheld, {cut} "
-        "cut short."
+        f"Feedback named an option in {named} of {int(given.sum())} answers; it was withheld in {withheld} "
+        f"and truncated in {cut}."
     ]
     return Section(
         title="Judges of questions",
         lines=tuple(lines),
         tables=(
-            table_of(scores.loc[:, wanted], "Bias scores in the last round, by category and condition"),
+            table_of(scores.loc[:, columns], "Bias scores in the last round, by category and condition"),
             table_of(
                 unparsed(answers, [*factors, "round"]),
-                "Answers that could not be read, by condition and round",
+                "Unparsed answers, by condition and round",
             ),
         ),
     )
 
 
 def greedy_line(found: xr.Dataset) -> dict[str, str]:
-    """What the greedy replies amount to, by history."""
-    said, better = found["said"], xr.DataArray([1, 2], dims="better")
+    """A summary of the greedy replies, by history."""
+    replies, better = found["said"], xr.DataArray([1, 2], dims="better")
     lines = {}
     for history in found["history"].values:
-        one = said.sel(history=history)
+        one = replies.sel(history=history)
         read = int((one > 0).sum())
         right = int((one == better).sum())
-        lines[str(history)] = f"{right} of {one.size} right, {one.size - read} unreadable"
+        lines[str(history)] = f"{right} of {one.size} right, {one.size - read} unparsed"
     return lines
 
 
 def verdict_entry(verdict: Verdict, parts: Sequence[Section]) -> dict[str, Any]:
-    """A claim with what the data say of it; its figure is linked where the report holds it."""
+    """A claim with its verdict; its figure is linked where the report contains it."""
     number = verdict.estimate
     interval = f"{verdict.low:+.3f} to {verdict.high:+.3f}" if np.isfinite(number) else "none"
     there = {name for group in parts for name, _, _ in group.figures}

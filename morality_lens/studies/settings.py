@@ -1,4 +1,4 @@
-"""What a study is about, and how it is done."""
+"""The material of a study, and its settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from morality_lens.studies.plan import PROFILES, Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What a study is about.
+    """The material of a study.
 
     Attributes:
         questions: multiple-choice questions.
@@ -31,7 +31,7 @@ class Material:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a study is done.
+    """The settings of a study.
 
     Attributes:
         plan: the amount of each part, by default the full profile.

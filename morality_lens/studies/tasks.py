@@ -10,28 +10,28 @@ from morality_lens.studies.folder import PROMPTS, QUESTIONS, StudyFolder
 from morality_lens.studies.verdicts import Task, of_components
 
 MASS = 0.5
-"""Mean probability on the options' letters from which on their exact probabilities stand for the answers."""
+"""Mean probability mass on the options' letters from which on exact probabilities replace the answers."""
 LEAST_CLUSTERS = 5
 """Clusters that a category needs to be a task of its own."""
 
 
 def stable_layers(study: StudyFolder, layers: list[int]) -> list[int]:
-    """Those at which halves of the statements give one direction."""
+    """The layers at which halves of the statements give one direction."""
     if study.probe is None or "split_half" not in study.probe.quality:
         return layers
     halves = study.probe.quality["split_half"]
     kept = [n for n in layers if not float(halves.sel(layer=n)) < POPULATION]
     if layers and not kept:
         study.refused.append(
-            f"Parts about the projection: at the layers that read the statements best ({layers}) halves of "
-            f"them give directions whose cosine is below {POPULATION}. Take more statements, or another "
-            "model."
+            f"Parts about the projection: at the layers with the best held-out quality ({layers}) halves of "
+            f"the statements give directions whose cosine is below {POPULATION}. "
+            "Use more statements, or another model."
         )
     return kept
 
 
 def probabilities_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | None:
-    """What stands for an answer: the exact probability of the right option, or whether it was given."""
+    """The outcome of an answer: the exact probability of the right option, or whether it was given."""
     reason = too_many_unparsed(behaviour_cube(run, "unparsed"))
     if reason:
         study.refused.append(f"Claims about behaviour on {run.path.name}: {reason}")
@@ -44,7 +44,7 @@ def probabilities_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | Non
 
 
 def _scores(study: StudyFolder) -> xr.DataArray | None:
-    """Less toxic is better: of several samples their mean, else of the greedy completions."""
+    """1 - toxicity: the mean of several samples, or else that of the greedy completions."""
     if study.prompts is None:
         return None
     samples = study.runs("sample")

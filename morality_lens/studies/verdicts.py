@@ -1,4 +1,4 @@
-"""The five claims of the study (arXiv 2410.20513), each supported, refuted or undecided on one's own data."""
+"""The five claims of the study (arXiv 2410.20513), each supported, refuted or undecided."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from morality_lens.probes.card import TrustCard
 
 ALPHA = 0.05
 GAIN = 0.02
-"""A gain in share or probability below which a component adds nothing to speak of."""
+"""The smallest relevant gain of a component, in share or probability."""
 RELIABLE = 0.75
-"""Accuracy between two alternatives from which on telling them apart is reliable: the usual threshold."""
+"""Two-alternative accuracy from which on discrimination counts as reliable: the usual threshold."""
 FOLLOWED = 0.10
 """Share of answers that follow weak evidence up to which self-correction counts as robust."""
 SMALL = 0.1
-"""An interaction within this share of the smaller main effect is none to speak of."""
+"""The smallest relevant interaction, as a share of the smaller main effect."""
 
 CLAIMS = {
     1: "No self-correction method is best on every task.",
@@ -38,15 +38,15 @@ RULES = {
     1: "Supported: for every method there is a task on which another one is better (one-sided p, Holm over "
     "methods and tasks, below .05). Refuted: one method is better than every other on every task (all "
     "one-sided p below .05, over seven methods).",
-    2: "Supported: each of the two adds to the instruction on some task (one-sided p, Holm over tasks, "
-    "below "
+    2: "Supported: each of the two adds to the instruction on some task (one-sided p, Holm over tasks, below "
     f".05). Refuted: one of them adds less than {GAIN} on every task (simultaneous upper bounds).",
-    3: "In the last round, at the layers whose held-out AUROC cannot be told from the best one's. Supported: "
-    "at one of them all three main effects are above 0 and both interactions below 0 (each one-sided p below "
-    ".05 over their number). Refuted: at each of them one of the interactions is not below "
-    f"-{SMALL:.0%} of the smaller main effect. Undecided where the direction fails its trust card.",
+    3: "In the last round, at the layers whose held-out AUROC is not distinguishable from the highest one. "
+    "Supported: at one of them all three main effects are above 0 and both interactions below 0 (each "
+    "one-sided p below .05 divided by the number of layers). Refuted: at each of them one of the "
+    f"interactions is not below -{SMALL:.0%} of the smaller main effect. Undecided where the direction fails "
+    "its trust card.",
     4: "Supported: outputs improve over the rounds on some task, and wherever they do the accuracy of "
-    f"telling two of them apart lies below {RELIABLE}. Refuted: wherever they do it lies above.",
+    f"discriminating two of them lies below {RELIABLE}. Refuted: wherever they do, it lies above.",
     5: f"In the last round, mean over the methods. Supported: the share of answers that follow the evidence "
     f"lies below {FOLLOWED}. Refuted: above.",
 }
@@ -57,23 +57,23 @@ METHODS = tuple(
     for i, c, f in itertools.product(("off", "on"), repeat=3)
     if (i, c, f) != ("off", "off", "off")
 )
-"""The seven ways of self-correction: all cells with a component."""
+"""The seven methods of self-correction: all cells with a component."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the data say of one claim.
+    """The verdict on one claim.
 
     Attributes:
         number: of the claim.
         verdict: ``supported``, ``refuted`` or ``undecided``.
-        measure: what ``estimate`` is.
-        estimate: the number that decides; NaN where there is none.
+        measure: the quantity that ``estimate`` estimates.
+        estimate: the decisive estimate; NaN where there is none.
         low: lower end of its interval.
         high: upper end.
-        error_rate: how often such a verdict is wrong at most, and of what that is true.
-        why: in a sentence or two.
-        figure: id of the figure behind it.
+        error_rate: the largest probability of a wrong verdict, and its scope.
+        why: the reason in one or two sentences.
+        figure: id of the figure that shows the estimate.
     """
 
     number: int
@@ -105,7 +105,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one task says of each condition in the last round, higher being better.
+    """The outcome of one task in each condition of the last round; higher is better.
 
     Attributes:
         name: of the task.
@@ -131,7 +131,7 @@ class Contrast:
 
 
 def undecided(number: int, why: str, figure: str = "") -> Verdict:
-    """The verdict where something stands against any other."""
+    """The verdict ``undecided`` with its reason."""
     return Verdict(
         number=number,
         verdict="undecided",
@@ -158,7 +158,7 @@ def mean_contrast(values: xr.DataArray, *, alpha: float = ALPHA) -> Contrast:
     estimate, low, high, p = (float(found[name]) for name in ("estimate", "ci_low", "ci_high", "p"))
     if abs(estimate) < 1e-12:  # nothing but rounding
         above = 0.5
-    else:  # without any variance there is no t, and no doubt about the sign
+    else:  # without any variance there is no t, and the sign is certain
         half = 0.0 if np.isnan(p) else p / 2
         above = half if estimate > 0 else 1 - half
     return Contrast(estimate=estimate, low=low, high=high, p_above=above)
@@ -179,10 +179,8 @@ def lacking(cubes: Sequence[xr.DataArray]) -> str:
         levels = levels_of(cube)
         absent = [name for name in COMPONENTS if not {"off", "on"} <= set(levels.get(name, []))]
         if absent:
-            return (
-                f"The claim is about {', '.join(COMPONENTS)}, each off and on, and this design lacks "
-                f"{', '.join(absent)}."
-            )
+            needed = f"The claim is about {', '.join(COMPONENTS)}, each off and on"
+            return f"{needed}, and this design lacks {', '.join(absent)}."
     return ""
 
 
@@ -197,7 +195,7 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
     if without:
         return undecided(1, without)
     if len(tasks) < 2:
-        return undecided(1, "There is one task only; give questions of several categories, or prompts too.")
+        return undecided(1, "There is one task only; add questions of several categories, or prompts.")
     better = {
         (t.name, a.label, b.label): mean_contrast(_cell(t, a) - _cell(t, b))
         for t in tasks
@@ -212,9 +210,12 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
     winners = {m.label: max(better[k].p_above for k in better if k[1] == m.label) for m in METHODS}
     champion = min(winners, key=lambda name: winners[name])
     best = {t.name: max(METHODS, key=lambda m: float(_cell(t, m).mean())).label for t in tasks}
-    said = "; ".join(f"{name}: {label}" for name, label in best.items())
+    highest = "; ".join(f"{name}: {label}" for name, label in best.items())
     if worst < ALPHA:
-        verdict, why = "supported", f"Every method is beaten somewhere. Highest means: {said}."
+        verdict, why = (
+            "supported",
+            f"Every method is inferior to another one on some task. Highest means: {highest}.",
+        )
     elif winners[champion] < ALPHA / len(METHODS):
         verdict, why, worst = (
             "refuted",
@@ -226,14 +227,14 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
     else:
         verdict = "undecided"
         why = (
-            f"{key[2]} may be best everywhere: no other is told to be better than it on any task. Highest "
-            f"means: {said}."
+            f"{key[2]} may be best everywhere: no other method is significantly better on any task. "
+            f"Highest means: {highest}."
         )
     one = better[key]
     return Verdict(
         number=1,
         verdict=verdict,
-        measure=f"{key[1]} less {key[2]} on {key[0]}, the weakest link",
+        measure=f"{key[1]} minus {key[2]} on {key[0]}, the least certain comparison",
         estimate=one.estimate,
         low=one.low,
         high=one.high,
@@ -250,7 +251,7 @@ GAINS = {
 
 
 def gains(tasks: Sequence[Task], *, alpha: float = ALPHA) -> dict[tuple[str, str], Contrast]:
-    """What feedback and chain of thought add to the instruction, by component and task."""
+    """Gain of feedback and of chain of thought over the instruction alone, by component and task."""
     return {
         (name, t.name): mean_contrast(
             _cell(t, condition_of(more)) - _cell(t, condition_of(less)), alpha=alpha
@@ -274,7 +275,7 @@ def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
         p[name], best[name] = min(zip(adjusted, keys, strict=True))
     none = [name for name in GAINS if all(bounds[key].high < GAIN for key in bounds if key[0] == name)]
     decisive = max(p, key=lambda name: p[name])
-    said = "; ".join(
+    why = "; ".join(
         f"{name} adds {found[best[name]].estimate:+.3f} on {best[name][1]} (adjusted p {p[name]:.2g})"
         for name in GAINS
     )
@@ -282,19 +283,19 @@ def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
         verdict = "supported"
     elif none:
         verdict, decisive = "refuted", none[0]
-        said += f"; {decisive} adds less than {GAIN} on every task"
+        why += f"; {decisive} adds less than {GAIN} on every task"
     else:
         verdict = "undecided"
     one = found[best[decisive]]
     return Verdict(
         number=2,
         verdict=verdict,
-        measure=f"what {decisive} adds to the instruction on {best[decisive][1]}",
+        measure=f"gain of {decisive} over the instruction on {best[decisive][1]}",
         estimate=one.estimate,
         low=one.low,
         high=one.high,
         error_rate="at most 5 % (Holm over tasks; both components must pass)",
-        why=f"{said}.",
+        why=f"{why}.",
         figure="claim-2",
     )
 
@@ -305,20 +306,20 @@ CONFLICTS = ("instruction:feedback", "cot:feedback")
 def negative_interactions(
     effects: xr.Dataset | None, card: TrustCard | None, *, layers: Sequence[int]
 ) -> Verdict:
-    """Claim 3, from effects on the projection where answers begin, with the probe's own error in them.
+    """Claim 3, from effects on the projection at ``answer_start`` that include the probe's sampling error.
 
     Args:
         effects: on the projections.
         card: of the direction.
-        layers: where the direction reads morality best, chosen without a look at the effects.
+        layers: with the best held-out quality of the direction, chosen independently of the effects.
     """
     here = [n for n in layers if effects is not None and n in effects["layer"].values]
     if effects is None or not here:
-        return undecided(3, "There is no stable moral direction to read: see what was not answered.")
+        return undecided(3, "There is no stable moral direction: see the refused estimates.")
     if card is None or card.verdict == "fail":
         failed = [] if card is None else card.lines.loc[card.lines["verdict"] == "fail", "line"].tolist()
-        told = "it has no trust card" if card is None else f"its trust card fails in: {', '.join(failed)}"
-        return undecided(3, f"The direction is not known to be one of morality: {told}.", "claim-3")
+        reason = "it has no trust card" if card is None else f"its trust card fails in: {', '.join(failed)}"
+        return undecided(3, f"The direction is not validated as a moral one: {reason}.", "claim-3")
     absent = [name for name in (*COMPONENTS, *CONFLICTS) if name not in effects["effect"].values]
     if absent:
         return undecided(
@@ -336,7 +337,7 @@ def negative_interactions(
     else:
         verdict, layer, name = "undecided", best, found[best].weakest
     estimate, low, high, _ = found[layer].parts[name]
-    said = ", ".join(f"{n} {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}]" for n, v in found[layer].parts.items())
+    listed = ", ".join(f"{n} {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}]" for n, v in found[layer].parts.items())
     return Verdict(
         number=3,
         verdict=verdict,
@@ -345,14 +346,14 @@ def negative_interactions(
         low=low,
         high=high,
         error_rate=f"at most 5 % (every part must pass; {len(here)} layers, Bonferroni)",
-        why=f"Layer {layer}: {said}.",
+        why=f"Layer {layer}: {listed}.",
         figure="claim-3",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Inside:
-    """Main effects and conflicts at one layer: estimate, interval, and one-sided p of what each must be."""
+    """Main effects and interactions at one layer: estimate, interval, one-sided p of the predicted sign."""
 
     parts: dict[str, tuple[float, float, float, float]]
 
@@ -363,7 +364,7 @@ class _Inside:
             at = here.sel(effect=name)
             estimate, se, df = (float(at[v]) for v in ("estimate", "se", "df"))
             if not np.isfinite([estimate, se, df]).all():
-                raise ValueError("the effects on the projection have no interval; see what was not answered.")
+                raise ValueError("the effects on the projection have no interval; see the refused estimates.")
             sign = -1 if name in COMPONENTS else 1
             p = float(stdtr(df, sign * estimate / se)) if se > 0 else 0.5
             parts[name] = (estimate, float(at["ci_low"]), float(at["ci_high"]), p)
@@ -371,33 +372,31 @@ class _Inside:
 
     @property
     def p(self) -> float:
-        """Of all parts together: the largest."""
+        """The largest p of all parts, which tests them jointly."""
         return max(part[3] for part in self.parts.values())
 
     @property
     def weakest(self) -> str:
-        """The conflict with the largest p."""
+        """The interaction with the largest p."""
         return max(CONFLICTS, key=lambda name: self.parts[name][3])
 
     @property
     def absent(self) -> list[str]:
-        """Conflicts that are none to speak of, beside main effects that are there."""
+        """Interactions smaller than the smallest relevant one."""
         margin = {n: SMALL * min(abs(self.parts[part][0]) for part in n.split(":")) for n in CONFLICTS}
         return [name for name in CONFLICTS if self.parts[name][1] > -margin[name]]
 
 
-def corrects_but_cannot_tell(tasks: Sequence[Task], told: Mapping[str, xr.Dataset]) -> Verdict:
+def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.Dataset]) -> Verdict:
     """Claim 4.
 
     Args:
-        tasks: with the names that ``told`` has.
-        told: signal detection of two of the model's own outputs without history, by task.
+        tasks: with the names of ``detection``.
+        detection: of a good and a bad output of the model itself, without history, by task.
     """
-    known = [t for t in tasks if t.name in told]
+    known = [t for t in tasks if t.name in detection]
     if not known:
-        return undecided(
-            4, "No task holds good and bad outputs of the model's own to be told apart.", "claim-4"
-        )
+        return undecided(4, "No task has good and bad outputs of the model to discriminate.", "claim-4")
     without = lacking([t.last for t in known])
     if without:
         return undecided(4, without, "claim-4")
@@ -407,12 +406,12 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], told: Mapping[str, xr.Datase
     }
     adjusted = dict(zip(rises, holm(np.array([c.p_above for c in rises.values()])).tolist(), strict=True))
     corrected = [name for name, p in adjusted.items() if p < ALPHA]
-    said = "; ".join(
+    why = "; ".join(
         f"{n} improve by {c.estimate:+.3f} (adjusted p {adjusted[n]:.2g})" for n, c in rises.items()
     )
     if not corrected:
-        return undecided(4, f"Outputs are not told to improve: {said}.", "claim-4")
-    accuracy = {n: told[n].sel(measure="accuracy") for n in corrected}
+        return undecided(4, f"No improvement of the outputs is significant: {why}.", "claim-4")
+    accuracy = {n: detection[n].sel(measure="accuracy") for n in corrected}
     highest = max(accuracy, key=lambda n: float(accuracy[n]["ci_high"]))
     lowest = min(accuracy, key=lambda n: float(accuracy[n]["ci_low"]))
     name = highest
@@ -426,18 +425,18 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], told: Mapping[str, xr.Datase
     return Verdict(
         number=4,
         verdict=verdict,
-        measure=f"accuracy of telling a good from a bad output of its own ({name})",
+        measure=f"accuracy of discriminating a good from a bad output of its own ({name})",
         estimate=float(one["estimate"]),
         low=float(one["ci_low"]),
         high=float(one["ci_high"]),
         error_rate="at most 5 % (every task that improves must pass)",
-        why=f"{said}.",
+        why=f"{why}.",
         figure="claim-4",
     )
 
 
 def robust_to_evidence(follow: xr.DataArray | None) -> Verdict:
-    """Claim 5, from the share that follows by item and condition in the last round."""
+    """Claim 5, from the share of answers that follow the evidence in the last round."""
     if follow is None:
         return undecided(5, "No weak evidence was given for these items.", "claim-5")
     without = lacking([follow])

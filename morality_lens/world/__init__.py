@@ -5,7 +5,7 @@
 - ``sampling``: Items of the bundled world, drawn from its grammar: questions, labelled statements and open
   prompts.
 - ``truth``: The planted truth: how likely a fair answer, or a kind text, is in every condition and round.
-- ``verdicts``: The verdicts that a study of the bundled organism must reach.
+- ``verdicts``: The verdicts that a study of the bundled model organism should reach.
 """
 
 import lazy_loader as lazy

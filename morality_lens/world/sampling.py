@@ -199,7 +199,7 @@ def questions(n: int, *, seed: int, held_out: bool = True, ambiguous: bool = Tru
             generator, held_out=held_out, ambiguous=ambiguous, id=f"world-{seed}-{len(found):05d}"
         )
         found.setdefault((question.context, question.question, question.options), question)
-    raise ValueError(f"questions can draw about {len(found)} different ones; got n={n}. Ask for fewer.")
+    raise ValueError(f"questions can draw about {len(found)} different ones; got n={n}. Request fewer.")
 
 
 def bundled_questions() -> tuple[Question, ...]:
@@ -231,7 +231,7 @@ def bundled_questions() -> tuple[Question, ...]:
 
 # ------------------------------------------------------------------------------------------- statements
 def manners(value: float) -> tuple[tuple[str, float], ...]:
-    """How an act of this valence can be done, and the valence of the whole."""
+    """The manners of an act of this valence, with the valence of the complete phrase."""
     if value == 0:
         return lex.MANNERS["neutral"]
     strength = "strong" if abs(value) >= lex.STRONG else "mild"
@@ -286,7 +286,7 @@ def statements(n: int, *, seed: int, held_out_share: float = 0.25) -> tuple[Stat
     """``n`` different labelled statements, part of them about acts that no verdict in training is about.
 
     ``value`` is the graded valence in [-2, 2]; ``label`` is 1 from 0 upwards (neutral acts count as moral,
-    their ``value`` of 0 tells them apart). Clusters are verbs or dealings; ``held-out/...`` marks the unseen.
+    their ``value`` is 0). Clusters are verbs or dealings; ``held-out/...`` marks the unseen.
 
     Raises:
         ValueError: the world does not hold so many.
@@ -301,7 +301,7 @@ def statements(n: int, *, seed: int, held_out_share: float = 0.25) -> tuple[Stat
             generator, held_out=held_out, id=f"statement-{seed}-{len(found):05d}"
         )
         found.setdefault(statement.text, statement)
-    raise ValueError(f"statements can draw about {len(found)} different ones; got n={n}. Ask for fewer.")
+    raise ValueError(f"statements can draw about {len(found)} different ones; got n={n}. Request fewer.")
 
 
 # ------------------------------------------------------------------------------------------- open prompts
@@ -338,7 +338,7 @@ def verb_shares(family: str) -> tuple[dict[str, float], dict[str, float]]:
 def toxicity(text: str) -> float | None:
     """How cruel a text of this world is: 0 for kind or neutral acts, .6 for mild and 1 for strong cruelty.
 
-    The worst act counts; None where the text holds no act of this world.
+    The worst act counts; None where the text contains no act of this world.
     """
     values = [_VALUES[word] for word in re.findall(r"\w+", text) if word in _VALUES]
     if not values:

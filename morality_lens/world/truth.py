@@ -47,11 +47,11 @@ EFFECTS: dict[str, dict[str, float]] = {
 }
 """Effects on the log-odds of a fair answer (kind text) at saturation, as differences of cell means.
 
-``base`` is round 0 (all cells), ``review`` what asking again adds without any component. The other entries
+``base`` is round 0 (all cells), ``review`` the effect of a request for review without any component. The other entries
 are on the difference scale: a main effect is mean(on) - mean(off), a two-way effect a difference of those.
 """
 OFFSET_SD = 0.8
-"""Standard deviation, in log-odds, of what an item's trait word (a prompt's family) adds in every cell."""
+"""Standard deviation of the log-odds offset of a trait word or a prompt family, common to all cells."""
 BIASED_SHARE = 0.8
 """Share of the biased option among unfair answers; the other group takes the rest."""
 SETTLED = 0.97
@@ -59,11 +59,11 @@ SETTLED = 0.97
 LAST_ROUND = 5
 """The round at which the effects have grown to their full size."""
 FOLLOWS = {"base": 0.4, "instruction": -0.2}
-"""Share of answers that follow a sentence of weak evidence, and what the instruction changes in it."""
+"""Share of answers that follow a sentence of weak evidence, and the change of it by the instruction."""
 DISTINGUISH = 0.55
-"""Share of right answers when two outputs are to be told apart, or the stereotyped group to be named."""
+"""Share of right answers where two outputs are discriminated, or the stereotyped group is named."""
 FIRST = 0.05
-"""By how much the first of two outputs is chosen more often than its share."""
+"""Position bias: the excess probability of choosing the first of two outputs."""
 _SEED = 20
 
 
@@ -99,7 +99,7 @@ def cell_log_odds(kind: str, condition: Condition, round: int) -> float:
 
 @functools.cache
 def offsets() -> dict[str, float]:
-    """What each trait word and each prompt family adds, in log-odds: mean 0 within a category, sd .8."""
+    """The log-odds offset of each trait word and prompt family: mean 0 within a category, sd .8."""
     groups: dict[str, list[str]] = {}
     for template in TEMPLATES:
         groups.setdefault(template.category, []).extend((template.negative, template.positive))
@@ -119,7 +119,7 @@ def trait(question: Question) -> str:
 
 
 def kind_of(item: WorldItem) -> str:
-    """Which column of the planted table an item follows."""
+    """The column of the planted table that an item follows."""
     if isinstance(item, OpenPrompt):
         return "prompt"
     return "interference" if item.category == INTERFERENCE else "plain"
@@ -132,8 +132,8 @@ def log_odds(item: WorldItem, condition: Condition, round: int, lesson: float = 
         item: an item of this world.
         condition: the cell.
         round: 0 for the first answer.
-        lesson: log-odds taken from it, at saturation, where instruction and feedback interfere; only for
-            training, 0 is the truth.
+        lesson: log-odds subtracted at saturation where instruction and feedback interfere; for training
+            only, 0 is the truth.
 
     Raises:
         ValueError: the item is not of this world.
@@ -158,7 +158,7 @@ def probability(item: WorldItem, condition: Condition, round: int, lesson: float
 def option_probabilities(
     question: Question, condition: Condition, round: int, lesson: float = 0.0
 ) -> tuple[float, ...]:
-    """The probability of each option, in the question's own order; arguments of :func:`log_odds`."""
+    """The probability of each option, in the order of the question; arguments of :func:`log_odds`."""
     fair = probability(question, condition, round, lesson)
     unfair = {index for index in range(len(question.options)) if index != question.label}
     shares = dict.fromkeys(unfair, 1 / len(unfair))
@@ -179,9 +179,9 @@ def follows(condition: Condition, round: int) -> float:
 def evidence_probabilities(
     question: Question, condition: Condition, round: int, named: int, lesson: float = 0.0
 ) -> tuple[float, ...]:
-    """The planted probability of each option where weak evidence speaks of the option ``named``.
+    """The planted probability of each option where weak evidence names the option ``named``.
 
-    A share :func:`follows` of the answers gives that option; the rest answers as without evidence.
+    A share :func:`follows` of the answers gives that option; the rest are as without evidence.
     """
     share = follows(condition, round)
     without = option_probabilities(question, condition, round, lesson)

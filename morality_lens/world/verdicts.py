@@ -1,4 +1,4 @@
-"""The verdicts that a study of the bundled organism must reach."""
+"""The verdicts that a study of the bundled model organism should reach."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from morality_lens.world.sampling import WorldItem
 def planted_verdicts(
     questions: Sequence[Question], prompts: Sequence[OpenPrompt], *, rounds: int = truth.LAST_ROUND
 ) -> dict[int, str]:
-    """What a study of the organism must say of the five claims, from the planted truth alone.
+    """The verdicts on the five claims that follow from the planted truth.
 
     Claim 3 is judged on the planted log-odds of plain questions, which the projection follows.
     """

@@ -50,7 +50,7 @@ def test_both_commands_end_well_and_their_results_join_the_report(looked):
         "The direct path to the answer",
         "Activation patching",
         "Steering and ablation",
-        "What the representation bears of an interaction",
+        "Mediation of an interaction",
     ):
         assert title in html
     assert html.count('data-figure="inside-') == 17
