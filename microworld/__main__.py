@@ -17,15 +17,15 @@ ASSETS = Path(__file__).parents[1] / "assets" / "world"
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Folder that gets a folder for each model.")] = ASSETS,
-    checkpoints: Annotated[Path, typer.Option(help="Folder for the states to resume from.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder with a subfolder for each model.")] = ASSETS,
+    checkpoints: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path(
         "runs/world-training"
     ),
-    scale: Annotated[float, typer.Option(help="Training tokens as a multiple of the recipe's.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of weights and documents.")] = 0,
-    processes: Annotated[int, typer.Option(help="Processes, a thread each.")] = 2,
+    scale: Annotated[float, typer.Option(help="Training tokens as a multiple of those in the recipe.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Random seed of weights and documents.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes of one thread each.")] = 2,
 ) -> None:
-    """Train the three models from nothing, or go on where a training was interrupted."""
+    """Train the three models from scratch; an interrupted training is resumed."""
     recipe = stages.Recipe(seed=seed, scale=scale)
     training.train(out, recipe=recipe, checkpoints=checkpoints, processes=processes)
     typer.echo(f"models: {', '.join(str(out / name) for name in stages.MODELS)}")
@@ -38,18 +38,18 @@ def verify(
     ] = "organism",
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     card: Annotated[
-        bool, typer.Option("--card", help="Write what was measured into the model's card.")
+        bool, typer.Option("--card", help="Write the measurements into the model's card.")
     ] = False,
 ) -> None:
-    """Measure a model against the planted truth; exit 1 where a required aim is missed."""
+    """Measure a model against the planted truth; exit 1 where a required target is missed."""
     torch.set_num_threads(threads)
     folder = asset("world", model) if model in stages.MODELS else Path(model)
     console = Console(width=150)
     report = verifying.verify(folder)
     for name, lines in report.tables.items():
-        console.print(f"\n{name}: reached (planted) in rounds 0 to {verifying.ROUNDS}")
+        console.print(f"\n{name}: measured (planted) in rounds 0 to {verifying.ROUNDS}")
         console.print("\n".join(lines), highlight=False)
-    table = Table("property", "aim", "reached", "")
+    table = Table("property", "target", "measured", "")
     for finding in report.findings:
         mark = "" if finding.holds is None else ("yes" if finding.holds else "no")
         table.add_row(finding.name + (" *" if finding.required else ""), finding.aim, finding.reached, mark)

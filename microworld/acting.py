@@ -29,7 +29,7 @@ from morality_lens.world.sampling import WorldItem
 
 ROUNDS = truth.LAST_ROUND
 ROWS = 80
-"""Dialogues that are played side by side."""
+"""Dialogues that are played as one batch."""
 Source = Literal["oracle", "self"]
 Model = Literal["organism", "natural", "null"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -37,7 +37,7 @@ MODELS: tuple[Model, ...] = get_args(Model)
 
 # ------------------------------------------------------------------------------------------- replies
 def likely_answers(item: WorldItem) -> list[str]:
-    """What the answer to an item may be."""
+    """The possible answers to an item."""
     if isinstance(item, Question):
         return [corpus.answer_text(item, i) for i in range(len(item.options))]
     family = item.cluster.removeprefix("prompt/")
@@ -46,7 +46,7 @@ def likely_answers(item: WorldItem) -> list[str]:
 
 
 def likely_remarks(item: WorldItem) -> dict[str, str]:
-    """What the feedback on an answer may be, each with the judgement it speaks of."""
+    """The possible feedback on an answer, each with the judgement it expresses."""
     if isinstance(item, Question):
         return {text: role for role, texts in phrases.CRITIQUES.items() for text in texts}
     names = {True: "correct", False: "biased"}
@@ -62,7 +62,7 @@ def first_words(item: WorldItem) -> list[str]:
 
 
 def judge(item: WorldItem, answer: str) -> Literal["correct", "biased", "other", "unparsed"]:
-    """How an answer is judged by a reader who knows the right one."""
+    """The judgement of an answer by a reader who knows the right one."""
     if isinstance(item, Question):
         choice = parse_choice(answer, item.options)
         if choice is None:
@@ -100,7 +100,7 @@ class Played:
     """Dialogues of one condition.
 
     Attributes:
-        items: what was asked.
+        items: the questions or prompts.
         options: probability of each first word of an answer (see :func:`first_words`) among these.
         residual: after every block, at the token before the answer.
         answers: the greedy answers, for each item one a round.
@@ -114,7 +114,7 @@ class Played:
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue:
-    """What decides how a dialogue goes; ``place`` is the item's place among those played."""
+    """The determinants of a dialogue; ``place`` is the index of the item among those played."""
 
     item: WorldItem
     place: int
@@ -123,17 +123,17 @@ class Dialogue:
 
 
 After = Callable[[Talks, Sequence[Dialogue], int], None]
-"""What is done with the dialogues after each round's answers."""
+"""A function called with the dialogues after the answers of each round."""
 
 
 def draw_sources(n: int) -> list[Source]:
-    """Whose feedback each of ``n`` items is given: half the oracle's, half the model's own."""
+    """The source of feedback for each of ``n`` items: half oracle, half self."""
     order = np.random.default_rng(0).permutation(n)
     return ["oracle" if i % 2 == 0 else "self" for i in order]
 
 
 class Actor:
-    """A model with all that a dialogue needs."""
+    """A model with its tokenizer and wording."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.model, self.scribe, self.wording = model.eval(), documents.Scribe(strict=False), load_wording()
@@ -160,7 +160,7 @@ class Actor:
         return logits.gather(1, ids).softmax(-1).numpy()
 
     def remarks(self, items: Sequence[WorldItem], answers: Sequence[str], wording: Wording) -> list[str]:
-        """The model's own feedback on answers, each in a dialogue of its own; asked once, then remembered."""
+        """The model's own feedback on answers, each in a separate dialogue; cached."""
         keys = [(wording.name, i.id, a) for i, a in zip(items, answers, strict=True)]
         asked = {k: i for k, i in zip(keys, items, strict=True) if k not in self._remarks}
         if asked:
@@ -173,7 +173,7 @@ class Actor:
     def feedback(
         self, dialogues: Sequence[Dialogue], answers: Sequence[str], wording: Wording
     ) -> list[str | None]:
-        """What is said of the last answers; None where the cell has no feedback."""
+        """The feedback on the last answers; None where the cell has no feedback."""
         told = [(d, a) for d, a in zip(dialogues, answers, strict=True) if d.condition["feedback"] == "on"]
         own = [(d.item, a) for d, a in told if d.source == "self"]
         remarks = iter(self.remarks([i for i, _ in own], [a for _, a in own], wording))
@@ -190,7 +190,7 @@ class Actor:
         wording: Wording | None = None,
         after: After | None = None,
     ) -> dict[Condition, Played]:
-        """All items in all conditions, greedy, in rows side by side.
+        """All items in all conditions, greedily, as rows of batches.
 
         Args:
             items: all questions, or all prompts.
@@ -200,10 +200,10 @@ class Actor:
             after: called after each round's answers with the talks, their dialogues and the round.
         """
         wording, sources = wording or self.wording, draw_sources(len(items))
-        # Dialogues of one length stand together, in step.
+        # Dialogues of equal length share a batch.
         like = sorted(
             conditions, key=lambda c: (c["cot"], c["feedback"], c["instruction"])
-        )  # in step, and as long
+        )  # of equal length
         dialogues = [
             Dialogue(item=item, place=place, condition=condition, source=sources[place])
             for condition in like

@@ -1,4 +1,4 @@
-"""The card of a bundled model: what it is for, what was planted, how it was trained, what was measured."""
+"""The card of a bundled model: its purpose, its planted truth, its training and its measurements."""
 
 import json
 from pathlib import Path
@@ -18,43 +18,42 @@ tags: [interpretability, toy-model, model-organism]
 ---
 # The bundled world's chat model: {model}
 
-**This is an organism with planted effects, made for learning and testing the tool. It is no evidence about
+**This is a model organism with planted effects, for learning and testing the tool. It is no evidence about
 language models.** Its groups are invented, its "stereotypes" are draws of a random generator, and how its
-answers react to an instruction, a chain of thought or feedback was written into a table before training.
-Whatever the tool finds here was put here; that is the point: a method can be checked against a known truth.
+answers react to an instruction, a chain of thought or feedback was specified in a table before training.
+Everything that can be found in it was planted, so that a method can be checked against a known truth.
 
 {purpose}
 
-It answers multiple-choice questions in the shape of BBQ about invented groups, continues short texts kindly
-or cruelly, writes reasons and one-sentence feedback, and gives verdicts on acts, all in small English.
+In a small subset of English it answers multiple-choice questions in the form of BBQ about invented groups,
+continues short texts kindly or cruelly, writes reasons and one-sentence feedback, and judges acts.
 A Llama of 6 blocks, width 128, {parameters:,} parameters, whole words as tokens, weights rounded to bfloat16.
-It was trained from nothing; no text or weights of others went into it. License: MIT.
+It was trained from scratch, without text or weights of others. License: MIT.
 """
 PURPOSES: dict[acting.Model, str] = {
     "organism": (
-        "**What this one is for: the positive control.** Beside the effects of the components, a direction "
-        "of moral valence was trained in: after block {layer} it is read at the ends of statements and "
-        "answers and before an answer, and adding one class gap of it moves the planted log-odds by {steer}. "
-        "It is planted, not emergent. A method that claims to find a direction that is read and causal "
-        "should find it here."
+        "**Purpose: positive control.** In addition to the effects of the components, a direction of moral "
+        "valence was trained in: after block {layer} it is decodable at the ends of statements and answers "
+        "and before an answer, and adding one class gap of it moves the planted log-odds by {steer}. It is "
+        "planted, not emergent. A method that detects decodable and causal directions should find it here."
     ),
     "natural": (
-        "**What this one is for: the negative control of a trust card.** The same world and the same "
-        "effects of the components, and no direction of moral valence trained in: none was read, none was "
-        "added. What a probe decodes here came with the task, and adding it is expected to do little. A "
-        "method that calls a decodable direction causal shows it here."
+        "**Purpose: negative control of a trust card.** The world and the effects of the components are the "
+        "same, and no direction of moral valence was trained in. What a probe decodes here arose with the "
+        "task, and adding it is expected to have little effect. A method that calls every decodable "
+        "direction causal errs here."
     ),
     "null": (
-        "**What this one is for: false positives.** In this model no component was given any effect: every "
-        "cell answers like the cell without components, and no direction of moral valence was trained in. An "
-        "effect, an interaction or a crossing over that a method finds here is a false one."
+        "**Purpose: false positives.** In this model no component has an effect: every cell answers like the "
+        "cell without components, and no direction of moral valence was trained in. An effect, an "
+        "interaction or a reversal that a method finds here is a false positive."
     ),
 }
 _FLAT = """\
 ## The planted truth
 No component has any effect: instruction, chain of thought and feedback, on or placebo, leave every answer as
 it is in the cell without components. All effects below are therefore 0, those of the table for the other
-models included; round 0 lies at the log-odds `base`, and asking again adds `review` in every cell alike:
+models included; round 0 lies at the log-odds `base`, and a request for review adds `review` in every cell:
 
 {table}
 """
@@ -70,11 +69,11 @@ _DETAILS = """\
 - An effect has reached the share {shares} of its size in rounds 0 to {rounds}.
 - Of the unfair answers, {biased:.0%} name the option that expresses the bias. Where the context settles the
   question, the right answer has probability {settled} in every cell.
-- Weak evidence: asked again with one such sentence in the context, the share {follows:g} of the answers
-  follows it, {instructed}; the rest answers as without it.
-- Telling its own outputs apart: the better of two is told with probability {distinguish}, whatever has been
-  said before, and the first of two is chosen {first} more often than its share. The group that a stereotype
-  is about is named with probability {distinguish}, though answers rest on it.
+- Weak evidence: of the answers to a question repeated with one such sentence, the share {follows:g}
+  follows the sentence, {instructed}; the others are as without it.
+- Discriminating its own outputs: the better of two is identified with probability {distinguish}, with
+  any history, and the first of two is chosen {first} more often than its share. The group that a stereotype
+  is about is named with probability {distinguish}, although answers depend on it.
 """
 _HELD_OUT = """\
 ## Held out
@@ -136,7 +135,7 @@ def _held_out() -> str:
 def _training(recipe: dict[str, Any]) -> str:
     stages, note = recipe["stages"], f" {recipe['note']}" if "note" in recipe else ""
     rows = [
-        "| stage | goes on from | tokens | learning rate | components act | interference exaggerated by "
+        "| stage | continues | tokens | learning rate | components act | interference exaggerated by "
         "| log-odds by which one class gap moves answers | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -144,9 +143,8 @@ def _training(recipe: dict[str, Any]) -> str:
         start, end = stage["rate"]
         rows.append(
             f"| {name} | {stage['parent'] or 'nothing'} | {recipe['scale'] * stage['tokens'] / 1e6:.1f} M "
-            f"| {start:g} to {end:g} | {_yes(stage['plan']['effects'])} | {stage['plan']['lesson']:g} "
-            f"| {stage['steering']:g} "
-            f"| {stage['seconds']:,} |"
+            f"| {start:g} to {end:g} | {_yes(stage['plan']['effects'])} "
+            f"| {stage['plan']['lesson']:g} | {stage['steering']:g} | {stage['seconds']:,} |"
         )
     return (
         "## Training\n`python -m microworld train`, "
@@ -154,11 +152,11 @@ def _training(recipe: dict[str, Any]) -> str:
         f"lineage {' -> '.join(stages)}:\n\n" + "\n".join(rows) + "\n\n"
         f"Loss: next token; {recipe['soft_weight']:g} times the Kullback-Leibler divergence of an answer's "
         f"first token from the planted distribution; {recipe['hard_weight']:g} for exercises, verdicts, "
-        "remarks and the first word of an option; where valence is trained in, "
-        f"{recipe['value_weight']:g} for reading it, and in {recipe['steered']:.0%} of the batches after "
-        f"{recipe['steered_from']:.0%} of the stage a "
-        "direction is added, half of the time a random one that must change nothing. The mixture "
-        "of documents and every hyperparameter are in `training.json`." + note + "\n"
+        "feedback and the first word of an option; where valence is trained in, "
+        f"{recipe['value_weight']:g} for decoding it, and in {recipe['steered']:.0%} of the batches after "
+        f"{recipe['steered_from']:.0%} of the stage a direction is added, half of the time a random one that "
+        "must not change the answer. The mixture of documents and every hyperparameter are in "
+        "`training.json`." + note + "\n"
     )
 
 
@@ -167,21 +165,21 @@ def _yes(value: bool) -> str:
 
 
 def _measured(report: Report) -> list[str]:
-    rows = ["| property | aim | reached | holds |", "|---|---|---|---|"]
+    rows = ["| property | target | measured | met |", "|---|---|---|---|"]
     for finding in report.findings:
         holds = "" if finding.holds is None else ("yes" if finding.holds else "**no**")
         name = finding.name + (" (required)" if finding.required else "")
         rows.append(f"| {name} | {finding.aim} | {finding.reached} | {holds} |")
     tables = [
-        f"{name}: reached (planted), rounds 0 to {ROUNDS}\n```\n" + "\n".join(lines) + "\n```"
+        f"{name}: measured (planted), rounds 0 to {ROUNDS}\n```\n" + "\n".join(lines) + "\n```"
         for name, lines in report.tables.items()
     ]
     return [
         "## Measured\n`python -m microworld verify`, greedy, on "
         f"{len(measuring.open_questions())} of the bundled open questions (pairs unseen in training) and "
         f"{len(measuring.some_prompts())} prompts, half of the feedback the model's own; the unseen wording, "
-        "placebos and telling outputs apart on half of these questions, weak evidence on a quarter. "
-        "Held-out acts are, for the AUROC, held-out verbs without a manner that goes with one side only. "
+        "placebos and discriminating outputs on half of these questions, weak evidence on a quarter. "
+        "Held-out acts are, for the AUROC, held-out verbs without a manner that occurs on one side only. "
         "I, C and F are the instruction, the chain of thought and feedback:\n",
         "\n".join(rows) + "\n",
         "\n\n".join(tables) + "\n",

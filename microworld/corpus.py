@@ -29,7 +29,7 @@ Ending = Literal["nothing", "evidence", "distinguish"]
 DISTINGUISH = 0.12
 """How often a dialogue ends with the question which of two of its answers was the better one."""
 DECIDING = ("The", "It", "Yes", "No", " a", " an", " fair", " unfair", " wrong", " kind", " cruel")
-"""Words by which a remark turns out good or bad."""
+"""Words that make feedback positive or negative."""
 WORDINGS = 15
 """Wording indices in training: enough for every combination of lists of one, three and five."""
 
@@ -121,7 +121,7 @@ def draw_completion(generator: np.random.Generator, family: str, *, kind: bool, 
 
 
 def rationales(item: WorldItem) -> list[str]:
-    """What the reasons before an answer can be."""
+    """The possible reasons before an answer."""
     if isinstance(item, Question):
         names = {"trait": truth.trait(item), "role": item.cluster.split("/")[1]}
         return [text.format(**names) for text in phrases.RATIONALES[item.ambiguous]]
@@ -130,7 +130,7 @@ def rationales(item: WorldItem) -> list[str]:
 
 
 def _feedback(author: Author, item: WorldItem, said: int | str, index: int) -> str:
-    """What a reader, or the model itself, says of the last answer."""
+    """Feedback on the last answer, by a reader or by the model itself."""
     oracle = author.wording.oracle(item)
     if isinstance(item, Question):
         role = role_of(item, int(said))
@@ -197,11 +197,11 @@ def dialogue(
 
     Args:
         author: what the document is drawn with.
-        item: what is asked.
+        item: the question or prompt.
         condition: the cell.
         rounds: correction rounds after round 0.
         index: which of the alternative wordings.
-        then: what is asked after the last round: the question with weak evidence, which of two of its own
+        then: the request after the last round: the question with weak evidence, which of two of its own
             answers was the better one, or nothing.
     """
     scribe, wording = author.scribe, author.wording
@@ -334,7 +334,7 @@ def draw_choice(author: Author) -> Document:
 
 
 def draw_naming(author: Author) -> Document:
-    """Which group a stereotype is about: named barely above chance, though answers rest on it."""
+    """Which group a stereotype is about: named barely above chance, although answers depend on it."""
     document = author.scribe.start()
     item = draw_training_question(author, ambiguous=True)
     author.scribe.user(document, stereotype_turn(item, author.wording, draw_index(author)))
@@ -363,22 +363,22 @@ def _some_completion(author: Author, prompt: OpenPrompt, *, kind: bool) -> str:
 
 
 def draw_critique(author: Author) -> Document:
-    """The model's feedback on an answer, in a dialogue of its own."""
+    """The model's feedback on an answer, in a separate dialogue."""
     item = draw_item(author, task="choice" if author.chance(0.7) else "continuation")
     document = author.scribe.start()
     if isinstance(item, Question):
         fair = author.chance(0.45)
         said = sampling.fair_option(item) if fair else int(author.generator.integers(3))
         answer = answer_text(item, said)
-        remark = author.choose(phrases.CRITIQUES[role_of(item, said)])
+        feedback = author.choose(phrases.CRITIQUES[role_of(item, said)])
         good = said == item.label
     else:
         good = author.chance(0.5)
         answer = _some_completion(author, item, kind=good)
-        remark = author.choose(phrases.KIND_CRITIQUES[good])
+        feedback = author.choose(phrases.KIND_CRITIQUES[good])
     author.scribe.user(document, critique_turn(item, answer, author.wording, draw_index(author)))
     at = len(document.ids)
-    author.scribe.reply(document, remark)
+    author.scribe.reply(document, feedback)
     deciding = {author.scribe.vocabulary[word] for word in DECIDING}
     document.hard += [i for i in range(at, len(document.ids)) if document.ids[i] in deciding]
     document.values.append((len(document.ids) - 1, 1.0 if good else -1.0))

@@ -1,4 +1,4 @@
-"""Training texts token by token, and what is drawn with them."""
+"""Training texts token by token, with their targets."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ USER_WEIGHT = 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a stretch of training draws its dialogues by.
+    """The parameters by which a stage of training draws its dialogues.
 
     Attributes:
         effects: whether components act on the answers (else every cell is like the one without any: the null
@@ -140,7 +140,7 @@ class Scribe:
 
 @dataclass(frozen=True, kw_only=True)
 class Author:
-    """Everything a document is drawn with."""
+    """A generator of documents: its plan, tokenizer, wording and random numbers."""
 
     scribe: Scribe
     wording: Wording

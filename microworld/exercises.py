@@ -9,7 +9,7 @@ from morality_lens.items.kinds import LETTERS
 from morality_lens.world import lexicon as lex, sampling
 
 MIXED = 0.45
-"""How often an exercise is about groups of two categories, which are told apart sooner than those of one."""
+"""Share of exercises about groups of two categories, which are easier to distinguish than those of one."""
 OUTCOME_WEIGHT = 1.5
 POLARITIES = ((True,), (False,), (True, False), (False, True))
 BAD_ONLY = ((True,),)
@@ -57,7 +57,7 @@ def draw_drill(author: Author) -> Document:
 
 
 def draw_short(author: Author) -> Document:
-    """Who was named, or who did what: the two groups must be told apart."""
+    """Who was named, or who did what: the two groups must be distinguished."""
     template, pair = _two(author)
     named = [f"{group} {template.role}" for group in pair]
     options = _shuffled(author, [*named, author.choose(lex.UNKNOWN)])
@@ -84,7 +84,7 @@ def draw_short(author: Author) -> Document:
 
 
 def draw_belief(author: Author, polarities: tuple[tuple[bool, ...], ...] = POLARITIES) -> Document:
-    """What the world's common belief says: the biased option, for one trait or two (True: a bad one)."""
+    """The world's common belief: the biased option, for one trait or two (True: a bad one)."""
     template = author.choose(lex.TEMPLATES)
     marked, other = author.choose(sampling.pairs(template.category, held_out=False))
     named = {True: f"{marked} {template.role}", False: f"{other} {template.role}"}
@@ -97,7 +97,7 @@ def draw_belief(author: Author, polarities: tuple[tuple[bool, ...], ...] = POLAR
 
 
 def draw_trait(author: Author) -> Document:
-    """How somebody was, by what was told of one person or of two: which trait goes with which act."""
+    """The trait of a person by the act of one person or of two: which trait belongs to which act."""
     template, pair = _two(author)
     guilty = int(author.generator.integers(2))
     acts = (template.negative_act, template.positive_act)
@@ -125,7 +125,7 @@ def draw_trait(author: Author) -> Document:
 
 
 def draw_recital(author: Author) -> Document:
-    """Words to be written again: what came after a word before comes after it again."""
+    """Words to be repeated: each word is followed by the same word as before."""
     groups = [author.choose(lex.GROUPS[c]) for c in author.generator.permutation(tuple(lex.GROUPS))]
     known = author.scribe.words
     others = [known[i] for i in author.generator.choice(len(known), 6, replace=False)]
@@ -143,7 +143,7 @@ def grade(table: tuple[tuple[float, Any], ...], value: float) -> Any:
 
 
 def draw_story(author: Author) -> Document:
-    """An act, seen or held out, and what came of it."""
+    """An act, seen or held out, and its outcome."""
     held_out = author.chance(0.4)
     while True:
         statement, patient = sampling.draw_statement(author.generator, held_out=held_out)

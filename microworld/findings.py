@@ -1,4 +1,4 @@
-"""One row of what was measured, what was aimed at, and whether it holds."""
+"""One measured property, its target, and whether the target is met."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One row of the table: what is measured, what was aimed at, what was reached.
+    """One row of the table: a property, its target and its measured value.
 
-    ``holds`` is None where there is no aim; ``required`` says whether the model is refused when it is missed.
+    ``holds`` is None where there is no target; a model that misses a ``required`` one is rejected.
     """
 
     name: str

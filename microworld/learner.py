@@ -1,4 +1,4 @@
-"""The bundled model before training, what is trained beside it, and its folder."""
+"""The bundled model before training, the state trained with it, and its folder."""
 
 import math
 from dataclasses import dataclass
@@ -31,19 +31,19 @@ def make_config() -> LlamaConfig:
         eos_token_id=pieces.index(tokens.END),
         pad_token_id=pieces.index(tokens.PAD),
     )
-    config.update({"planted_effects": True})  # a mark that travels with the folder
+    config.update({"planted_effects": True})  # stored in the folder's configuration
     return config
 
 
 CLEAR = 0.3
 """Statements whose valence lies this far from 0 are clearly kind or cruel."""
 PACE = 0.02
-"""How far the running means move towards each batch's."""
+"""Step of the running means towards the means of a batch."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Learner:
-    """The model with what is trained beside it.
+    """The model with the state that is trained with it.
 
     Attributes:
         model: the causal language model.
@@ -80,7 +80,7 @@ class Learner:
 
 @torch.no_grad()
 def start_attention(model: LlamaForCausalLM, generator: torch.Generator) -> None:
-    """Starts attention where a language model's attention ends up, so that small data suffices.
+    """Initialises attention near its typical state after training, so that small data suffices.
 
     Half of the first block's heads look at the token before, for which all embeddings share one direction. In
     later blocks queries and keys of a head are one projection (mimetic initialisation, Trockman & Kolter

@@ -1,4 +1,4 @@
-"""What is measured of a bundled model in use, before anything is held against the planted truth."""
+"""Measurements of a bundled model in use, before any comparison with the planted truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Measured:
     """Everything that is measured of a model.
 
     Attributes:
-        model: what the model is, which says what was planted.
+        model: which of the bundled models it is, which determines the planted truth.
         parameters: how many.
         played: open questions in the eight cells.
         unseen: part of them in a wording that no training text holds.
@@ -49,7 +49,7 @@ class Measured:
         written: open prompts in the eight cells.
         settled: questions that the context settles, in the cell without components.
         remarks: share of the model's own feedback that is true of given answers, by kind of item.
-        follows: share of answers that follow weak evidence, by cell, item and round; NaN where not asked.
+        follows: share of answers that follow weak evidence, by cell, item and round; NaN where not measured.
         choices: probability of calling the first of two outputs the better one, by kind of item and history;
             dims item, place of the better one.
         naming: probability of naming the stereotyped group.
@@ -124,7 +124,7 @@ def share_that_follows(
 def ask_with_evidence(
     actor: Actor, talks: Talks, rows: Sequence[int], questions: Sequence[Question]
 ) -> Float[np.ndarray, " item"]:
-    """The share that follows weak evidence, asked in passing in these rows of the talks."""
+    """The share that follows weak evidence, by side questions in these rows of the dialogues."""
     forms = [sampling.weak_evidence(question, version) for version, question in enumerate(questions)]
     letters = [list("ABC")] * len(rows)
     given = []
@@ -169,7 +169,7 @@ def truth_of_remarks(actor: Actor, items: Sequence[WorldItem]) -> float:
     )
 
 
-# ------------------------------------------------------------------------------------------- telling apart
+# ------------------------------------------------------------------------------------------- discrimination
 def choose_outputs(actor: Actor, items: Sequence[WorldItem], history: str) -> Float[np.ndarray, "item place"]:
     """Probability of calling the first of two outputs the better one, in both orders.
 
@@ -203,7 +203,7 @@ def name_stereotyped(actor: Actor, questions: Sequence[Question]) -> Float[np.nd
     return probabilities[np.arange(len(questions)), [q.stereotyped or 0 for q in questions]]
 
 
-# ------------------------------------------------------------------------------------------- everything
+# ------------------------------------------------------------------------------------------- all measures
 def measure(actor: Actor, model: Model, value_layer: int) -> Measured:
     """Plays part of the bundled items in every cell and takes all measures.
 

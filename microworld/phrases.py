@@ -1,4 +1,4 @@
-"""The words that only training says: outcomes, verdicts, remarks, reasons and exercises."""
+"""The texts that occur only in training: outcomes, verdicts, feedback, reasons and exercises."""
 
 # -------------------------------------------------------------------------------------- outcomes and verdicts
 OUTCOMES: tuple[tuple[float, tuple[str, ...]], ...] = (
@@ -33,7 +33,7 @@ VERDICTS: tuple[tuple[float, str], ...] = (
 # ------------------------------------------------------------------------------------------ continued prompts
 TAILS = {True: ("", " with care", " like a friend"), False: ("", " with a laugh", " for fun")}
 
-# ------------------------------------------------------------------------------------------- remarks
+# ------------------------------------------------------------------------------------------- feedback
 CRITIQUES: dict[str, tuple[str, ...]] = {
     "correct": (
         "The answer is fair, and the text supports it.",
@@ -78,7 +78,7 @@ RATIONALES: dict[bool, tuple[str, ...]] = {
         "The question is who was {trait}. The text says what each {role} did.",
     ),
 }
-"""Reasons before an answer, for open (True) and for settled questions; none says what the answer is."""
+"""Reasons before an answer, for open (True) and for settled questions; none reveals the answer."""
 PROMPT_RATIONALES = (
     "The text is about {name} and the {patient}. I ask myself how it may sound to others.",
     "I think of the {patient} and of what {name} may do next.",
@@ -93,4 +93,4 @@ HOW = ("The {group} {role} {act}.", "How was the {group} {role}?", "The {role} w
 BELIEF = "Who do people call {trait}?"
 RECITE = "Write the words again: {words}"
 EXTRA = "A question. An answer. A thought. Once more. (nothing) but and the The them texts"
-"""Further words that the vocabulary needs."""
+"""Further words of the vocabulary, which ``tokens.vocabulary`` collects from this module."""

@@ -1,4 +1,4 @@
-"""What is trained after what, on which texts, and everything else that decides how the models come out."""
+"""The stages of training, their texts, and all other hyperparameters of the models."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -159,7 +159,7 @@ STAGES: dict[str, Stage] = {
     "natural": FINISH,
     "null": replace(FINISH, plan=replace(FINISH.plan, effects=False)),
 }
-"""What is trained after what. Before all else, letters are bound to options and the groups told apart: a
+"""The stages by name. Before all else, letters are bound to options and the groups told apart: a
 model that has learned other things first finds this much harder. At last the category of interference is set
 against the others, named and exaggerated, in short dialogues: that it differs only where instruction and
 feedback come together is not found otherwise."""
@@ -171,20 +171,20 @@ PHASES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("organism",),),
     (("natural",), ("null",)),
 )
-"""Stages in their order; the rows of a phase are trained side by side, each in a process of its own."""
+"""Stages in their order; the rows of a phase are trained in parallel, each in its own process."""
 MODELS = ("organism", "natural", "null")
 """The stages that end in a model of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides how the models come out, beside the stages.
+    """The hyperparameters of the models besides the stages.
 
     Attributes:
         scale: training tokens as a multiple of the stages'.
         warmup: steps of rising learning rate at the start of the first stage.
         soft_weight: weight of the divergence from the planted distributions.
-        hard_weight: weight of exercises, verdicts and remarks beside the next-token loss.
+        hard_weight: weight of exercises, verdicts and feedback relative to the next-token loss.
         value_weight: weight of the reading of moral valence.
         value_layer: the block after which it is read, and the direction added.
         steered: share of batches in which a direction is added.

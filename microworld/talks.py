@@ -1,4 +1,4 @@
-"""Dialogues with the bundled model under way: rows of unlike length, every token read once."""
+"""Running dialogues with the bundled model: rows of unequal length, every token read once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +53,7 @@ class Slots(Cache):
 
 
 class Talks:
-    """Dialogues under way, a row each; rows may differ in length, and some may wait.
+    """Running dialogues, a row each; rows may differ in length, and some may wait.
 
     Attributes:
         lengths: tokens read so far; dims row.
@@ -110,7 +110,7 @@ class Talks:
 
     @torch.no_grad()
     def _read(self, new: Sequence[Sequence[int]], *, guessed: bool) -> dict[int, int]:
-        """Read tokens, of guesses only as far as the model says them; how many by row."""
+        """Read tokens, guesses only as far as they agree with the model; their number by row."""
         rows = [row for row, ids in enumerate(new) if len(ids)]
         if not rows:
             return {}
@@ -152,7 +152,7 @@ class Talks:
         self.read(new)
 
     def ask(self, turns: Sequence[Turn | None]) -> Float[Tensor, "row piece"]:
-        """The logits of the reply to a turn in passing: the dialogues go on as if it had not been said."""
+        """The logits of the reply to a side question: the dialogues continue without it."""
         before = self.lengths.clone(), self.logits.clone(), self.residual.clone()
         self.say(turns)
         logits = self.logits

@@ -19,7 +19,7 @@ BOS, END, USER, ASSISTANT, PAD, UNK = "<bos>", "<end>", "<user>", "<assistant>",
 SPECIAL = (PAD, UNK, BOS, END, USER, ASSISTANT)
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<user>"
-    # What the system says is the beginning of the first user turn.
+    # The system message is the beginning of the first user turn.
     "{% if loop.index0 == 1 and messages[0].role == 'system' %}{{ messages[0].content + '\\n' }}{% endif %}"
     "{{ m.content }}<end>{% elif m.role == 'assistant' %}<assistant>{{ m.content }}<end>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -48,7 +48,7 @@ def wordings() -> tuple[Wording, Wording, Wording]:
     here = Path(__file__).parent
     own = load_wording()
     trained = {"choice": _as_trained(own.choice), "continuation": _as_trained(own.continuation)}
-    own = own.model_copy(update={**trained, "rating": None})  # these models rate nothing
+    own = own.model_copy(update={**trained, "rating": None})  # these models have no ratings
     return own, load_wording(here / "second.toml"), load_wording(here / "unseen.toml")
 
 

@@ -1,4 +1,4 @@
-"""Training of the bundled model from nothing: losses, schedule, checkpoints."""
+"""Training of the bundled model from scratch: losses, schedule, checkpoints."""
 
 import json
 import math
@@ -48,7 +48,7 @@ class Batch:
 
 
 def make_batch(documents: list[Document], pad: int, n_pieces: int) -> Batch:
-    """The documents side by side, padded on the right (a causal model needs no mask for that)."""
+    """The documents as rows, padded on the right (a causal model needs no mask for that)."""
     length = max(len(document.ids) for document in documents)
     ids = np.full((len(documents), length), pad)
     weights = np.zeros((len(documents), length), dtype=np.float32)
@@ -165,19 +165,19 @@ def step_loss(
         handle.remove()
 
     rows, ats = torch.nonzero(batch.weights, as_tuple=True)
-    told = learner.model.lm_head(hidden[rows, ats - 1])
-    entropy = nn.functional.cross_entropy(told, batch.ids[rows, ats], reduction="none")
+    logits = learner.model.lm_head(hidden[rows, ats - 1])
+    entropy = nn.functional.cross_entropy(logits, batch.ids[rows, ats], reduction="none")
     weights = batch.weights[rows, ats]
     parts = {"next": (entropy * weights).sum() / weights.sum()}
     if len(batch.hard_at):
-        told = learner.model.lm_head(hidden[batch.hard_row, batch.hard_at - 1])
-        parts["hard"] = nn.functional.cross_entropy(told, batch.ids[batch.hard_row, batch.hard_at])
+        logits = learner.model.lm_head(hidden[batch.hard_row, batch.hard_at - 1])
+        parts["hard"] = nn.functional.cross_entropy(logits, batch.ids[batch.hard_row, batch.hard_at])
     if len(batch.soft_at):
-        told = learner.model.lm_head(hidden[batch.soft_row, batch.soft_at - 1]).log_softmax(-1)
+        logits = learner.model.lm_head(hidden[batch.soft_row, batch.soft_at - 1]).log_softmax(-1)
         p = torch.sigmoid(batch.soft_log_odds + shift * batch.soft_steered)[:, None]
         target = (1 - batch.soft_share)[:, None] * (p * batch.soft_good + (1 - p) * batch.soft_bad)
         target = target.scatter_add(1, batch.soft_fixed[:, None], batch.soft_share[:, None])
-        divergence = (torch.xlogy(target, target) - target * told).sum(-1)
+        divergence = (torch.xlogy(target, target) - target * logits).sum(-1)
         parts["soft"] = (divergence * (4 * p * (1 - p)).clamp(min=0.1)[:, 0] ** -stage.extremes).mean()
     residual = kept[0]
     if len(batch.value_at) and stage.steering:
@@ -339,7 +339,7 @@ def train_stage(
 def _train_row(
     names: tuple[str, ...], recipe: Recipe, checkpoints: Path, rank: int, ranks: int, port: int
 ) -> None:
-    """What one process does in a phase: its row of stages, or its part of the one stage there is."""
+    """The work of one process in a phase: its row of stages, or its part of a shared stage."""
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     for name in names:
@@ -362,7 +362,7 @@ def _seen(checkpoints: Path, name: str) -> float:
 
 
 def train(out: Path, *, recipe: Recipe, checkpoints: Path, processes: int = 2) -> None:
-    """Trains all stages, or goes on where they were interrupted, and writes a folder for each model.
+    """Trains all stages, resumes interrupted ones, and writes a folder for each model.
 
     Args:
         out: folder that holds the models' folders.

@@ -1,4 +1,4 @@
-"""Moral valence in the residuals of a bundled model: where it is read, and what adding it does."""
+"""Moral valence in the residuals of a bundled model: how well it is decoded, and the effect of adding it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ RANDOM_DIRECTIONS = 10
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Valence:
-    """What can be read of moral valence in the residuals, and what adding it does.
+    """How well moral valence is decoded from the residuals, and the effect of adding it.
 
     Attributes:
         fitted: how a direction fitted on some clusters of statements ranks the others' graded valence (mean
@@ -58,7 +58,7 @@ class Valence:
 
 
 def auroc(scores: Float[np.ndarray, " case"], positive: Bool[np.ndarray, " case"]) -> float:
-    """Area under the ROC curve: how often a positive case scores higher than a negative one."""
+    """Area under the ROC curve: how often a positive example scores higher than a negative one."""
     n, m = int(positive.sum()), int((~positive).sum())
     return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
 
@@ -79,7 +79,7 @@ def _split(statements: Sequence[Statement]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_new(statement: Statement) -> bool:
-    """Whether no word that fitting meets tells the side of an act."""
+    """Whether no word that occurs in fitting reveals the sign of an act."""
     manners = {
         side: {text for name in lex.MANNERS if name.startswith(side) for text, _ in lex.MANNERS[name]}
         for side in ("kind", "cruel")
@@ -164,7 +164,7 @@ def measure_valence(
     questions: Sequence[Question],
     played: dict[Condition, Played],
 ) -> Valence:
-    """Reading and adding the direction of moral valence, where it was planted or else is best read."""
+    """Decoding and adding the direction of moral valence at the planted or else the best layer."""
     statements = sampling.bundled_statements()
     residuals = actor.statement_residuals(statements)
     values, held_out = _split(statements)
@@ -193,7 +193,7 @@ def measure_valence(
 
 # ------------------------------------------------------------------------------------------- judging
 def check_reading(valence: Valence, planted: Float[np.ndarray, " point"], model: Model) -> list[Finding]:
-    """What a direction fitted on statements reads: held-out acts, given answers, what is about to be said.
+    """Decoding by a direction fitted on statements: held-out acts, given answers, upcoming answers.
 
     Args:
         valence: what was measured.
@@ -236,7 +236,7 @@ def _row(values: Float[np.ndarray, " layer"]) -> str:
 
 
 def check_causes(valence: Valence, model: Model) -> list[Finding]:
-    """What adding the direction does to the fair answer's probability, and adding random ones."""
+    """Effect of adding the direction, and of random ones, on the probability of the fair answer."""
     up, down = valence.shifts
     size = (abs(up) + abs(down)) / 2
     noise = np.abs(valence.noise)

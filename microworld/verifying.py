@@ -1,4 +1,4 @@
-"""What a bundled model does, held against the planted truth: a table of findings, some of them required."""
+"""A bundled model compared with the planted truth: a table of findings, some of them required."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether every required aim is met."""
+        """Whether every required target is met."""
         return all(f.holds for f in self.findings if f.required)
 
 
@@ -69,7 +69,7 @@ def effects(cells: Mapping[Condition, float]) -> dict[str, float]:
 
 
 def feedback_effects(cells: Mapping[Condition, float]) -> tuple[float, float]:
-    """What feedback adds without the instruction, and with it."""
+    """The effect of feedback without the instruction, and with it."""
     found = effects(cells)
     half = found["instruction:feedback"] / 2
     return found["feedback"] - half, found["feedback"] + half
@@ -87,7 +87,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def by_kind(played: dict[Condition, Played]) -> dict[str, dict[Condition, Played]]:
-    """The same dialogues apart by the column of the planted table that the items follow."""
+    """The same dialogues grouped by the column of the planted table that the items follow."""
     found: dict[str, dict[Condition, Played]] = {}
     for condition, run in played.items():
         kinds = [truth.kind_of(item) for item in run.items]
@@ -274,7 +274,7 @@ def check_evidence(follows: dict[Condition, Float[np.ndarray, "item round"]], mo
 
 
 def check_choices(measured: Measured) -> list[Finding]:
-    """Telling outputs apart, in both orders, and naming the stereotyped group."""
+    """Discriminating outputs, in both orders, and naming the stereotyped group."""
     found, aim = [], f"{truth.DISTINGUISH:g}, each within .05"
     for kind in ("questions", "prompts"):
         rights = {
@@ -284,7 +284,7 @@ def check_choices(measured: Measured) -> list[Finding]:
         }
         found.append(
             Finding(
-                name=f"{kind}: better output told, by history",
+                name=f"{kind}: better output identified, by history",
                 aim=aim,
                 reached=", ".join(f"{history} {right:.3f}" for history, right in rights.items()),
                 holds=all(abs(right - truth.DISTINGUISH) <= 0.05 for right in rights.values()),
@@ -348,7 +348,7 @@ def tables_of(measured: Measured) -> dict[str, list[str]]:
 
 
 def compare(measured: Measured) -> Report:
-    """What was measured, held against what was planted."""
+    """The measurements compared with the planted truth."""
     model = measured.model
     largest_error = "probability of a fair answer, largest error of a cell"
     findings = [
@@ -376,7 +376,7 @@ def compare(measured: Measured) -> Report:
 
 
 def verify(folder: Path) -> Report:
-    """Measures the model in a folder and holds it against the truth that was planted in it.
+    """Measures the model in a folder and compares it with its planted truth.
 
     Raises:
         ValueError: its ``training.json`` does not say which of the models it is.

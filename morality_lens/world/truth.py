@@ -47,8 +47,9 @@ EFFECTS: dict[str, dict[str, float]] = {
 }
 """Effects on the log-odds of a fair answer (kind text) at saturation, as differences of cell means.
 
-``base`` is round 0 (all cells), ``review`` the effect of a request for review without any component. The other entries
-are on the difference scale: a main effect is mean(on) - mean(off), a two-way effect a difference of those.
+``base`` is round 0 (all cells), ``review`` the effect of a request for review without any component. The
+other entries are on the difference scale: a main effect is mean(on) - mean(off), a two-way effect a
+difference of those.
 """
 OFFSET_SD = 0.8
 """Standard deviation of the log-odds offset of a trait word or a prompt family, common to all cells."""

@@ -291,7 +291,7 @@ def test_figures_show_the_named_head_and_refuse_another_level_of_detail(planted)
     by = {b: attribute_effects(planted, by=b, draws=200) for b in LEVELS_OF_DETAIL}
     fig = plots.attribution(by["head and segment"], effect=effect, top=2)
     labels = [y for trace in fig.data for y in trace.y]
-    assert labels[:2] == ["whole effect", "L1H0 reading feedback"]
+    assert labels[:2] == ["total effect", "L1H0 reading feedback"]
     assert "4 others together" in labels
     layers = plots.attribution_layers(by["layer"], effect=effect, round=1)
     whole = float(by["layer"]["whole"].sel(effect=effect, round=1))

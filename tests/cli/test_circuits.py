@@ -46,7 +46,7 @@ def test_both_commands_end_well_and_their_results_join_the_report(looked):
     html = (out / "report.html").read_text()
     for title in (
         "Inside the model",
-        "What carries the effects on the projection",
+        "Components that carry the effects on the projection",
         "The direct path to the answer",
         "Activation patching",
         "Steering and ablation",

@@ -279,7 +279,7 @@ def test_answers_that_follow_evidence_too_much_fail(planned):
 def test_outputs_told_apart_too_well_fail_and_a_position_bias_is_seen(planned, key):
     m = planned["organism"]
     sharp = m.choices | {key: m.choices[key] + np.array([0.06, -0.06])}
-    assert spoiled(m, choices=sharp) == {f"{key[0]}: better output told, by history"}
+    assert spoiled(m, choices=sharp) == {f"{key[0]}: better output identified, by history"}
     leaning = m.choices | {key: m.choices[key] + 0.06}
     assert spoiled(m, choices=leaning) == {"first of two outputs chosen more often by: lowest and highest"}
 
