@@ -180,6 +180,6 @@ def test_claims_and_log_odds_come_with_behaviour_that_could_be_read(run, monkeyp
         ("cot", "feedback"),
     ]
     page = write_report(run, path=tmp_path / "r.html", analysis=found).read_text()
-    assert "may be called" in page
+    assert "Claims about the interactions" in page
     assert "difference of log-odds" in page
     assert "instruction off, feedback off:" in page

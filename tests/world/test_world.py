@@ -82,7 +82,7 @@ def test_asking_for_more_items_than_there_are_says_so(monkeypatch):
     monkeypatch.setattr(lex, "TEMPLATES", lex.TEMPLATES[:1])
     monkeypatch.setattr(lex, "ASKED", lex.ASKED[:1])
     monkeypatch.setattr(lex, "UNKNOWN", lex.UNKNOWN[:1])
-    with pytest.raises(ValueError, match="Ask for fewer"):
+    with pytest.raises(ValueError, match="Request fewer"):
         sampling.questions(97, seed=0)
 
 
