@@ -1,9 +1,10 @@
-# `make demo` runs the main job on the bundled model; `make test` tests the package, `make test-fast` what
-# takes little time of it, `make test-world` the training of the bundled models. Each installs what it needs.
+# `make demo` runs `morality-lens run` on the bundled model; `make test` tests the package, `make test-fast` runs
+# the quick tests only, `make test-world` those of the training of the bundled models; `make check` checks style,
+# types, import layers, complexity and wording. Each installs its dependencies.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The CPU build of torch is small and enough here; on a GPU machine install your own torch into the
+# The CPU build of torch is small and sufficient here; on a GPU machine install another torch into the
 # environment first, and it is kept.
 TORCH ?= torch==2.13.0
 
@@ -29,8 +30,8 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.installed
 
-# Two workers of one thread each: more threads would take turns on the same cores. A file's tests stay together,
-# as they share what they play.
+# Two workers of one thread each: more threads would compete for the same cores. The tests of a file stay on one
+# worker, since they share the runs they play.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install-dev
@@ -47,6 +48,7 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python tests/house.py
 
 bench: install-dev
 	$(BIN)/python benchmarks/engine.py

@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
+import house
 import pytest
 
 import morality_lens
@@ -36,7 +37,7 @@ def test_importing_the_package_loads_nothing_heavy():
         "judges.behaviour_cube", "probes.trust_card", "studies.analyze_study", "interactions.claim_ladder",
     ],
 )  # fmt: skip
-def test_the_desk_side_never_loads_torch(name):
+def test_the_analysis_side_never_loads_torch(name):
     code = (
         f"import sys, morality_lens; morality_lens.{name}; "
         "print([m for m in ('torch', 'transformers', 'transformer_lens') if m in sys.modules])"
@@ -190,3 +191,31 @@ def test_readme_and_notebooks_import_the_package_alone():
             value = getattr(morality_lens, first)
             if second and isinstance(value, ModuleType) and first != "design":
                 assert second in value.__all__, f"{name}: ml.{dotted}"
+
+
+def test_a_banned_word_is_found_as_a_whole_word_over_line_ends_and_with_its_replacement(monkeypatch):
+    monkeypatch.setattr(house, "BANNED", {"told from zero": "distinguishable from zero", "twin": "control"})
+    text = "Twine is no match.\nThis is not told\n    from zero; a Twin is."
+    monkeypatch.setattr(house, "texts", lambda: [("page", text)])
+    assert house.banned_words() == [
+        "page:2: 'told from zero'; write 'distinguishable from zero'",
+        "page:3: 'twin'; write 'control'",
+    ]
+
+
+def test_the_checked_texts_are_the_sources_the_readme_and_the_notebooks():
+    names = {name for name, _ in house.texts()}
+    assert {"README.md", "morality_lens/design.py", "morality_lens/report/report.html.j2"} <= names
+    assert len([name for name in names if name.endswith(".ipynb")]) == 3
+
+
+def test_functions_over_a_limit_are_counted(monkeypatch, tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "one.py").write_text(
+        "def f(a, b, c, d, e, f, g):\n    return a\n\n\ndef g(a):\n    return a\n"
+    )
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    monkeypatch.setattr(house, "PACKAGE", package)
+    assert house.lines() == 6
+    assert house.breaches() == ["package/one.py:1: Too many arguments in function definition (7 > 6)"]
