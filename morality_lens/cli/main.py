@@ -30,12 +30,9 @@ app.command(name="attribute")(circuit_commands.attribute)
 app.command(name="patch")(circuit_commands.patch)
 app.command(name="study")(study_commands.study)
 BUNDLED_LIMIT = 80
-RANDOM_MODELS, LARGEST_RANDOM_MODEL = 3, 2_000_000_000
-"""Random-initialised controls of a trust card, and the largest model of which they are made."""
+RANDOM_MODELS = 3
+"""Random-initialised controls of a trust card."""
 ProbeKind = Literal["mean_difference", "logistic", "lda"]
-DropLong = Annotated[
-    bool | None, typer.Option("--drop-long", help="Skip items that may exceed the context window.")
-]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 
@@ -266,6 +263,7 @@ def _fit(
     from morality_lens.probes.from_statements import fit_probe
     from morality_lens.report.writing import keep_transcripts
     from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
+    from morality_lens.studies.plan import LARGEST_RANDOM_MODEL
 
     parameters = sum(p.numel() for p in loaded.original_model.parameters())
     random_models = RANDOM_MODELS if parameters <= LARGEST_RANDOM_MODEL else 0

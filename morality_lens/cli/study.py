@@ -138,8 +138,8 @@ def _material(
     kept = tuple(item for item in texts if isinstance(item, OpenPrompt))
     if len(kept) < len(texts):
         raise ValueError(
-            f"{prompts} holds items that are no open prompts, and --prompts needs open prompts; pass "
-            "questions as --data."
+            f"{prompts} holds items that are no open prompts, and --prompts needs open prompts; "
+            "pass questions as --data."
         )
     if evidence and not found:
         raise ValueError("--evidence is for questions; pass them as --data.")

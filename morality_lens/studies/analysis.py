@@ -75,26 +75,22 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
     detection = _detection(study, layer)
     evidence = study.result("evidence")
     verdicts = (
-        _verdict(study, 1, lambda: no_best_method(tasks)),
-        _verdict(study, 2, lambda: gains_over_instruction(tasks))
-        if tasks
-        else undecided(2, "There is no task."),
+        _verdict(1, lambda: no_best_method(tasks)),
+        _verdict(2, lambda: gains_over_instruction(tasks)) if tasks else undecided(2, "There is no task."),
         _verdict(
-            study,
             3,
             lambda: negative_interactions(
                 main.effects, study.probe.card if study.probe else None, layers=layers
             ),
         ),
         _verdict(
-            study,
             4,
             lambda: corrects_but_cannot_tell(
                 pooled_tasks(study),
                 {task: one for (task, history), one in detection.items() if history == "none"},
             ),
         ),
-        _verdict(study, 5, lambda: robust_to_evidence(_follow(evidence))),
+        _verdict(5, lambda: robust_to_evidence(_follow(evidence))),
     )
     groups = _groups(study, main, tasks, detection, evidence, layers)
     return StudyAnalysis(
@@ -124,7 +120,7 @@ def write_study_report(folder: str | Path, *, analysis: StudyAnalysis | None = N
 
 
 # --------------------------------------------------------------------------------------------- claims
-def _verdict(study: StudyFolder, number: int, make: Callable[[], Verdict]) -> Verdict:
+def _verdict(number: int, make: Callable[[], Verdict]) -> Verdict:
     try:
         return make()
     except ValueError as error:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import xarray as xr
 
 from morality_lens.probes.probe import Probe, load_probe
+from morality_lens.report.refusals import Refusals
 from morality_lens.runs.results import read_result
 from morality_lens.runs.run import Run, open_run
 
@@ -21,7 +22,7 @@ class StudyFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.refused: list[str] = []
+        self.refusals = Refusals()
         self.questions, self.prompts = self.run(QUESTIONS), self.run(PROMPTS)
         main = self.questions or self.prompts
         if main is None:
@@ -31,7 +32,12 @@ class StudyFolder:
         self.probe: Probe | None = load_probe(file) if file.is_file() else None
         skipped = folder / "left_out.json"
         if skipped.is_file():
-            self.refused += json.loads(skipped.read_text(encoding="utf-8"))
+            self.refusals.add(*json.loads(skipped.read_text(encoding="utf-8")))
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """What was not estimated and why, one sentence each."""
+        return self.refusals.lines
 
     def run(self, name: str) -> Run | None:
         """A run of the study; None where it was not played."""
@@ -48,8 +54,4 @@ class StudyFolder:
 
     def attempt(self, what: str, make: Callable[[], T | None]) -> T | None:
         """The result, or None and a sentence that gives the reason."""
-        try:
-            return make()
-        except ValueError as error:
-            self.refused.append(f"{what}: {error}")
-            return None
+        return self.refusals.attempt(what, make)

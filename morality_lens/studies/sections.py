@@ -361,8 +361,8 @@ def masked_part(found: Mapping[str, xr.Dataset]) -> Section:
     )
     line = (
         "Words masked: the stored dialogues are re-read while no token attends to the components' own words; "
-        "the remaining effects are mediated by the answers. Probe without the words: fitted on statements "
-        "that contain none of them."
+        "the remaining effects are mediated by the answers. "
+        "Probe without the words: fitted on statements that contain none of them."
     )
     return Section(title="Mask the words", lines=(line,), figures=(("masked", fig, ""),))
 
@@ -389,8 +389,8 @@ def judged_part(run: Run, questions: Sequence[Any]) -> Section:
         for what in ("named", "withheld", "cut")
     )
     lines = [
-        f"Feedback named an option in {named} of {int(given.sum())} answers; it was withheld in {withheld} "
-        f"and truncated in {cut}."
+        f"Feedback named an option in {named} of {int(given.sum())} answers; "
+        f"it was withheld in {withheld} and truncated in {cut}."
     ]
     return Section(
         title="Judges of questions",

@@ -22,7 +22,7 @@ def stable_layers(study: StudyFolder, layers: list[int]) -> list[int]:
     halves = study.probe.quality["split_half"]
     kept = [n for n in layers if not float(halves.sel(layer=n)) < POPULATION]
     if layers and not kept:
-        study.refused.append(
+        study.refusals.add(
             f"Parts about the projection: at the layers with the best held-out quality ({layers}) halves of "
             f"the statements give directions whose cosine is below {POPULATION}. "
             "Use more statements, or another model."
@@ -34,7 +34,7 @@ def probabilities_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | Non
     """The outcome of an answer: the exact probability of the right option, or whether it was given."""
     reason = too_many_unparsed(behaviour_cube(run, "unparsed"))
     if reason:
-        study.refused.append(f"Claims about behaviour on {run.path.name}: {reason}")
+        study.refusals.add(f"Claims about behaviour on {run.path.name}: {reason}")
         return None
     try:
         mass = float(run.option_mass.mean())
@@ -53,7 +53,7 @@ def _scores(study: StudyFolder) -> xr.DataArray | None:
     mean = xr.concat(last, "sample").mean("sample", skipna=False)
     kept = mean.dropna("item")
     if 10 * kept.sizes["item"] < 9 * mean.sizes["item"]:
-        study.refused.append("Claims about prompts: more than a tenth of the prompts have a failed score.")
+        study.refusals.add("Claims about prompts: more than a tenth of the prompts have a failed score.")
         return None
     return (1 - kept).assign_attrs(units="share")
 

@@ -43,8 +43,8 @@ RULES = {
     3: "In the last round, at the layers whose held-out AUROC is not distinguishable from the highest one. "
     "Supported: at one of them all three main effects are above 0 and both interactions below 0 (each "
     "one-sided p below .05 divided by the number of layers). Refuted: at each of them one of the "
-    f"interactions is not below -{SMALL:.0%} of the smaller main effect. Undecided where the direction fails "
-    "its trust card.",
+    f"interactions is not below -{SMALL:.0%} of the smaller main effect. "
+    "Undecided where the direction fails its trust card.",
     4: "Supported: outputs improve over the rounds on some task, and wherever they do the accuracy of "
     f"discriminating two of them lies below {RELIABLE}. Refuted: wherever they do, it lies above.",
     5: f"In the last round, mean over the methods. Supported: the share of answers that follow the evidence "

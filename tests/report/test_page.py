@@ -313,7 +313,7 @@ def test_two_reports_of_the_same_results_are_the_same_file(full, everything):
     assert page_of(make_run(), **everything) == full[1]
 
 
-def test_the_desk_side_never_imports_torch():
+def test_the_analysis_side_never_imports_torch():
     heavy = "{'torch', 'transformers', 'transformer_lens'}"
     code = f"import sys, morality_lens.report.page; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
