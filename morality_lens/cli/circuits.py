@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run that has a probe.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
-Layer = Annotated[int | None, typer.Option(help="Layer of the direction [default: highest held-out AUROC].")]
-Round = Annotated[int | None, typer.Option(min=1, help="Round of the answer [default: the last].")]
-Limit = Annotated[int | None, typer.Option(min=2, help="Number of items, from the first on [default: all].")]
+Layer = Annotated[int | None, typer.Option(help="Layer of the direction (default: highest held-out AUROC).")]
+Round = Annotated[int | None, typer.Option(min=1, help="Round of the answer (default: the last).")]
+Limit = Annotated[int | None, typer.Option(min=2, help="Number of items, from the first on (default: all).")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 
 

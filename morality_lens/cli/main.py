@@ -42,11 +42,11 @@ def run(
         Path | None, typer.Option(help="TOML file of a study; options replace its entries.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Hub name or folder [default: the bundled model].")
+        str | None, typer.Option(help="Hub name or folder (default: the bundled model).")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="File or folder of items [default: bundled].")] = None,
+    data: Annotated[str | None, typer.Option(help="File or folder of items (default: bundled).")] = None,
     statements: Annotated[str | None, typer.Option(help="Labelled statements for the probe.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Correction rounds [default: 5].")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Correction rounds (default: 5).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of items to draw.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     drop_long: Annotated[
@@ -64,7 +64,7 @@ def run(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Items played together.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, ...")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/first].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/first).")] = None,
 ) -> None:
     """Play all conditions, fit the probe, estimate the effects and write the report. Resumes."""
     study = _config(
@@ -142,7 +142,7 @@ def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
 def probe(
     folder: RunFolder,
     kind: Annotated[ProbeKind, typer.Option(help="Kind of direction.")] = "mean_difference",
-    statements: Annotated[str | None, typer.Option(help="Labelled statements [default: bundled].")] = None,
+    statements: Annotated[str | None, typer.Option(help="Labelled statements (default: bundled).")] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the folds.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
@@ -204,7 +204,7 @@ def report(
 
 @app.command()
 def check(
-    model: Annotated[str | None, typer.Option(help="Hub name or folder [default: bundled].")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub name or folder (default: bundled).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto",
 ) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def study(
     model: Annotated[
-        str | None, typer.Option(help="Hub name or folder [default: the bundled model].")
+        str | None, typer.Option(help="Hub name or folder (default: the bundled model).")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Questions: BBQ files or JSON lines.")] = None,
     prompts: Annotated[str | None, typer.Option(help="Open prompts for detoxification.")] = None,
@@ -31,7 +31,7 @@ def study(
     ] = None,
     profile: Annotated[Literal["full", "quick"], typer.Option(help="Preset: full or quick.")] = "full",
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Correction rounds of the main runs [default: by profile].")
+        int | None, typer.Option(min=1, help="Correction rounds of the main runs (default: by profile).")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of questions, and of prompts, to draw.")
@@ -48,7 +48,7 @@ def study(
         Literal["neutral", "yoked"],
         typer.Option(help="Placebo of feedback: neutral words, or the feedback on another item."),
     ] = "neutral",
-    wording: Annotated[str | None, typer.Option(help="TOML file of a wording [default: bundled].")] = None,
+    wording: Annotated[str | None, typer.Option(help="TOML file of a wording (default: bundled).")] = None,
     drop_long: Annotated[
         bool, typer.Option("--drop-long", help="Skip items that may exceed the context window.")
     ] = False,
