@@ -272,6 +272,87 @@ def _reorder(
     return flat.view(len(order), heads, -1, size)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws:
+    """What tokens are drawn with, by the inverse of their cumulative distribution.
+
+    Attributes:
+        uniforms: one number in [0, 1) for each row and step.
+        temperature: divides the logits.
+    """
+
+    uniforms: Float[Tensor, "row step"]
+    temperature: float
+
+    @staticmethod
+    def of(seed: int, keys: Sequence[str], limit: int, temperature: float) -> "Draws | None":
+        """Random numbers of each row that do not depend on the rows beside it; None at temperature 0."""
+        if temperature == 0:
+            return None
+        seeds = [hashlib.sha256(f"{seed}|{key}".encode()).digest() for key in keys]
+        drawn = [np.random.default_rng(list(seed)).random(limit) for seed in seeds]
+        return Draws(uniforms=torch.tensor(np.stack(drawn), dtype=torch.float64), temperature=temperature)
+
+    def token(self, logits: Float[Tensor, "row vocab"], step: int) -> Int[Tensor, " row"]:
+        """The token of each row at a step."""
+        mass = torch.softmax(logits.double() / self.temperature, dim=-1).cumsum(-1)
+        point = self.uniforms[:, step].to(mass)[:, None] * mass[:, -1:]
+        return torch.searchsorted(mass, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Replies:
+    """Replies while they are generated.
+
+    Attributes:
+        said: the tokens of each row so far.
+        active: rows that go on.
+        stopped: rows that ended by a stop token.
+        end: residuals at the last token.
+        total: their sum over the tokens.
+    """
+
+    said: list[list[int]]
+    active: list[bool]
+    stopped: list[bool]
+    end: Tensor | None = None
+    total: Tensor | None = None
+
+    @staticmethod
+    def none(rows: int) -> "_Replies":
+        """Nothing said yet."""
+        return _Replies(said=[[] for _ in range(rows)], active=[True] * rows, stopped=[False] * rows)
+
+    def add(self, tokens: Sequence[int], stops: frozenset[int]) -> None:
+        """Add a token to every row that goes on; a stop token ends it."""
+        for row, token in enumerate(tokens):
+            if self.active[row] and token in stops:
+                self.active[row], self.stopped[row] = False, True
+            elif self.active[row]:
+                self.said[row].append(token)
+
+    def read(self, here: Float[Tensor, "row layer d_model"], weights: Tensor) -> None:
+        """Take in the residuals at the token just fed; those of rows that ended are zero."""
+        self.total = here if self.total is None else self.total + here
+        self.end = here if self.end is None else torch.where(weights.bool(), here, self.end)
+
+    def finished(self, lm: LanguageModel) -> Reply:
+        """The replies, NaN where a row said nothing or nothing was read."""
+        count = torch.tensor([float(len(tokens)) for tokens in self.said], device=lm.device)[:, None, None]
+        end, total = self.end, self.total
+        if end is None or total is None:
+            size = int(lm.module.config.get_text_config().hidden_size)
+            shape = (len(self.said), len(lm.blocks) + 1, size)
+            end = total = torch.full(shape, torch.nan, device=lm.device)
+        nothing = count == 0
+        return Reply(
+            tokens=self.said,
+            stopped=self.stopped,
+            end=torch.where(nothing, torch.nan, end),
+            mean=torch.where(nothing, torch.nan, total / count.clamp(min=1)),
+        )
+
+
 def generate(
     lm: LanguageModel,
     batch: Batch,
@@ -279,8 +360,7 @@ def generate(
     *,
     limit: int,
     stops: frozenset[int],
-    uniforms: Float[Tensor, "row step"] | None = None,
-    temperature: float = 1.0,
+    draws: Draws | None = None,
     read: bool = True,
 ) -> Reply:
     """Let every row say up to ``limit`` tokens, feeding each one, so that its residual is read at once.
@@ -291,60 +371,20 @@ def generate(
         logits: what the last fed token predicts.
         limit: most tokens of a reply.
         stops: tokens that end a reply; they are not fed.
-        uniforms: one number in [0, 1) for each row and step, by which a token is drawn at ``temperature``
-            (inverse of the cumulative distribution); None takes the most probable token.
-        temperature: divides the logits when drawing.
-        read: whether residuals are wanted.
+        draws: what tokens are drawn with; None takes the most probable token.
+        read: whether residuals are read.
     """
-    rows = len(batch.tokens)
-    said: list[list[int]] = [[] for _ in range(rows)]
-    active, stopped = [True] * rows, [False] * rows
-    end = total = None
+    replies = _Replies.none(len(batch.tokens))
     for step in range(limit):
-        if uniforms is None:
-            chosen = logits.argmax(-1).tolist()
-        else:
-            chosen = _draw(logits, uniforms[:, step], temperature).tolist()
-        for row, token in enumerate(chosen):
-            if active[row] and token in stops:
-                active[row], stopped[row] = False, True
-            elif active[row]:
-                said[row].append(token)
+        chosen = (logits.argmax(-1) if draws is None else draws.token(logits, step)).tolist()
+        replies.add(chosen, stops)
+        active = replies.active
         if not any(active):
             break
         weights = torch.tensor(active, dtype=torch.float32, device=lm.device)[:, None, None] if read else None
         new = [[t] if a else [] for t, a in zip(chosen, active, strict=True)]
         logits, reads = feed(lm, batch, new, weights)
         if reads is not None and weights is not None:
-            here = reads[:, 0]
-            total = here if total is None else total + here
-            end = here if end is None else torch.where(weights.bool(), here, end)
+            replies.read(reads[:, 0], weights)
     _compact(batch)
-    count = torch.tensor([float(len(tokens)) for tokens in said], device=lm.device)[:, None, None]
-    if end is None or total is None:
-        size = int(lm.module.config.get_text_config().hidden_size)
-        end = total = torch.full((rows, len(lm.blocks) + 1, size), torch.nan, device=lm.device)
-    nothing = count == 0
-    return Reply(
-        tokens=said,
-        stopped=stopped,
-        end=torch.where(nothing, torch.nan, end),
-        mean=torch.where(nothing, torch.nan, total / count.clamp(min=1)),
-    )
-
-
-def _draw(
-    logits: Float[Tensor, "row vocab"], uniforms: Float[Tensor, " row"], temperature: float
-) -> Int[Tensor, " row"]:
-    mass = torch.softmax(logits.double() / temperature, dim=-1).cumsum(-1)
-    point = uniforms.to(mass)[:, None] * mass[:, -1:]
-    return torch.searchsorted(mass, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-
-
-def uniforms(seed: int, keys: Sequence[str], limit: int, temperature: float) -> Tensor | None:
-    """A row's own random numbers, which do not depend on the rows beside it; None when greedy."""
-    if temperature == 0:
-        return None
-    seeds = [hashlib.sha256(f"{seed}|{key}".encode()).digest() for key in keys]
-    drawn = [np.random.default_rng(list(seed)).random(limit) for seed in seeds]
-    return torch.tensor(np.stack(drawn), dtype=torch.float64)
+    return replies.finished(lm)

@@ -16,7 +16,7 @@ from morality_lens.dialogues.script import Exchange, Script, until_reply
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.kinds import Item
 from morality_lens.models import decoding
-from morality_lens.models.decoding import uniforms
+from morality_lens.models.decoding import Draws
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.capture import Capture, site_weights
 from morality_lens.rounds.feedback import Source
@@ -163,19 +163,14 @@ class Player:
         limit: int,
     ) -> tuple[decoding.Reply, list[str]]:
         """Let every row reply, and put the reply into its transcript."""
+        keys = [self._key(row, name) for row in rows]
         reply = decoding.generate(
             self.record.lm,
             batch,
             logits,
             limit=limit,
             stops=self.record.stops,
-            uniforms=uniforms(
-                self.protocol.design.seed,
-                [self._key(row, name) for row in rows],
-                limit,
-                self.protocol.temperature,
-            ),
-            temperature=self.protocol.temperature or 1.0,
+            draws=Draws.of(self.protocol.design.seed, keys, limit, self.protocol.temperature),
             read=True,
         )
         self.tokens += sum(map(len, reply.tokens))

@@ -1,6 +1,7 @@
-"""What is checked before anything is played: items, context window, batch size."""
+"""What is checked before a run is played: items, context window, batch size."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -20,6 +21,19 @@ MOST_ITEMS = 16
 """Items of a batch where memory allows."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How items are fitted into memory and into the context window.
+
+    Attributes:
+        batch_size: items played together (each becomes one row a condition); None fits it to memory.
+        drop_long: skip items that could exceed the context window, rather than refuse.
+    """
+
+    batch_size: int | None = None
+    drop_long: bool = False
+
+
 def check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) -> None:
     """Refuse items that cannot be played together, or not with this feedback."""
     if not items:
@@ -35,21 +49,18 @@ def check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) 
 def fit_window(
     record: ModelRecord, items: Sequence[Item], protocol: Protocol, wording: Wording, *, drop_long: bool
 ) -> tuple[list[int], list[Item], list[dict[str, object]]]:
-    """Longest possible dialogue of each item that fits, those items, and those left out."""
+    """The longest possible dialogue of each item that fits, those items, and those that were skipped."""
     bounds = longest_dialogues(record.renderer, items, protocol, wording)
     window = record.lm.window
     kept = [(n, item) for n, item in zip(bounds, items, strict=True) if n <= window]
     left = [{"id": item.id, "tokens": n} for n, item in zip(bounds, items, strict=True) if n > window]
     if left and (not drop_long or not kept):
         worst = max(bounds)
+        advice = "skip them with drop_long (--drop-long)" if kept else "take another model: no item fits"
         raise ValueError(
-            f"{len(left)} of {len(items)} items could outgrow the model's window of {window} tokens (up to "
-            f"{worst} tokens, for example item {left[0]['id']}). Play fewer rounds, lower the token limits, "
-            + (
-                "or take another model: none fits."
-                if not kept
-                else "or leave them out with drop_long (--drop-long)."
-            )
+            f"{len(left)} of {len(items)} items could exceed the model's context window of {window} tokens "
+            f"(up to {worst} tokens, for example item {left[0]['id']}). Play fewer rounds, lower the token "
+            f"limits, or {advice}."
         )
     return [n for n, _ in kept], [item for _, item in kept], left
 
