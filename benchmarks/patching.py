@@ -84,9 +84,14 @@ def main() -> None:
         )
         items = ml.load_items(limit=given.items)
         run = ml.play(
-            model, items, rounds=given.rounds, out=Path(folder) / "run", progress=False, drop_long=True
+            model,
+            items,
+            rounds=given.rounds,
+            out=Path(folder) / "run",
+            progress=False,
+            fitting=ml.rounds.Fitting(drop_long=True),
         )
-        names = run.items.index.tolist()
+        names, quiet = run.items.index.tolist(), ml.circuits.Batching(progress=False)
         tokens = np.mean([len(ids) for ids in run.transcripts["token_ids"]])
         print(f"{len(names)} items, dialogues of {tokens:.0f} tokens on average, round {given.rounds}")
         print("| what | ours, s | loop, s (scaled) | ratio |\n|---|---|---|---|")
@@ -94,10 +99,12 @@ def main() -> None:
             ("all layers at answer_start", ("answer_start",)),
             ("all layers x 5 places", MAP),
         ):
-            asked = {"source": SOURCE, "target": TARGET, "at": places, "progress": False}
-            ml.patch(model, run, items=names[:2], **asked)  # once for warmth
+            asked = {"source": SOURCE, "activations": ml.circuits.Activations(at=places), "batching": quiet}
+            ml.patch(
+                model, run, target=ml.circuits.Moment(condition=TARGET, items=names[:2]), **asked
+            )  # once for warmth
             began = time.perf_counter()
-            ml.patch(model, run, items=names, **asked)
+            ml.patch(model, run, target=ml.circuits.Moment(condition=TARGET, items=names), **asked)
             ours = time.perf_counter() - began
             took, _ = loop(model, run, names[: given.loop], places, given.rounds)
             theirs = took * len(names) / given.loop
@@ -105,7 +112,13 @@ def main() -> None:
         for what in ("residual", "attention", "mlp", "head"):
             began = time.perf_counter()
             guessed = ml.circuits.patch_gradient(
-                model, run, source=SOURCE, target=TARGET, what=what, check=8, progress=False
+                model,
+                run,
+                source=SOURCE,
+                target=TARGET,
+                activations=ml.circuits.Activations(what=what),
+                check=8,
+                batching=quiet,
             )
             took = time.perf_counter() - began
             print(

@@ -28,7 +28,7 @@ TAIL = {"probability": "option", "projection": "read_layer"}
 
 def correct_log_odds(log: Float[np.ndarray, "*place reply"], good: int) -> Float[np.ndarray, "*place"]:
     """The log-probability of the correct reply less the mean of the others'."""
-    return log[..., good] - np.delete(log, good, axis=-1).mean(-1)
+    return np.asarray(log[..., good] - np.delete(log, good, axis=-1).mean(-1))
 
 
 def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:

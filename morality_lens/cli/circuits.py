@@ -41,8 +41,10 @@ def attribute(
         describe_components,
     )
     from morality_lens.probes.layers import best_layer
+    from morality_lens.rounds.selection import Execution, Selection
     from morality_lens.runs.results import FOLDER, keep_result
 
+    selection = Selection(items=items, rounds=[number])
     chosen = best_layer(fitted, layer)
     questions = played.names_good
     (played.path / FOLDER).mkdir(exist_ok=True)
@@ -54,14 +56,13 @@ def attribute(
             fitted,
             site=site,
             layer=chosen,
-            items=items,
-            rounds=[number],
-            out=played.path / FOLDER / f"parts-{key}",
+            selection=selection,
+            execution=Execution(out=played.path / FOLDER / f"parts-{key}"),
         )
     }
     if questions:
         out = played.path / FOLDER / f"parts-answer-round{number}-{len(items)}"
-        found["answer"] = attribute_answer(loaded, played, items=items, rounds=[number], out=out)
+        found["answer"] = attribute_answer(loaded, played, selection=selection, execution=Execution(out=out))
     for which, parts in found.items():
         title = f"projection at {site}, layer {chosen}" if which == "effects" else "log-odds of the answer"
         console.print(f"\n[bold]{title}[/bold] (completeness {parts.attrs['completeness']:.1e})")
@@ -115,13 +116,15 @@ def patch(
     from morality_lens.circuits.ablation import ablate
     from morality_lens.circuits.mediation import mediate
     from morality_lens.circuits.patching import patch as put_in
+    from morality_lens.circuits.settings import Activations, Doses, Moment, RandomDirections, Reading
     from morality_lens.circuits.steering import steer
     from morality_lens.circuits.summaries import causal_lines, describe_mediation, recovered
     from morality_lens.probes.layers import best_layer
     from morality_lens.runs.results import keep_result
 
     chosen = best_layer(fitted, layer)
-    shared: dict[str, Any] = {"items": items, "round": round}
+    source_moment = Moment(condition=origin, round=round, items=items)
+    target_moment = Moment(condition=aim, round=round, items=items)
     for what in ("residual", "attention", "mlp", "head"):
         wanted = at or [] if what == "residual" else []
         places = ["answer_start", *(place for place in wanted if place != "answer_start")]
@@ -129,11 +132,9 @@ def patch(
             loaded,
             played,
             source=origin,
-            target=aim,
-            at=places,
-            what=what,
-            probe=fitted if what == "residual" else None,
-            **shared,
+            target=target_moment,
+            activations=Activations(at=places, what=what),
+            reading=Reading(probe=fitted if what == "residual" else None),
         )
         keep_result(played, f"patched-{what}", patched)
         if what == "residual":
@@ -149,13 +150,13 @@ def patch(
                 )
             if found.attrs["refused"]:
                 console.print(found.attrs["refused"], highlight=False, markup=False)
-    directed = {"random": random, "seed": seed, **shared}
-    steered = steer(loaded, played, fitted, condition=aim, layer=chosen, at=where, **directed)
+    directions, doses = RandomDirections(count=random, seed=seed), Doses(layer=chosen, at=where)
+    steered = steer(loaded, played, fitted, condition=target_moment, doses=doses, random=directions)
     keep_result(played, "steered", steered)
     ablated = {}
     layers = list(range(chosen, len(fitted.direction["layer"]) - 1))
-    for name, condition in (("on", origin), ("off", aim)):
-        ablated[name] = ablate(loaded, played, fitted, condition=condition, layers=layers, **directed)
+    for name, moment in (("on", source_moment), ("off", target_moment)):
+        ablated[name] = ablate(loaded, played, fitted, condition=moment, layers=layers, random=directions)
         keep_result(played, f"ablated-{name}", ablated[name])
     lines = causal_lines(steered, ablated)
     if fitted.card is not None:
@@ -169,7 +170,7 @@ def patch(
             highlight=False,
             markup=False,
         )
-    mediated = mediate(loaded, played, fitted, factors=pair, **shared)
+    mediated = mediate(loaded, played, fitted, factors=pair, at=Moment(round=round, items=items))
     keep_result(played, "mediated", mediated)
     console.print(f"\n{describe_mediation(mediated)}", highlight=False, markup=False)
     _report(played, fitted)

@@ -93,6 +93,7 @@ def run(
     from morality_lens.models.loading import load_model, record_of
     from morality_lens.report.analysis import analyze, write_report
     from morality_lens.rounds.playing import play
+    from morality_lens.rounds.preflight import Fitting
 
     # What is wrong with the words or the items is told before a model is loaded.
     words = load_wording(study.protocol.wording)
@@ -109,8 +110,7 @@ def run(
             items,
             out=study.out,
             protocol=study.protocol,
-            batch_size=study.batch_size,
-            drop_long=study.drop_long,
+            fitting=Fitting(batch_size=study.batch_size, drop_long=study.drop_long),
         )
     except KeyboardInterrupt:
         print("stopped; what is finished is kept: give the same command again to go on.", file=sys.stderr)

@@ -241,9 +241,9 @@ class _Trial:
         probability = np.full((*shape, options), np.nan)
         mass, choice = np.full(shape, np.nan), np.full(shape, -2)
         projection = np.full((*shape, len(layers)), np.nan)
-        places, questions = zip(*self.side_questions(chunk), strict=True)
-        replies = ask(self.record, questions, probe=probe, limit=limit)
-        for place, reply in zip(places, replies, strict=True):
+        asked = list(self.side_questions(chunk))
+        replies = ask(self.record, [question for _, question in asked], probe=probe, limit=limit)
+        for (place, _), reply in zip(asked, replies, strict=True):
             question = self.questions[chunk[place[0]]]
             probability[place][: len(question.options)] = reply.probabilities
             mass[place] = reply.mass

@@ -79,10 +79,8 @@ def own_pairs(run: Run, *, gap: float = GAP, seed: int = 0) -> tuple[Pair, ...]:
         rng = np.random.default_rng(list(hashlib.sha256(f"{seed}|{name}".encode()).digest()))
         pairs = [
             pair
-            for levels, rows in mine.groupby(list(run.design.names), sort=True)
-            for pair in _pairs_of(
-                str(name), Condition(**dict(zip(run.design.names, levels, strict=True))), rows, step
-            )
+            for _, rows in mine.groupby(list(run.design.names), sort=True)
+            for pair in _pairs_of(str(name), run.design.names, rows, step)
         ]
         if pairs:
             found.append(pairs[int(rng.integers(len(pairs)))])
@@ -104,8 +102,9 @@ def _valued(run: Run) -> pd.DataFrame:
     return table.assign(value=value)
 
 
-def _pairs_of(item: str, condition: Condition, rows: pd.DataFrame, step: float) -> list[Pair]:
+def _pairs_of(item: str, factors: Sequence[str], rows: pd.DataFrame, step: float) -> list[Pair]:
     """All pairs of one dialogue whose values differ by a step or more."""
+    condition = Condition(**{name: str(rows[name].iloc[0]) for name in factors})
     outputs = [
         (int(row["round"]), str(row["text"]), float(row["value"]))
         for row in rows.to_dict("records")

@@ -16,7 +16,7 @@ from morality_lens.design import Protocol
 from morality_lens.dialogues.wording import load_wording
 from morality_lens.experiments.evidence import Evidence, weak_evidence
 from morality_lens.experiments.masking import component_words, mask_words, without_words
-from morality_lens.experiments.self_distinguish import distinguish, name_groups
+from morality_lens.experiments.self_distinguish import distinguish, name_groups, own_pairs
 from morality_lens.items.files import spread, write_json
 from morality_lens.items.kinds import OpenPrompt, Question, Statement, items_hash
 from morality_lens.judges.outcomes import score_answers
@@ -26,7 +26,9 @@ from morality_lens.probes.from_statements import fit_probe
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.report.analysis import keep_transcripts
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.preflight import Fitting
 from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
+from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.runs.datasets import find_dataset
 from morality_lens.runs.results import write_result
 from morality_lens.runs.run import Run
@@ -115,7 +117,7 @@ def study(
             items,
             out=folder / name,
             protocol=told,
-            drop_long=drop_long,
+            fitting=Fitting(drop_long=drop_long),
             judge=referees[0],
             progress=progress,
         )
@@ -153,7 +155,9 @@ def study(
         words = component_words(load_wording(base.wording), "choice")
         result(
             "masked",
-            lambda: mask_words(model, played, probe, out=parts / "masked", progress=progress).to_dataset(),
+            lambda: mask_words(
+                model, played, probe, execution=Execution(out=parts / "masked", progress=progress)
+            ).to_dataset(),
         )
         if not (folder / "probe-without-words.safetensors").is_file():
             try:
@@ -171,15 +175,19 @@ def study(
                     played,
                     evidence,
                     probe=probe,
-                    rounds=rounds,
+                    selection=Selection(rounds=rounds),
                     wording=base.wording,
-                    out=parts / "evidence",
-                    progress=progress,
+                    execution=Execution(out=parts / "evidence", progress=progress),
                 ),
             )
         result(
             "groups",
-            lambda: name_groups(model, played, wording=base.wording, out=parts / "groups", progress=progress),
+            lambda: name_groups(
+                model,
+                played,
+                wording=base.wording,
+                execution=Execution(out=parts / "groups", progress=progress),
+            ),
         )
         few = spread(kept, plan.placebo_items, seed, lambda q: q.cluster)
         run(PLACEBO, few, plan.placebo_rounds, design={"factors": placebo_factors(base.design)})
@@ -203,10 +211,9 @@ def study(
                 model,
                 played,
                 probe=probe,
+                pairs=own_pairs(played, seed=seed),
                 wording=base.wording,
-                seed=seed,
-                out=parts / f"pairs-{name}",
-                progress=progress,
+                execution=Execution(out=parts / f"pairs-{name}", progress=progress),
             ),
         )
     write_json(folder / "left_out.json", skipped)
@@ -289,7 +296,14 @@ def estimate(
             if kind == PROMPTS:
                 told = replace(told, feedback="self")
             began = time.perf_counter()
-            play(model, few, out=where / "trial", protocol=told, drop_long=True, progress=False)
+            play(
+                model,
+                few,
+                out=where / "trial",
+                protocol=told,
+                fitting=Fitting(drop_long=True),
+                progress=False,
+            )
             each = (time.perf_counter() - began) / (len(few) * 2 * len(protocol.design.conditions))
         except ValueError:
             continue  # what is wrong with these items is told when they are played
