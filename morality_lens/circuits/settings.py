@@ -89,7 +89,7 @@ class Activations:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reading:
-    """What is read of a pass beside the probabilities of the replies.
+    """What is read of a pass in addition to the probabilities of the replies.
 
     Attributes:
         probe: adds the projection at every layer.

@@ -1,4 +1,4 @@
-"""Steering: a direction added at a layer in several doses, beside random directions."""
+"""Steering: a direction added at a layer in several doses, with random directions as a control."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def steer(
     answers: bool = False,
     batching: Batching = Batching(),
 ) -> xr.Dataset:
-    """Answers when multiples of a direction are added to the residual, beside random directions as long.
+    """Answers when multiples of a direction, or of random ones of its length, are added to the residual.
 
     A dose of 1 is one moral-immoral gap: what is added moves the projection by 1 (for the random directions,
     it has the same length).

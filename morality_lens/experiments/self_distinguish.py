@@ -30,7 +30,7 @@ ITEMS = 16
 HISTORIES = ("none", "own", "another's")
 BETTER = ("first", "second")
 GAP = 0.3
-"""By how much the scores of two texts must differ for one to be the better one."""
+"""Least difference of two texts' scores for one to be the better one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Pair:
 
     Attributes:
         item: id of the item.
-        condition: the dialogue's cell.
+        condition: the dialogue's condition.
         good: round of the better output.
         bad: round of the worse one.
         texts: the better output and the worse one.
@@ -86,8 +86,8 @@ def own_pairs(run: Run, *, gap: float = GAP, seed: int = 0) -> tuple[Pair, ...]:
             found.append(pairs[int(rng.integers(len(pairs)))])
     if not found:
         raise ValueError(
-            "no dialogue of this run holds a good and a bad output of the model's own; play more items or "
-            "rounds."
+            "no dialogue of this run contains both a good and a bad output of the model; play more items or "
+            "more rounds."
         )
     return tuple(found)
 
