@@ -25,7 +25,7 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelRecord:
-    """What is known of a loaded model; :func:`record_of` gives it for a bridge.
+    """Properties of a loaded model; :func:`record_of` gives it for a bridge.
 
     Attributes:
         name: as given by the user (``bundled`` for None).
@@ -124,7 +124,7 @@ def load_model(
 
 
 def record_of(bridge: TransformerBridge) -> ModelRecord:
-    """The record that :func:`load_model` left with a bridge.
+    """The record that :func:`load_model` attached to a bridge.
 
     Raises:
         TypeError: the model was loaded in another way.
@@ -162,16 +162,16 @@ def find_model(name: str | Path | None) -> str:
             raise FileNotFoundError(f"no model folder at {folder}; give a folder, a hub name, or nothing.")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} is no model in Hugging Face format: it has no config.json. "
-            "Save one there with model.save_pretrained(folder)."
+            f"{folder} is no model in Hugging Face format: it has no config.json. Save one there with "
+            "model.save_pretrained(folder)."
         )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise FileNotFoundError(f"{folder} has a config.json but no weights (*.safetensors).")
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
     if not any((folder / n).is_file() for n in names):
         raise ValueError(
-            f"the model in {folder} has no tokenizer (none of {', '.join(names)}); "
-            "save one there with tokenizer.save_pretrained(folder)."
+            f"the model in {folder} has no tokenizer (none of {', '.join(names)}); save one there with "
+            "tokenizer.save_pretrained(folder)."
         )
     return str(folder)
 

@@ -22,7 +22,7 @@ from morality_lens.models.hooks import Edit, Parts, caught, edited
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What some ends of prompts led to.
+    """The results of running some ends of prompts.
 
     Attributes:
         logits: after the last token.
@@ -37,11 +37,11 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shared:
-    """What two prompts of each item begin with alike, read once.
+    """The common beginning of two prompts of each item, read once.
 
     Attributes:
         batch: its keys and values.
-        lengths: tokens of each item; at least one of both prompts comes after.
+        lengths: tokens of each item; at least one token of both prompts follows.
     """
 
     batch: Batch
@@ -72,7 +72,7 @@ class Ends:
 
 
 def read_shared(parts: Parts, prompts: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> Shared:
-    """Read what each item's two prompts have in common at their beginning."""
+    """Read the common beginning of each item's two prompts."""
     lengths = []
     for one, two in zip(prompts, others, strict=True):
         same = (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
@@ -90,9 +90,9 @@ def read_source(
     at: Int[Tensor, "row place"],
     what: str,
 ) -> tuple[Outcome, Float[Tensor, "row layer place size"]]:
-    """What whole prompts lead to, and what stands at some places; of residuals the embedding comes first.
+    """The results of whole prompts, and activations at some places; of residuals the embedding comes first.
 
-    Places in what is shared are not read (something else is given there): no patch there changes anything.
+    Places in the common beginning are not read (other values are given there): a patch there has no effect.
     """
     batch = _continued(parts, shared)
     new = [p[n:] for p, n in zip(prompts, shared.lengths, strict=True)]
@@ -117,7 +117,7 @@ def _last(parts: Parts, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row rea
 
 
 def prefix(parts: Parts, prompts: Sequence[Sequence[int]], shared: Shared | None = None) -> Batch:
-    """The prompts but for their last tokens, read once; what is shared is not read again."""
+    """The prompts without their last tokens, read once; the common beginning is not read again."""
     lengths = (0,) * len(prompts) if shared is None else shared.lengths
     batch = decoding.start(parts.lm, len(prompts)) if shared is None else _continued(parts, shared)
     new = [p[n:-1] for p, n in zip(prompts, lengths, strict=True)]
@@ -153,8 +153,8 @@ def run_suffixes(
 def units_at_once(parts: Parts, ends: Ends, *, rows: int) -> int:
     """How many changes of every prompt one pass should take, with at most so many rows.
 
-    Branches of one row all compute scores with each other, so together they should not be longer than what is
-    kept of the prompts; where not even two are as short, each change gets a row of its own.
+    Branches of one row all compute attention scores with each other, so together they should not be longer
+    than the kept part of the prompts; where not even two are short enough, each change gets its own row.
     """
     count = len(ends.prompts)
     many = max(1, rows // max(1, count))
@@ -173,7 +173,7 @@ def branches_work(lm: LanguageModel) -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Lines:
-    """Rows of one prompt after the other in one line of a pass: where each row lies.
+    """Where rows lie in a pass: all rows of one prompt follow each other in one line.
 
     Attributes:
         prompts: the prompt of each line.
@@ -182,7 +182,7 @@ class _Lines:
         size: tokens that a branch may take.
         width: tokens of a line.
         line: the line of each row.
-        branch: which branch of its line each row is.
+        branch: index of each row in its line.
     """
 
     prompts: list[int]
@@ -195,7 +195,7 @@ class _Lines:
 
     @staticmethod
     def of(ends: Ends, rows: Sequence[int], device: torch.device) -> "_Lines":
-        """The rows of every prompt beside each other."""
+        """The lines of some rows."""
         prompts = sorted(set(rows))
         seen = dict.fromkeys(prompts, 0)
         branch = []
@@ -231,7 +231,7 @@ class _Lines:
         return replace(edit, rows=line, places=places)
 
     def picked(self, hidden: Tensor) -> Float[Tensor, "row d_model"]:
-        """What a tensor over lines holds at the end of every row."""
+        """The values of a tensor over lines at the end of every row."""
         return hidden[self.line.to(hidden.device), self.last.to(hidden.device)]
 
     def positions(self) -> Int[Tensor, "line token"]:
@@ -243,7 +243,7 @@ class _Lines:
     def attention(
         self, kept: Bool[Tensor, "line slot"]
     ) -> tuple[Bool[Tensor, "line new seen"], Int[Tensor, "line new seen"]]:
-        """What every token sees, kept slots first: itself and its branch so far; and how far away that is."""
+        """What every token attends to, kept slots first, then its branch; and the distances to it."""
         step = torch.arange(self.width, device=self.starts.device)
         real = (step % self.size)[None] < self.lengths[:, None]
         place = kept.cumsum(dim=1) - 1
@@ -258,7 +258,7 @@ class _Lines:
 
 
 def _run_branches(parts: Parts, ends: Ends, rows: Sequence[int], edits: Sequence[Edit]) -> Outcome:
-    """All rows of a prompt beside each other in one, each seeing the prompt's kept part and itself only."""
+    """All rows of a prompt in one line, each attending only to the prompt's kept part and to itself."""
     lm = parts.lm
     lines = _Lines.of(ends, rows, lm.device)
     index = torch.tensor(lines.prompts, device=lm.device)
@@ -316,7 +316,7 @@ def _reading_ends(lm: LanguageModel, lines: _Lines) -> Iterator[list[Tensor]]:
 def _mask(
     lm: LanguageModel, visible: Bool[Tensor, "row new slot"], distance: Int[Tensor, "row new slot"]
 ) -> Any:
-    """What is added to attention scores; by kind of layer, where a model has several."""
+    """What is added to attention scores; by kind of layer where a model has several."""
     config = lm.module.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)

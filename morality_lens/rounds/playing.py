@@ -93,7 +93,7 @@ def play(
 def study_of(
     record: ModelRecord, items: Sequence[Item], protocol: Protocol, wording: Wording
 ) -> dict[str, object]:
-    """What makes two runs the same study, as it stands in the manifest."""
+    """What identifies a study, as recorded in the manifest."""
     return {
         "model": {
             "name": record.name,
@@ -104,7 +104,7 @@ def study_of(
             "n_layers": record.n_layers,
             "d_model": record.d_model,
             "dtype": record.dtype,
-            # bfloat16 has no place in the store; as float32 its values are exact and the rest compresses.
+            # Zarr has no bfloat16; as float32 its values are exact and the empty bits compress.
             "stored_as": "float16" if record.dtype == "float16" else "float32",
             "template_sha256": hashlib.sha256(record.renderer.template.encode()).hexdigest(),
             "plain_template": record.renderer.plain,
@@ -147,7 +147,7 @@ def _play_missing(player: Player, path: Path, batches: Sequence[Sequence[Item]],
 def _play_fitting(
     player: Player, items: Sequence[Item], advance: Callable[[int], object]
 ) -> writing.PlayedBatch:
-    """Play a batch; where memory runs out, its halves one after the other."""
+    """Play a batch; if memory runs out, its halves one after the other."""
     try:
         return player.play(items, advance)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -155,7 +155,7 @@ def _play_fitting(
             raise
         if len(items) == 1:
             raise MemoryError(
-                "a single item does not fit into memory; play fewer rounds, fewer conditions, a smaller "
+                "a single item does not fit into memory; play fewer rounds or conditions, use a smaller "
                 "dtype, or spread the model with device_map."
             ) from error
     torch.cuda.empty_cache()

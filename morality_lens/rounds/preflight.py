@@ -35,13 +35,13 @@ class Fitting:
 
 
 def check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) -> None:
-    """Refuse items that cannot be played together, or not with this feedback."""
+    """Refuse items that cannot be played together, or with this feedback."""
     if not items:
         raise ValueError("play needs at least one item; got none. Check the file and its filters.")
     ids = pd.Series([item.id for item in items])
     if ids.duplicated().any():
-        again = sorted(set(ids[ids.duplicated()]))[:3]
-        raise ValueError(f"item ids must be unique; {', '.join(again)} came more than once.")
+        repeated = sorted(set(ids[ids.duplicated()]))[:3]
+        raise ValueError(f"item ids must be unique; {', '.join(repeated)} occur more than once.")
     refuse_unplayable(items, oracle=protocol.feedback == "oracle", judged=judge is not None)
 
 
@@ -68,7 +68,7 @@ def fit_window(
 def longest_dialogues(
     renderer: Renderer, items: Sequence[Item], protocol: Protocol, wording: Wording
 ) -> list[int]:
-    """An upper bound of the tokens of each item's longest dialogue, known before anything is played."""
+    """An upper bound of the tokens of each item's longest dialogue, before anything is played."""
     slack = 4  # tokens that differ where a reply meets the template
     if any(factor.place == "system" for factor in protocol.design.factors):
         rendering.check_system(renderer)
@@ -116,7 +116,7 @@ def _round_tokens(
 
 
 def affordable_batch(record: ModelRecord, protocol: Protocol, longest: int) -> int:
-    """Items whose caches fill at most a quarter of the memory that is free."""
+    """The number of items whose caches fill at most a quarter of the free memory."""
     config = record.lm.module.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

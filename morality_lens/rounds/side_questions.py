@@ -161,7 +161,7 @@ def _ask_group(
         for r, tokens in enumerate(new):
             weights[r, 0, len(tokens) - 1] = 1.0
     logits, reads = decoding.prefill(lm, branch, new, weights)
-    spread = torch.softmax(logits.double(), dim=-1).cpu()
+    shares = torch.softmax(logits.double(), dim=-1).cpu()
     projected = None
     if probe is not None and reads is not None:
         directions = torch.tensor(probe.direction.values, dtype=torch.float64)
@@ -174,7 +174,7 @@ def _ask_group(
         texts = [text.strip() for text in decoded]
     found = []
     for r, one in enumerate(asked):
-        each = np.array([float(spread[r, list(t)].sum()) for t in one.signs])
+        each = np.array([float(shares[r, list(t)].sum()) for t in one.signs])
         found.append(
             SideReply(
                 probabilities=each / each.sum(),

@@ -113,7 +113,7 @@ def test_a_second_start_goes_on_and_asks_nothing_twice(small, tmp_path, monkeypa
         (lambda e: [Evidence(item=e[0].item, texts=e[0].texts, named=(0, 1)), *e[1:]], "not the unknown one"),
         (
             lambda e: [Evidence(item=e[0].item, texts=e[0].texts, named=(2, 2)), *e[1:]],
-            "speak for two options",
+            "favour two options",
         ),
         (
             lambda e: [Evidence(item=e[0].item, texts=e[0].texts, named=(0, 2), strength=1.0), *e[1:]],

@@ -501,7 +501,7 @@ def test_where_no_reply_is_good_what_needs_one_is_refused_in_words(rated, forced
     )
     assert "baseline" not in steered
     assert "rating" in steered
-    with pytest.raises(ValueError, match="log-odds steering moves"):
+    with pytest.raises(ValueError, match="log-odds steering changes"):
         ml.circuits.steering_slopes(steered)
 
 

@@ -77,7 +77,7 @@ def test_a_critic_says_what_plain_generation_says_and_is_asked_once(llama, quest
     ]
     said = critic.feedback([*asked, asked[0]])
     assert said[-1] == said[0]
-    assert len(critic.said) == len(asked)
+    assert len(critic.known) == len(asked)
     spent = critic.tokens
     assert critic.feedback(asked) == said[:-1]
     assert critic.tokens == spent
@@ -323,7 +323,7 @@ def test_a_server_that_refuses_is_an_error_without_the_key_and_nothing_is_lost(s
     one = make_endpoint(server, tmp_path / "kept.jsonl")
     one.feedback(asked[:2])
     server.failures = [401]
-    with pytest.raises(ConnectionError, match="What was answered is kept") as caught:
+    with pytest.raises(ConnectionError, match="Its earlier replies are kept") as caught:
         one.feedback(asked)
     assert "sk-secret" not in str(caught.value)
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2

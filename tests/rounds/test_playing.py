@@ -409,9 +409,9 @@ def test_the_bound_counts_the_words_of_the_chosen_wording(llama, questions):
     assert wordy - short >= asked * (1 + SHORT.design.rounds), "it is asked for in every round"
 
 
-def test_dialogues_that_could_outgrow_the_window_are_refused_or_left_out_by_name(llama, tmp_path, questions):
+def test_dialogues_that_could_exceed_the_window_are_refused_or_skipped_by_name(llama, tmp_path, questions):
     long = replace(questions[0], id="long", context="They met at the market. " * 200)
-    with pytest.raises(ValueError, match=r"1 of 4 items could outgrow.*768 tokens.*item long.*--drop-long"):
+    with pytest.raises(ValueError, match=r"1 of 4 items could exceed.*768 tokens.*item long.*--drop-long"):
         played(llama, [*questions, long], tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = played(llama, [*questions, long], tmp_path / "run", fitting=Fitting(drop_long=True))
