@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -66,21 +65,12 @@ def mediate(
     record = same_model(model, run, probe)
     moment = Moment.of(at, run)
     chosen = read_layers(record, layers, "residual")
-    levels = moment.condition.coords.items()
-    others = {name: level for name, level in levels if name not in factors or level != "off"}
+    named = moment.condition.coords.items()
+    others = {name: level for name, level in named if name not in factors or level != "off"}
     one, two, held = run.design.two_way(factors, others)
-    if "answer_start" not in run.design.sites:
-        raise ValueError("mediate needs a run that stored the site answer_start; play it with that site.")
-    measure = Measure.of(record, run, Reading(probe=probe))
-    if not run.names_good:
-        raise ValueError(
-            "mediate needs questions with options and a correct one, whose probabilities are exact."
-        )
-    cells = {
-        (a, b): run.design.condition(Condition(**{one: a, two: b, **held}))
-        for a in ("off", "on")
-        for b in ("off", "on")
-    }
+    _refuse_unfit(run)
+    levels = [(a, b) for a in ("off", "on") for b in ("off", "on")]
+    cells = {(a, b): run.design.condition(Condition(**{one: a, two: b, **held})) for a, b in levels}
     ids = run.items.index.tolist() if moment.items is None else list(moment.items)
     stored = run.residuals.sel(item=ids, site="answer_start", round=moment.number, layer=chosen).load()
     m = {k: _site(stored.sel(cell.coords), record.d_model) for k, cell in cells.items()}
@@ -89,42 +79,51 @@ def mediate(
     data = intervene(
         model,
         run,
-        measure,
+        Measure.of(record, run, Reading(probe=probe)),
         Interventions(units=[Unit(changes={c.layer: c.change}) for c in changes], at="answer_start"),
         Moment(condition=cells["on", "on"], round=moment.number, items=ids),
         batching,
     )
     order = [data["item"].index(name) for name in ids]
-    found = {(c.layer, c.kind): data["log_odds"][order, i] for i, c in enumerate(changes)}
-    carried, gain = _by_layer(found, data["target_log_odds"][order], chosen)
-    odds = log_odds_of(run, ids, moment.number)
-    y = {k: odds.sel(cell.coords).values for k, cell in cells.items()}
+    clean, odds = data["target_log_odds"][order], data["log_odds"][order]
+    carried, gain = _by_layer({(c.layer, c.kind): odds[:, i] for i, c in enumerate(changes)}, clean, chosen)
+    own = log_odds_of(run, ids, moment.number)
+    y = {k: own.sel(cell.coords).values for k, cell in cells.items()}
     tau = y["on", "on"] - y["on", "off"] - y["off", "on"] + y["off", "off"]
-    directions = probe.direction.sel(layer=chosen).values.astype(np.float64)
-    interaction = einsum(m["on", "on"] - additive, directions, "item layer d, layer d -> item layer")
-    variables: dict[str, Any] = {
-        "tau": (("item",), tau),
-        "mediated": (("item", "layer", "way"), carried),
-        "interaction": (("item", "layer"), interaction),
-        "gain": (("item", "layer"), gain),
-    }
-    coords = {
-        "item": ids,
-        "layer": chosen,
-        "way": list(WAYS),
-        "cluster": ("item", run.residuals["cluster"].sel(item=ids).values),
-    }
-    attrs = {
-        "effect": f"{one}:{two}",
-        "held_at": ",".join(f"{name}={level}" for name, level in held.items()),
-        "round": moment.number,
-        "units": "log-odds",
-        "trust": probe.trust,
-    }
-    return xr.Dataset(variables, coords=coords, attrs=attrs)
+    return xr.Dataset(
+        {
+            "tau": (("item",), tau),
+            "mediated": (("item", "layer", "way"), carried),
+            "interaction": (("item", "layer"), _projected(probe, chosen, m["on", "on"] - additive)),
+            "gain": (("item", "layer"), gain),
+        },
+        coords={
+            "item": ids,
+            "layer": chosen,
+            "way": list(WAYS),
+            "cluster": ("item", run.residuals["cluster"].sel(item=ids).values),
+        },
+        attrs={
+            "effect": f"{one}:{two}",
+            "held_at": ",".join(f"{name}={level}" for name, level in held.items()),
+            "round": moment.number,
+            "units": "log-odds",
+            "trust": probe.trust,
+        },
+    )
 
 
 # --------------------------------------------------------------------------------------------- pieces
+def _refuse_unfit(run: Run) -> None:
+    """Refuse runs without the site, or whose items have no correct option."""
+    if "answer_start" not in run.design.sites:
+        raise ValueError("mediate needs a run that stored the site answer_start; play it with that site.")
+    if not run.names_good:
+        raise ValueError(
+            "mediate needs questions with options and a correct one, whose probabilities are exact."
+        )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _LayerChange:
     """One change at one layer.
@@ -180,6 +179,14 @@ def _by_layer(
         for layer in layers
     ]
     return np.moveaxis(np.array(carried), -1, 0), np.moveaxis(np.array(gain), -1, 0)
+
+
+def _projected(
+    probe: Probe, layers: Sequence[int], values: Float[np.ndarray, "item layer d_model"]
+) -> Float[np.ndarray, "item layer"]:
+    """Differences of residuals along the direction, in gaps."""
+    directions = probe.direction.sel(layer=layers).values.astype(np.float64)
+    return einsum(values, directions, "item layer d, layer d -> item layer")
 
 
 def _site(values: xr.DataArray, d_model: int) -> Float[np.ndarray, "item layer d_model"]:

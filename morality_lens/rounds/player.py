@@ -45,7 +45,7 @@ class Player:
         )
 
     def play(self, items: Sequence[Item], advance: Callable[[int], object]) -> PlayedBatch:
-        """All rounds of all conditions of these items; ``advance`` gets numbers of finished dialogue rounds."""
+        """All rounds of all conditions of these items; ``advance`` gets the dialogue rounds done."""
         began, self.tokens, before = time.perf_counter(), 0, self.source.tokens
         design, lm = self.protocol.design, self.record.lm
         self.capture = Capture(self.record, design, items)
