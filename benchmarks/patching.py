@@ -1,4 +1,4 @@
-"""Patching of prompt ends against a loop of whole forwards, and gradients against true patching.
+"""Patching of prompt ends against a loop of whole forwards, and gradients against exact patching.
 
     python benchmarks/patching.py [--model FOLDER] [--items 16] [--loop 2]
 
@@ -24,7 +24,7 @@ from morality_lens.runs.alignment import align, paired
 
 SOURCE, TARGET = ml.Condition(instruction="on", feedback="on"), ml.Condition(feedback="on")
 MAP = ("review@1", "answer_request@1", "review", "answer_request", "answer_start")
-"""Segments whose words are the same in both dialogues but stand after words that are not."""
+"""Segments whose words are the same in both dialogues but follow words that differ."""
 
 
 def loop(
@@ -122,7 +122,7 @@ def main() -> None:
             )
             took = time.perf_counter() - began
             print(
-                f"gradient, {what}: correlation {guessed.attrs['correlation']:.2f} with true patches of 8 "
+                f"gradient, {what}: correlation {guessed.attrs['correlation']:.2f} with exact patches of 8 "
                 f"items, mean distance {guessed.attrs['error']:.2f} of their mean size ({took:.1f} s, the "
                 "check included)"
             )

@@ -285,7 +285,7 @@ def _rank(name: str, constant: str) -> tuple[int, int, int]:
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row token"]:
-    """Rows of tokens, padded on the right: in a causal model no token that is read sees the padding."""
+    """Rows of tokens, padded on the right: in a causal model no token that is read attends to it."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
 

@@ -56,7 +56,7 @@ def patch(
 
     Raises:
         ValueError: another model, an unknown place, layer or kind, dialogues whose tokens do not correspond
-            (the message says which), or nothing to measure.
+            (named in the message), or nothing to measure.
     """
     probe = reading.probe
     record = same_model(model, run, probe)

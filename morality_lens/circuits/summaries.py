@@ -87,7 +87,7 @@ def ablated_share(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """The trust card's lines ``steer`` and ``silence`` (``card.with_lines`` takes them).
+    """The trust card's lines ``steer`` (steering) and ``silence`` (ablation), for ``card.with_lines``.
 
     Args:
         steered: from :func:`morality_lens.circuits.steer`.

@@ -43,9 +43,9 @@ def signal_detection(
         "second",
     ]:
         raise ValueError("signal_detection needs item x better, with better at first and second.")
-    says = says_first.transpose("item", "better").values.astype(float)
+    answers = says_first.transpose("item", "better").values.astype(float)
     read = None if reading is None else reading.values.astype(float)
-    if not np.isfinite(says).all() or (read is not None and not np.isfinite(read).all()):
+    if not np.isfinite(answers).all() or (read is not None and not np.isfinite(read).all()):
         raise ValueError(
             "signal_detection needs every item in both orders; remove items with missing answers."
         )
@@ -53,15 +53,15 @@ def signal_detection(
     n_clusters = int(codes.max()) + 1
     if n_clusters < 5:
         raise ValueError(
-            f"signal_detection needs at least five clusters for an interval; these {len(says)} items have "
+            f"signal_detection needs at least five clusters for an interval; these {len(answers)} items have "
             f"{n_clusters}."
         )
     names = (*MEASURES, *(("probe_accuracy", "probe_d_prime", "gap") if read is not None else ()))
 
     def measures(kept: Int[np.ndarray, " item"]) -> Float[np.ndarray, " measure"]:
-        return _measures(says[kept], None if read is None else read[kept])
+        return _measures(answers[kept], None if read is None else read[kept])
 
-    every = np.arange(len(says))
+    every = np.arange(len(answers))
     estimate = measures(every)
     se = _jackknife(measures, every, codes, estimate)
     half = float(stdtrit(n_clusters - 1, 1 - alpha / 2)) * se
@@ -73,15 +73,15 @@ def signal_detection(
             "ci_high": ("measure", estimate + half),
         },
         coords={"measure": list(names)},
-        attrs={"n_items": len(says), "n_clusters": n_clusters, "alpha": alpha},
+        attrs={"n_items": len(answers), "n_clusters": n_clusters, "alpha": alpha},
     )
 
 
 def _measures(
-    says: Float[np.ndarray, "item two"], read: Float[np.ndarray, " item"] | None
+    answers: Float[np.ndarray, "item two"], read: Float[np.ndarray, " item"] | None
 ) -> Float[np.ndarray, " measure"]:
-    n = len(says)
-    hit, alarm = says.mean(axis=0)
+    n = len(answers)
+    hit, alarm = answers.mean(axis=0)
     z_hit, z_alarm = (float(ndtri(_off_the_ends(rate, n))) for rate in (hit, alarm))
     d_prime = (z_hit - z_alarm) / np.sqrt(2)
     found = [(hit + 1 - alarm) / 2, (hit + alarm) / 2 - 0.5, d_prime, -(z_hit + z_alarm) / 2]

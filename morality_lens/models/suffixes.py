@@ -2,7 +2,8 @@
 
 A change at position p of layer l alters nothing before p. So the keys and values of the clean prompt are kept
 up to p, and only the rest is run, once for each change: a sweep over layers is one short pass. All changes of
-a prompt are branches of one row, each of which sees the kept part and itself, so that nothing is copied.
+a prompt are branches of one row, each of which attends to the kept part and to itself, so that nothing is
+copied.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -173,7 +174,7 @@ def branches_work(lm: LanguageModel) -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Lines:
-    """Where rows lie in a pass: all rows of one prompt follow each other in one line.
+    """The places of rows in a pass: all rows of one prompt follow each other in one line.
 
     Attributes:
         prompts: the prompt of each line.

@@ -29,7 +29,7 @@ class Capture:
         self.signs = tokens if all(tokens) else ()
 
     def sites(self, *, answering: bool) -> list[str]:
-        """The sites that may lie in the next turns; ``answering``: their reply is the answer."""
+        """The sites that the next turns may contain; ``answering``: their reply is the answer."""
         segments = [s for s in self.design.sites if s in self.design.segments]
         return segments + [s for s in self.design.sites if s == "answer_start" and answering]
 
@@ -40,7 +40,7 @@ class Capture:
         values: Tensor | np.ndarray,
         present: Bool[np.ndarray, " row"] | None = None,
     ) -> None:
-        """Store one site's residuals of all rows, for every cell that a row stands for."""
+        """Store one site's residuals of all rows, for every cell that a row represents."""
         if site not in self.design.sites:
             return
         where = self.design.sites.index(site)

@@ -130,7 +130,7 @@ class Player:
         stretches: Sequence[Sequence[Exchange]],
         written: Sequence[str],
     ) -> tuple[decoding.Batch, Float[Tensor, "row vocab"]]:
-        """Add a stretch of exchanges to every row, feed it, and store the sites that lie in it."""
+        """Add a stretch of exchanges to every row, feed it, and store the sites in it."""
         lm = self.record.lm
         for row, stretch in zip(rows, stretches, strict=True):
             for exchange in stretch:

@@ -18,7 +18,7 @@ class Row:
         place: index of the item in its batch.
         item: the item.
         condition: the cell.
-        cells: indices of the conditions that the row stands for: in round 0 all that open alike.
+        cells: indices of the conditions that the row represents: in round 0 all that open alike.
         transcript: the dialogue so far.
         kept: transcripts that will be stored.
         answer: the last one.
