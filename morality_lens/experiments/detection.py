@@ -53,7 +53,7 @@ def signal_detection(
     n_clusters = int(codes.max()) + 1
     if n_clusters < 5:
         raise ValueError(
-            f"signal_detection needs at least five clusters for an interval; these {len(answers)} items have "
+            f"signal_detection needs five or more clusters for an interval; these {len(answers)} items have "
             f"{n_clusters}."
         )
     names = (*MEASURES, *(("probe_accuracy", "probe_d_prime", "gap") if read is not None else ()))

@@ -30,7 +30,7 @@ def round_dynamics(behaviour: xr.DataArray, *, threshold: float = 0.5, alpha: fl
     """
     if behaviour.sizes["round"] < STILL + 1:
         raise ValueError(
-            f"round_dynamics needs at least {STILL + 1} rounds; got {behaviour.sizes['round']}. Play more."
+            f"round_dynamics needs {STILL + 1} rounds or more; got {behaviour.sizes['round']}. Play more."
         )
     if bool(np.isnan(behaviour).any()):
         raise ValueError("round_dynamics needs a value in every round; remove items with failed scores.")
@@ -125,7 +125,7 @@ def expected_maximum(scores: xr.DataArray, *, threshold: float = 0.5, alpha: flo
     """
     if scores.sizes.get("sample", 1) < 2:
         raise ValueError(
-            "expected_maximum needs at least two samples of every text; play with a temperature above 0."
+            "expected_maximum needs two or more samples of every text; play with a temperature above 0."
         )
     parts = {
         "mean": scores.mean("sample"),

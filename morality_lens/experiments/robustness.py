@@ -82,7 +82,7 @@ def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: f
     """
     strength = answers["strength"].astype(float)
     if strength.size < 2:
-        raise ValueError("dose_response needs evidence of at least two strengths; this has one.")
+        raise ValueError("dose_response needs evidence of two or more strengths; this has one.")
     centred = strength - strength.mean()
     slope = (follow_cube(answers, measure) * centred).sum("strength", skipna=False) / (centred**2).sum()
     return mean_over_items(slope, alpha=alpha)

@@ -41,7 +41,7 @@ def check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) 
     ids = pd.Series([item.id for item in items])
     if ids.duplicated().any():
         repeated = sorted(set(ids[ids.duplicated()]))[:3]
-        raise ValueError(f"item ids must be unique; {', '.join(repeated)} occur more than once.")
+        raise ValueError(f"item ids must be unique; {', '.join(repeated)} came more than once.")
     refuse_unplayable(items, oracle=protocol.feedback == "oracle", judged=judge is not None)
 
 

@@ -417,7 +417,7 @@ def test_dialogues_that_could_exceed_the_window_are_refused_or_skipped_by_name(l
     run = played(llama, [*questions, long], tmp_path / "run", fitting=Fitting(drop_long=True))
     assert [row["id"] for row in run.manifest["left_out"]] == ["long"]
     assert run.residuals["item"].values.tolist() == [q.id for q in questions]
-    with pytest.raises(ValueError, match="none fits"):
+    with pytest.raises(ValueError, match="no item fits"):
         played(llama, [long], tmp_path / "none", fitting=Fitting(drop_long=True))
 
 
