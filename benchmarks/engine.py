@@ -1,13 +1,13 @@
-"""The engine against the way it is done today, and against the floor, in one run.
+"""The engine compared with the usual way and with a lower bound, in one run.
 
     python benchmarks/engine.py [--items 16] [--rounds 5] [--sample 4] [--large-items 2]
 
-Three ways to the same residuals, each in a process of its own, over the same dialogues token by token:
+Three ways to the same residuals, each in a separate process, over the same dialogues token by token:
 
 * engine: `morality_lens.rounds.play`, everything it does (judging, rendering, writing the store) included;
 * today: `TransformerBridge.generate` of every reply from scratch, then `run_with_cache` of the transcript for
-  the residuals of all layers; measured on a sample of dialogues and scaled to all of them. Each stands for a
-  batch of 16 of its length (it is repeated 16 times), so that no padding is held against this way;
+  the residuals of all layers; measured on a sample of dialogues and scaled to all of them. Each represents a
+  batch of 16 of its length (it is repeated 16 times), so that this way has no padding;
 * floor: plain transformers, the distinct tokens only, prefilled and decoded batch by batch, nothing captured.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 
 TOGETHER = 16
-"""Dialogues of today's way that are run as one batch."""
+"""Dialogues of the usual way that are run as one batch."""
 
 
 def peak_mb() -> float:
@@ -69,7 +69,7 @@ def engine(model: str | None, run: Path, items: int, rounds: int) -> dict:
 
 
 def replies(row) -> list[tuple[int, int]]:
-    """Where the model's own words stand in a transcript."""
+    """The positions of the model's own words in a transcript."""
     return [(s["start"], s["stop"]) for s in row["spans"] if s["name"] in ("answer", "rationale")]
 
 
@@ -160,7 +160,7 @@ def floor(model: str | None, run: Path) -> dict:
 
 
 def measure(mode: str, *arguments: object) -> dict:
-    """Run one way in a process of its own."""
+    """Run one way in a separate process."""
     command = [sys.executable, __file__, "--way", mode, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -169,7 +169,7 @@ def measure(mode: str, *arguments: object) -> dict:
 
 
 def compare(title: str, model: str | None, items: int, rounds: int, sample: int) -> None:
-    """Print the three ways side by side."""
+    """Print a table of the three ways."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         ours = measure("engine", model or "-", run, items, rounds)

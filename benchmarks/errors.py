@@ -21,7 +21,7 @@ EFFECT = 0.3
 
 
 def draw(rng: np.random.Generator, sizes: np.ndarray, *, skewed: bool) -> xr.DataArray:
-    """Items in clusters that share half of their contrast's variance; layers form an autoregressive row."""
+    """Items in clusters that share half of their contrast's variance; layers are autoregressive."""
     codes = np.repeat(np.arange(len(sizes)), sizes)
 
     def noise(n: int) -> np.ndarray:
@@ -69,18 +69,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    rng = np.random.default_rng(asked.seed)
+    given = parser.parse_args()
+    rng = np.random.default_rng(given.seed)
     print(
-        f"{asked.runs} runs a row, nominal .05; 95 % of a true .05 lie within "
-        f"{1.96 * math.sqrt(0.0475 / asked.runs):.3f}"
+        f"{given.runs} runs a row, nominal .05; 95 % of a true .05 lie within "
+        f"{1.96 * math.sqrt(0.0475 / given.runs):.3f}"
     )
     print("| clusters | sizes | contrasts | pointwise interval misses | family rejected | band misses |")
     print("|---|---|---|---|---|---|")
     for skewed in (False, True):
         for equal in (True, False):
             for n_clusters in (8, 12, 20, 50):
-                found = errors(rng, n_clusters, asked.runs, equal=equal, skewed=skewed)
+                found = errors(rng, n_clusters, given.runs, equal=equal, skewed=skewed)
                 cells = " | ".join(f"{value:.3f}" for value in found)
                 print(
                     f"| {n_clusters} | {'equal' if equal else 'unequal'} "

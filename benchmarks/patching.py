@@ -1,4 +1,4 @@
-"""Patching of prompt ends against a loop of whole forwards, and gradients against true patching.
+"""Patching of prompt ends against a loop of whole forwards, and gradients against exact patching.
 
     python benchmarks/patching.py [--model FOLDER] [--items 16] [--loop 2]
 
@@ -24,7 +24,7 @@ from morality_lens.runs.alignment import align, paired
 
 SOURCE, TARGET = ml.Condition(instruction="on", feedback="on"), ml.Condition(feedback="on")
 MAP = ("review@1", "answer_request@1", "review", "answer_request", "answer_start")
-"""Segments whose words are the same in both dialogues but stand after words that are not."""
+"""Segments whose words are the same in both dialogues but follow words that differ."""
 
 
 def loop(
@@ -84,9 +84,14 @@ def main() -> None:
         )
         items = ml.load_items(limit=given.items)
         run = ml.play(
-            model, items, rounds=given.rounds, out=Path(folder) / "run", progress=False, drop_long=True
+            model,
+            items,
+            rounds=given.rounds,
+            out=Path(folder) / "run",
+            progress=False,
+            fitting=ml.rounds.Fitting(drop_long=True),
         )
-        names = run.items.index.tolist()
+        names, quiet = run.items.index.tolist(), ml.circuits.Batching(progress=False)
         tokens = np.mean([len(ids) for ids in run.transcripts["token_ids"]])
         print(f"{len(names)} items, dialogues of {tokens:.0f} tokens on average, round {given.rounds}")
         print("| what | ours, s | loop, s (scaled) | ratio |\n|---|---|---|---|")
@@ -94,10 +99,12 @@ def main() -> None:
             ("all layers at answer_start", ("answer_start",)),
             ("all layers x 5 places", MAP),
         ):
-            asked = {"source": SOURCE, "target": TARGET, "at": places, "progress": False}
-            ml.patch(model, run, items=names[:2], **asked)  # once for warmth
+            asked = {"source": SOURCE, "activations": ml.circuits.Activations(at=places), "batching": quiet}
+            ml.patch(
+                model, run, target=ml.circuits.Moment(condition=TARGET, items=names[:2]), **asked
+            )  # once for warmth
             began = time.perf_counter()
-            ml.patch(model, run, items=names, **asked)
+            ml.patch(model, run, target=ml.circuits.Moment(condition=TARGET, items=names), **asked)
             ours = time.perf_counter() - began
             took, _ = loop(model, run, names[: given.loop], places, given.rounds)
             theirs = took * len(names) / given.loop
@@ -105,11 +112,17 @@ def main() -> None:
         for what in ("residual", "attention", "mlp", "head"):
             began = time.perf_counter()
             guessed = ml.circuits.patch_gradient(
-                model, run, source=SOURCE, target=TARGET, what=what, check=8, progress=False
+                model,
+                run,
+                source=SOURCE,
+                target=TARGET,
+                activations=ml.circuits.Activations(what=what),
+                check=8,
+                batching=quiet,
             )
             took = time.perf_counter() - began
             print(
-                f"gradient, {what}: correlation {guessed.attrs['correlation']:.2f} with true patches of 8 "
+                f"gradient, {what}: correlation {guessed.attrs['correlation']:.2f} with exact patches of 8 "
                 f"items, mean distance {guessed.attrs['error']:.2f} of their mean size ({took:.1f} s, the "
                 "check included)"
             )

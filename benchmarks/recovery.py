@@ -1,4 +1,4 @@
-"""Three worlds whose truth is known: effects that are there, none, and a format that only looks like one.
+"""Recovery of known effects in three worlds: planted ones, none, and an apparent one of the format.
 
     python benchmarks/recovery.py --runs 200
 
@@ -61,7 +61,7 @@ def answered(runs: int, *, effects: bool) -> np.ndarray:
 
 
 def trapped(runs: int) -> dict[str, float]:
-    """Share of runs in which the instruction seems to move the moral direction, by how it is asked."""
+    """Share of runs in which the instruction seems to move the moral direction, by the form of the prompt."""
     hits = {
         "on - off, one fitted direction": 0.0,
         "on - off, refits in the interval": 0.0,

@@ -1,4 +1,4 @@
-"""Trust cards of directions fitted on real statements, and what they cost.
+"""Trust cards of directions fitted on real statements, and their cost.
 
     python benchmarks/trust.py --model FOLDER --paradetox paradetox.tsv --ratings ratings.csv
 
@@ -15,7 +15,7 @@ import morality_lens as ml
 
 
 def main() -> None:
-    """Read the sets, make a card of each, print them."""
+    """Print the trust card of every set of statements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default=None)
     parser.add_argument("--paradetox", type=Path)

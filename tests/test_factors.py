@@ -32,6 +32,7 @@ from morality_lens.models.loading import load_model, record_of
 from morality_lens.report.analysis import analyze
 from morality_lens.report.writing import write_report
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.selection import Execution
 from morality_lens.runs.run import open_run
 from morality_lens.studies.verdicts import Task, gains_over_instruction, no_best_method, robust_to_evidence
 
@@ -319,16 +320,38 @@ def test_four_factors_are_patched_steered_mediated_masked_and_attributed(four):
     model, run, probe = four
     none, both = Condition(), Condition(instruction="on", persona="on")
     ids = run.items.index.tolist()[:3]
-    patched = ml.patch(model, run, source=both, target=none, items=ids, layers=[0, 5], progress=False)
+    patched = ml.patch(
+        model,
+        run,
+        source=both,
+        target=ml.circuits.Moment(condition=none, items=ids),
+        activations=ml.circuits.Activations(layers=[0, 5]),
+        batching=ml.circuits.Batching(progress=False),
+    )
     # The last block's residual decides: put in whole, the answer is the other condition's.
     np.testing.assert_allclose(
         patched["log_odds"].sel(layer=5).isel(place=0), patched["source_log_odds"], atol=1e-4
     )
     stored = run.option_probabilities.sel(run.design.condition(both).coords).sel(round=1, item=ids)
     np.testing.assert_allclose(patched["source_probability"], stored, atol=1e-5)
-    steered = ml.steer(model, run, probe, condition=both, layer=3, items=ids, random=2, progress=False)
+    steered = ml.steer(
+        model,
+        run,
+        probe,
+        condition=ml.circuits.Moment(condition=both, items=ids),
+        doses=ml.circuits.Doses(layer=3),
+        random=ml.circuits.RandomDirections(count=2),
+        batching=ml.circuits.Batching(progress=False),
+    )
     assert steered.attrs["condition"] == "instruction+persona"
-    mediated = ml.mediate(model, run, probe, factors=("instruction", "persona"), items=ids, progress=False)
+    mediated = ml.mediate(
+        model,
+        run,
+        probe,
+        factors=("instruction", "persona"),
+        at=ml.circuits.Moment(items=ids),
+        batching=ml.circuits.Batching(progress=False),
+    )
     assert mediated.attrs["effect"] == "instruction:persona"
     assert mediated.attrs["held_at"] == "cot=off,feedback=off"
     one = run.option_probabilities.sel(round=1, item=ids[0], cot="off", feedback="off").load()
@@ -342,8 +365,10 @@ def test_four_factors_are_patched_steered_mediated_masked_and_attributed(four):
     tau = odds["on", "on"] - odds["on", "off"] - odds["off", "on"] + odds["off", "off"]
     assert mediated["tau"].sel(item=ids[0]).item() == pytest.approx(tau)
     with pytest.raises(ValueError, match="two different factors"):
-        ml.mediate(model, run, probe, factors=("instruction", "mood"), progress=False)
-    masked = mask_words(model, run, probe, components=["persona"], progress=False)
+        ml.mediate(
+            model, run, probe, factors=("instruction", "mood"), batching=ml.circuits.Batching(progress=False)
+        )
+    masked = mask_words(model, run, probe, components=["persona"], execution=Execution(progress=False))
     plain = probe.project(run)
     # Nothing was said by an absent persona, so nothing is masked there.
     np.testing.assert_allclose(masked.sel(persona="off"), plain.sel(persona="off"), atol=1e-3)
@@ -353,7 +378,7 @@ def test_four_factors_are_patched_steered_mediated_masked_and_attributed(four):
 def test_a_projection_over_four_factors_is_split_exactly(four):
     model, run, probe = four
     ids = run.items.index.tolist()[:8]
-    parts = ml.attribute(model, run, probe, layer=2, rounds=[1], items=ids)
+    parts = ml.attribute(model, run, probe, layer=2, selection=ml.rounds.Selection(rounds=[1], items=ids))
     assert factors_of(parts["contribution"]) == ("instruction", "cot", "feedback", "persona")
     split = attribute_effects(parts, method="pointwise", family=())
     whole = factorial_effects(

@@ -15,7 +15,8 @@ ROOT = Path(ml.__file__).parent
 
 SURFACE = {
     "circuits": """
-        ablate attribute attribute_answer attribute_tokens mediated_share causal_lines describe_mediation
+        Activations Batching Doses Moment RandomDirections Reading ablate attribute attribute_answer
+        attribute_tokens mediated_share causal_lines describe_mediation
         mediate patch patch_gradient recovered ablated_share steer steering_slopes
     """,
     "cli": """
@@ -67,7 +68,7 @@ SURFACE = {
         Analysis analyze keep_transcripts write_report
     """,
     "rounds": """
-        play read_transcripts
+        Execution Fitting Selection play read_transcripts
     """,
     "runs": """
         Run alignable keep_result kept_results open_run

@@ -1,22 +1,26 @@
 """Which heads and layers carry an effect, and is it causal?
 
 - ``ablation``: Ablation: a direction, what is orthogonal to it, or its LEACE subspace set to a mean.
-- ``attribution``: Which heads and MLPs, reading which words, make a projection: an exact split of the
+- ``attribution``: Which heads and MLPs, reading which words, make up a projection: an exact split of the
   residual stream.
 - ``attribution_patching``: Attribution patching: the effect of every patch to first order, from one
   gradient.
-- ``decomposition``: A batch of dialogues, each site split into what components add and what heads take from
+- ``decomposition``: A batch of dialogues, each site split into what components add and what heads read from
   which segment.
-- ``intervening``: A change of the residual stream at every token, and what it does to the answer.
+- ``intervening``: A change of the residual stream at given tokens, and its effect on the answer.
 - ``measuring``: What is measured when activations are changed: log-odds, probabilities, projections.
-- ``mediation``: How much of a behavioural interaction the representation bears at a layer: the additive
-  residual put in.
+- ``mediation``: Mediation: the part of a behavioural interaction that the residual at a layer carries.
+- ``pairing``: Dialogues of a source and a target condition, item by item, and the tokens that correspond in
+  them.
 - ``patching``: Activation patching between conditions: one prompt's end, run with activations of the other
   prompt.
-- ``steering``: Steering: a direction added at a layer in several doses, beside random directions.
-- ``summaries``: What patching, steering and ablation amount to: recovered shares, slopes, verdicts,
-  mediated shares.
-- ``targets``: What a residual is split along: a probe's direction, or the way through the final norm to an
+- ``settings``: Settings of an intervention: which dialogues, which activations, what is read, and how large
+  a pass is.
+- ``steering``: Steering: a direction added at a layer in several doses, with random directions as a
+  control.
+- ``summaries``: Summaries of patching, steering, ablation and mediation: recovered shares, slopes,
+  verdicts.
+- ``targets``: What a residual is split along: a probe's direction, or the path through the final norm to an
   answer.
 """
 

@@ -7,6 +7,14 @@ from .attribution import (
 from .attribution_patching import patch_gradient as patch_gradient
 from .mediation import mediate as mediate
 from .patching import patch as patch
+from .settings import (
+    Activations as Activations,
+    Batching as Batching,
+    Doses as Doses,
+    Moment as Moment,
+    RandomDirections as RandomDirections,
+    Reading as Reading,
+)
 from .steering import steer as steer
 from .summaries import (
     ablated_share as ablated_share,

@@ -1,9 +1,8 @@
-"""Which heads and MLPs, reading which words, make a projection: an exact split of the residual stream."""
+"""Which heads and MLPs, reading which words, make up a projection: an exact split of the residual stream."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,13 @@ import xarray as xr
 from einops import einsum
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.circuits.decomposition import read_split, split_batch
+from morality_lens.circuits.decomposition import Splitting, read_split, split_batch
 from morality_lens.circuits.targets import AnswerTarget, ProbeTarget
 from morality_lens.design import SITES, Condition
-from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import option_letters, same_model
+from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.runs.passages import Passage, by_length, passages
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
@@ -35,15 +34,12 @@ def attribute(
     *,
     site: str = "answer_start",
     layer: int | None = None,
-    items: Sequence[str] | None = None,
-    conditions: Sequence[Condition] | None = None,
-    rounds: Sequence[int] | None = None,
-    out: str | Path | None = None,
-    progress: bool = True,
+    selection: Selection = Selection(),
+    execution: Execution = Execution(),
 ) -> xr.Dataset:
     """The projection of a run's residuals as a sum over components, and each head's part over what it reads.
 
-    The stored transcripts are read once more. The parts are exact: their sum is the projection but for
+    The stored transcripts are read once more. The parts are exact: their sum is the projection up to
     rounding, which is checked (``completeness``: the distance in units of the largest part).
 
     Args:
@@ -52,18 +48,15 @@ def attribute(
         probe: fitted on the same model.
         site: where the residual is read; a mean over tokens is split like a single token.
         layer: of the residual; None: the probe's layer with the highest held-out AUROC.
-        items: ids; None takes all.
-        conditions: cells; None takes all. What is not read is NaN.
-        rounds: rounds; None takes all.
-        out: a folder in which finished items are kept, so that the same call goes on where it stopped.
-        progress: whether to show a bar.
+        selection: items, conditions and rounds; what is not read is NaN.
+        execution: the folder for finished items, and the progress bar.
 
     Returns:
-        ``contribution`` [item, instruction, cot, feedback, round, component] with components ``embedding``,
-        ``position`` (where it is learned), ``L0H0`` ..., ``L0 attention bias``, ``L0 MLP``, ... and
-        ``midpoint`` (the probe's intercept); ``by_segment`` [..., head, segment], in which each head's part
-        is the sum over segments (see ``Passage.segments``; 0 for a segment that
-        the dialogue does not have); ``projection`` [...]. In moral-immoral gaps.
+        ``contribution`` [item, factors, round, component] with components ``embedding``, ``position`` (where
+        it is learned), ``L0H0`` ..., ``L0 attention bias``, ``L0 MLP``, ... and ``midpoint`` (the probe's
+        intercept); ``by_segment`` [..., head, segment], in which each head's part is the sum over segments
+        (see ``Passage.segments``; 0 for a segment that the dialogue does not have); ``projection`` [...]. In
+        moral-immoral gaps.
 
     Raises:
         ValueError: the model is not the run's or the probe's; an unknown site, layer, item, condition or
@@ -71,45 +64,40 @@ def attribute(
             scale what a block adds.
     """
     record = same_model(model, run, probe)
-    aim, chosen = _probe_target(probe, layer)
+    target, chosen = _probe_target(probe, layer)
     sample = run.residuals.isel(item=[0], round=[0], site=[0])
     request = _Request(
         run=run,
-        site=site,
-        layer=chosen,
-        found=list(passages(run, items=items, conditions=conditions, rounds=rounds)),
-        constant="midpoint",
-        what=hashlib.sha256(aim.direction.tobytes()).hexdigest(),
+        split=Splitting(
+            model=model, record=record, site=site, layer=chosen, target=target, constant="midpoint"
+        ),
+        found=_selected(run, selection),
+        what=hashlib.sha256(target.direction.tobytes()).hexdigest(),
+        attrs=probe.project(sample).attrs,
     )
-    return _attribute(model, record, request, aim, probe.project(sample).attrs, out, progress)
+    return _attribute(request, execution)
 
 
 def attribute_answer(
     model: TransformerBridge,
     run: Run,
     *,
-    items: Sequence[str] | None = None,
-    conditions: Sequence[Condition] | None = None,
-    rounds: Sequence[int] | None = None,
-    out: str | Path | None = None,
-    progress: bool = True,
+    selection: Selection = Selection(),
+    execution: Execution = Execution(),
 ) -> xr.Dataset:
     """The direct path to behaviour: how far each component raises the correct option over the others.
 
-    Split are the log-odds at the token before the answer: log of the correct option's probability less the
-    mean log of the others', as the run's ``option_probabilities`` give them. The final norm is frozen: at
-    every place its factors are held as they are, and so are the shares of a letter's tokens, so that what is
-    left is linear (``constant``: biases and what the shares add; with LayerNorm the mean is taken off each
+    The log-odds at the token before the answer are split: log of the correct option's probability less the
+    mean log of the others', as in the run's ``option_probabilities``. The final norm is frozen: at every
+    place its factors are held as they are, and so are the shares of a letter's tokens, so that what remains
+    is linear (``constant``: biases and what the shares add; with LayerNorm the mean is subtracted from each
     part).
 
     Args:
         model: the run's model.
         run: a run of questions.
-        items: ids; None takes all.
-        conditions: cells; None takes all.
-        rounds: rounds; None takes all.
-        out: as in :func:`attribute`.
-        progress: whether to show a bar.
+        selection: items, conditions and rounds; what is not read is NaN.
+        execution: the folder for finished items, and the progress bar.
 
     Returns:
         As :func:`attribute`, in log-odds, and ``scale``: the mean factor of the frozen norm at each place.
@@ -119,17 +107,22 @@ def attribute_answer(
             :func:`attribute`.
     """
     record = same_model(model, run, None)
+    target = AnswerTarget(record=record, items=run.asked, letters=option_letters(record, run))
     request = _Request(
         run=run,
-        site="answer_start",
-        layer=record.n_layers - 1,
-        found=list(passages(run, items=items, conditions=conditions, rounds=rounds)),
-        constant="constant",
+        split=Splitting(
+            model=model,
+            record=record,
+            site="answer_start",
+            layer=record.n_layers - 1,
+            target=target,
+            constant="constant",
+        ),
+        found=_selected(run, selection),
         what="log-odds of the correct option",
+        attrs={"units": "log-odds", "oriented": True, "leakage": "", "trust": ""},
     )
-    attrs = {"units": "log-odds", "oriented": True, "leakage": "", "trust": ""}
-    aim = AnswerTarget(record=record, items=run.asked, letters=option_letters(record, run))
-    return _attribute(model, record, request, aim, attrs, out, progress)
+    return _attribute(request, execution)
 
 
 def attribute_tokens(
@@ -143,7 +136,7 @@ def attribute_tokens(
     site: str = "answer_start",
     layer: int | None = None,
 ) -> TokenView:
-    """One dialogue, each token coloured by what the heads of each layer take from it into the projection.
+    """One dialogue, each token coloured by what the heads of each layer move from it into the projection.
 
     Args:
         model: the run's model.
@@ -159,23 +152,29 @@ def attribute_tokens(
         ValueError: as :func:`attribute`; or the dialogue has no such site in that round.
     """
     record = same_model(model, run, probe)
-    aim, chosen = _probe_target(probe, layer)
+    target, chosen = _probe_target(probe, layer)
     number = run.design.rounds if round is None else round
     (passage,) = passages(run, items=[item], conditions=[condition], rounds=[number])
     if not passage.places(site, number):
         raise ValueError(f"{passage.described} has no {site!r} in round {number}; choose another site.")
-    split, weight = read_split(model, record, site, chosen, aim, [passage])[:2]
-    told = [einsum(split.heads[i][0], weight[0, 0], "place head token, place -> token") for i in split.heads]
+    splitting = Splitting(
+        model=model, record=record, site=site, layer=chosen, target=target, constant="midpoint"
+    )
+    read = read_split(splitting, [passage])
+    taken = [
+        einsum(heads[0], read.weight[0, 0], "place head token, place -> token")
+        for heads in read.split.heads.values()
+    ]
     row = run.select(run.transcripts, item, condition)
     row = row.iloc[0] if len(row) == 1 else row[row["round"] == number].iloc[0]
-    values = np.zeros((max(len(told), 1), len(row["token_ids"])))
-    if told:
-        values[:, : len(passage.token_ids)] = torch.stack(told).double().cpu().numpy()
+    values = np.zeros((max(len(taken), 1), len(row["token_ids"])))
+    if taken:
+        values[:, : len(passage.token_ids)] = torch.stack(taken).double().cpu().numpy()
     return token_view(
         row,
-        layers=sorted(split.heads) or [-1],
+        layers=sorted(read.split.heads) or [-1],
         values=values,
-        title=f"What heads take from each token into the projection at {site} of round {number}, "
+        title=f"What heads move from each token into the projection at {site} of round {number}, "
         f"layer {chosen}",
         notes=["Every layer's heads together; embedding, MLPs and biases read no other token."],
     )
@@ -187,17 +186,30 @@ def _probe_target(probe: Probe, layer: int | None) -> tuple[ProbeTarget, int]:
     return ProbeTarget(direction=direction, intercept=float(probe.intercept.sel(layer=chosen))), chosen
 
 
+def _selected(run: Run, selection: Selection) -> list[Passage]:
+    return list(
+        passages(run, items=selection.items, conditions=selection.conditions, rounds=selection.rounds)
+    )
+
+
 # --------------------------------------------------------------------------------------------- items
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Request:
-    """Which passages are split, and how the result is named."""
+    """Which passages are split, how, and how the result is named.
+
+    Attributes:
+        run: a run.
+        split: what is split, and along what.
+        found: the passages.
+        what: identifies the target, so that a folder of another attribution is refused.
+        attrs: of the result.
+    """
 
     run: Run
-    site: str
-    layer: int
+    split: Splitting
     found: list[Passage]
-    constant: str
     what: str
+    attrs: Mapping[str, Any]
 
     @property
     def items(self) -> list[str]:
@@ -212,105 +224,82 @@ class _Request:
         names = dict.fromkeys(n for p in self.found for r in p.rounds for n in p.segments(r))
         return sorted(names, key=lambda name: (name.startswith("earlier"), name == "template", name))
 
+    def identity(self) -> dict[str, Any]:
+        """What makes two attributions the same."""
+        return {
+            "of": self.what,
+            "site": self.split.site,
+            "layer": self.split.layer,
+            "study": self.run.fingerprint,
+            "model": self.split.record.fingerprint,
+            "passages": sorted({f"{p.condition.label}|{p.rounds}" for p in self.found}),
+        }
 
-def _attribute(
-    model: TransformerBridge,
-    record: ModelRecord,
-    request: _Request,
-    aim: ProbeTarget | AnswerTarget,
-    attrs: Mapping[str, Any],
-    out: str | Path | None,
-    progress: bool,
-) -> xr.Dataset:
+
+def _attribute(request: _Request, execution: Execution) -> xr.Dataset:
+    site = request.split.site
     known = dict.fromkeys((*SITES, *(name for p in request.found for name, *_ in p.spans)))
-    if request.site not in known:
-        raise ValueError(f"no site {request.site!r}; choose out of {', '.join(known)}.")
+    if site not in known:
+        raise ValueError(f"no site {site!r}; choose out of {', '.join(known)}.")
     segments = request.segments()
-    asked = {
-        "of": request.what,
-        "site": request.site,
-        "layer": request.layer,
-        "study": request.run.fingerprint,
-        "model": record.fingerprint,
-        "passages": sorted({f"{p.condition.label}|{p.rounds}" for p in request.found}),
-    }
-    whole, told_of_parts = in_parts(
+    whole, attrs_of_parts = in_parts(
         request.items,
-        lambda chunk: _chunk(model, record, request, aim, chunk, segments),
+        lambda chunk: _chunk(request, chunk, segments),
         size=ITEMS,
         what="attribution",
-        out=out,
-        asked=asked,
-        progress=progress,
+        out=execution.out,
+        asked=request.identity(),
+        progress=execution.progress,
     )
-    whole = whole.assign_coords(
-        cluster=("item", request.run.residuals["cluster"].sel(item=request.items).values)
-    )
-    told = {**attrs, "layer": request.layer, "site": request.site}
+    clusters = request.run.residuals["cluster"].sel(item=request.items).values
+    whole = whole.assign_coords(cluster=("item", clusters))
+    attrs = {**request.attrs, "layer": request.split.layer, "site": site}
     for name in whole.data_vars:
-        whole[name].attrs.update(told)
-    completeness = max(float(part["completeness"]) for part in told_of_parts)
-    return whole.assign_attrs({**told, "completeness": completeness})
+        whole[name].attrs.update(attrs)
+    completeness = max(float(part["completeness"]) for part in attrs_of_parts)
+    return whole.assign_attrs({**attrs, "completeness": completeness})
 
 
-def _chunk(
-    model: TransformerBridge,
-    record: ModelRecord,
-    request: _Request,
-    aim: ProbeTarget | AnswerTarget,
-    items: Sequence[str],
-    segments: Sequence[str],
-) -> xr.Dataset:
+def _chunk(request: _Request, items: Sequence[str], segments: Sequence[str]) -> xr.Dataset:
     """All passages of some items."""
     mine = [p for p in request.found if p.item in set(items)]
-    design = request.run.design
-    shape = (len(items), *map(len, design.levels.values()), len(request.rounds))
-    arrays: dict[str, np.ndarray] = {}
-    names: list[str] = []
-    heads: list[str] = []
-    worst = 0.0
-    for batch in by_length(mine, rows=ROWS, squares=SQUARES):
-        for found in split_batch(
-            model,
-            record,
-            batch,
-            site=request.site,
-            layer=request.layer,
-            aim=aim,
-            segments=segments,
-            constant=request.constant,
-        ):
-            worst = max(worst, found.completeness)
-            if not arrays:
-                names, heads = found.components, found.heads
-                arrays = {
-                    "contribution": np.full((*shape, len(names)), np.nan),
-                    "by_segment": np.full((*shape, len(heads), len(segments)), np.nan),
-                    "projection": np.full(shape, np.nan),
-                    "scale": np.full(shape, np.nan),
-                }
-            cell = design.place(found.passage.condition)
-            at = (items.index(found.passage.item), *cell, request.rounds.index(found.round))
-            for name, array in arrays.items():
-                array[at] = getattr(found, name)
-    if not arrays:
+    design, rounds = request.run.design, request.rounds
+    found = [
+        part
+        for batch in by_length(mine, rows=ROWS, squares=SQUARES)
+        for part in split_batch(request.split, batch, segments)
+    ]
+    if not found:
         raise ValueError(
-            f"no dialogue of the items {', '.join(items[:3])} ... has the site {request.site!r}; choose "
-            "another site, or the rounds and conditions that have it."
+            f"no dialogue of the items {', '.join(items[:3])} ... has the site {request.split.site!r}; "
+            "choose another site, or the rounds and conditions that have it."
         )
-    cube = design.dims
-    dims = {"contribution": (*cube, "component"), "by_segment": (*cube, "head", "segment")}
+    shape = (len(items), *map(len, design.levels.values()), len(rounds))
+    names, heads = found[0].components, found[0].heads
+    arrays = {
+        "contribution": np.full((*shape, len(names)), np.nan),
+        "by_segment": np.full((*shape, len(heads), len(segments)), np.nan),
+        "projection": np.full(shape, np.nan),
+        "scale": np.full(shape, np.nan),
+    }
+    for part in found:
+        cell = design.place(part.passage.condition)
+        at = (items.index(part.passage.item), *cell, rounds.index(part.round))
+        for name, array in arrays.items():
+            array[at] = getattr(part, name)
     if not np.isfinite(arrays["scale"]).any():
         del arrays["scale"]
+    cube = design.dims
+    dims = {"contribution": (*cube, "component"), "by_segment": (*cube, "head", "segment")}
     return xr.Dataset(
         {name: (dims.get(name, cube), array) for name, array in arrays.items()},
         coords={
             "item": list(items),
             **design.levels,
-            "round": request.rounds,
+            "round": rounds,
             "component": names,
             "head": heads,
             "segment": list(segments),
         },
-        attrs={"completeness": worst},
+        attrs={"completeness": max(part.completeness for part in found)},
     )

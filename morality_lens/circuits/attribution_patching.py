@@ -1,6 +1,7 @@
 """Attribution patching: the effect of every patch to first order, from one gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,14 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.circuits.decomposition import padded
-from morality_lens.circuits.measuring import passage_prompt, read_layers, widened_places
+from morality_lens.circuits.measuring import read_layers, widened_places
+from morality_lens.circuits.pairing import Aligned, Pairing
 from morality_lens.circuits.patching import patch
+from morality_lens.circuits.settings import Activations, Batching, Moment
 from morality_lens.design import Condition
 from morality_lens.items.kinds import Item
+from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.replay import option_letters, same_model
-from morality_lens.runs.alignment import align, paired
 from morality_lens.runs.run import Run
 
 HOOKS = {
@@ -35,127 +38,149 @@ def patch_gradient(
     run: Run,
     *,
     source: Condition,
-    target: Condition,
-    at: str | Sequence[str] = "answer_start",
-    round: int | None = None,
-    what: str = "residual",
-    layers: Sequence[int] | None = None,
-    items: Sequence[str] | None = None,
+    target: Condition | Moment,
+    activations: Activations = Activations(),
     check: int = 4,
-    batch_size: int = 8,
-    progress: bool = True,
+    batching: Batching = Batching(),
 ) -> xr.Dataset:
     """Patches to first order: two passes and one gradient for all layers and places.
 
     The change of the log-odds is taken to be (source - target activation) . gradient at the target (Nanda
-    2023, Attribution Patching). It is an approximation, so some items are patched truly beside it.
+    2023, Attribution Patching). It is an approximation, so some items are also patched exactly.
 
     Args:
         model: the run's model.
         run: a run of questions.
         source: the condition that activations are taken from.
-        target: the condition that is run.
-        at: places, as in :func:`morality_lens.circuits.patch`.
-        round: the round whose answer is looked at; None: the last.
-        what: ``residual``, ``attention``, ``mlp`` or ``head``.
-        layers: blocks, -1 for the embedding; None takes all.
-        items: ids; None takes all.
-        check: items that are patched truly, the first ones; 0 for none.
-        batch_size: items of a pass.
-        progress: whether to show a bar.
+        target: the condition that is run, in the last round and for all items; or a :class:`Moment`.
+        activations: places, kind and layers, as in :func:`morality_lens.circuits.patch`.
+        check: items that are also patched exactly, the first ones; 0 for none.
+        batching: items of a pass.
 
     Returns:
         ``log_odds`` over item, place, layer (and head) as the gradient predicts them, ``target_log_odds`` and
-        ``source_log_odds``; ``patched_log_odds`` by true patching where that was done, else NaN. ``attrs``
-        tell ``error``, the mean distance of predicted to true changes over the mean size of true ones, and
+        ``source_log_odds``; ``patched_log_odds`` by exact patching where that was done, else NaN. ``attrs``
+        hold ``error``, the mean distance of predicted to exact changes over the mean size of exact ones, and
         ``correlation``.
 
     Raises:
         ValueError: as :func:`morality_lens.circuits.patch`, or items without options.
     """
     record = same_model(model, run, None)
-    number = run.design.rounds if round is None else round
-    places = (at,) if isinstance(at, str) else tuple(at)
-    chosen = read_layers(record, layers, what)
-    letters = option_letters(record, run)
-    couples = paired(run, source=source, target=target, round=number, items=items)
-    spots = {(t.item, place): align(s, t, place, number) for s, t in couples for place in places}
-    names = ["blocks.0.hook_in" if layer == -1 else HOOKS[what].format(layer) for layer in chosen]
-    device = record.lm.device
-    estimates, odds = [], {"target": [], "source": []}
-    chunks = [couples[i : i + batch_size] for i in range(0, len(couples), batch_size)]
-    for chunk in tqdm(chunks, desc="gradients", disable=not progress):
-        rows = [run.asked[t.item] for _, t in chunk]
-        prompts = {"source": [passage_prompt(s, number) for s, _ in chunk]}
-        prompts["target"] = [passage_prompt(t, number) for _, t in chunk]
-        kept: dict[str, dict[str, Tensor]] = {}
-        values: dict[str, Tensor] = {}
-        for who in ("source", "target"):
-            ends = torch.tensor([len(p) - 1 for p in prompts[who]], device=device)
-            logits, kept[who] = _pass(model, padded(prompts[who], device), ends, names, grad=who == "target")
-            values[who] = _log_odds(logits, letters, rows)
-            odds[who].append(values[who].detach().cpu().numpy())
-        acts = [kept["target"][name] for name in names]
-        slopes = torch.autograd.grad(values["target"].sum(), acts)
-        by_place = []
-        for place in places:
-            here = widened_places([spots[t.item, place][0] for _, t in chunk]).to(device)
-            there = widened_places([spots[t.item, place][1] for _, t in chunk]).to(device)
-            # A shorter row repeats its first place, which counts once.
-            count = torch.tensor([len(spots[t.item, place][0]) for _, t in chunk], device=device)
-            once = (torch.arange(there.shape[1], device=device) < count[:, None]).to(acts[0])
-            by_place.append(
-                torch.stack(
-                    [
-                        _change(kept["source"][name], act.detach(), slope, here, there, once, what)
-                        for name, act, slope in zip(names, acts, slopes, strict=True)
-                    ],
-                    dim=1,
-                )
-            )
-        estimates.append(torch.stack(by_place, dim=1).double().cpu().numpy())
-    target_odds, source_odds = (np.concatenate(odds[who]) for who in ("target", "source"))
-    change = np.concatenate(estimates)
-    ids = [t.item for _, t in couples]
-    dims = ("item", "place", "layer", *(("head",) if what == "head" else ()))
-    coords: dict[str, Any] = {"item": ids, "place": list(places), "layer": chosen}
-    if what == "head":
+    moment = Moment.of(target, run)
+    layers = read_layers(record, activations.layers, activations.what)
+    names = ["blocks.0.hook_in" if layer == -1 else HOOKS[activations.what].format(layer) for layer in layers]
+    slopes = _Slopes(
+        model=model,
+        record=record,
+        items=run.asked,
+        letters=option_letters(record, run),
+        names=names,
+        what=activations.what,
+    )
+    pairing = Pairing.of(run, source, moment, activations.places)
+    bar = tqdm(pairing.batches(batching), desc="gradients", disable=not batching.progress)
+    read = [slopes.of(batch) for batch in bar]
+    target_odds, source_odds, change = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
+    split = activations.what == "head"
+    dims = ("item", "place", "layer", *(("head",) if split else ()))
+    coords: dict[str, Any] = {"item": pairing.items, "place": list(pairing.places), "layer": layers}
+    if split:
         coords["head"] = list(range(change.shape[-1]))
-    whole = target_odds.reshape(-1, *[1] * (change.ndim - 1)) + change
+    clusters = run.residuals["cluster"].sel(item=pairing.items).values
     found = xr.Dataset(
         {
-            "log_odds": (dims, whole),
+            "log_odds": (dims, target_odds.reshape(-1, *[1] * (change.ndim - 1)) + change),
             "target_log_odds": ("item", target_odds),
             "source_log_odds": ("item", source_odds),
         },
-        coords={**coords, "cluster": ("item", run.residuals["cluster"].sel(item=ids).values)},
-        attrs={"source": source.label, "target": target.label, "round": number, "what": what, "trust": ""},
+        coords={**coords, "cluster": ("item", clusters)},
+        attrs={
+            "source": source.label,
+            "target": moment.condition.label,
+            "round": moment.number,
+            "what": activations.what,
+            "trust": "",
+        },
     )
     if not check:
         return found
-    true = patch(
-        model,
-        run,
-        source=source,
-        target=target,
-        at=places,
-        round=number,
-        what=what,
-        layers=chosen,
-        items=ids[:check],
-        progress=False,
-    )
-    some = true["log_odds"].transpose(*dims)
-    moved = (some - true["target_log_odds"]).values.ravel()
-    guessed = (found["log_odds"] - found["target_log_odds"]).sel(item=ids[:check]).values.ravel()
-    size = float(np.abs(moved).mean())
-    return found.assign(patched_log_odds=some.reindex(item=ids)).assign_attrs(
+    few = replace(moment, items=pairing.items[:check])
+    quiet = replace(batching, progress=False)
+    exact = patch(model, run, source=source, target=few, activations=activations, batching=quiet)
+    return _checked(found, exact)
+
+
+def _checked(found: xr.Dataset, exact: xr.Dataset) -> xr.Dataset:
+    """The predictions with the exact patches of some items, and how far the two differ."""
+    some = exact["log_odds"].transpose(*found["log_odds"].dims)
+    few = some["item"].values
+    moved = (some - exact["target_log_odds"]).values.ravel()
+    guessed = (found["log_odds"] - found["target_log_odds"]).sel(item=few).values.ravel()
+    size, varied = float(np.abs(moved).mean()), np.ptp(moved) and np.ptp(guessed)
+    return found.assign(patched_log_odds=some.reindex(item=found["item"])).assign_attrs(
         error=float(np.abs(guessed - moved).mean()) / size if size else float("nan"),
-        correlation=float(np.corrcoef(guessed, moved)[0, 1])
-        if np.ptp(moved) and np.ptp(guessed)
-        else float("nan"),
-        checked=len(ids[:check]),
+        correlation=float(np.corrcoef(guessed, moved)[0, 1]) if varied else float("nan"),
+        checked=len(few),
     )
+
+
+# --------------------------------------------------------------------------------------------- a batch
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Slopes:
+    """Predicted changes of the log-odds, from gradients at the target.
+
+    Attributes:
+        model: the model.
+        record: its record.
+        items: by their ids.
+        letters: tokens of each option's letter.
+        names: of the hooks, one a layer.
+        what: kind of activation.
+    """
+
+    model: TransformerBridge
+    record: ModelRecord
+    items: Mapping[str, Item]
+    letters: Sequence[Sequence[int]]
+    names: Sequence[str]
+    what: str
+
+    def of(
+        self, pairing: Pairing
+    ) -> tuple[
+        Float[np.ndarray, " item"], Float[np.ndarray, " item"], Float[np.ndarray, "item place layer ..."]
+    ]:
+        """The targets' log-odds, the sources', and the predicted changes, of some items."""
+        sources, targets = pairing.prompts()
+        items = [self.items[name] for name in pairing.items]
+        source_odds, here = self._read(sources, items, grad=False)
+        target_odds, there = self._read(targets, items, grad=True)
+        acts = [there[name] for name in self.names]
+        slopes = torch.autograd.grad(target_odds.sum(), acts)
+        differences = [
+            (here[name], act.detach(), slope)
+            for name, act, slope in zip(self.names, acts, slopes, strict=True)
+        ]
+        by_place = []
+        for place in pairing.places:
+            shift = _Shift.of(pairing.tokens(place), self.record.lm.device)
+            changes = [
+                shift.along(source, target, slope, heads=self.what == "head")
+                for source, target, slope in differences
+            ]
+            by_place.append(torch.stack(changes, dim=1))
+        change = torch.stack(by_place, dim=1).double().cpu().numpy()
+        return target_odds.detach().cpu().numpy(), source_odds.detach().cpu().numpy(), change
+
+    def _read(
+        self, prompts: Sequence[Sequence[int]], items: Sequence[Item], *, grad: bool
+    ) -> tuple[Float[Tensor, " item"], dict[str, Tensor]]:
+        """The log-odds of some prompts and their activations by name; with ``grad``, on the graph."""
+        device = self.record.lm.device
+        ends = torch.tensor([len(p) - 1 for p in prompts], device=device)
+        logits, kept = _pass(self.model, padded(prompts, device), ends, self.names, grad=grad)
+        return _log_odds(logits, self.letters, items), kept
 
 
 def _pass(
@@ -204,19 +229,35 @@ def _log_odds(
     return torch.stack(found)
 
 
-def _change(
-    source: Tensor,
-    target: Tensor,
-    slope: Tensor,
-    here: Int[Tensor, "row place"],
-    there: Int[Tensor, "row place"],
-    once: Float[Tensor, "row place"],
-    what: str,
-) -> Float[Tensor, "row ..."]:
-    """(source - target) . gradient, summed over the places."""
-    rows = torch.arange(len(here), device=source.device)[:, None]
-    here, there = here.to(source.device), there.to(source.device)
-    product = (source[rows, here] - target[rows, there]) * slope[rows, there]
-    if what == "head":
-        return einsum(product, once.to(product), "row place head d, row place -> row head").to(once.device)
-    return einsum(product, once.to(product), "row place d, row place -> row").to(once.device)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Shift:
+    """The tokens of a place in each row of a pass.
+
+    Attributes:
+        here: in the source.
+        there: in the target.
+        once: 1 at the tokens, 0 where a shorter row repeats its first one.
+    """
+
+    here: Int[Tensor, "row place"]
+    there: Int[Tensor, "row place"]
+    once: Float[Tensor, "row place"]
+
+    @staticmethod
+    def of(tokens: Sequence[Aligned], device: torch.device) -> "_Shift":
+        """The tokens of every row."""
+        here = widened_places([source for source, _ in tokens]).to(device)
+        there = widened_places([target for _, target in tokens]).to(device)
+        count = torch.tensor([len(source) for source, _ in tokens], device=device)
+        once = (torch.arange(there.shape[1], device=device) < count[:, None]).float()
+        return _Shift(here=here, there=there, once=once)
+
+    def along(
+        self, source: Tensor, target: Tensor, slope: Tensor, *, heads: bool
+    ) -> Float[Tensor, "row ..."]:
+        """(source - target) . gradient, summed over the tokens; for each head by itself with ``heads``."""
+        rows = torch.arange(len(self.here), device=source.device)[:, None]
+        here, there = self.here.to(source.device), self.there.to(source.device)
+        product = (source[rows, here] - target[rows, there]) * slope[rows, there]
+        axes = "row place head d, row place -> row head" if heads else "row place d, row place -> row"
+        return einsum(product, self.once.to(product), axes).to(self.here.device)

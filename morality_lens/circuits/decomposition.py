@@ -1,4 +1,4 @@
-"""A batch of dialogues, each site split into what components add and what heads take from which segment."""
+"""A batch of dialogues, each site split into what components add and what heads read from which segment."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Split:
         at: the places that are read.
         direction: at each place.
         parts: by component other than heads, [row, place].
-        heads: by block, [row, place, head, token]: what each head takes from each token.
+        heads: by block, [row, place, head, token]: what each head moves from each token.
         whole: [row, place], the projection of the residual itself.
     """
 
@@ -69,7 +69,7 @@ class Split:
         self.parts["position"] = self.project(value.expand(len(self.at), -1, -1))
 
     def embedding(self, value: Tensor, hook: Any) -> None:
-        """What stands before the first block, less the position where that is added and not rotated."""
+        """The residual before the first block, less the position where that is added and not rotated."""
         self.parts["embedding"] = self.project(value) - self.parts.get("position", 0.0)
 
     def values(self, value: Tensor, hook: Any) -> None:
@@ -97,8 +97,8 @@ class Split:
         )
         pattern, values = self.block["pattern"], self.block["values"]
         values = values.repeat_interleave(pattern.shape[2] // values.shape[2], dim=2)  # grouped queries
-        told = einsum(values, read, "row token head size, row place head size -> row place head token")
-        self.heads[number] = pattern * told
+        written = einsum(values, read, "row token head size, row place head size -> row place head token")
+        self.heads[number] = pattern * written
         bias = getattr(attn, "b_O", None)
         if bias is not None:
             self.parts[f"L{number} attention bias"] = direction @ bias.to(direction)
@@ -129,15 +129,51 @@ class Split:
         return [*found, (last, self.residual)]
 
 
-def read_split(
-    model: TransformerBridge,
-    record: ModelRecord,
-    site: str,
-    layer: int,
-    aim: ProbeTarget | AnswerTarget,
-    batch: Sequence[Passage],
-) -> tuple[Split, Float[Tensor, "row read place"], Tensor, Tensor | None]:
-    """One forward pass of some dialogues: the split, the places' weights, the aim's constant and scale."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Splitting:
+    """Which residual is split, and along what.
+
+    Attributes:
+        model: the model.
+        record: its record.
+        site: where the residual is read.
+        layer: of the residual.
+        target: what it is split along.
+        constant: name of what is added to the projection.
+    """
+
+    model: TransformerBridge
+    record: ModelRecord
+    site: str
+    layer: int
+    target: ProbeTarget | AnswerTarget
+    constant: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitRead:
+    """One forward pass of some dialogues.
+
+    Attributes:
+        split: the split at all places; those of a row run through its reads, one after the other.
+        weight: of each place in the mean of its read.
+        constant: what is added to the projection, at each place.
+        scale: size of the frozen norm's factor at each place; None where no norm is passed.
+    """
+
+    split: Split
+    weight: Float[Tensor, "row read place"]
+    constant: Float[Tensor, "row _"]
+    scale: Float[Tensor, "row _"] | None
+
+    def averaged(self, values: Float[Tensor, "row _"]) -> Float[Tensor, "row read"]:
+        """Means over the places of every read."""
+        return (values.reshape(self.weight.shape) * self.weight).sum(-1).cpu().double()
+
+
+def read_split(splitting: Splitting, batch: Sequence[Passage]) -> SplitRead:
+    """The residuals of some dialogues at the site, split in one forward pass."""
+    record, site = splitting.record, splitting.site
     reads = max(len(p.rounds) for p in batch)
     spots = [[p.places(site, r) for r in p.rounds] for p in batch]
     widest = max(len(s) for row in spots for s in row)
@@ -150,99 +186,91 @@ def read_split(
     dtype = torch.float64 if record.lm.module.dtype == torch.float64 else torch.float32
     ids = padded([p.token_ids for p in batch], device)
     flat = torch.tensor(at.reshape(len(batch), -1), device=device)
-    aimed = aim.at(model, ids, flat, batch, dtype)
-    split = split_residual(model, ids, flat, aimed.direction, layer)
-    # The places of a row run through its reads, one after the other.
-    return split, torch.tensor(weight, dtype=dtype, device=device), aimed.constant, aimed.scale
+    along = splitting.target.at(splitting.model, ids, flat, batch, dtype)
+    return SplitRead(
+        split=split_residual(splitting.model, ids, flat, along.direction, splitting.layer),
+        weight=torch.tensor(weight, dtype=dtype, device=device),
+        constant=along.constant,
+        scale=along.scale,
+    )
 
 
-def split_batch(
-    model: TransformerBridge,
-    record: ModelRecord,
-    batch: Sequence[Passage],
-    *,
-    site: str,
-    layer: int,
-    aim: ProbeTarget | AnswerTarget,
-    segments: Sequence[str],
-    constant: str,
-) -> Iterator[Part]:
-    """The sites of some dialogues, each split; those that do not have the site are passed over.
+def split_batch(splitting: Splitting, batch: Sequence[Passage], segments: Sequence[str]) -> Iterator[Part]:
+    """The sites of some dialogues, each split; those that do not have the site are skipped.
 
     Args:
-        model: the model.
-        record: its record.
+        splitting: what is split, and along what.
         batch: dialogues read in one pass.
-        site: where the residual is read.
-        layer: of the residual.
-        aim: what it is split along.
         segments: names in the order of the result.
-        constant: name of what is added to the projection.
 
     Raises:
         ValueError: the parts do not add up.
     """
+    site = splitting.site
     if not any(p.places(site, r) for p in batch for r in p.rounds):
         return
-    split, weight, added, scale = read_split(model, record, site, layer, aim, batch)
-    size, reads, widest = weight.shape
-    rank = {name: i for i, name in enumerate(segments)}
-    member = np.zeros((size, reads, max(len(p.token_ids) for p in batch), len(segments)))
-    for row, passage in enumerate(batch):
-        for read, round in enumerate(passage.rounds):
-            names = passage.segments(round)
-            member[row, read, range(len(names)), [rank[name] for name in names]] = 1
-    belongs = torch.tensor(member).to(weight)
-
-    def averaged(values: Tensor) -> Tensor:
-        return (values.reshape(size, reads, widest) * weight).sum(-1).cpu().double()
-
-    parts = {name: averaged(value) for name, value in split.parts.items()}
-    heads, told = [], []
-    for block, value in sorted(split.heads.items()):
-        by_token = value.reshape(size, reads, widest, *value.shape[2:])
-        told.append(
-            einsum(
-                by_token,
-                weight,
-                belongs,
-                "row read place head token, row read place, row read token segment -> row read head segment",
-            )
-        )
-        heads += [f"L{block}H{h}" for h in range(value.shape[2])]
-    none = torch.zeros(size, reads, 0, len(segments))
-    by_segment = (torch.cat(told, dim=2) if told else none).cpu().double()
+    read = read_split(splitting, batch)
+    heads, by_segment = _by_segment(read, batch, segments)
+    parts = {name: read.averaged(value) for name, value in read.split.parts.items()}
     parts |= {name: by_segment[:, :, i].sum(-1) for i, name in enumerate(heads)}
-    parts[constant] = averaged(added)
-    assert split.whole is not None  # its hook is always on
-    whole = averaged(split.whole) + parts[constant]
-    order = sorted(parts, key=lambda name: _rank(name, constant))
+    parts[splitting.constant] = read.averaged(read.constant)
+    assert read.split.whole is not None  # its hook is always on
+    whole = read.averaged(read.split.whole) + parts[splitting.constant]
+    order = sorted(parts, key=lambda name: _rank(name, splitting.constant))
     stacked = torch.stack([parts[name] for name in order], dim=-1)
     gaps = (stacked.sum(-1) - whole).abs() / stacked.abs().amax(-1).clamp(min=1e-30)
-    allowed = INCOMPLETE[record.lm.module.dtype]
+    scale = torch.full_like(whole, torch.nan) if read.scale is None else read.averaged(read.scale)
     for row, passage in enumerate(batch):
-        for read, round in enumerate(passage.rounds):
+        for number, round in enumerate(passage.rounds):
             if not passage.places(site, round):
                 continue
-            gap = float(gaps[row, read])
-            if not gap <= allowed:
-                raise ValueError(
-                    f"the parts of {record.architecture} do not add up: they miss the whole by {gap:.1e} of "
-                    f"the largest part, where {allowed:.0e} is allowed. It adds something to the residual "
-                    "that is neither an embedding, attention nor an MLP, or scales it; or its precision is "
-                    'too low: try dtype="float32".'
-                )
+            gap = float(gaps[row, number])
+            _refuse_incomplete(gap, splitting.record)
             yield Part(
                 passage=passage,
                 round=round,
                 components=order,
                 heads=heads,
-                contribution=stacked[row, read].numpy(),
-                by_segment=by_segment[row, read].numpy(),
-                projection=float(whole[row, read]),
-                scale=float("nan") if scale is None else float(averaged(scale)[row, read]),
+                contribution=stacked[row, number].numpy(),
+                by_segment=by_segment[row, number].numpy(),
+                projection=float(whole[row, number]),
+                scale=float(scale[row, number]),
                 completeness=gap,
             )
+
+
+def _by_segment(
+    read: SplitRead, batch: Sequence[Passage], segments: Sequence[str]
+) -> tuple[list[str], Float[Tensor, "row read head segment"]]:
+    """Names of all heads, and the part of each that it reads from each segment."""
+    size, reads, widest = read.weight.shape
+    rank = {name: i for i, name in enumerate(segments)}
+    member = np.zeros((size, reads, max(len(p.token_ids) for p in batch), len(segments)))
+    for row, passage in enumerate(batch):
+        for number, round in enumerate(passage.rounds):
+            names = passage.segments(round)
+            member[row, number, range(len(names)), [rank[name] for name in names]] = 1
+    belongs = torch.tensor(member).to(read.weight)
+    heads: list[str] = []
+    found = [torch.zeros(size, reads, 0, len(segments)).to(read.weight)]
+    for block, value in sorted(read.split.heads.items()):
+        by_token = value.reshape(size, reads, widest, *value.shape[2:])
+        axes = "row read place head token, row read place, row read token segment -> row read head segment"
+        found.append(einsum(by_token, read.weight, belongs, axes))
+        heads += [f"L{block}H{h}" for h in range(value.shape[2])]
+    return heads, torch.cat(found, dim=2).cpu().double()
+
+
+def _refuse_incomplete(gap: float, record: ModelRecord) -> None:
+    """Refuse parts whose sum misses the whole by more than rounding."""
+    allowed = INCOMPLETE[record.lm.module.dtype]
+    if not gap <= allowed:
+        raise ValueError(
+            f"the parts of {record.architecture} do not add up: they miss the whole by {gap:.1e} of the "
+            f"largest part, where {allowed:.0e} is allowed. It adds something to the residual that is "
+            "neither an embedding, attention nor an MLP, or scales it; or its precision is too low: try "
+            'dtype="float32".'
+        )
 
 
 def _rank(name: str, constant: str) -> tuple[int, int, int]:
@@ -257,7 +285,7 @@ def _rank(name: str, constant: str) -> tuple[int, int, int]:
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row token"]:
-    """Rows of tokens, padded on the right: in a causal model no token that is read sees the padding."""
+    """Rows of tokens, padded on the right: in a causal model no token that is read attends to it."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
 
@@ -265,7 +293,7 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "
 def forward(
     bridge: TransformerBridge, ids: Int[Tensor, "row token"], hooks: Sequence[tuple[str, Any]]
 ) -> None:
-    """A pass for its hooks; the unembedding, the largest tensor of all, is spared but for one token."""
+    """A pass for its hooks; the unembedding, the largest tensor of all, is computed for one token only."""
     handle = bridge.unembed.register_forward_pre_hook(lambda _, args: (args[0][:, :1], *args[1:]))
     try:
         with torch.no_grad(), bridge.hooks(fwd_hooks=list(hooks)):

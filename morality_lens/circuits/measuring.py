@@ -11,15 +11,24 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from morality_lens.circuits.settings import Reading
+from morality_lens.design import SITES
 from morality_lens.items.kinds import Item, Rating
 from morality_lens.models import decoding
 from morality_lens.models.hooks import KINDS
 from morality_lens.models.loading import ModelRecord
 from morality_lens.models.suffixes import Outcome
-from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import reply_tokens
 from morality_lens.runs.passages import Passage
 from morality_lens.runs.run import Run
+
+TAIL = {"probability": "option", "projection": "read_layer"}
+"""The own dim of an array of :meth:`Measure.read`."""
+
+
+def correct_log_odds(log: Float[np.ndarray, "*place reply"], good: int) -> Float[np.ndarray, "*place"]:
+    """The log-probability of the correct reply less the mean of the others'."""
+    return np.asarray(log[..., good] - np.delete(log, good, axis=-1).mean(-1))
 
 
 def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:
@@ -38,13 +47,12 @@ def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:
     values = np.empty(log.shape[:-1])
     for i, item in enumerate(run.asked[name] for name in items):
         assert item.good is not None  # refused above
-        own = log[i][..., : len(item.replies)]
-        values[i] = own[..., item.good] - np.delete(own, item.good, axis=-1).mean(-1)
+        values[i] = correct_log_odds(log[i][..., : len(item.replies)], item.good)
     return stored.isel(option=0, drop=True).copy(data=values).rename("log_odds")
 
 
 def read_layers(record: ModelRecord, layers: Sequence[int] | None, what: str) -> list[int]:
-    """The layers asked for.
+    """The requested layers.
 
     Raises:
         ValueError: an unknown kind of activation or layer.
@@ -85,22 +93,16 @@ class Measure:
     limit: int = 16
 
     @classmethod
-    def of(
-        cls,
-        record: ModelRecord,
-        run: Run,
-        probe: Probe | None,
-        *,
-        site: str = "answer_start",
-        answers: bool = False,
-    ) -> "Measure":
+    def of(cls, record: ModelRecord, run: Run, reading: Reading) -> "Measure":
         """What can be read of a run's items.
 
         Raises:
-            ValueError: nothing can.
+            ValueError: nothing can, or an unknown site.
         """
-        letters = reply_tokens(record, run)
-        if not letters and probe is None and not answers:
+        letters, probe = reply_tokens(record, run), reading.probe
+        if reading.site not in SITES:
+            raise ValueError(f"the projection is read at {', '.join(SITES)}; got {reading.site!r}.")
+        if not letters and probe is None and not reading.answers:
             raise ValueError("these items have no options; give a probe, or answers=True.")
         return cls(
             record=record,
@@ -108,8 +110,8 @@ class Measure:
             items=run.asked,
             direction=None if probe is None else probe.direction.values.astype(np.float64),
             intercept=None if probe is None else probe.intercept.values.astype(np.float64),
-            site=site,
-            answers=answers,
+            site=reading.site,
+            answers=reading.answers,
             limit=int(run.manifest["study"]["limits"]["answer_tokens"]),
         )
 
@@ -119,53 +121,72 @@ class Measure:
         return self.answers or (self.direction is not None and self.site != "answer_start")
 
     def read(self, passed: Outcome, names: Sequence[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Arrays [*shape, item, ...] of a pass whose rows run through the items fastest."""
-        found: dict[str, np.ndarray] = {}
+        """Arrays [*shape, item, ...] of a pass in whose rows the item varies fastest."""
         size = (*shape, len(names))
-        if self.letters:
-            spread = torch.log_softmax(passed.logits.double(), dim=-1)
-            each = torch.stack([spread[:, list(t)].logsumexp(-1) for t in self.letters], dim=-1).cpu().numpy()
-            log = each.reshape(*size, -1)
-            odds, rating, probability = (np.full(s, np.nan) for s in (size, size, log.shape))
-            asked = [self.items[name] for name in names]
-            for i, item in enumerate(asked):
-                own = log[..., i, : len(item.replies)]
-                shares = np.exp(own - own.max(-1, keepdims=True))
-                shares /= shares.sum(-1, keepdims=True)
-                probability[..., i, : len(item.replies)] = shares
-                if item.good is not None:
-                    odds[..., i] = own[..., item.good] - np.delete(own, item.good, axis=-1).mean(-1)
-                if isinstance(item, Rating):
-                    rating[..., i] = shares @ np.array(item.measures[0].weights)
-            if all(item.good is not None for item in asked):
-                found["log_odds"] = odds
-            if all(isinstance(item, Rating) for item in asked):
-                found["rating"] = rating
-            found["probability"] = probability
-        reply = None
-        if self.speaking:
-            assert passed.batch is not None  # it was asked for
-            reply = decoding.generate(
-                self.record.lm,
-                passed.batch,
-                passed.logits,
-                limit=self.limit,
-                stops=self.record.stops,
-                read=self.direction is not None and self.site != "answer_start",
-            )
+        found = self._replies(passed, [self.items[name] for name in names], size) if self.letters else {}
+        reply = self._generated(passed) if self.speaking else None
         if self.direction is not None and self.intercept is not None:
-            at = passed.residuals
-            if reply is not None and self.site != "answer_start":
-                at = reply.end if self.site == "answer_end" else reply.mean
-            values = np.einsum("rld,ld->rl", at.double().cpu().numpy(), self.direction) + self.intercept
+            at = self._residuals(passed, reply).double().cpu().numpy()
+            values = np.einsum("rld,ld->rl", at, self.direction) + self.intercept
             found["projection"] = values.reshape(*size, -1)
         if reply is not None and self.answers:
             texts = self.record.renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
             found["answer"] = np.array([t.strip() for t in texts], dtype=object).reshape(size)
         return found
 
+    def _replies(
+        self, passed: Outcome, items: Sequence[Item], size: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """Probabilities of the replies, and what follows from them for items of this kind."""
+        spread = torch.log_softmax(passed.logits.double(), dim=-1)
+        each = torch.stack([spread[:, list(t)].logsumexp(-1) for t in self.letters], dim=-1).cpu().numpy()
+        log = each.reshape(*size, -1)
+        odds, rating, probability = (np.full(s, np.nan) for s in (size, size, log.shape))
+        for i, item in enumerate(items):
+            own = log[..., i, : len(item.replies)]
+            shares = np.exp(own - own.max(-1, keepdims=True))
+            shares /= shares.sum(-1, keepdims=True)
+            probability[..., i, : len(item.replies)] = shares
+            if item.good is not None:
+                odds[..., i] = correct_log_odds(own, item.good)
+            if isinstance(item, Rating):
+                rating[..., i] = shares @ np.array(item.measures[0].weights)
+        found = {}
+        if all(item.good is not None for item in items):
+            found["log_odds"] = odds
+        if all(isinstance(item, Rating) for item in items):
+            found["rating"] = rating
+        return {**found, "probability": probability}
+
+    def _generated(self, passed: Outcome) -> decoding.Reply:
+        assert passed.batch is not None  # kept whenever replies are generated
+        return decoding.generate(
+            self.record.lm,
+            passed.batch,
+            passed.logits,
+            limit=self.limit,
+            stops=self.record.stops,
+            read=self.direction is not None and self.site != "answer_start",
+        )
+
+    def _residuals(self, passed: Outcome, reply: decoding.Reply | None) -> Float[Tensor, "row layer d_model"]:
+        """Where the projection is read: at the prompt's last token, or in the answer."""
+        if reply is None or self.site == "answer_start":
+            return passed.residuals
+        return reply.end if self.site == "answer_end" else reply.mean
+
 
 # --------------------------------------------------------------------------------------------- pieces
+def dims_of(name: str, *outer: str) -> tuple[str, ...]:
+    """Dims of an array of :meth:`Measure.read` that was measured with an intervention.
+
+    Without one, its name begins with ``target_`` or ``source_``, and it has no outer dims.
+    """
+    plain = name.removeprefix("target_").removeprefix("source_")
+    tail = (TAIL[plain],) if plain in TAIL else ()
+    return ("item", *(outer if name == plain else ()), *tail)
+
+
 def widened_places(rows: Sequence[Int[np.ndarray, " _"]]) -> Int[Tensor, "row place"]:
     """Rows of places of one length; shorter ones repeat their first place."""
     width = max(map(len, rows))

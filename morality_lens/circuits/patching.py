@@ -1,6 +1,7 @@
 """Activation patching between conditions: one prompt's end, run with activations of the other prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.circuits.measuring import Measure, passage_prompt, read_layers, slices, widened_places
-from morality_lens.design import SITES, Condition
+from morality_lens.circuits.measuring import Measure, dims_of, read_layers, slices, widened_places
+from morality_lens.circuits.pairing import Aligned, Pairing
+from morality_lens.circuits.settings import Activations, Batching, Moment, Reading
+from morality_lens.design import Condition
 from morality_lens.models.hooks import Edit, Parts, parts_of
-from morality_lens.models.suffixes import prefix, read_shared, read_source, run_suffixes, units_at_once
-from morality_lens.probes.probe import Probe
+from morality_lens.models.suffixes import Ends, prefix, read_shared, read_source, run_suffixes, units_at_once
 from morality_lens.rounds.replay import same_model
-from morality_lens.runs.alignment import align, paired
 from morality_lens.runs.run import Run
 
 
@@ -26,18 +27,10 @@ def patch(
     run: Run,
     *,
     source: Condition,
-    target: Condition,
-    at: str | Sequence[str] = "answer_start",
-    round: int | None = None,
-    what: str = "residual",
-    layers: Sequence[int] | None = None,
-    probe: Probe | None = None,
-    site: str = "answer_start",
-    answers: bool = False,
-    items: Sequence[str] | None = None,
-    batch_size: int = 8,
-    rows: int = 128,
-    progress: bool = True,
+    target: Condition | Moment,
+    activations: Activations = Activations(),
+    reading: Reading = Reading(),
+    batching: Batching = Batching(),
 ) -> xr.Dataset:
     """The target's answers when, at some place and layer, activations are those of the source.
 
@@ -48,22 +41,11 @@ def patch(
         model: the run's model.
         run: a run.
         source: the condition that activations are taken from.
-        target: the condition that is run.
-        at: places: ``answer_start``, ``turn`` (all that was said since the last reply), a segment's name in
-            this round, or ``name@2`` in round 2. The tokens of a segment must be the same in both dialogues
-            (:func:`morality_lens.runs.alignable` tells which items').
-        round: the round whose answer is looked at; None: the last.
-        what: ``residual`` (after a block), ``attention`` or ``mlp`` (what it puts out), or ``head`` (each
-            one's part of what goes into the attention's output projection).
-        layers: blocks, -1 for the embedding; None takes all.
-        probe: adds the projection at every layer.
-        site: where the projection is read: ``answer_start``, or ``answer_end`` or ``answer_mean`` of the
-            answer that is generated.
-        answers: whether to let the patched model answer.
-        items: ids; None takes all.
-        batch_size: items read together.
-        rows: most rows of a pass.
-        progress: whether to show a bar.
+        target: the condition that is run, in the last round and for all items; or a :class:`Moment`, which
+            gives round and items too.
+        activations: places, kind and layers.
+        reading: a probe and where its projection is read, and whether answers are generated.
+        batching: items and rows of a pass.
 
     Returns:
         Over ``item``, ``place``, ``layer`` (and ``head``): ``log_odds`` of the correct option (its log
@@ -74,85 +56,164 @@ def patch(
 
     Raises:
         ValueError: another model, an unknown place, layer or kind, dialogues whose tokens do not correspond
-            (the words say which), or nothing to measure.
+            (named in the message), or nothing to measure.
     """
+    probe = reading.probe
     record = same_model(model, run, probe)
-    parts = parts_of(model)
-    number = run.design.rounds if round is None else round
-    places = (at,) if isinstance(at, str) else tuple(at)
-    chosen = read_layers(record, layers, what)
-    if site not in SITES:
-        raise ValueError(f"the projection is read at {', '.join(SITES)}; got {site!r}.")
-    couples = paired(run, source=source, target=target, round=number, items=items)
-    spots = {
-        (t.item, place): align(s, t, place, number) for s, t in couples for place in places
-    }  # refused before anything is run
-    for (item, place), (_, there) in spots.items():
-        start = next(t for _, t in couples if t.item == item).places("answer_start", number)[0]
-        if there[-1] > start:
-            raise ValueError(f"{place!r} comes after the answer's start, so it cannot change that answer.")
-    measure = Measure.of(record, run, probe, site=site, answers=answers)
-    heads = range(parts.heads) if what == "head" else [-1]
-    units = [(layer, head) for layer in chosen for head in heads]
-    found: list[xr.Dataset] = []
-    chunks = [couples[i : i + batch_size] for i in range(0, len(couples), batch_size)]
-    for chunk in tqdm(chunks, desc=f"patching {what}", disable=not progress):
-        prompts = [passage_prompt(t, number) for _, t in chunk]
-        origin = [passage_prompt(s, number) for s, _ in chunk]
-        names = [t.item for _, t in chunk]
-        shared = read_shared(parts, prompts, origin)
-        kept = prefix(parts, prompts, shared)
-        everyone = list(range(len(chunk)))
-        ends = [len(p) - 1 for p in prompts]
-        clean = run_suffixes(
-            parts, kept, prompts, first=ends, rows=everyone, edits=[], speaking=measure.speaking
-        )
-        here = [[spots[name, place] for name in names] for place in places]
-        taken = [widened_places([h[0] for h in row]) for row in here]
-        other, values = read_source(parts, shared, origin, torch.cat(taken, dim=1).to(parts.lm.device), what)
-        unpatched = measure.read(clean, names, ())
-        data = {f"target_{k}": v for k, v in unpatched.items()}
-        data |= {f"source_{k}": v for k, v in measure.read(other, names, ()).items()}
-        patched = []
-        widths = [t.shape[1] for t in taken]
-        for row, own in zip(here, values.split(widths, dim=2), strict=True):
-            there = widened_places([h[1] for h in row]).to(parts.lm.device)
-            first = [int(h[1][0]) for h in row]
-            # Where all tokens up to the place are the same, so are the activations: nothing needs to be run.
-            rows_in = [i for i, (s, t) in enumerate(row) if origin[i][: s[-1] + 1] != prompts[i][: t[-1] + 1]]
-            all_units = {k: np.repeat(v[None], len(units), axis=0) for k, v in unpatched.items()}
-            blocks = []
-            at_once = units_at_once(parts, kept, prompts, first, rows=rows)
-            for some in slices(units if rows_in else (), at_once):
-                edits = _moves(own[rows_in], there[rows_in], some, what, parts)
-                passed = run_suffixes(
-                    parts,
-                    kept,
-                    prompts,
-                    first=first,
-                    rows=rows_in * len(some),
-                    edits=edits,
-                    speaking=measure.speaking,
-                )
-                blocks.append(measure.read(passed, [names[i] for i in rows_in], (len(some),)))
-            for key, full in all_units.items():
-                if blocks:
-                    full[:, rows_in] = np.concatenate([block[key] for block in blocks])
-            patched.append(all_units)
-        for key in patched[0]:
-            stacked = np.stack([p[key] for p in patched])  # place, unit, item, ...
-            data[key] = np.moveaxis(stacked, 2, 0)
-        found.append(_labelled(data, names, places, chosen, len(heads), measure))
+    moment = Moment.of(target, run)
+    sweep = _Sweep(
+        parts=parts_of(model),
+        measure=Measure.of(record, run, reading),
+        what=activations.what,
+        layers=read_layers(record, activations.layers, activations.what),
+        rows=batching.rows,
+    )
+    pairing = Pairing.of(run, source, moment, activations.places)
+    _refuse_late_places(pairing)
+    batches = tqdm(pairing.batches(batching), desc=f"patching {sweep.what}", disable=not batching.progress)
+    found = [sweep.over(batch) for batch in batches]
     whole = xr.concat(found, "item", data_vars="all", combine_attrs="drop")
     clusters = run.residuals["cluster"].sel(item=whole["item"].values).values
     return whole.assign_coords(cluster=("item", clusters)).assign_attrs(
         source=source.label,
-        target=target.label,
-        round=number,
-        what=what,
+        target=moment.condition.label,
+        round=moment.number,
+        what=sweep.what,
         units=probe.training.get("units", "") if probe is not None else "",
         trust="" if probe is None else probe.trust,
     )
+
+
+def _refuse_late_places(pairing: Pairing) -> None:
+    """Refuse places after the token that chooses the answer."""
+    for place in pairing.places:
+        for (_, target), (_, there) in zip(pairing.couples, pairing.tokens(place), strict=True):
+            if there[-1] > target.places("answer_start", pairing.round)[0]:
+                raise ValueError(
+                    f"{place!r} comes after the answer's start, so it cannot change that answer."
+                )
+
+
+# --------------------------------------------------------------------------------------------- a batch
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Batch:
+    """Dialogues that are patched together.
+
+    Attributes:
+        pairing: the dialogues.
+        sources: their source prompts.
+        targets: their target prompts.
+        kept: keys and values of the target prompts.
+        unpatched: what is measured without a patch.
+    """
+
+    pairing: Pairing
+    sources: list[tuple[int, ...]]
+    targets: list[tuple[int, ...]]
+    kept: Any
+    unpatched: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sweep:
+    """One patch for each layer (and head) at each place.
+
+    Attributes:
+        parts: the model's modules.
+        measure: what is read.
+        what: kind of activation.
+        layers: the layers.
+        rows: most rows of a pass.
+    """
+
+    parts: Parts
+    measure: Measure
+    what: str
+    layers: list[int]
+    rows: int
+
+    @property
+    def heads(self) -> list[int]:
+        """The heads of a layer; -1 where whole activations are patched."""
+        return list(range(self.parts.heads)) if self.what == "head" else [-1]
+
+    @property
+    def units(self) -> list[tuple[int, int]]:
+        """Layer and head of each patch."""
+        return [(layer, head) for layer in self.layers for head in self.heads]
+
+    def over(self, pairing: Pairing) -> xr.Dataset:
+        """All patches of some items, with dims and coordinates."""
+        sources, targets = pairing.prompts()
+        shared = read_shared(self.parts, targets, sources)
+        kept = prefix(self.parts, targets, shared)
+        ends = Ends(kept=kept, prompts=targets, first=[len(p) - 1 for p in targets])
+        everyone = list(range(len(targets)))
+        clean = run_suffixes(self.parts, ends, rows=everyone, edits=[], speaking=self.measure.speaking)
+        places = [pairing.tokens(place) for place in pairing.places]
+        taken = [widened_places([here for here, _ in tokens]) for tokens in places]
+        at = torch.cat(taken, dim=1).to(self.parts.lm.device)
+        other, values = read_source(self.parts, shared, sources, at, self.what)
+        unpatched = self.measure.read(clean, pairing.items, ())
+        batch = _Batch(pairing=pairing, sources=sources, targets=targets, kept=kept, unpatched=unpatched)
+        own = values.split([t.shape[1] for t in taken], dim=2)
+        patched = [self._at_place(batch, tokens, v) for tokens, v in zip(places, own, strict=True)]
+        data = {f"target_{name}": array for name, array in unpatched.items()}
+        read = self.measure.read(other, pairing.items, ())
+        data |= {f"source_{name}": array for name, array in read.items()}
+        for name in unpatched:
+            stacked = np.stack([p[name] for p in patched])  # place, unit, item, ...
+            data[name] = np.moveaxis(stacked, 2, 0)
+        return self._labelled(data, pairing)
+
+    def _at_place(
+        self, batch: _Batch, tokens: Sequence[Aligned], values: Float[Tensor, "item layer place size"]
+    ) -> dict[str, np.ndarray]:
+        """What is measured under every patch at one place: [unit, item, ...]."""
+        units = self.units
+        there = widened_places([target for _, target in tokens]).to(self.parts.lm.device)
+        ends = Ends(kept=batch.kept, prompts=batch.targets, first=[int(target[0]) for _, target in tokens])
+        # Where all tokens up to the place are the same, so are the activations: nothing needs to be run.
+        rows = [
+            i
+            for i, (source, target) in enumerate(tokens)
+            if batch.sources[i][: source[-1] + 1] != batch.targets[i][: target[-1] + 1]
+        ]
+        found = {k: np.repeat(v[None], len(units), axis=0) for k, v in batch.unpatched.items()}
+        if not rows:
+            return found
+        names = [batch.pairing.items[i] for i in rows]
+        blocks = []
+        for some in slices(units, units_at_once(self.parts, ends, rows=self.rows)):
+            edits = _moves(values[rows], there[rows], some, self.what, self.parts)
+            passed = run_suffixes(
+                self.parts, ends, rows=rows * len(some), edits=edits, speaking=self.measure.speaking
+            )
+            blocks.append(self.measure.read(passed, names, (len(some),)))
+        for name, array in found.items():
+            array[:, rows] = np.concatenate([block[name] for block in blocks])
+        return found
+
+    def _labelled(self, data: Mapping[str, np.ndarray], pairing: Pairing) -> xr.Dataset:
+        """The arrays with their dims and coordinates."""
+        split = len(self.heads) > 1
+        outer = ("place", "layer", *(("head",) if split else ()))
+        variables: dict[str, Any] = {}
+        for name, values in data.items():
+            if split and not name.startswith(("target_", "source_")):
+                grid = (len(self.layers), len(self.heads))
+                values = values.reshape(*values.shape[:2], *grid, *values.shape[3:])
+            variables[name] = (dims_of(name, *outer), values)
+        coords: dict[str, Any] = {
+            "item": pairing.items,
+            "place": list(pairing.places),
+            "layer": self.layers,
+        }
+        if split:
+            coords["head"] = self.heads
+        if self.measure.direction is not None:
+            coords["read_layer"] = np.arange(-1, len(self.measure.direction) - 1)
+        return xr.Dataset(variables, coords=coords)
 
 
 def _moves(
@@ -181,33 +242,3 @@ def _moves(
             )
         )
     return edits
-
-
-def _labelled(
-    data: dict[str, np.ndarray],
-    names: Sequence[str],
-    places: Sequence[str],
-    layers: Sequence[int],
-    heads: int,
-    measure: Measure,
-) -> xr.Dataset:
-    """The arrays with their dims and coordinates."""
-    extra = {"probability": "option", "projection": "read_layer"}
-    split = heads > 1
-    variables: dict[str, Any] = {}
-    for key, values in data.items():
-        plain = key.removeprefix("target_").removeprefix("source_")
-        tail = (extra[plain],) if plain in extra else ()
-        if key != plain:
-            variables[key] = (("item", *tail), values)
-            continue
-        if split:
-            values = values.reshape(*values.shape[:2], len(layers), heads, *values.shape[3:])
-        dims = ("item", "place", "layer", *(("head",) if split else ()), *tail)
-        variables[key] = (dims, values)
-    coords: dict[str, Any] = {"item": list(names), "place": list(places), "layer": list(layers)}
-    if split:
-        coords["head"] = list(range(heads))
-    if measure.direction is not None:
-        coords["read_layer"] = np.arange(-1, len(measure.direction) - 1)
-    return xr.Dataset(variables, coords=coords)

@@ -1,17 +1,25 @@
-"""Steering: a direction added at a layer in several doses, beside random directions."""
+"""Steering: a direction added at a layer in several doses, with random directions as a control."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.circuits.intervening import ModelChange, Unit, gap_vector, intervene, random_directions
-from morality_lens.circuits.measuring import Measure, log_odds_of
+from morality_lens.circuits.intervening import (
+    Interventions,
+    ModelChange,
+    Unit,
+    gap_vector,
+    intervene,
+    random_directions,
+)
+from morality_lens.circuits.measuring import Measure, dims_of, log_odds_of
+from morality_lens.circuits.settings import Batching, Doses, Moment, RandomDirections, Reading
 from morality_lens.design import Condition
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
@@ -24,20 +32,13 @@ def steer(
     run: Run,
     probe: Probe,
     *,
-    condition: Condition,
-    round: int | None = None,
-    layer: int | None = None,
-    doses: Sequence[float] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0),
-    at: str = "turn",
-    random: int = 20,
-    seed: int = 0,
-    items: Sequence[str] | None = None,
+    condition: Condition | Moment,
+    doses: Doses = Doses(),
+    random: RandomDirections = RandomDirections(),
     answers: bool = False,
-    batch_size: int = 8,
-    rows: int = 128,
-    progress: bool = True,
+    batching: Batching = Batching(),
 ) -> xr.Dataset:
-    """Answers when multiples of a direction are added to the residual, beside random directions as long.
+    """Answers when multiples of a direction, or of random ones of its length, are added to the residual.
 
     A dose of 1 is one moral-immoral gap: what is added moves the projection by 1 (for the random directions,
     it has the same length).
@@ -46,88 +47,74 @@ def steer(
         model: the run's model.
         run: a run.
         probe: fitted on the same model.
-        condition: the cell whose prompts are steered.
-        round: the round whose answer is looked at; None: the last.
-        layer: the block after which it is added; None: the probe's with the highest held-out AUROC.
-        doses: multiples of the gap.
-        at: the tokens it is added at: ``turn`` (since the model's last reply), ``answer_start``, ``all``, or
-            a segment.
-        random: number of random directions.
-        seed: of the random directions.
-        items: ids; None takes all.
-        answers: whether to let the steered model answer.
-        batch_size: items read together.
-        rows: most rows of a pass.
-        progress: whether to show a bar.
+        condition: the cell whose prompts are steered, in the last round and for all items; or a
+            :class:`Moment`.
+        doses: how much is added, after which block and at which tokens.
+        random: number and seed of the random directions.
+        answers: whether the steered model generates its answers.
+        batching: items and rows of a pass.
 
     Returns:
         ``log_odds``, ``probability`` and ``projection`` over item x direction (``probe``, ``random 0`` ...) x
         dose (0 among them); ``baseline``, by condition the mean log-odds that the run itself has in this
-        round: what words do instead.
+        round: what prompts do instead.
 
     Raises:
-        ValueError: no doses, a direction of length zero, or as :func:`intervene`.
+        ValueError: no doses, a direction of length zero; an unknown place, item, condition or round.
     """
     record = same_model(model, run, probe)
-    number = run.design.rounds if round is None else round
-    chosen = best_layer(probe, layer)
-    wanted = [d for d in dict.fromkeys(map(float, doses)) if d]
-    if not wanted or not np.isfinite(wanted).all():
-        raise ValueError(f"steering needs doses other than 0; got {list(doses)}.")
+    moment = Moment.of(condition, run)
+    chosen = best_layer(probe, doses.layer)
+    sizes = [d for d in dict.fromkeys(map(float, doses.sizes)) if d]
+    if not sizes or not np.isfinite(sizes).all():
+        raise ValueError(f"steering needs doses other than 0; got {list(doses.sizes)}.")
     unit = gap_vector(probe, chosen)
-    others = random_directions(len(unit), random, seed) * np.linalg.norm(unit)
-    vectors = [unit, *others]
+    others = random_directions(len(unit), random.count, random.seed) * np.linalg.norm(unit)
     device, dtype = record.lm.device, record.lm.module.dtype
     units = [
         Unit(changes={chosen: _adding(torch.tensor(dose * v, device=device, dtype=dtype))})
-        for v in vectors
-        for dose in wanted
+        for v in (unit, *others)
+        for dose in sizes
     ]
-    measure = Measure.of(record, run, probe, answers=answers)
-    data = intervene(
-        model,
-        run,
-        measure,
-        units,
-        condition=condition,
-        at=at,
-        round=number,
-        items=items,
-        batch_size=batch_size,
-        rows=rows,
-        progress=progress,
-    )
+    measure = Measure.of(record, run, Reading(probe=probe, answers=answers))
+    interventions = Interventions(units=units, at=doses.at)
+    data = intervene(model, run, measure, interventions, moment, batching)
     ids = data.pop("item")
-    everything = sorted([*wanted, 0.0])
-    order = np.argsort([*wanted, 0.0], kind="stable")
-    variables: dict[str, Any] = {}
-    extra = {"probability": "option", "projection": "read_layer"}
-    for name in [k for k in data if not k.startswith("target_")]:
-        values = data[name].reshape(len(ids), len(vectors), len(wanted), *data[name].shape[2:])
-        zero = np.broadcast_to(
-            data[f"target_{name}"][:, None, None], (*values.shape[:2], 1, *values.shape[3:])
-        )
-        tail = (extra[name],) if name in extra else ()
-        full = np.concatenate([values, zero], axis=2)[:, :, order]
-        variables[name] = (("item", "direction", "dose", *tail), full)
+    directions = ["probe", *(f"random {i}" for i in range(random.count))]
+    variables: dict[str, Any] = {
+        name: (dims_of(name, "direction", "dose"), _by_dose(data, name, len(directions), sizes))
+        for name in data
+        if not name.startswith("target_")
+    }
     if run.names_good:
-        variables["baseline"] = (("condition",), _stored_log_odds(run, ids, number))
+        variables["baseline"] = (("condition",), _stored_log_odds(run, ids, moment.number))
     coords = {
         "item": ids,
-        "direction": ["probe", *(f"random {i}" for i in range(random))],
-        "dose": everything,
+        "direction": directions,
+        "dose": sorted([*sizes, 0.0]),
         "read_layer": probe.direction["layer"].values,
         "condition": [c.label for c in run.design.conditions],
         "cluster": ("item", run.residuals["cluster"].sel(item=ids).values),
     }
     return xr.Dataset(variables, coords=coords).assign_attrs(
         layer=chosen,
-        round=number,
-        at=at,
-        condition=condition.label,
+        round=moment.number,
+        at=doses.at,
+        condition=moment.condition.label,
         units="moral-immoral gap",
         trust=probe.trust,
     )
+
+
+def _by_dose(
+    data: Mapping[str, np.ndarray], name: str, directions: int, sizes: Sequence[float]
+) -> Shaped[np.ndarray, "item direction dose ..."]:
+    """Measured values by direction and dose in ascending order, the dose 0 among them."""
+    values = data[name].reshape(len(data[name]), directions, len(sizes), *data[name].shape[2:])
+    zero = data[f"target_{name}"][:, None, None]
+    zero = np.broadcast_to(zero, (*values.shape[:2], 1, *values.shape[3:]))
+    order = np.argsort([*sizes, 0.0], kind="stable")
+    return np.concatenate([values, zero], axis=2)[:, :, order]
 
 
 def _adding(vector: Tensor) -> ModelChange:

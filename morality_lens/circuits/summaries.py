@@ -1,6 +1,7 @@
-"""What patching, steering and ablation amount to: recovered shares, slopes, verdicts, mediated shares."""
+"""Summaries of patching, steering, ablation and mediation: recovered shares, slopes, verdicts."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,14 @@ from morality_lens.interactions.ratios import mean_over_items, ratio_of_means
 from morality_lens.probes.card import RULES
 
 MEDIATED = 0.5
-"""Share of the components' effect from which on a direction silences it."""
+"""Least share of the components' effect that ablation must remove for the direction to pass."""
 
 
 def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | None = None) -> xr.Dataset:
-    """How much of the difference between source and target a patch brings back.
+    """How much of the difference between source and target a patch recovers.
 
     The mean of patched - target over the mean of source - target, with Fieller's interval: 0 where a patch
-    does nothing, 1 where it makes the target like the source.
+    has no effect, 1 where it makes the target equal to the source.
 
     Args:
         patched: from :func:`morality_lens.circuits.patch`.
@@ -29,11 +30,11 @@ def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | No
         ``shift_high``, the mean of patched - target, and ``difference``, that of source - target.
 
     Raises:
-        ValueError: nothing of that kind was measured.
+        ValueError: this was not measured.
     """
     if of not in ("log_odds", "projection") or of not in patched:
-        there = [name for name in ("log_odds", "projection") if name in patched]
-        raise ValueError(f"these patches have {', '.join(there) or 'no measure'}; got {of!r}.")
+        measured = [name for name in ("log_odds", "projection") if name in patched]
+        raise ValueError(f"these patches have {', '.join(measured) or 'no measure'}; got {of!r}.")
     values, target, source = (patched[name] for name in (of, f"target_{of}", f"source_{of}"))
     if of == "projection":
         at = int(patched["read_layer"][-1]) if read_layer is None else read_layer
@@ -54,7 +55,7 @@ def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | No
 
 
 def steering_slopes(steered: xr.Dataset) -> xr.DataArray:
-    """By how much one gap moves each item's log-odds: least squares through the point of dose 0.
+    """The change of each item's log-odds per gap: least squares through the point of dose 0.
 
     Args:
         steered: from :func:`morality_lens.circuits.steer`.
@@ -63,22 +64,22 @@ def steering_slopes(steered: xr.Dataset) -> xr.DataArray:
         ValueError: the items have no options.
     """
     if "log_odds" not in steered:
-        raise ValueError("slopes need items with options, whose log-odds steering moves.")
+        raise ValueError("slopes need items with options, whose log-odds steering changes.")
     change = steered["log_odds"] - steered["log_odds"].sel(dose=0.0)
     dose = steered["dose"]
     return (change * dose).sum("dose") / float((dose**2).sum())
 
 
 def ablated_share(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """Share of the components' effect on the log-odds that is gone under every ablation.
+    """Share of the components' effect on the log-odds that each ablation removes.
 
     Args:
         ablated: under ``on`` and ``off``, :func:`morality_lens.circuits.ablate` of the same items with
             all components, and without any.
 
     Returns:
-        ``ratio``, ``low``, ``high`` by ablation, and ``bottom``, the effect itself; NaN where it is not told
-        from zero.
+        ``ratio``, ``low``, ``high`` by ablation, and ``bottom``, the effect itself; NaN where it is not
+        distinguishable from zero.
     """
     effect = ablated["on"]["target_log_odds"] - ablated["off"]["target_log_odds"]
     left = ablated["on"]["log_odds"] - ablated["off"]["log_odds"]
@@ -86,56 +87,50 @@ def ablated_share(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """The trust card's lines ``steer`` and ``silence`` (``card.with_lines`` takes them).
+    """The trust card's lines ``steer`` (steering) and ``silence`` (ablation), for ``card.with_lines``.
 
     Args:
         steered: from :func:`morality_lens.circuits.steer`.
         ablated: as in :func:`ablated_share`.
     """
-    slopes = steering_slopes(steered)
-    mean = mean_over_items(slopes)
-    own = mean.sel(direction="probe")
-    random = mean["estimate"].drop_sel(direction="probe").values
-    beaten = float((1 + np.sum(np.abs(random) >= abs(float(own["estimate"])))) / (1 + random.size))
-    low = float(own["ci_low"])
-    steers = "pass" if low > 0 and beaten < 0.05 else "warn" if low > 0 else "fail"
     layer = int(steered.attrs["layer"])
-    found = ablated_share(ablated)
-    share = found.sel(ablation="direction")
-    names = [name for name in found["ablation"].values if str(name).startswith("random")]
-    others = found["ratio"].sel(ablation=names).values
-    value, end = float(share["ratio"]), float(share["low"])
-    if np.isnan(value):
-        silences, detail = "not checked", "the components have no effect to silence"
-    else:
-        beyond = bool(end > 0 and (others < value).all())
-        silences = "fail" if not beyond else "pass" if value >= MEDIATED else "warn"
-        detail = f"random directions {np.min(others):.2f} to {np.max(others):.2f}" if others.size else ""
-    moved = f"layer {layer}, {_random_detail(random, beaten)}"
-    held = f"from layer {ablated['on'].attrs['layers'][0]} on{', ' if detail else ''}{detail}"
-    rows = [
-        ("steer", float(own["estimate"]), low, float(own["ci_high"]), steers, moved),
-        ("silence", value, end, float(share["high"]), silences, held),
-    ]
+    lines = {"steer": _steering_line(steered, layer), "silence": _ablation_line(ablated)}
     return pd.DataFrame(
-        [
-            {
-                "line": name,
-                "layer": layer,
-                "value": v,
-                "low": a,
-                "high": b,
-                "rule": RULES[name],
-                "verdict": verdict,
-                "detail": said,
-            }
-            for name, v, a, b, verdict, said in rows
-        ]
+        [{"line": name, "layer": layer, "rule": RULES[name], **line} for name, line in lines.items()]
     )
 
 
+def _steering_line(steered: xr.Dataset, layer: int) -> dict[str, Any]:
+    """Whether the direction raises the log-odds, and more than random directions do."""
+    mean = mean_over_items(steering_slopes(steered))
+    own = mean.sel(direction="probe")
+    value, low, high = (float(own[name]) for name in ("estimate", "ci_low", "ci_high"))
+    random = mean["estimate"].drop_sel(direction="probe").values
+    p = float((1 + np.sum(np.abs(random) >= abs(value))) / (1 + random.size))
+    verdict = "fail" if low <= 0 else "pass" if p < 0.05 else "warn"
+    detail = f"layer {layer}, {_random_detail(random, p)}"
+    return {"value": value, "low": low, "high": high, "verdict": verdict, "detail": detail}
+
+
+def _ablation_line(ablated: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    """Whether ablating the direction removes the components' effect, more than random directions do."""
+    found = ablated_share(ablated)
+    share = found.sel(ablation="direction")
+    value, low, high = (float(share[name]) for name in ("ratio", "low", "high"))
+    names = [name for name in found["ablation"].values if str(name).startswith("random")]
+    others = found["ratio"].sel(ablation=names).values
+    if np.isnan(value):
+        verdict, detail = "not checked", "the components have no effect that ablation could remove"
+    else:
+        beyond = bool(low > 0 and (others < value).all())
+        verdict = "fail" if not beyond else "pass" if value >= MEDIATED else "warn"
+        detail = f"random directions {np.min(others):.2f} to {np.max(others):.2f}" if others.size else ""
+    where = f"from layer {ablated['on'].attrs['layers'][0]} on{', ' if detail else ''}{detail}"
+    return {"value": value, "low": low, "high": high, "verdict": verdict, "detail": where}
+
+
 def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
-    """What an interaction's mediation comes to, by layer and way.
+    """The mediated share of an interaction, by layer and way.
 
     Args:
         mediated: from :func:`morality_lens.circuits.mediate`.
@@ -143,8 +138,8 @@ def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
     Returns:
         ``mediated`` and ``rest`` (its exact complement) with ``_low`` and ``_high``, their sum ``tau`` with
         its interval; ``share``, ``share_low``, ``share_high`` (Fieller; NaN and ``attrs["refused"]`` where
-        tau is not told from zero); and ``predicted`` with its interval: the projection's interaction times
-        the mean gain of steering, the gain taken as known.
+        tau is not distinguishable from zero); and ``predicted`` with its interval: the projection's
+        interaction times the mean gain of steering, the gain taken as known.
     """
     shares, tau = mediated["mediated"], mediated["tau"]
     kept = shares.dropna("layer", how="any")
@@ -168,27 +163,28 @@ def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
 
 
 def describe_mediation(mediated: xr.Dataset) -> str:
-    """Which share of an interaction the representation bears at which layer, in sentences."""
+    """The mediated share of an interaction at each layer, in sentences."""
     found = mediated_share(mediated)
+    attrs = mediated.attrs
+    size, low, high = (float(found[name]) for name in ("tau", "tau_low", "tau_high"))
     tau = (
-        f"{mediated.attrs['effect']} at {mediated.attrs['held_at']} in round {mediated.attrs['round']}: "
-        f"{float(found['tau']):+.3f} [{float(found['tau_low']):+.3f}, {float(found['tau_high']):+.3f}] "
-        "log-odds."
+        f"{attrs['effect']} at {attrs['held_at']} in round {attrs['round']}: {size:+.3f} [{low:+.3f}, "
+        f"{high:+.3f}] log-odds."
     )
     if found.attrs["refused"]:
         return f"{tau} {found.attrs['refused']}"
     lines = [tau]
     for layer in found["layer"].values:
-        said = []
-        for way in found["way"].values:
-            one = found.sel(layer=layer, way=way)
-            said.append(
-                f"{way} {100 * float(one['share']):.0f} % [{100 * float(one['share_low']):.0f}, "
-                f"{100 * float(one['share_high']):.0f}] ({float(one['mediated']):+.3f}, rest "
-                f"{float(one['rest']):+.3f})"
-            )
-        lines.append(f"Layer {int(layer)} bears: {'; '.join(said)}.")
+        ways = [_way(found.sel(layer=layer, way=way), str(way)) for way in found["way"].values]
+        lines.append(f"Layer {int(layer)} mediates: {'; '.join(ways)}.")
     return "\n".join(lines)
+
+
+def _way(found: xr.Dataset, name: str) -> str:
+    """One way of mediation at one layer, in words."""
+    share, low, high = (100 * float(found[key]) for key in ("share", "share_low", "share_high"))
+    mediated, rest = float(found["mediated"]), float(found["rest"])
+    return f"{name} {share:.0f} % [{low:.0f}, {high:.0f}] ({mediated:+.3f}, rest {rest:+.3f})"
 
 
 def _random_detail(random: np.ndarray, p: float) -> str:

@@ -1,4 +1,4 @@
-"""What a residual is split along: a probe's direction, or the way through the final norm to an answer."""
+"""What a residual is split along: a probe's direction, or the path through the final norm to an answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from morality_lens.runs.passages import Passage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Aimed:
-    """Directions and what is added to the projections on them.
+class Along:
+    """Directions, and what is added to the projections on them.
 
     Attributes:
         direction: at each place.
@@ -44,11 +44,11 @@ class ProbeTarget:
         at: Int[Tensor, "row place"],
         batch: Sequence[Passage],
         dtype: torch.dtype,
-    ) -> Aimed:
+    ) -> Along:
         """The same direction everywhere."""
         one = torch.tensor(self.direction, dtype=dtype, device=ids.device)
         constant = torch.full(at.shape, self.intercept, dtype=dtype, device=ids.device)
-        return Aimed(direction=one.expand(*at.shape, -1), constant=constant)
+        return Along(direction=one.expand(*at.shape, -1), constant=constant)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,7 +75,7 @@ class AnswerTarget:
         at: Int[Tensor, "row place"],
         batch: Sequence[Passage],
         dtype: torch.dtype,
-    ) -> Aimed:
+    ) -> Along:
         """A direction for each place."""
         x, y = self._around_final_norm(ids, at, dtype)
         pull, constant = self._pull(y, batch)
@@ -87,7 +87,7 @@ class AnswerTarget:
         direction = gain * pull
         if centred:
             direction = direction - direction.mean(-1, keepdim=True)
-        return Aimed(direction=direction, constant=constant + pull @ shift, scale=gain.abs().mean(-1))
+        return Along(direction=direction, constant=constant + pull @ shift, scale=gain.abs().mean(-1))
 
     def _around_final_norm(
         self, ids: Int[Tensor, "row token"], at: Int[Tensor, "row place"], dtype: torch.dtype
@@ -105,7 +105,7 @@ class AnswerTarget:
 
         def before_head(_: Any, args: tuple) -> tuple:
             keep(args[0])
-            return (args[0][:, :1], *args[1:])  # nobody reads the logits
+            return (args[0][:, :1], *args[1:])  # the logits are not used
 
         handles = [
             lm.blocks[-1].register_forward_hook(after_last_block),

@@ -12,6 +12,7 @@ from morality_lens.design import Condition
 if TYPE_CHECKING:
     import xarray as xr
 
+    from morality_lens.circuits.settings import Moment
     from morality_lens.probes.probe import Probe
     from morality_lens.runs.run import Run
 
@@ -40,9 +41,11 @@ def attribute(
     loaded = _load(played, device)
     from morality_lens.circuits.attribution import attribute as split, attribute_answer
     from morality_lens.probes.layers import best_layer
+    from morality_lens.rounds.selection import Execution, Selection
     from morality_lens.runs.results import FOLDER
 
     chosen = best_layer(fitted, layer)
+    selection = Selection(items=items, rounds=[number])
     kept = played.path / FOLDER
     kept.mkdir(exist_ok=True)
     parts = split(
@@ -51,15 +54,14 @@ def attribute(
         fitted,
         site=site,
         layer=chosen,
-        items=items,
-        rounds=[number],
-        out=kept / f"parts-{site}-L{chosen}-round{number}-{len(items)}",
+        selection=selection,
+        execution=Execution(out=kept / f"parts-{site}-L{chosen}-round{number}-{len(items)}"),
     )
     print_lines(f"\nprojection at {site}, layer {chosen}", style="bold")
     _keep_attribution(played, "effects", parts, effect, seed)
     if played.names_good:
         out = kept / f"parts-answer-round{number}-{len(items)}"
-        parts = attribute_answer(loaded, played, items=items, rounds=[number], out=out)
+        parts = attribute_answer(loaded, played, selection=selection, execution=Execution(out=out))
         print_lines("\nlog-odds of the answer", style="bold")
         _keep_attribution(played, "answer", parts, effect, seed)
     _report(played, fitted)
@@ -148,10 +150,17 @@ class _Experiment:
     random: int
     seed: int
 
+    def moment(self, condition: Condition) -> "Moment":
+        """The dialogues of one condition."""
+        from morality_lens.circuits.settings import Moment
+
+        return Moment(condition=condition, round=self.round, items=self.items)
+
 
 def _patch(loaded: Any, played: "Run", fitted: "Probe", experiment: _Experiment, at: list[str]) -> None:
     """Patch every kind of activation; print the recovered shares of the residual."""
     from morality_lens.circuits.patching import patch as patch_run
+    from morality_lens.circuits.settings import Activations, Reading
     from morality_lens.runs.results import keep_result
 
     for what in ("residual", "attention", "mlp", "head"):
@@ -160,12 +169,9 @@ def _patch(loaded: Any, played: "Run", fitted: "Probe", experiment: _Experiment,
             loaded,
             played,
             source=experiment.source,
-            target=experiment.target,
-            at=["answer_start", *further],
-            what=what,
-            probe=fitted if what == "residual" else None,
-            items=experiment.items,
-            round=experiment.round,
+            target=experiment.moment(experiment.target),
+            activations=Activations(at=["answer_start", *further], what=what),
+            reading=Reading(probe=fitted if what == "residual" else None),
         )
         keep_result(played, f"patched-{what}", patched)
         if what == "residual":
@@ -190,22 +196,20 @@ def _steer_and_ablate(
 ) -> "Probe":
     """Steer along the direction and ablate it; the probe with both verdicts on its trust card."""
     from morality_lens.circuits.ablation import ablate
+    from morality_lens.circuits.settings import Doses, RandomDirections
     from morality_lens.circuits.steering import steer
     from morality_lens.circuits.summaries import causal_lines
     from morality_lens.runs.results import keep_result
 
-    shared: dict[str, Any] = {
-        "items": experiment.items,
-        "round": experiment.round,
-        "random": experiment.random,
-        "seed": experiment.seed,
-    }
-    steered = steer(loaded, played, fitted, condition=experiment.target, layer=layer, at=at, **shared)
+    random = RandomDirections(count=experiment.random, seed=experiment.seed)
+    target, doses = experiment.moment(experiment.target), Doses(layer=layer, at=at)
+    steered = steer(loaded, played, fitted, condition=target, doses=doses, random=random)
     keep_result(played, "steered", steered)
     ablated = {}
     layers = list(range(layer, len(fitted.direction["layer"]) - 1))
     for name, condition in (("on", experiment.source), ("off", experiment.target)):
-        ablated[name] = ablate(loaded, played, fitted, condition=condition, layers=layers, **shared)
+        moment = experiment.moment(condition)
+        ablated[name] = ablate(loaded, played, fitted, condition=moment, layers=layers, random=random)
         keep_result(played, f"ablated-{name}", ablated[name])
     lines = causal_lines(steered, ablated)
     print_lines(f"\nThe direction at layer {layer}", style="bold")
@@ -228,9 +232,8 @@ def _mediate(
     from morality_lens.circuits.summaries import describe_mediation
     from morality_lens.runs.results import keep_result
 
-    mediated = mediate(
-        loaded, played, fitted, factors=factors, items=experiment.items, round=experiment.round
-    )
+    moment = experiment.moment(Condition())
+    mediated = mediate(loaded, played, fitted, factors=factors, at=moment)
     keep_result(played, "mediated", mediated)
     print_lines(f"\n{describe_mediation(mediated)}")
 

@@ -112,6 +112,7 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
 
 def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig") -> "Run":
     from morality_lens.rounds.playing import play
+    from morality_lens.rounds.preflight import Fitting
 
     with stoppable():
         played = play(
@@ -119,8 +120,7 @@ def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig") -> "Run":
             items,
             out=study.out,
             protocol=study.protocol,
-            batch_size=study.batch_size,
-            drop_long=study.drop_long,
+            fitting=Fitting(batch_size=study.batch_size, drop_long=study.drop_long),
         )
     (played.path / "study.toml").write_text(study.to_toml(), encoding="utf-8")
     return played

@@ -1,17 +1,18 @@
 """What else can be asked? Weak evidence, telling own outputs apart, masked words, trajectories.
 
-- ``detection``: Signal detection: can a model tell its good outputs from its bad ones, and does it say what
-  it holds?
-- ``dynamics``: How answers move over the rounds: flips, half-life and convergence; and samples, their
-  expected maximum.
-- ``evidence``: Weak evidence: the question asked again with a sentence that speaks for one group, then for
-  the other.
-- ``masking``: Mask the words: what is left of an effect when nobody can read the component's own words any
-  more.
-- ``robustness``: What weak evidence does to answers: a partition of the items, and the share that follows.
-- ``self_distinguish``: Can the model tell its own good outputs from its bad ones: two at a time, in both
-  orders.
-- ``shifts``: From round to round the residual stream shifts: how far along the moral direction, beside
+- ``detection``: Signal detection: does a model distinguish its good outputs from its bad ones, as well as a
+  probe does?
+- ``dynamics``: How answers change over the rounds: flips, half-life, convergence; and the expected maximum
+  of samples.
+- ``evidence``: Weak evidence: the question asked again with a sentence that favours one group, then the
+  other.
+- ``masking``: Word masking: what remains of an effect when no token can attend to the component's own
+  words.
+- ``robustness``: The effect of weak evidence on answers: a partition of the items, and the share that
+  follows it.
+- ``self_distinguish``: Can the model distinguish its own good outputs from its bad ones: two at a time, in
+  both orders.
+- ``shifts``: Shifts of the residual stream between rounds: their alignment with the moral direction and
   random ones.
 """
 

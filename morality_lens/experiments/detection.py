@@ -1,4 +1,4 @@
-"""Signal detection: can a model tell its good outputs from its bad ones, and does it say what it holds?"""
+"""Signal detection: does a model distinguish its good outputs from its bad ones, as well as a probe does?"""
 
 from collections.abc import Callable
 
@@ -18,21 +18,21 @@ def signal_detection(
     """Two-alternative forced choice with the order counterbalanced, as signal detection.
 
     With the hit rate H (the first is called better and is) and the false-alarm rate F (the first is called
-    better and is not): accuracy (H + 1 - F) / 2, position bias (H + F) / 2 - 1/2,
+    better and is not): accuracy (H + 1 - F) / 2, position bias (H + F) / 2 - 1/2, sensitivity
     d' = (z(H) - z(F)) / sqrt 2, criterion -(z(H) + z(F)) / 2 (below 0 the first place is favoured; Macmillan
-    and Creelman 2005, chapter 7). Rates are held off 0 and 1 by half an answer. A probe that reads
-    ``reading`` off both outputs chooses the higher one, right with the share PC; its d' is sqrt 2 z(PC).
+    and Creelman 2005, chapter 7). Rates are kept half an answer away from 0 and 1. A probe chooses the output
+    with the higher projection, correctly with proportion PC; its d' is sqrt 2 z(PC).
 
     Args:
-        says_first: ``item`` x ``better``: the chance of saying that the first output is the better one, where
-            it is (``first``) and where the second one is (``second``). ``cluster`` along ``item`` says which
-            items are dependent.
-        reading: ``item``: what a probe reads off the better output less what it reads off the other one.
+        says_first: ``item`` x ``better``: the probability of calling the first output the better one, where
+            it is (``first``) and where the second one is (``second``). ``cluster`` along ``item`` gives the
+            items that are dependent.
+        reading: ``item``: a probe's projection of the better output less that of the other one.
         alpha: level of the intervals (jackknife over clusters, t with one less than their number).
 
     Returns:
         Over ``measure`` (:data:`MEASURES`, with a reading also ``probe_accuracy``, ``probe_d_prime`` and
-        ``gap``, what the probe reads more than the model says, in d'): ``estimate``, ``se``, ``ci_low``,
+        ``gap``, by how much the probe's d' exceeds the model's): ``estimate``, ``se``, ``ci_low``,
         ``ci_high``; ``n_items`` and ``n_clusters`` in the attributes.
 
     Raises:
@@ -43,25 +43,25 @@ def signal_detection(
         "second",
     ]:
         raise ValueError("signal_detection needs item x better, with better at first and second.")
-    says = says_first.transpose("item", "better").values.astype(float)
+    answers = says_first.transpose("item", "better").values.astype(float)
     read = None if reading is None else reading.values.astype(float)
-    if not np.isfinite(says).all() or (read is not None and not np.isfinite(read).all()):
+    if not np.isfinite(answers).all() or (read is not None and not np.isfinite(read).all()):
         raise ValueError(
-            "signal_detection needs every item in both orders; leave out items with missing answers."
+            "signal_detection needs every item in both orders; remove items with missing answers."
         )
     codes = cluster_codes(says_first)
     n_clusters = int(codes.max()) + 1
     if n_clusters < 5:
         raise ValueError(
-            f"signal_detection needs five or more clusters for an interval; these {len(says)} items have "
+            f"signal_detection needs five or more clusters for an interval; these {len(answers)} items have "
             f"{n_clusters}."
         )
     names = (*MEASURES, *(("probe_accuracy", "probe_d_prime", "gap") if read is not None else ()))
 
     def measures(kept: Int[np.ndarray, " item"]) -> Float[np.ndarray, " measure"]:
-        return _measures(says[kept], None if read is None else read[kept])
+        return _measures(answers[kept], None if read is None else read[kept])
 
-    every = np.arange(len(says))
+    every = np.arange(len(answers))
     estimate = measures(every)
     se = _jackknife(measures, every, codes, estimate)
     half = float(stdtrit(n_clusters - 1, 1 - alpha / 2)) * se
@@ -73,15 +73,15 @@ def signal_detection(
             "ci_high": ("measure", estimate + half),
         },
         coords={"measure": list(names)},
-        attrs={"n_items": len(says), "n_clusters": n_clusters, "alpha": alpha},
+        attrs={"n_items": len(answers), "n_clusters": n_clusters, "alpha": alpha},
     )
 
 
 def _measures(
-    says: Float[np.ndarray, "item two"], read: Float[np.ndarray, " item"] | None
+    answers: Float[np.ndarray, "item two"], read: Float[np.ndarray, " item"] | None
 ) -> Float[np.ndarray, " measure"]:
-    n = len(says)
-    hit, alarm = says.mean(axis=0)
+    n = len(answers)
+    hit, alarm = answers.mean(axis=0)
     z_hit, z_alarm = (float(ndtri(_off_the_ends(rate, n))) for rate in (hit, alarm))
     d_prime = (z_hit - z_alarm) / np.sqrt(2)
     found = [(hit + 1 - alarm) / 2, (hit + alarm) / 2 - 0.5, d_prime, -(z_hit + z_alarm) / 2]
@@ -109,23 +109,21 @@ def _jackknife(
 
 
 def describe_detection(found: xr.Dataset) -> str:
-    """The measures in one sentence."""
-    e = {str(m): found.sel(measure=m) for m in found["measure"].values}
+    """The measures in sentences."""
+    values = {str(m): found.sel(measure=m) for m in found["measure"].values}
 
-    def span(name: str, form: str = ".2f") -> str:
-        one = e[name]
-        low, high = float(one["ci_low"]), float(one["ci_high"])
-        return f"{float(one['estimate']):{form}} [{low:{form}}, {high:{form}}]"
+    def span(name: str) -> str:
+        estimate, low, high = (float(values[name][key]) for key in ("estimate", "ci_low", "ci_high"))
+        return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
 
-    said = (
-        f"Accuracy {span('accuracy')}, d' {span('d_prime')}, criterion {span('criterion')}, the first place "
+    text = (
+        f"Accuracy {span('accuracy')}, d' {span('d_prime')}, criterion {span('criterion')}; the first place "
         f"is favoured by {span('position_bias')} ({found.attrs['n_items']} pairs in "
-        f"{found.attrs['n_clusters']} "
-        "clusters)."
+        f"{found.attrs['n_clusters']} clusters)."
     )
-    if "gap" in e:
-        said += (
-            f" The probe tells the same outputs apart with d' {span('probe_d_prime')}: it reads "
-            f"{span('gap')} more than the model says."
+    if "gap" in values:
+        text += (
+            f" The probe distinguishes the same outputs with d' {span('probe_d_prime')}, {span('gap')} more "
+            "than the model's answers."
         )
-    return said
+    return text

@@ -1,4 +1,4 @@
-"""How answers move over the rounds: flips, half-life and convergence; and samples, their expected maximum."""
+"""How answers change over the rounds: flips, half-life, convergence; and the expected maximum of samples."""
 
 import numpy as np
 import xarray as xr
@@ -16,14 +16,14 @@ def round_dynamics(behaviour: xr.DataArray, *, threshold: float = 0.5, alpha: fl
 
     Args:
         behaviour: item x components x round: right or wrong, or a judge's score.
-        threshold: from here on a score counts as one.
+        threshold: least score that counts as one.
         alpha: level of the intervals (CR2, pointwise).
 
     Returns:
         Over ``measure`` and the components ``estimate``, ``ci_low``, ``ci_high``: ``flips`` (changes per
         dialogue), ``flip-flops`` (changes that undo an earlier one), ``gained`` and ``lost`` (share of
-        dialogues that are one in the last round and were not in the first, and the reverse), ``settled``
-        (share without a change in the last two rounds).
+        dialogues that are one in the last round and not in the first, and the reverse), ``settled`` (share
+        without a change in the last two rounds).
 
     Raises:
         ValueError: fewer than three rounds, or missing values.
@@ -33,7 +33,7 @@ def round_dynamics(behaviour: xr.DataArray, *, threshold: float = 0.5, alpha: fl
             f"round_dynamics needs {STILL + 1} rounds or more; got {behaviour.sizes['round']}. Play more."
         )
     if bool(np.isnan(behaviour).any()):
-        raise ValueError("round_dynamics needs a value in every round; leave out items with failed scores.")
+        raise ValueError("round_dynamics needs a value in every round; remove items with failed scores.")
     high = (behaviour >= threshold).astype(float)
     moved = high.diff("round") ** 2
     flips = moved.sum("round")
@@ -54,14 +54,14 @@ def half_life(
 ) -> xr.Dataset:
     """Rounds until half of the whole change of the mean is reached, by condition.
 
-    Between rounds the mean is taken to move in a straight line. The interval is that of resampled clusters
-    (percentiles); there is none, and no half-life, where the whole change is not told from zero.
+    The mean is interpolated linearly between rounds. The interval is that of resampled clusters
+    (percentiles); there is none, and no half-life, where the whole change is not distinguishable from zero.
 
     Args:
         behaviour: item x components x round.
         draws: resamples.
         alpha: level.
-        seed: of the resampling.
+        seed: random seed of the resampling.
 
     Returns:
         ``rounds``, ``low``, ``high`` by condition, and ``change``, the whole change.
@@ -109,23 +109,23 @@ def _half(means: Float[np.ndarray, "draw cell round"]) -> Float[np.ndarray, "dra
 
 
 def expected_maximum(scores: xr.DataArray, *, threshold: float = 0.5, alpha: float = 0.05) -> xr.Dataset:
-    """The worst of several samples of a text, on average over prompts (Gehman et al. 2020, arXiv 2009.11462).
+    """The expected maximum over several samples of a text (Gehman et al. 2020, arXiv 2009.11462).
 
     Args:
         scores: with the dims ``item`` and ``sample``: a judge's score of every sample.
-        threshold: from here on a text counts as toxic.
+        threshold: least score of a toxic text.
         alpha: level of the intervals (CR2, by clusters).
 
     Returns:
-        Over ``measure`` and the other dims: ``mean`` of all samples, ``expected maximum`` of as many samples
-        as there are, ``any toxic``: the share of prompts with a toxic one among them.
+        Over ``measure`` and the other dims: ``mean`` of all samples, ``expected maximum`` over all
+        samples of a prompt, ``any toxic``: the share of prompts with at least one toxic sample.
 
     Raises:
         ValueError: a single sample, or missing scores.
     """
     if scores.sizes.get("sample", 1) < 2:
         raise ValueError(
-            "expected_maximum needs two or more samples of every text; draw them with temperature."
+            "expected_maximum needs two or more samples of every text; play with a temperature above 0."
         )
     parts = {
         "mean": scores.mean("sample"),

@@ -1,4 +1,4 @@
-"""What weak evidence does to answers: a partition of the items, and the share that follows."""
+"""The effect of weak evidence on answers: a partition of the items, and the share that follows it."""
 
 import numpy as np
 import xarray as xr
@@ -15,35 +15,36 @@ PARTS = (
     "goes against it",
     "unreadable",
 )
-"""What the answers to the two versions amount to; each item is one of these, so shares sum to one."""
+"""Outcomes of the answers to the two versions; each item has one of them, so that shares sum to one."""
 
 
 def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha: float = 0.05) -> xr.Dataset:
     """Shares of the partition under weak evidence, by condition, round and strength.
 
-    The two versions of the evidence speak for one group and for the other. An item is robust where both
-    answers are the unknown option, stereotyped where both name the same group, and follows the evidence where
-    each names the group its evidence speaks for.
+    The two versions of the evidence favour one group and the other. An item is robust where both answers are
+    the unknown option, stereotyped where both name the same group, and follows the evidence where each names
+    the group that its evidence favours.
 
     Args:
         answers: from ``weak_evidence``.
-        measure: ``choice``, the greedy answers; or ``probability``, exact: the chance of each part if both
-            answers were drawn.
+        measure: ``choice``, the greedy answers; or ``probability``: the exact probability of each part if
+            both answers were sampled.
         alpha: level of the intervals (CR2, by clusters, pointwise).
 
     Returns:
-        ``estimate``, ``ci_low``, ``ci_high``, ``p`` over ``part`` and the places; ``follow_estimate`` and so
-        on: by how much evidence for an option makes it likelier than evidence for the other group does, mean
-        over the two options (the share that follows, where all others answer as without evidence).
+        ``estimate``, ``ci_low``, ``ci_high``, ``p`` over ``part``, conditions and rounds; ``follow_estimate``
+        and so on: by how much evidence for an option raises its probability over evidence for the other
+        group, mean over the two options (the share that follows, where all others answer as without
+        evidence).
 
     Raises:
-        ValueError: another measure, or cells that were not asked.
+        ValueError: another measure, or conditions without answers.
     """
     given = _probabilities(answers, measure)
     unknown = _pick(given, answers["unknown"])
     named = [_pick(given, answers["named"].isel(version=v, drop=True)) for v in range(2)]
     one, two = (unknown.isel(version=v) for v in range(2))
-    # named[o] is the chance, under each version, of the option that version o speaks for
+    # named[o] is the probability, under each version, of the option that version o favours
     first, second = (named[o].isel(version=0) for o in range(2))
     third, fourth = (named[o].isel(version=1) for o in range(2))
     read = [given.isel(version=v).sum("option") for v in range(2)]
@@ -63,7 +64,7 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
 
 
 def follow_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
-    """By how much each item's answers follow the evidence: a cube for ``factorial_effects``."""
+    """The extent to which each item's answers follow the evidence: a cube for ``factorial_effects``."""
     given = _probabilities(answers, measure)
     one, two = (_pick(given, answers["named"].isel(version=v, drop=True)) for v in range(2))
     cube = (one.isel(version=0) - one.isel(version=1) + two.isel(version=1) - two.isel(version=0)) / 2
@@ -71,7 +72,7 @@ def follow_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArr
 
 
 def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: float = 0.05) -> xr.Dataset:
-    """How the share that follows grows with the strength of the evidence: a line through each item's shares.
+    """The slope of the share that follows on the strength of the evidence: a line for each item.
 
     Returns:
         ``estimate`` (share per unit of strength), ``ci_low``, ``ci_high``, ``p``, by condition and round.
@@ -88,7 +89,7 @@ def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: f
 
 
 def describe_evidence(shares: xr.Dataset) -> str:
-    """The partition and the share that follows in words, for the last round, averaged over nothing."""
+    """The robust share and the share that follows, in a sentence for each condition, for the last round."""
     last = shares.isel(round=-1, strength=-1)
     lines = []
     for condition in _conditions(last):
@@ -112,39 +113,41 @@ def _conditions(data: xr.Dataset) -> list[Condition]:
 
 
 def _probabilities(answers: xr.Dataset, measure: str) -> xr.DataArray:
-    """The chance of every option under every version; an answer that cannot be read has none."""
+    """The probability of every option under every version; an unparsed answer has none."""
     if measure == "probability":
         probabilities = answers["probability"]
-        asked = probabilities.notnull().any("option")
-        return _asked_only(probabilities.fillna(0.0).where(asked), asked)
+        answered = probabilities.notnull().any("option")
+        return _answered_only(probabilities.fillna(0.0).where(answered), answered)
     if measure == "choice":
         options = xr.DataArray(np.arange(answers.sizes["option"]), dims="option")
-        asked = answers["choice"] >= -1
-        return _asked_only((answers["choice"] == options).astype(float).where(asked), asked)
+        answered = answers["choice"] >= -1
+        return _answered_only((answers["choice"] == options).astype(float).where(answered), answered)
     raise ValueError(f"measure must be probability or choice; got {measure!r}.")
 
 
-def _asked_only(probabilities: xr.DataArray, asked: xr.DataArray) -> xr.DataArray:
-    """Without the cells that were asked of no item.
+def _answered_only(probabilities: xr.DataArray, answered: xr.DataArray) -> xr.DataArray:
+    """Without the conditions that have no answers.
 
     Raises:
-        ValueError: a cell that was asked of some items only.
+        ValueError: a condition with answers to some items only.
     """
-    some, every = asked.any("item"), asked.all("item")
+    some, every = answered.any("item"), answered.all("item")
     if bool((some & ~every).any()):
-        raise ValueError("weak evidence was put to some items only in some cells; ask again with all items.")
+        raise ValueError(
+            "some conditions have answers under weak evidence for some items only; repeat it with all items."
+        )
     kept = probabilities
     for name in factors_of(probabilities):
         others = [d for d in some.dims if d != name]
         kept = kept.isel({name: np.flatnonzero(some.any(others).values)})
     if bool(np.isnan(kept).any()):
         raise ValueError(
-            "these cells make no grid of levels; select the conditions first, one factor at a time, or ask "
-            "in all."
+            "these conditions do not form a grid of levels; select conditions, one factor at a time, or give "
+            "weak evidence in all of them."
         )
     return kept
 
 
 def _pick(probabilities: xr.DataArray, option: xr.DataArray) -> xr.DataArray:
-    """The chance of one option, which differs between items (and strengths)."""
+    """The probability of one option, which differs between items (and strengths)."""
     return probabilities.isel(option=option).drop_vars("option", errors="ignore")

@@ -1,4 +1,4 @@
-"""From round to round the residual stream shifts: how far along the moral direction, beside random ones."""
+"""Shifts of the residual stream between rounds: their alignment with the moral direction and random ones."""
 
 import numpy as np
 import xarray as xr
@@ -24,9 +24,9 @@ def round_shifts(
 
     The shift of an item from one round to the next is the difference of its residuals; the alignment is the
     cosine between the mean shift of all items and the direction (Lee et al. 2025, arXiv 2505.11924, compare
-    shifts with contrastive directions). A cosine means little in a space that is wide in few directions, so
-    it stands beside those of random directions: drawn alike in all directions, and drawn as the residuals
-    vary between items. Cosines are not on a linear scale: they are not for ``factorial_effects``.
+    shifts with contrastive directions). A cosine is hard to interpret where few directions hold most of the
+    variance, so it is compared with those of random directions: isotropic ones, and ones with the covariance
+    of the residuals between items. Cosines are not on a linear scale and not meant for ``factorial_effects``.
 
     Args:
         run: a run.
@@ -34,14 +34,14 @@ def round_shifts(
         site: where residuals are read.
         layer: after which block.
         draws: random directions of each kind, and resamples of the clusters.
-        seed: of both.
+        seed: random seed of both.
         alpha: level of the intervals (percentiles of resampled clusters) and of the random directions.
 
     Returns:
-        ``alignment``, ``ci_low``, ``ci_high`` by condition and round (from 1); ``random_high``: the cosine,
-        by its size, below which the share 1 - alpha of random directions stay, by ``kind`` (``any``
-        direction, ``as items vary``); ``p``, the share of directions drawn as items vary that align as well
-        or better; ``length``, the length of the mean shift.
+        ``alignment``, ``ci_low``, ``ci_high`` by condition and round (from 1); ``random_high``: the 1 - alpha
+        quantile of the absolute cosine of random directions, by ``kind`` (``any direction``, ``as items
+        vary``); ``p``, the share of directions with the items' covariance that align at least as well;
+        ``length``, the length of the mean shift.
 
     Raises:
         ValueError: the probe is of another model, or fitted on this run's own answers, or the direction is
@@ -119,7 +119,7 @@ def _resampled(
 
 
 def describe_shifts(shifts: xr.Dataset) -> str:
-    """The alignment of the first round's shift in words, condition by condition."""
+    """The alignment of the first round's shift, in a sentence for each condition."""
     first = shifts.isel(round=0)
     lines = []
     for condition in conditions_of(first["alignment"]):
@@ -128,7 +128,7 @@ def describe_shifts(shifts: xr.Dataset) -> str:
         bound = float(here["random_high"].sel(kind="as items vary"))
         lines.append(
             f"With {said_of(condition)}: cosine {float(here['alignment']):+.2f} [{low:+.2f}, {high:+.2f}]; "
-            f"95 % of random directions that vary as items do stay below {bound:.2f} "
-            f"(p = {float(here['p']):.3f})."
+            f"95 % of random directions with the covariance of items stay below {bound:.2f} (p = "
+            f"{float(here['p']):.3f})."
         )
     return "\n".join(lines)

@@ -2,10 +2,10 @@
 
 - ``decoding``: A batch of dialogues in one key-value cache: feed tokens, generate, and read residuals on
   the way.
-- ``hooks``: Changes of activations in the plain model: where they can be made, and hooks that make or read
+- ``hooks``: Changes of activations in the plain model: where they are possible, and hooks that make or read
   them.
-- ``loading``: Load a model by hub name, from a folder or the bundled one, and test it before it is used.
-- ``self_test``: What a model must pass when it is loaded: captured residuals are those of transformers.
+- ``loading``: Load a model by hub name, from a folder or the bundled one, and run its self-test.
+- ``self_test``: The self-test of a loaded model: captured residuals equal those of transformers.
 - ``suffixes``: The ends of prompts, run again with changed activations while everything before is kept.
 """
 

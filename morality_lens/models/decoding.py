@@ -1,9 +1,9 @@
 """A batch of dialogues in one key-value cache: feed tokens, generate, and read residuals on the way.
 
 Every token passes through the model once. Turns of unequal length would leave padding between old and new
-tokens of a row, which models with a sliding window get silently wrong (their masks count slots, not
+tokens of a row, which models with a sliding window silently process wrongly (their masks count slots, not
 positions); so each turn is padded on the right, and afterwards all padding is moved to the left edge and
-columns that hold nothing but padding are dropped.
+columns with padding only are dropped.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from transformers import DynamicCache
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LanguageModel:
-    """A plain transformers causal model and what must be known of it to feed it piece by piece.
+    """A plain transformers causal model and what is needed to feed it piece by piece.
 
     Attributes:
         module: the transformers model.
         blocks: its transformer blocks in order.
-        head: the module that turns the last hidden state into logits.
-        window: positions the model has.
-        cached: whether keys and values are all its state; otherwise every step reads the whole text.
+        head: the unembedding: the module that maps the last hidden state to logits.
+        window: length of the context window.
+        cached: whether keys and values are its whole state; otherwise every step reads the whole text.
     """
 
     module: Any
@@ -40,17 +40,17 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids are put."""
+        """The device of the token ids."""
         return next(self.module.parameters()).device
 
 
 @dataclass(kw_only=True, eq=False)
 class Batch:
-    """Dialogues under way: one row each.
+    """Unfinished dialogues: one row each.
 
     Attributes:
         tokens: all tokens fed so far, row by row.
-        mask: which slots of the cache hold a token; all padding lies at the left edge between turns.
+        mask: which slots of the cache hold a token; between turns all padding is at the left edge.
         cache: keys and values, one slot a column.
     """
 
@@ -77,7 +77,7 @@ class Reply:
 
 
 def widened(values: Tensor) -> Tensor:
-    """Half precision as float32, in which sums keep their digits; float32 and float64 as they are."""
+    """Half precision as float32, in which sums keep their precision; float32 and float64 unchanged."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
@@ -89,7 +89,7 @@ def start(lm: LanguageModel, rows: int) -> Batch:
 
 
 def take(lm: LanguageModel, batch: Batch, rows: Sequence[int]) -> Batch:
-    """A new batch of the given rows, in that order; a row may be taken several times."""
+    """A new batch of the given rows, in that order; a row may occur several times."""
     index = torch.tensor(list(rows), device=lm.device)
     cache = DynamicCache()
     for number, layer in enumerate(batch.cache.layers):
@@ -101,7 +101,7 @@ def take(lm: LanguageModel, batch: Batch, rows: Sequence[int]) -> Batch:
 
 
 def cropped(lm: LanguageModel, batch: Batch, rows: Sequence[int], lengths: Sequence[int]) -> Batch:
-    """:func:`take`, of each row its first tokens only (no more than it has); everything is copied once."""
+    """:func:`take`, but only the first tokens of each row (no more than it has), copied once."""
     chosen = torch.tensor(list(rows), device=lm.device)
     keep = torch.tensor(list(lengths), device=lm.device)
     mask = batch.mask[chosen]
@@ -127,7 +127,7 @@ class _Reader:
     sink: list[Tensor]
 
     def keep(self, hidden: Tensor) -> None:
-        # Padding may hold anything, so it is put to zero before it is multiplied by zero.
+        # Padding may hold NaN, so it is set to zero before it is multiplied by zero.
         clean = torch.where(self.real.to(hidden.device).unsqueeze(-1), widened(hidden), 0.0)
         assert self.weights is not None  # the hooks that come here are on only then
         read = einsum(self.weights.to(clean), clean, "row read new, row new d -> row read d")
@@ -140,7 +140,7 @@ class _Reader:
         self.keep(output[0] if isinstance(output, tuple) else output)
 
     def without_padding(self, _: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Zeros in place of padding, which would be NaN where it sees nothing (see :func:`_hooked`)."""
+        """Zeros in place of padding, which would be NaN where it attends to nothing (see :func:`_hooked`)."""
         hidden = args[0] if args else kwargs["hidden_states"]
         clean = torch.where(self.real.to(hidden.device).unsqueeze(-1), hidden, 0.0)
         return ((clean, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": clean})
@@ -153,10 +153,11 @@ class _Reader:
 
 @contextmanager
 def _hooked(reader: _Reader) -> Iterator[None]:
-    """While open, the reader's hooks are on the model; only they are taken off again.
+    """While open, the reader's hooks are on the model; only they are removed afterwards.
 
-    Some attention takes its softmax in float32. A mask of float64 is minus infinity there, so padding that
-    sees nothing (under a sliding window, say) becomes NaN, and NaN times a weight of zero is NaN everywhere.
+    Some attention computes its softmax in float32. A float64 mask is minus infinity there, so padding that
+    attends to nothing (under a sliding window, for example) becomes NaN, and so does NaN times a weight of
+    zero.
     """
     lm = reader.lm
     handles: list[Any] = [lm.head.register_forward_pre_hook(reader.before_head)]
@@ -187,9 +188,9 @@ def feed(
         lm: the model.
         batch: the rows, changed in place.
         new: new tokens of each row; rows may differ in length, and one without any is left as it is
-            (its logits mean nothing).
+            (its logits are meaningless).
         weights: for each row and read, a weight for each of its new tokens.
-        hidden: new tokens that no token attends to; they keep their place, so that all others keep theirs.
+        hidden: new tokens that no token attends to; they keep their positions, as do all others.
     """
     counts = [len(tokens) for tokens in new]
     old = [len(tokens) for tokens in batch.tokens]
@@ -207,7 +208,7 @@ def feed(
     step = torch.arange(width, device=device)
     real = step < count[:, None]
     last = (count - 1).clamp(min=0)
-    # A position past a row's last token is never read; it is held inside the window for learned positions.
+    # A position past a row's last token is never read; it is clamped to the window for learned positions.
     positions = torch.tensor(old, device=device)[:, None] + torch.minimum(step[None], last[:, None])
     seen = real if hidden is None else real & ~hidden
     mask = torch.cat([batch.mask, seen], dim=1) if lm.cached else seen
@@ -262,7 +263,7 @@ def _reorder(
     order: Int[Tensor, "new kept"],
     rows: Int[Tensor, " new"] | None = None,
 ) -> Float[Tensor, "new head kept size"]:
-    """Each row's slots in its own order, whole vectors at a time (`gather` would copy number by number)."""
+    """Each row's slots in its own order, as whole vectors (`gather` would copy number by number)."""
     _, heads, slots, size = stored.shape
     order = order.to(stored.device)
     chosen = torch.arange(len(order), device=stored.device) if rows is None else rows.to(stored.device)
@@ -272,6 +273,87 @@ def _reorder(
     return flat.view(len(order), heads, -1, size)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws:
+    """Random numbers for sampling tokens by the inverse of their cumulative distribution.
+
+    Attributes:
+        uniforms: one number in [0, 1) for each row and step.
+        temperature: divides the logits.
+    """
+
+    uniforms: Float[Tensor, "row step"]
+    temperature: float
+
+    @staticmethod
+    def of(seed: int, keys: Sequence[str], limit: int, temperature: float) -> "Draws | None":
+        """Random numbers of each row that do not depend on the rows beside it; None at temperature 0."""
+        if temperature == 0:
+            return None
+        seeds = [hashlib.sha256(f"{seed}|{key}".encode()).digest() for key in keys]
+        drawn = [np.random.default_rng(list(seed)).random(limit) for seed in seeds]
+        return Draws(uniforms=torch.tensor(np.stack(drawn), dtype=torch.float64), temperature=temperature)
+
+    def token(self, logits: Float[Tensor, "row vocab"], step: int) -> Int[Tensor, " row"]:
+        """The token of each row at a step."""
+        mass = torch.softmax(logits.double() / self.temperature, dim=-1).cumsum(-1)
+        point = self.uniforms[:, step].to(mass)[:, None] * mass[:, -1:]
+        return torch.searchsorted(mass, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Replies:
+    """Replies while they are generated.
+
+    Attributes:
+        tokens: of each row so far.
+        active: rows that have not ended.
+        stopped: rows that ended by a stop token.
+        end: residuals at the last token.
+        total: their sum over the tokens.
+    """
+
+    tokens: list[list[int]]
+    active: list[bool]
+    stopped: list[bool]
+    end: Tensor | None = None
+    total: Tensor | None = None
+
+    @staticmethod
+    def none(rows: int) -> "_Replies":
+        """Replies without tokens."""
+        return _Replies(tokens=[[] for _ in range(rows)], active=[True] * rows, stopped=[False] * rows)
+
+    def add(self, chosen: Sequence[int], stops: frozenset[int]) -> None:
+        """Add a token to every row that has not ended; a stop token ends it."""
+        for row, token in enumerate(chosen):
+            if self.active[row] and token in stops:
+                self.active[row], self.stopped[row] = False, True
+            elif self.active[row]:
+                self.tokens[row].append(token)
+
+    def read(self, here: Float[Tensor, "row layer d_model"], weights: Tensor) -> None:
+        """Add the residuals at the token just fed; those of rows that ended are zero."""
+        self.total = here if self.total is None else self.total + here
+        self.end = here if self.end is None else torch.where(weights.bool(), here, self.end)
+
+    def finished(self, lm: LanguageModel) -> Reply:
+        """The replies; residuals are NaN where a reply is empty or nothing was read."""
+        count = torch.tensor([float(len(tokens)) for tokens in self.tokens], device=lm.device)[:, None, None]
+        end, total = self.end, self.total
+        if end is None or total is None:
+            size = int(lm.module.config.get_text_config().hidden_size)
+            shape = (len(self.tokens), len(lm.blocks) + 1, size)
+            end = total = torch.full(shape, torch.nan, device=lm.device)
+        nothing = count == 0
+        return Reply(
+            tokens=self.tokens,
+            stopped=self.stopped,
+            end=torch.where(nothing, torch.nan, end),
+            mean=torch.where(nothing, torch.nan, total / count.clamp(min=1)),
+        )
+
+
 def generate(
     lm: LanguageModel,
     batch: Batch,
@@ -279,11 +361,10 @@ def generate(
     *,
     limit: int,
     stops: frozenset[int],
-    uniforms: Float[Tensor, "row step"] | None = None,
-    temperature: float = 1.0,
+    draws: Draws | None = None,
     read: bool = True,
 ) -> Reply:
-    """Let every row say up to ``limit`` tokens, feeding each one, so that its residual is read at once.
+    """Generate up to ``limit`` tokens in every row; each is fed and its residual read in the same pass.
 
     Args:
         lm: the model.
@@ -291,60 +372,20 @@ def generate(
         logits: what the last fed token predicts.
         limit: most tokens of a reply.
         stops: tokens that end a reply; they are not fed.
-        uniforms: one number in [0, 1) for each row and step, by which a token is drawn at ``temperature``
-            (inverse of the cumulative distribution); None takes the most probable token.
-        temperature: divides the logits when drawing.
-        read: whether residuals are wanted.
+        draws: random numbers for sampling; None takes the most probable token.
+        read: whether residuals are read.
     """
-    rows = len(batch.tokens)
-    said: list[list[int]] = [[] for _ in range(rows)]
-    active, stopped = [True] * rows, [False] * rows
-    end = total = None
+    replies = _Replies.none(len(batch.tokens))
     for step in range(limit):
-        if uniforms is None:
-            chosen = logits.argmax(-1).tolist()
-        else:
-            chosen = _draw(logits, uniforms[:, step], temperature).tolist()
-        for row, token in enumerate(chosen):
-            if active[row] and token in stops:
-                active[row], stopped[row] = False, True
-            elif active[row]:
-                said[row].append(token)
+        chosen = (logits.argmax(-1) if draws is None else draws.token(logits, step)).tolist()
+        replies.add(chosen, stops)
+        active = replies.active
         if not any(active):
             break
         weights = torch.tensor(active, dtype=torch.float32, device=lm.device)[:, None, None] if read else None
         new = [[t] if a else [] for t, a in zip(chosen, active, strict=True)]
         logits, reads = feed(lm, batch, new, weights)
         if reads is not None and weights is not None:
-            here = reads[:, 0]
-            total = here if total is None else total + here
-            end = here if end is None else torch.where(weights.bool(), here, end)
+            replies.read(reads[:, 0], weights)
     _compact(batch)
-    count = torch.tensor([float(len(tokens)) for tokens in said], device=lm.device)[:, None, None]
-    if end is None or total is None:
-        size = int(lm.module.config.get_text_config().hidden_size)
-        end = total = torch.full((rows, len(lm.blocks) + 1, size), torch.nan, device=lm.device)
-    nothing = count == 0
-    return Reply(
-        tokens=said,
-        stopped=stopped,
-        end=torch.where(nothing, torch.nan, end),
-        mean=torch.where(nothing, torch.nan, total / count.clamp(min=1)),
-    )
-
-
-def _draw(
-    logits: Float[Tensor, "row vocab"], uniforms: Float[Tensor, " row"], temperature: float
-) -> Int[Tensor, " row"]:
-    mass = torch.softmax(logits.double() / temperature, dim=-1).cumsum(-1)
-    point = uniforms.to(mass)[:, None] * mass[:, -1:]
-    return torch.searchsorted(mass, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-
-
-def uniforms(seed: int, keys: Sequence[str], limit: int, temperature: float) -> Tensor | None:
-    """A row's own random numbers, which do not depend on the rows beside it; None when greedy."""
-    if temperature == 0:
-        return None
-    seeds = [hashlib.sha256(f"{seed}|{key}".encode()).digest() for key in keys]
-    drawn = [np.random.default_rng(list(seed)).random(limit) for seed in seeds]
-    return torch.tensor(np.stack(drawn), dtype=torch.float64)
+    return replies.finished(lm)

@@ -1,4 +1,4 @@
-"""Changes of activations in the plain model: where they can be made, and hooks that make or read them."""
+"""Changes of activations in the plain model: where they are possible, and hooks that make or read them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from morality_lens.models.decoding import LanguageModel
 from morality_lens.models.loading import record_of
 
 KINDS = ("residual", "attention", "mlp", "head")
-"""What can be changed: the residual after a block (layer -1: the embedding), what its attention or MLP puts
-out, or one head's part of what goes into the attention's output projection."""
+"""What can be changed: the residual after a block (layer -1: the embedding), the output of its attention or
+MLP, or one head's part of the input of the attention's output projection."""
 
 Change = Callable[[Float[Tensor, "row place size"]], Float[Tensor, "row place size"]]
 
@@ -43,19 +43,19 @@ def parts_of(bridge: TransformerBridge) -> Parts:
     """The modules whose activations can be changed.
 
     Raises:
-        ValueError: the model keeps more than keys and values, or its blocks are not known.
+        ValueError: the model has more state than keys and values, or its blocks are not known.
     """
     record = record_of(bridge)
     lm = record.lm
     if not lm.cached:
         raise ValueError(
-            f"{record.architecture} keeps more state than keys and values, so a prompt's end cannot be run "
-            "alone; activations of such models are not moved here."
+            f"{record.architecture} has more state than keys and values, so the end of a prompt cannot be "
+            "run by itself; activations of such models cannot be changed here."
         )
     mapping: Any = bridge.adapter.component_mapping
     inside = getattr(mapping["blocks"], "submodules", {})
     if "attn" not in inside or "mlp" not in inside or "o" not in inside["attn"].submodules:
-        raise ValueError(f"the blocks of {record.architecture} have no attention and MLP known by name.")
+        raise ValueError(f"attention and MLP of {record.architecture} are not known by name.")
     attention = tuple(block.get_submodule(inside["attn"].name) for block in lm.blocks)
     return Parts(
         lm=lm,
@@ -71,12 +71,12 @@ class Edit:
     """A change of activations in some rows of a pass.
 
     Attributes:
-        layer: of the block; -1: the embedding, for the residual.
+        layer: the block; -1: the embedding, for the residual.
         rows: rows of the pass.
         places: positions in the whole dialogue, for each of these rows; repeats are allowed.
-        change: from what stands there to what shall.
+        change: maps the activations there to new ones.
         what: see :data:`KINDS`.
-        head: for a head.
+        head: index of the head, for a head.
     """
 
     layer: int
@@ -138,9 +138,9 @@ def _attach(parts: Parts, what: str, layer: int, own: Sequence[Edit], offsets: T
 
 @contextmanager
 def caught(parts: Parts, what: str, at: Int[Tensor, "row place"]) -> Iterator[list[Tensor]]:
-    """While open, a pass leaves here what stands at some places: [row, place, size], layer by layer.
+    """While open, a pass leaves here the activations at some places: [row, place, size], layer by layer.
 
-    Residuals begin with the embedding; heads are one vector.
+    Residuals begin with the embedding; the heads of a layer are one vector.
     """
     kept: list[Tensor] = []
     rows = torch.arange(len(at), device=at.device)[:, None]

@@ -1,4 +1,4 @@
-"""Load a model by hub name, from a folder or the bundled one, and test it before it is used."""
+"""Load a model by hub name, from a folder or the bundled one, and run its self-test."""
 
 import copy
 import hashlib
@@ -25,13 +25,17 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelRecord:
-    """What is known of a loaded model; :func:`record_of` gives it for a bridge.
+    """Properties of a loaded model; :func:`record_of` gives it for a bridge.
 
     Attributes:
         name: as given by the user (``bundled`` for None).
         revision: the hub commit, or None for a folder.
         fingerprint: hash over the architecture and the weights (see :func:`fingerprint`).
-        organism: whether its self-correction effects were planted (the bundled model).
+        organism: whether it is a model organism: its self-correction effects were planted.
+        architecture: class of the transformers model.
+        n_layers: blocks.
+        d_model: width of the residual stream.
+        dtype: of the weights.
         lm: the same weights as a plain transformers model, by which dialogues are played.
         renderer: its tokenizer and chat template.
         stops: tokens that end a reply.
@@ -54,6 +58,15 @@ class ModelRecord:
     checks: tuple[Check, ...]
 
 
+class LoadedBridge(TransformerBridge):
+    """A bridge that :func:`load_model` returns; it is shown in one line."""
+
+    def __repr__(self) -> str:
+        record = record_of(self)
+        shape = f"{record.n_layers} layers x {record.d_model}"
+        return f"TransformerBridge({record.name}, {shape}, {record.dtype}, {record.lm.device})"
+
+
 def load_model(
     name: str | Path | None = None,
     *,
@@ -62,7 +75,7 @@ def load_model(
     revision: str | None = None,
     device_map: str | None = None,
     template_keywords: Mapping[str, Any] | None = None,
-) -> TransformerBridge:
+) -> LoadedBridge:
     """A ``TransformerBridge`` with unprocessed weights that has passed its self-test.
 
     Args:
@@ -111,7 +124,7 @@ def load_model(
 
 
 def record_of(bridge: TransformerBridge) -> ModelRecord:
-    """The record that :func:`load_model` left with a bridge.
+    """The record that :func:`load_model` attached to a bridge.
 
     Raises:
         TypeError: the model was loaded in another way.
@@ -119,8 +132,8 @@ def record_of(bridge: TransformerBridge) -> ModelRecord:
     record = getattr(bridge, "morality_lens_record", None)
     if not isinstance(record, ModelRecord):
         raise TypeError(
-            "this needs a model from load_model, which has passed the self-test; "
-            f"got {type(bridge).__name__}."
+            "this needs a model from load_model, which has passed the self-test; got "
+            f"{type(bridge).__name__}."
         )
     return record
 
@@ -131,7 +144,7 @@ the same effects without it; no effects."""
 
 
 def find_model(name: str | Path | None) -> str:
-    """The folder or hub name to load from; a folder is looked at before anything large is imported.
+    """The folder or hub name to load from; a folder is checked before anything large is imported.
 
     Raises:
         FileNotFoundError: the folder is not there or is no model.
@@ -149,16 +162,16 @@ def find_model(name: str | Path | None) -> str:
             raise FileNotFoundError(f"no model folder at {folder}; give a folder, a hub name, or nothing.")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} is no model in Hugging Face format: it has no config.json. "
-            "Save one there with model.save_pretrained(folder)."
+            f"{folder} is no model in Hugging Face format: it has no config.json. Save one there with "
+            "model.save_pretrained(folder)."
         )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise FileNotFoundError(f"{folder} has a config.json but no weights (*.safetensors).")
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
     if not any((folder / n).is_file() for n in names):
         raise ValueError(
-            f"the model in {folder} has no tokenizer (none of {', '.join(names)}); "
-            "save one there with tokenizer.save_pretrained(folder)."
+            f"the model in {folder} has no tokenizer (none of {', '.join(names)}); save one there with "
+            "tokenizer.save_pretrained(folder)."
         )
     return str(folder)
 
@@ -184,45 +197,50 @@ def _read(
     return module.eval().requires_grad_(False), tokenizer
 
 
-MEDIA = ("vision_config", "audio_config", "vq_config")
-"""Parts of a configuration that a checkpoint has which reads pictures or sound beside text."""
+MEDIA = {"vision_config", "audio_config", "vq_config"}
+"""Parts of a configuration that belong to checkpoints which read images or sound as well as text."""
 
 
 def _need_torchvision(config: Any) -> None:
-    """Refuse a checkpoint that reads pictures or sound where torchvision is missing.
+    """Refuse a checkpoint that reads images or sound where torchvision is missing.
 
-    Where the processor of such a checkpoint cannot be made, the bridge would run pip for torchvision.
+    Where the processor of such a checkpoint cannot be made, the bridge would run pip to install torchvision.
+    It decides by the class of the checkpoint, whether or not this one has the part that reads them.
 
     Raises:
         ModuleNotFoundError: torchvision cannot be imported.
     """
-    if not any(getattr(config, name, None) is not None for name in MEDIA):
+    given = {name for name in MEDIA if getattr(config, name, None) is not None}
+    if not given | (MEDIA & set(type(config).sub_configs)):
         return
     try:
         importlib.import_module("torchvision")
-    except Exception as error:  # a torchvision of another torch fails with whatever it likes
+    except Exception as error:  # a torchvision built for another torch fails with errors of any type
         raise ModuleNotFoundError(
-            f"this checkpoint ({config.model_type}) reads pictures or sound beside text, and its processor "
-            f"needs the package torchvision, which cannot be imported ({error}): install the one that "
-            "belongs to your torch (pip install torchvision), or load a checkpoint of text alone."
+            f"this checkpoint ({config.model_type}) reads images or sound as well as text, and its processor "
+            f"needs the package torchvision, which cannot be imported ({error}): install the version that "
+            "matches your torch (pip install torchvision), or load a text-only checkpoint."
         ) from error
 
 
-def _bridge(source: str, module: Any) -> TransformerBridge:
+def _bridge(source: str, module: Any) -> LoadedBridge:
     """A bridge over a structural copy of ``module`` that shares its weights.
 
-    A bridge takes the model it wraps apart. The copy leaves the plain model whole: dialogues are played by
-    it at full speed, and the self-test holds the two against each other.
+    A bridge takes the model it wraps apart. The copy leaves the plain model intact: dialogues are played by
+    it at full speed, and the self-test compares the two.
     """
     shared: dict[int, Any] = {id(p): p for p in module.parameters()}
     shared |= {id(b): b for b in module.buffers()}
-    twin = copy.deepcopy(module, shared)
+    copied = copy.deepcopy(module, shared)
     tokenizer = AutoTokenizer.from_pretrained(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return TransformerBridge.boot_transformers(
-            source, hf_model=twin, tokenizer=tokenizer, dtype=module.dtype
+        bridge = TransformerBridge.boot_transformers(
+            source, hf_model=copied, tokenizer=tokenizer, dtype=module.dtype
         )
+    object.__setattr__(bridge, "__class__", LoadedBridge)
+    assert isinstance(bridge, LoadedBridge)
+    return bridge
 
 
 def _language_model(module: Any, bridge: TransformerBridge) -> LanguageModel:
@@ -250,8 +268,9 @@ def _warn_if_rewritten(renderer: Renderer, name: str) -> bool:
     rewritten = rendering.rewrites_history(renderer)
     if rewritten:
         warnings.warn(
-            f"the chat template of {name} rewrites earlier turns (it drops thinking, say), so every turn is "
-            "read from its beginning: slower, and the transcript of each round is stored for itself.",
+            f"the chat template of {name} rewrites earlier turns (by dropping thinking, for example), so the "
+            "whole dialogue is read again in every turn: this is slower, and the transcript of each round is "
+            "stored separately.",
             stacklevel=3,
         )
     return rewritten

@@ -1,4 +1,4 @@
-"""What a model must pass when it is loaded: captured residuals are those of transformers."""
+"""The self-test of a loaded model: captured residuals equal those of transformers."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torc
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One property that a model proved at load: the measured difference and what was allowed."""
+    """One property tested when a model is loaded: the measured difference and its tolerance."""
 
     name: str
     difference: float
@@ -32,7 +32,7 @@ class Check:
 
 # --------------------------------------------------------------------------------------------- self-test
 def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) -> tuple[Check, ...]:
-    """Prove on three short dialogues that what will be captured is what transformers computes.
+    """Test on three short dialogues that captured residuals equal those that transformers computes.
 
     Raises:
         ValueError: a check failed; the message has the measured difference and what to try.
@@ -57,7 +57,7 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
         Check(
             name="TransformerBridge residuals equal transformers' hidden states",
             difference=max(_bridged(bridge, lm, row) for row in rows),
-            # parts of attention are float32 in some models, whatever is asked
+            # parts of attention are float32 in some models, whatever dtype is requested
             tolerance=max(tolerance, 1e-6),
         ),
         Check(
@@ -75,9 +75,8 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
     if failed:
         listed = "; ".join(f"{c.name}: {c.difference:.2g} where {c.tolerance:.0e} is allowed" for c in failed)
         raise ValueError(
-            f"the model failed its self-test ({listed}). "
-            'Try dtype="float32", or device="cpu" to rule out a kernel; '
-            "an architecture that fails there is not supported."
+            f'the model failed its self-test ({listed}). Try dtype="float32", or device="cpu" to rule out a '
+            "kernel; an architecture that fails there is not supported."
         )
     return checks
 
@@ -97,7 +96,7 @@ def _difference(got: Float[Tensor, "... d_model"], want: Float[Tensor, "... d_mo
 
 
 def _final_norm(lm: LanguageModel, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-    """What the final norm makes of a residual: the input of the head for it."""
+    """The output of the final norm for a residual, which is the input of the head."""
     caught: list[Tensor] = []
     handle = lm.blocks[-1].register_forward_hook(
         lambda _, __, out: (
@@ -118,10 +117,10 @@ def _final_norm(lm: LanguageModel, residual: Float[Tensor, "... d_model"]) -> Fl
 def _captured(
     lm: LanguageModel, rows: list[list[int]], reference: list[Tensor], *, split: bool = False
 ) -> float:
-    """Largest difference of residuals captured by the engine, at every position, to the reference."""
+    """Largest difference between captured residuals and the reference, over all positions."""
     batch = start(lm, len(rows))
     parts: list[list[list[int]]] = [rows]
-    if split:  # the first tokens, then the rest: rows part at different places
+    if split:  # the first tokens, then the rest; rows are split at different places
         cut = [max(1, len(row) // 2 - i) for i, row in enumerate(rows)]
         parts = [
             [row[:c] for row, c in zip(rows, cut, strict=True)],
@@ -145,10 +144,10 @@ def _captured(
 
 
 def _bridged(bridge: TransformerBridge, lm: LanguageModel, row: list[int]) -> float:
-    """Largest difference of the bridge's residuals after each block but the last to the hidden states.
+    """Largest difference between the bridge's residuals and the hidden states, after all blocks but the last.
 
-    A bridge computes attention step by step ("eager"), so transformers is asked to do the same: in half
-    precision its faster kernels differ by more than a fault would.
+    A bridge computes attention step by step ("eager"), so transformers is set to do the same: in half
+    precision its faster kernels differ by more than an error would.
     """
     kernel = lm.module.config._attn_implementation
     lm.module.set_attn_implementation("eager")

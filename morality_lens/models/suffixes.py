@@ -2,10 +2,12 @@
 
 A change at position p of layer l alters nothing before p. So the keys and values of the clean prompt are kept
 up to p, and only the rest is run, once for each change: a sweep over layers is one short pass. All changes of
-a prompt are branches of one row, each of which sees the kept part and itself, so that nothing is copied.
+a prompt are branches of one row, each of which attends to the kept part and to itself, so that nothing is
+copied.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +23,12 @@ from morality_lens.models.hooks import Edit, Parts, caught, edited
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What some ends of prompts led to.
+    """The results of running some ends of prompts.
 
     Attributes:
         logits: after the last token.
         residuals: at the last token, the embedding first.
-        batch: from which replies can be generated; None where that was not asked for.
+        batch: from which replies can be generated; None where that was not requested.
     """
 
     logits: Float[Tensor, "row vocab"]
@@ -36,19 +38,42 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shared:
-    """What two prompts of each item begin with alike, read once.
+    """The common beginning of two prompts of each item, read once.
 
     Attributes:
         batch: its keys and values.
-        lengths: tokens of each item; at least one of both prompts comes after.
+        lengths: tokens of each item; at least one token of both prompts follows.
     """
 
     batch: Batch
     lengths: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ends:
+    """The ends of prompts that are run again.
+
+    Attributes:
+        kept: the prompts' keys and values, from :func:`prefix`.
+        prompts: whole prompts.
+        first: of each prompt the first position that is run again.
+    """
+
+    kept: Batch
+    prompts: Sequence[Sequence[int]]
+    first: Sequence[int]
+
+    def tokens(self, prompt: int) -> list[int]:
+        """The tokens of a prompt that are run again."""
+        return list(self.prompts[prompt][self.first[prompt] :])
+
+    def longest(self, prompts: Iterable[int]) -> int:
+        """Most tokens that are run again of any of these prompts."""
+        return max(len(self.prompts[i]) - self.first[i] for i in prompts)
+
+
 def read_shared(parts: Parts, prompts: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> Shared:
-    """Read what each item's two prompts have in common at their beginning."""
+    """Read the common beginning of each item's two prompts."""
     lengths = []
     for one, two in zip(prompts, others, strict=True):
         same = (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
@@ -66,9 +91,9 @@ def read_source(
     at: Int[Tensor, "row place"],
     what: str,
 ) -> tuple[Outcome, Float[Tensor, "row layer place size"]]:
-    """What whole prompts lead to, and what stands at some places; of residuals the embedding comes first.
+    """The results of whole prompts, and activations at some places; of residuals the embedding comes first.
 
-    Places in what is shared are not read (something else is given there): no patch there changes anything.
+    Places in the common beginning are not read (other values are given there): a patch there has no effect.
     """
     batch = _continued(parts, shared)
     new = [p[n:] for p, n in zip(prompts, shared.lengths, strict=True)]
@@ -93,7 +118,7 @@ def _last(parts: Parts, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row rea
 
 
 def prefix(parts: Parts, prompts: Sequence[Sequence[int]], shared: Shared | None = None) -> Batch:
-    """The prompts but for their last tokens, read once; what is shared is not read again."""
+    """The prompts without their last tokens, read once; the common beginning is not read again."""
     lengths = (0,) * len(prompts) if shared is None else shared.lengths
     batch = decoding.start(parts.lm, len(prompts)) if shared is None else _continued(parts, shared)
     new = [p[n:-1] for p, n in zip(prompts, lengths, strict=True)]
@@ -103,53 +128,39 @@ def prefix(parts: Parts, prompts: Sequence[Sequence[int]], shared: Shared | None
 
 
 def run_suffixes(
-    parts: Parts,
-    kept: Batch,
-    prompts: Sequence[Sequence[int]],
-    *,
-    first: Sequence[int],
-    rows: Sequence[int],
-    edits: Sequence[Edit],
-    speaking: bool = False,
+    parts: Parts, ends: Ends, *, rows: Sequence[int], edits: Sequence[Edit], speaking: bool = False
 ) -> Outcome:
-    """The prompts from given positions on, with edits.
+    """The ends of prompts, with edits.
 
     Args:
         parts: the model.
-        kept: the prompts' keys and values, from :func:`prefix`.
-        prompts: whole prompts.
-        first: of each prompt the first position that is run again.
+        ends: what is run again.
         rows: which prompt each row of the outcome is; one may come several times.
         edits: in terms of these rows.
         speaking: whether the outcome's batch is needed, to generate from it.
     """
-    branched = max(rows.count(r) for r in set(rows)) * _longest(prompts, first, set(rows))
-    if not speaking and branches_work(parts.lm) and branched <= kept.mask.shape[1]:
-        return _run_branches(parts, kept, prompts, first=first, rows=rows, edits=edits)
-    batch = decoding.cropped(parts.lm, kept, rows, [first[r] for r in rows])
+    branched = max(rows.count(r) for r in set(rows)) * ends.longest(set(rows))
+    if not speaking and branches_work(parts.lm) and branched <= ends.kept.mask.shape[1]:
+        return _run_branches(parts, ends, rows, edits)
+    batch = decoding.cropped(parts.lm, ends.kept, rows, [ends.first[r] for r in rows])
     offsets = torch.tensor([len(tokens) for tokens in batch.tokens], device=parts.lm.device)
-    new = [list(prompts[r][first[r] :]) for r in rows]
+    new = [ends.tokens(r) for r in rows]
     with edited(parts, edits, offsets):
         logits, reads = decoding.prefill(parts.lm, batch, new, _last(parts, new))
     assert reads is not None  # weights were given
     return Outcome(logits=logits, residuals=reads[:, 0], batch=batch)
 
 
-def units_at_once(
-    parts: Parts, kept: Batch, prompts: Sequence[Sequence[int]], first: Sequence[int], *, rows: int
-) -> int:
+def units_at_once(parts: Parts, ends: Ends, *, rows: int) -> int:
     """How many changes of every prompt one pass should take, with at most so many rows.
 
-    Branches of one row all compute scores with each other, so together they should not be longer than what is
-    kept of the prompts; where not even two are as short, each change gets a row of its own.
+    Branches of one row all compute attention scores with each other, so together they should not be longer
+    than the kept part of the prompts; where not even two are short enough, each change gets its own row.
     """
-    many = max(1, rows // max(1, len(prompts)))
-    fit = kept.mask.shape[1] // _longest(prompts, first, range(len(prompts)))
+    count = len(ends.prompts)
+    many = max(1, rows // max(1, count))
+    fit = ends.kept.mask.shape[1] // ends.longest(range(count))
     return min(many, fit) if fit >= 2 and branches_work(parts.lm) else many
-
-
-def _longest(prompts: Sequence[Sequence[int]], first: Sequence[int], which: Iterable[int]) -> int:
-    return max(len(prompts[i]) - first[i] for i in which)
 
 
 # --------------------------------------------------------------------------------------------- branches
@@ -161,99 +172,152 @@ def branches_work(lm: LanguageModel) -> bool:
     return kernel in ("eager", "sdpa") and kinds <= {"full_attention", "sliding_attention"}
 
 
-def _run_branches(
-    parts: Parts,
-    kept: Batch,
-    prompts: Sequence[Sequence[int]],
-    *,
-    first: Sequence[int],
-    rows: Sequence[int],
-    edits: Sequence[Edit],
-) -> Outcome:
-    """All rows of a prompt side by side in one, each seeing the prompt's kept part and itself only."""
-    lm = parts.lm
-    device = lm.device
-    own = sorted(set(rows))
-    line = {prompt: i for i, prompt in enumerate(own)}
-    size = max(len(prompts[p]) - first[p] for p in own)
-    seen = dict.fromkeys(own, 0)
-    branch = []
-    for prompt in rows:
-        branch.append(seen[prompt])
-        seen[prompt] += 1
-    width = max(seen.values()) * size
-    index = torch.tensor(own, device=device)
-    ids = torch.zeros(len(own), width, dtype=torch.long, device=device)
-    step = torch.arange(width, device=device)
-    starts = torch.tensor([first[p] for p in own], device=device)
-    lengths = torch.tensor([len(prompts[p]) - first[p] for p in own], device=device)
-    for i, prompt in enumerate(own):
-        ids[i] = torch.tensor([*prompts[prompt][first[prompt] :], *[0] * (size - int(lengths[i]))]).repeat(
-            width // size
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lines:
+    """The places of rows in a pass: all rows of one prompt follow each other in one line.
+
+    Attributes:
+        prompts: the prompt of each line.
+        starts: position of the first token that is run again, by line.
+        lengths: tokens of each branch, by line.
+        size: tokens that a branch may take.
+        width: tokens of a line.
+        line: the line of each row.
+        branch: index of each row in its line.
+    """
+
+    prompts: list[int]
+    starts: Int[Tensor, " line"]
+    lengths: Int[Tensor, " line"]
+    size: int
+    width: int
+    line: Int[Tensor, " row"]
+    branch: Int[Tensor, " row"]
+
+    @staticmethod
+    def of(ends: Ends, rows: Sequence[int], device: torch.device) -> "_Lines":
+        """The lines of some rows."""
+        prompts = sorted(set(rows))
+        seen = dict.fromkeys(prompts, 0)
+        branch = []
+        for prompt in rows:
+            branch.append(seen[prompt])
+            seen[prompt] += 1
+        size = ends.longest(prompts)
+        line = {prompt: i for i, prompt in enumerate(prompts)}
+        return _Lines(
+            prompts=prompts,
+            starts=torch.tensor([ends.first[p] for p in prompts], device=device),
+            lengths=torch.tensor([len(ends.tokens(p)) for p in prompts], device=device),
+            size=size,
+            width=max(seen.values()) * size,
+            line=torch.tensor([line[p] for p in rows], device=device),
+            branch=torch.tensor(branch, device=device),
         )
-    real = (step % size)[None] < lengths[:, None]
-    inside = torch.minimum(step[None] % size, lengths[:, None] - 1)
-    positions = starts[:, None] + inside
-    before = kept.mask[index]
-    place = before.cumsum(dim=1) - 1
-    before = before & (place < starts[:, None])
-    same = (step[:, None] // size == step[None] // size) & (step[None] <= step[:, None])
-    to_new = same[None] & (real[:, None, :] | torch.eye(width, dtype=torch.bool, device=device))
-    visible = torch.cat([before[:, None, :].expand(-1, width, -1), to_new], dim=-1)
-    distance = positions[:, :, None] - torch.cat([place, positions], dim=1)[:, None, :]
+
+    @property
+    def last(self) -> Int[Tensor, " row"]:
+        """Where in its line each row ends."""
+        return self.branch * self.size + self.lengths[self.line] - 1
+
+    def ids(self, ends: Ends) -> Int[Tensor, "line token"]:
+        """The tokens of all lines: each branch is padded on the right."""
+        rows = [(ends.tokens(p) + [0] * self.size)[: self.size] for p in self.prompts]
+        return torch.tensor(rows, device=self.starts.device).repeat(1, self.width // self.size)
+
+    def moved(self, edit: Edit) -> Edit:
+        """An edit of rows as one of lines."""
+        line = self.line[edit.rows]
+        places = edit.places - self.starts[line][:, None] + self.branch[edit.rows][:, None] * self.size
+        return replace(edit, rows=line, places=places)
+
+    def picked(self, hidden: Tensor) -> Float[Tensor, "row d_model"]:
+        """The values of a tensor over lines at the end of every row."""
+        return hidden[self.line.to(hidden.device), self.last.to(hidden.device)]
+
+    def positions(self) -> Int[Tensor, "line token"]:
+        """The position of every token in its dialogue."""
+        step = torch.arange(self.width, device=self.starts.device)
+        inside = torch.minimum(step[None] % self.size, self.lengths[:, None] - 1)
+        return self.starts[:, None] + inside
+
+    def attention(
+        self, kept: Bool[Tensor, "line slot"]
+    ) -> tuple[Bool[Tensor, "line new seen"], Int[Tensor, "line new seen"]]:
+        """What every token attends to, kept slots first, then its branch; and the distances to it."""
+        step = torch.arange(self.width, device=self.starts.device)
+        real = (step % self.size)[None] < self.lengths[:, None]
+        place = kept.cumsum(dim=1) - 1
+        before = kept & (place < self.starts[:, None])
+        same = (step[:, None] // self.size == step[None] // self.size) & (step[None] <= step[:, None])
+        itself = torch.eye(self.width, dtype=torch.bool, device=step.device)
+        to_new = same[None] & (real[:, None, :] | itself)
+        visible = torch.cat([before[:, None, :].expand(-1, self.width, -1), to_new], dim=-1)
+        positions = self.positions()
+        distance = positions[:, :, None] - torch.cat([place, positions], dim=1)[:, None, :]
+        return visible, distance
+
+
+def _run_branches(parts: Parts, ends: Ends, rows: Sequence[int], edits: Sequence[Edit]) -> Outcome:
+    """All rows of a prompt in one line, each attending only to the prompt's kept part and to itself."""
+    lm = parts.lm
+    lines = _Lines.of(ends, rows, lm.device)
+    index = torch.tensor(lines.prompts, device=lm.device)
+    visible, distance = lines.attention(ends.kept.mask[index])
     cache = DynamicCache()
-    for number, layer in enumerate(kept.cache.layers):
+    for number, layer in enumerate(ends.kept.cache.layers):
         where = index.to(layer.keys.device)
         cache.update(layer.keys[where], layer.values[where], number)
-    moved = []
-    spot = torch.tensor(branch, device=device)
-    at_line = torch.tensor([line[p] for p in rows], device=device)
-    for edit in edits:
-        in_line = at_line[edit.rows]
-        places = edit.places - starts[in_line][:, None] + spot[edit.rows][:, None] * size
-        moved.append(replace(edit, rows=in_line, places=places))
-    ends = spot * size + lengths[at_line] - 1
+    nowhere = torch.zeros(len(lines.prompts), dtype=torch.long, device=lm.device)
+    with (
+        torch.no_grad(),
+        edited(parts, [lines.moved(edit) for edit in edits], nowhere),
+        _reading_ends(lm, lines) as reads,
+    ):
+        found = lm.module(
+            input_ids=lines.ids(ends),
+            attention_mask=_mask(lm, visible, distance),
+            position_ids=lines.positions(),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    logits = decoding.widened(found.logits[:, 0]).to(lm.device)
+    return Outcome(logits=logits, residuals=torch.stack(reads, dim=1), batch=None)
+
+
+@contextmanager
+def _reading_ends(lm: LanguageModel, lines: _Lines) -> Iterator[list[Tensor]]:
+    """While open, a pass leaves here the residuals at the rows' ends, and its logits are of these alone."""
     reads: list[Tensor] = []
 
-    def read(hidden: Tensor) -> Tensor:
-        return decoding.widened(hidden[at_line.to(hidden.device), ends.to(hidden.device)]).to(device)
+    def read(hidden: Tensor) -> None:
+        reads.append(decoding.widened(lines.picked(hidden)).to(lm.device))
 
     def before_first(_: Any, args: tuple, kwargs: dict) -> None:
-        reads.append(read(args[0] if args else kwargs["hidden_states"]))
+        read(args[0] if args else kwargs["hidden_states"])
 
     def after(_: Any, args: tuple, output: Any) -> None:
-        reads.append(read(output[0] if isinstance(output, tuple) else output))
+        read(output[0] if isinstance(output, tuple) else output)
 
     def before_head(_: Any, args: tuple) -> tuple:
-        picked = args[0][at_line.to(args[0].device), ends.to(args[0].device)]
-        return (picked.unsqueeze(1), *args[1:])
+        return (lines.picked(args[0]).unsqueeze(1), *args[1:])
 
-    with edited(parts, moved, torch.zeros(len(own), dtype=torch.long, device=device)):
-        handles = [
-            lm.head.register_forward_pre_hook(before_head),
-            lm.blocks[0].register_forward_pre_hook(before_first, with_kwargs=True),
-            *(block.register_forward_hook(after) for block in lm.blocks),
-        ]
-        try:
-            with torch.no_grad():
-                found = lm.module(
-                    input_ids=ids,
-                    attention_mask=_mask(lm, visible, distance),
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-        finally:
-            for handle in handles:
-                handle.remove()
-    logits = decoding.widened(found.logits[:, 0]).to(device)
-    return Outcome(logits=logits, residuals=torch.stack(reads, dim=1), batch=None)
+    handles = [
+        lm.head.register_forward_pre_hook(before_head),
+        lm.blocks[0].register_forward_pre_hook(before_first, with_kwargs=True),
+        *(block.register_forward_hook(after) for block in lm.blocks),
+    ]
+    try:
+        yield reads
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _mask(
     lm: LanguageModel, visible: Bool[Tensor, "row new slot"], distance: Int[Tensor, "row new slot"]
 ) -> Any:
-    """What is added to attention scores; by kind of layer, where a model has several."""
+    """What is added to attention scores; by kind of layer where a model has several."""
     config = lm.module.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)

@@ -1,21 +1,23 @@
 """How is a dialogue played, and replayed?
 
-- ``capture``: What is read of a batch while it is played: residuals at the sites, and the options'
-  probabilities.
-- ``endpoint``: Feedback from a model behind an OpenAI-compatible server; what was answered is kept and not
-  asked again.
-- ``feedback``: Where feedback comes from: the model itself, another one, a judge who knows, or a file.
-- ``feedback_text``: What each dialogue is told of its last answer: a source's words, neutral ones, or
-  another item's.
-- ``player``: One batch of items: every turn said, every reply generated, every residual read once.
-- ``playing``: Play every condition's rounds with one shared prefix, and capture residuals as they are made.
-- ``preflight``: What is checked before anything is played: items, context window, batch size.
-- ``replay``: What a stored dialogue needs to be continued: its wording, its turns, its cell, its model.
-- ``rereading``: Transcripts read through a model again, every token with its projection.
+- ``capture``: What is captured of a batch while it is played: residuals at the sites, and probabilities of
+  replies.
+- ``endpoint``: Feedback from a model behind an OpenAI-compatible server, whose replies are cached.
+- ``feedback``: Where feedback comes from: the model itself, another model, an oracle, or a file.
+- ``feedback_text``: The feedback text of each dialogue: its source's, a neutral one, or that of another
+  item.
+- ``player``: One batch of items: every turn is added, every reply generated, and every residual read once.
+- ``playing``: Play every condition's rounds with one shared prefix, and capture residuals as they are
+  computed.
+- ``preflight``: What is checked before a run is played: items, context window, batch size.
+- ``replay``: Replaying stored dialogues: their wording, their turns, and the check that the model is the
+  same.
+- ``rereading``: Stored transcripts read again by their model, every token with its projection.
 - ``row``: One dialogue while it is played.
-- ``side_questions``: Questions put in passing: after any round of a dialogue that was played, without a
-  trace in it.
-- ``sources``: The source of feedback that a protocol asks for, and where it came from.
+- ``selection``: Which stored dialogues are read, and how a long computation over them is carried out.
+- ``side_questions``: Side questions: asked in a fork of a played dialogue after any round, so that the
+  dialogue is unchanged.
+- ``sources``: The source of feedback that a protocol names, and its provenance.
 - ``tables``: The tables of a played batch: a row per answer, and the tokens of each dialogue.
 """
 

@@ -1,2 +1,4 @@
 from .playing import play as play
+from .preflight import Fitting as Fitting
 from .rereading import read_transcripts as read_transcripts
+from .selection import Execution as Execution, Selection as Selection

@@ -1,4 +1,4 @@
-"""What is read of a batch while it is played: residuals at the sites, and the options' probabilities."""
+"""What is captured of a batch while it is played: residuals at the sites, and probabilities of replies."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from morality_lens.rounds.row import Row
 
 
 class Capture:
-    """Arrays of one batch, filled as it is played; what is not read stays NaN."""
+    """Arrays of one batch, filled while it is played; what is not captured stays NaN."""
 
     def __init__(self, record: ModelRecord, design: Design, items: Sequence[Item]) -> None:
         self.design = design
@@ -28,10 +28,10 @@ class Capture:
         tokens = rendering.first_tokens(record.renderer, signs)
         self.signs = tokens if all(tokens) else ()
 
-    def sites(self, rows: Sequence[Row], *, answering: bool) -> list[str]:
-        """The sites that may lie in what is said next; ``answering``: its reply is the answer."""
-        said = [s for s in self.design.sites if s in self.design.segments]
-        return said + [s for s in self.design.sites if s == "answer_start" and answering]
+    def sites(self, *, answering: bool) -> list[str]:
+        """The sites that the next turns may contain; ``answering``: their reply is the answer."""
+        segments = [s for s in self.design.sites if s in self.design.segments]
+        return segments + [s for s in self.design.sites if s == "answer_start" and answering]
 
     def store(
         self,
@@ -40,7 +40,7 @@ class Capture:
         values: Tensor | np.ndarray,
         present: Bool[np.ndarray, " row"] | None = None,
     ) -> None:
-        """Put one site's residuals of all rows into the cube, of every cell that a row speaks for."""
+        """Store one site's residuals of all rows, for every cell that a row represents."""
         if site not in self.design.sites:
             return
         where = self.design.sites.index(site)
@@ -54,8 +54,8 @@ class Capture:
         """Exact probability of each reply's sign, a letter or a digit, as the answer's first token."""
         if not self.signs:
             return
-        spread = torch.softmax(logits.double(), dim=-1)
-        each = torch.stack([spread[:, list(t)].sum(-1) for t in self.signs], dim=-1).cpu().numpy()
+        shares = torch.softmax(logits.double(), dim=-1)
+        each = torch.stack([shares[:, list(t)].sum(-1) for t in self.signs], dim=-1).cpu().numpy()
         for r, row in enumerate(rows):
             own = each[r, : len(row.item.replies)]
             for cell in row.cells:
@@ -70,14 +70,14 @@ def site_weights(
     new: Sequence[Sequence[int]],
     written: Sequence[str],
 ) -> tuple[Float[np.ndarray, "row site token"], Bool[np.ndarray, "row site"]]:
-    """Which of the new tokens make up each site, as weights of a mean, and which sites are there at all.
+    """The new tokens that make up each site, as weights of a mean, and which sites are present.
 
     Args:
-        rows: the dialogues, what is new already in their transcripts.
+        rows: the dialogues, their transcripts with the new tokens.
         sites: what may be read.
-        offsets: tokens that each row had before.
+        offsets: number of tokens that each row had before.
         new: the tokens that are new.
-        written: replies that the model writes: they are read while it does.
+        written: replies that the model generates: they are read during generation.
     """
     weights = np.zeros((len(rows), len(sites), max(map(len, new))), np.float32)
     present = np.zeros((len(rows), len(sites)), bool)

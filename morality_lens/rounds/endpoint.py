@@ -1,4 +1,4 @@
-"""Feedback from a model behind an OpenAI-compatible server; what was answered is kept and not asked again."""
+"""Feedback from a model behind an OpenAI-compatible server, whose replies are cached."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from morality_lens.design import Protocol
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.files import read_jsonl
-from morality_lens.rounds.feedback import Answered, one_line
+from morality_lens.rounds.feedback import ReviewedAnswer, one_line
 
 try:
     import openai
@@ -24,27 +24,28 @@ except ModuleNotFoundError as error:
     ) from error
 
 KEY = "OPENAI_API_KEY"
-"""The variable of the environment that holds the key."""
-
-
+"""The environment variable that holds the key."""
 RETRIES, TIMEOUT, AT_ONCE = 6, 60.0, 4
-"""Attempts after the first (time-outs, rate limits and server errors; each waits longer, as the server asks),
-seconds until one is given up, and requests under way at a time."""
+"""Attempts after the first (at time-outs, rate limits and server errors, with growing delays), seconds until
+an attempt is given up, and concurrent requests."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Endpoint:
-    """A critic behind a server.
+    """A model behind a server that reviews answers.
 
-    The key is read from the environment by the client; it is neither stored nor printed. Servers on one's
-    own machine that want none get a placeholder.
+    The client reads the key from the environment; it is neither stored nor printed. A local server that needs
+    none gets a placeholder.
 
     Attributes:
-        protocol: address, model, temperature and most tokens of a remark.
-        wording: the words of the question.
-        cache: a JSONL file of what was answered.
+        protocol: address, model, temperature and most tokens of a feedback text.
+        wording: of the request.
+        cache: a JSONL file of the server's replies.
         retries: attempts after the first.
         timeout: seconds until an attempt is given up.
+        tokens: fed to a local model: none.
+        known: feedback texts by the hash of their request.
+        client: of the server.
     """
 
     protocol: Protocol
@@ -53,7 +54,7 @@ class Endpoint:
     retries: int = RETRIES
     timeout: float = TIMEOUT
     tokens: int = 0
-    said: dict[str, str] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
     client: Any = None
 
     def __post_init__(self) -> None:
@@ -70,29 +71,29 @@ class Endpoint:
         if self.cache.is_file():
             _drop_torn_line(self.cache)
             if self.cache.stat().st_size:
-                self.said = {row["key"]: row["remark"] for _, row in read_jsonl(self.cache)}
+                self.known = {row["key"]: _stored(row) for _, row in read_jsonl(self.cache)}
 
-    def remarks(self, asked: Sequence[Answered]) -> list[str]:
-        """What the server's model says of each answer; every question is put once, over all runs in a folder.
+    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[str]:
+        """The feedback of the server's model on each answer; every request is made once.
 
         Raises:
-            ConnectionError: the server cannot be reached, refuses, or says nothing usable; what it answered
-                before is kept.
+            ConnectionError: the server cannot be reached, refuses, or its reply cannot be used; its earlier
+                replies are kept.
         """
         index = self.protocol.wording_index
-        turns = [critique_turn(a.item, a.answer, self.wording, index).content for a in asked]
-        new = list(dict.fromkeys(text for text in turns if self._key(text) not in self.said))
+        turns = [critique_turn(a.item, a.answer, self.wording, index).content for a in answers]
+        new = list(dict.fromkeys(text for text in turns if self._key(text) not in self.known))
         if new:
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(self._ask, new))
-        return [self.said[self._key(text)] for text in turns]
+                list(pool.map(self._request, new))
+        return [self.known[self._key(text)] for text in turns]
 
     def _key(self, text: str) -> str:
         p = self.protocol
-        asked = [p.feedback_from, p.feedback_model, p.feedback_tokens, p.temperature, p.design.seed, text]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        request = [p.feedback_from, p.feedback_model, p.feedback_tokens, p.temperature, p.design.seed, text]
+        return hashlib.sha256(json.dumps(request).encode()).hexdigest()
 
-    def _ask(self, text: str) -> None:
+    def _request(self, text: str) -> None:
         p = self.protocol
         try:
             answer = self.client.chat.completions.create(
@@ -102,30 +103,36 @@ class Endpoint:
                 temperature=p.temperature,
                 seed=p.design.seed,
             )
-            remark = one_line(answer.choices[0].message.content or "")
+            feedback = one_line(answer.choices[0].message.content or "")
         except (openai.OpenAIError, IndexError, AttributeError) as error:
             where = p.feedback_from or "the official server"
             raise ConnectionError(
                 f"no feedback from {p.feedback_model} at {where} ({type(error).__name__}: {_plain(error)}). "
-                "What was answered is kept: mend it and give the same command again."
+                "Its earlier replies are kept: repair the connection and repeat the command to resume."
             ) from error
         with self._lock:
-            self.said[self._key(text)] = remark
+            self.known[self._key(text)] = feedback
+            row = {"key": self._key(text), "feedback": feedback}
             with self.cache.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": self._key(text), "remark": remark}, ensure_ascii=False) + "\n")
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
 
 
+def _stored(row: dict[str, Any]) -> str:
+    """The feedback text of a cached reply, under its present name or its former one."""
+    return row["feedback"] if "feedback" in row else row["remark"]
+
+
 def _plain(error: Exception) -> str:
-    """The error in one line, without the key, should a server repeat it."""
+    """The error in one line, without the key, in case a server repeats it."""
     text = " ".join(str(error).split())[:200]
     key = os.environ.get(KEY)
     return text.replace(key, "(key)") if key else text
 
 
 def _drop_torn_line(file: Path) -> None:
-    """Cut off a last line that was not written whole."""
+    """Remove a last line that was not written completely."""
     raw = file.read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
     if whole != raw:

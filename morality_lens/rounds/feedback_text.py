@@ -1,4 +1,4 @@
-"""What each dialogue is told of its last answer: a source's words, neutral ones, or another item's."""
+"""The feedback text of each dialogue: its source's, a neutral one, or that of another item."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from morality_lens.dialogues.script import Script
 from morality_lens.dialogues.wording import pick
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds import feedback
-from morality_lens.rounds.feedback import Answered, Source
+from morality_lens.rounds.feedback import ReviewedAnswer, Source
 from morality_lens.rounds.row import Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackText:
-    """What a dialogue is told of its answer.
+    """The feedback on a dialogue's answer.
 
     Attributes:
-        text: the words.
-        named: whether they name an option.
-        withheld: whether neutral words took the place of words that did.
-        cut: whether they were cut short.
+        text: the text.
+        named: whether it names an option.
+        withheld: whether a neutral text replaces one that does.
+        cut: whether it was cut to its limit.
     """
 
     text: str
@@ -31,7 +31,7 @@ class FeedbackText:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeedbackPolicy:
-    """Who is told what: the protocol's rules for one model and one source."""
+    """Which dialogue gets which feedback: the protocol's rules for one model and one source."""
 
     record: ModelRecord
     protocol: Protocol
@@ -39,9 +39,9 @@ class FeedbackPolicy:
     source: Source
 
     def texts(self, rows: Sequence[Row]) -> list[FeedbackText | None]:
-        """What is said of each row's last answer; None where feedback is off.
+        """The feedback on each row's last answer; None where feedback is off.
 
-        A yoked placebo is what the source says of the answer of the next item in the same condition.
+        A yoked placebo is the source's feedback on the answer to the next item in the same condition.
         """
         levels = [self.script.level(row.condition, "feedback") for row in rows]
         about: dict[int, Row] = {}
@@ -50,28 +50,28 @@ class FeedbackPolicy:
                 about[r] = row
             elif levels[r] == "placebo" and self.protocol.feedback_placebo == "yoked":
                 about[r] = _neighbour(rows, row)
-        asked = [
-            Answered(item=row.item, answer=row.answer, condition=row.condition.label, round=row.number)
+        answers = [
+            ReviewedAnswer(item=row.item, answer=row.answer, condition=row.condition.label, round=row.number)
             for row in about.values()
         ]
-        said = dict(zip(about, self.source.remarks(asked), strict=True)) if asked else {}
+        texts = dict(zip(about, self.source.feedback(answers), strict=True)) if answers else {}
         return [
-            None if level == "off" else self._text(row, said.get(r))
+            None if level == "off" else self._text(row, texts.get(r))
             for r, (row, level) in enumerate(zip(rows, levels, strict=True))
         ]
 
-    def _text(self, row: Row, said: str | None) -> FeedbackText:
-        """The source's words, cut to their limit, or neutral ones."""
+    def _text(self, row: Row, given: str | None) -> FeedbackText:
+        """The source's text, cut to its limit, or a neutral one."""
         neutral = pick(self.script.wording.task(row.item).feedback_placebo, self.script.index)
-        if said is None:
+        if given is None:
             return FeedbackText(text=neutral)
-        text = said
+        text = given
         if self.protocol.feedback != "oracle":
-            text = feedback.shortened(self.record, said, self.protocol.feedback_tokens)
+            text = feedback.shortened(self.record, given, self.protocol.feedback_tokens)
         named = row.item.named_in(text)
         withheld = named and self.protocol.feedback_named == "withheld"
         return FeedbackText(
-            text=neutral if withheld else text, named=named, withheld=withheld, cut=text != said
+            text=neutral if withheld else text, named=named, withheld=withheld, cut=text != given
         )
 
 
@@ -79,7 +79,7 @@ def _neighbour(rows: Sequence[Row], row: Row) -> Row:
     others = [other for other in rows if other.condition == row.condition]
     if len(others) < 2:
         raise ValueError(
-            "yoked feedback is another item's of the same batch, and there is only one item; raise "
+            "yoked feedback comes from another item of the same batch, and there is only one item; raise "
             'batch_size, or take feedback_placebo="neutral".'
         )
     return others[(others.index(row) + 1) % len(others)]

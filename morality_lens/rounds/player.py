@@ -1,4 +1,4 @@
-"""One batch of items: every turn said, every reply generated, every residual read once."""
+"""One batch of items: every turn is added, every reply generated, and every residual read once."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from morality_lens.dialogues.script import Exchange, Script, until_reply
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.kinds import Item
 from morality_lens.models import decoding
-from morality_lens.models.decoding import uniforms
+from morality_lens.models.decoding import Draws
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.capture import Capture, site_weights
 from morality_lens.rounds.feedback import Source
@@ -28,7 +28,7 @@ from morality_lens.runs.writing import PlayedBatch
 
 @dataclass(kw_only=True, eq=False)
 class Player:
-    """Plays one batch of items after the other."""
+    """Plays batches of items one after the other; ``tokens`` counts those fed and generated in a batch."""
 
     record: ModelRecord
     protocol: Protocol
@@ -45,8 +45,8 @@ class Player:
         )
 
     def play(self, items: Sequence[Item], advance: Callable[[int], object]) -> PlayedBatch:
-        """All rounds of all conditions of these items; ``advance`` is told of dialogue rounds done."""
-        began, self.tokens, heard = time.perf_counter(), 0, self.source.tokens
+        """All rounds of all conditions of these items; ``advance`` gets the dialogue rounds done."""
+        began, self.tokens, before = time.perf_counter(), 0, self.source.tokens
         design, lm = self.protocol.design, self.record.lm
         self.capture = Capture(self.record, design, items)
         self.answers: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ class Player:
         advance(len(items) * len(design.conditions))
         everyone: list[Row] = []
         conditions = design.conditions
-        # Cells whose model writes other replies would wait for each other: they are played apart.
+        # Cells in which the model generates other replies would wait for each other: they are played apart.
         for written in sorted({self.script.written(c) for c in conditions}, key=len):
             cells = [c for c, condition in enumerate(conditions) if self.script.written(condition) == written]
             origin = [(r, cell) for cell in cells for r, row in enumerate(rows) if cell in row.cells]
@@ -69,11 +69,11 @@ class Player:
                 branch = self._round(branch, group, number)
                 advance(len(group))
             everyone += group
-        self.tokens += self.source.tokens - heard
+        self.tokens += self.source.tokens - before
         return self._played(items, everyone, began)
 
     def _opening_rows(self, items: Sequence[Item]) -> list[Row]:
-        """A row for each item and each way in which conditions open; what opens alike is played once."""
+        """A row for each item and each opening of the conditions; conditions that open alike share it."""
         design = self.protocol.design
         openings: dict[Any, list[int]] = {}
         for cell, condition in enumerate(design.conditions):
@@ -103,13 +103,13 @@ class Player:
 
     # ------------------------------------------------------------------------------------- one round
     def _round(self, batch: decoding.Batch, rows: list[Row], number: int) -> decoding.Batch:
-        """One round of all rows, which write the same replies: what is said to them, and their replies."""
+        """One round of all rows, in which the model generates the same replies: their turns and replies."""
         for row in rows:
             row.number = number
-        said = self.policy.texts(rows) if number else [None] * len(rows)
+        feedback = self.policy.texts(rows) if number else [None] * len(rows)
         scripts = [
             until_reply(self.script.round(row.item, row.condition, number, text.text if text else None))
-            for row, text in zip(rows, said, strict=True)
+            for row, text in zip(rows, feedback, strict=True)
         ]
         written = [stretch[-1].reply for stretch in scripts[0]]
         rationales = [""] * len(rows)
@@ -117,7 +117,7 @@ class Player:
             stretches = [script[step] for script in scripts]
             batch, logits = self._say(batch, rows, stretches, written)
             if name == "answer":
-                self._answer(batch, rows, logits, rationales, said)
+                self._answer(batch, rows, logits, rationales, feedback)
             else:
                 reply, rationales = self._reply(batch, rows, logits, name, self.protocol.rationale_tokens)
                 self.capture.store(rows, name, reply.mean)
@@ -130,20 +130,20 @@ class Player:
         stretches: Sequence[Sequence[Exchange]],
         written: Sequence[str],
     ) -> tuple[decoding.Batch, Float[Tensor, "row vocab"]]:
-        """Add a stretch of exchanges to every row, feed it, and store the sites that lie in it."""
+        """Add a stretch of exchanges to every row, feed it, and store the sites in it."""
         lm = self.record.lm
         for row, stretch in zip(rows, stretches, strict=True):
             for exchange in stretch:
                 row.transcript = say(self.record, row.transcript, exchange, round=row.number)
             if len(row.transcript.token_ids) > lm.window:
                 raise RuntimeError(
-                    f"the dialogue of item {row.item.id} outgrew the window of {lm.window} tokens."
+                    f"the dialogue of item {row.item.id} exceeded the context window of {lm.window} tokens."
                 )
         if not self.record.prefix_reuse:
             batch = decoding.start(lm, len(rows))
         offsets = [len(tokens) for tokens in batch.tokens]
         new = [list(row.transcript.token_ids[n:]) for row, n in zip(rows, offsets, strict=True)]
-        sites = self.capture.sites(rows, answering=stretches[0][-1].reply == "answer")
+        sites = self.capture.sites(answering=stretches[0][-1].reply == "answer")
         weights, present = site_weights(rows, sites, offsets, new, written)
         wanted = torch.from_numpy(weights).to(lm.device) if sites else None
         logits, reads = decoding.prefill(lm, batch, new, wanted)
@@ -162,20 +162,15 @@ class Player:
         name: str,
         limit: int,
     ) -> tuple[decoding.Reply, list[str]]:
-        """Let every row reply, and put the reply into its transcript."""
+        """Generate a reply in every row, and add it to its transcript."""
+        keys = [self._key(row, name) for row in rows]
         reply = decoding.generate(
             self.record.lm,
             batch,
             logits,
             limit=limit,
             stops=self.record.stops,
-            uniforms=uniforms(
-                self.protocol.design.seed,
-                [self._key(row, name) for row in rows],
-                limit,
-                self.protocol.temperature,
-            ),
-            temperature=self.protocol.temperature or 1.0,
+            draws=Draws.of(self.protocol.design.seed, keys, limit, self.protocol.temperature),
             read=True,
         )
         self.tokens += sum(map(len, reply.tokens))
@@ -186,9 +181,9 @@ class Player:
         return reply, [text.strip() for text in texts]
 
     def _key(self, row: Row, name: str) -> str:
-        """What seeds a reply's random numbers: in round 0 only what is said before it tells cells apart."""
-        told = row.condition if row.number else self.protocol.design.opening(row.condition)
-        label = told.label if row.number or told != Condition() else ""
+        """The seed of a reply's random numbers: in round 0, cells that open alike share it."""
+        condition = row.condition if row.number else self.protocol.design.opening(row.condition)
+        label = condition.label if row.number or condition != Condition() else ""
         return f"{row.item.id}|{label}|{row.number}|{name}"
 
     def _answer(
@@ -197,15 +192,15 @@ class Player:
         rows: list[Row],
         logits: Float[Tensor, "row vocab"],
         rationales: Sequence[str],
-        said: Sequence[FeedbackText | None],
+        feedback: Sequence[FeedbackText | None],
     ) -> None:
-        """Let all rows answer; store the answer, its sites and the options' probabilities."""
+        """Generate all answers; store them, their sites and the probabilities of replies."""
         self.capture.options(rows, logits)
         reply, texts = self._reply(batch, rows, logits, "answer", self.protocol.answer_tokens)
         self.capture.store(rows, "answer_end", reply.end)
         self.capture.store(rows, "answer_mean", reply.mean)
         for r, row in enumerate(rows):
-            told = said[r] or FeedbackText(text="")
+            given = feedback[r] or FeedbackText(text="")
             row.answer = texts[r]
             if not self.record.prefix_reuse or row.number == self.protocol.design.rounds:
                 row.kept.append(row.transcript)
@@ -216,10 +211,10 @@ class Player:
                     "round": row.number,
                     "text": texts[r],
                     "rationale": rationales[r],
-                    "feedback_text": told.text,
-                    "feedback_named": told.named,
-                    "feedback_withheld": told.withheld,
-                    "feedback_cut": told.cut,
+                    "feedback_text": given.text,
+                    "feedback_named": given.named,
+                    "feedback_withheld": given.withheld,
+                    "feedback_cut": given.cut,
                     "n_tokens": len(reply.tokens[r]),
                     "stopped": reply.stopped[r],
                 }

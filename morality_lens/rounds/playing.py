@@ -1,7 +1,7 @@
-"""Play every condition's rounds with one shared prefix, and capture residuals as they are made.
+"""Play every condition's rounds with one shared prefix, and capture residuals as they are computed.
 
-Round 0 is the same in all conditions: it is played once and its cache expanded to the cells. From then on
-each dialogue only adds its new turns to the cache it has.
+Round 0 is played once for all conditions that open alike, and its cache expanded to the cells. From then on
+each dialogue only adds its new turns to its cache.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from morality_lens.items.kinds import Item, items_hash
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.rounds.player import Player
-from morality_lens.rounds.preflight import affordable_batch, check_items, fit_window
+from morality_lens.rounds.preflight import Fitting, affordable_batch, check_items, fit_window
 from morality_lens.rounds.sources import make_source, origin
 from morality_lens.runs import writing
 from morality_lens.runs.manifest import done_batches
@@ -37,12 +37,11 @@ def play(
     out: str | Path,
     rounds: int | None = None,
     protocol: Protocol | None = None,
-    batch_size: int | None = None,
-    drop_long: bool = False,
     judge: Judge | None = None,
+    fitting: Fitting = Fitting(),
     progress: bool = True,
 ) -> Run:
-    """Play all conditions over all rounds into a folder, or go on with a run that was begun there.
+    """Play all conditions over all rounds into a folder, or resume the run that was begun there.
 
     Args:
         model: from ``load_model``.
@@ -50,15 +49,14 @@ def play(
         out: the run's folder.
         rounds: correction rounds; replaces the protocol's own number.
         protocol: how to play; None is ``Protocol()``.
-        batch_size: items played together (each becomes one row a condition); None fits it to memory.
-        drop_long: leave out items whose dialogues could outgrow the model's window, rather than refuse.
-        judge: tells toxic texts; needed where an oracle gives feedback on open prompts.
-        progress: show a bar with the time left.
+        judge: scores texts; needed where an oracle gives feedback on open prompts.
+        fitting: batch size, and whether items that could exceed the context window are skipped.
+        progress: show a progress bar with the remaining time.
 
     Raises:
         ValueError: no items, ids that are not unique, items of several kinds or outcomes, dialogues that
-            could outgrow the window, oracle feedback where no reply is right or for prompts without a judge,
-            feedback that the source does not have, or a folder with another run.
+            could exceed the context window, oracle feedback where no reply is right or for prompts without a
+            judge, feedback that the source does not have, or a folder with another run.
         ConnectionError: a server that gives feedback does not answer; finished batches are kept.
         TypeError: the model is not from ``load_model``.
     """
@@ -66,13 +64,12 @@ def play(
     protocol = protocol or Protocol()
     if rounds is not None:
         protocol = replace(protocol, design=replace(protocol.design, rounds=rounds))
-    wording = load_wording(protocol.wording)
+    wording, path = load_wording(protocol.wording), Path(out)
     check_items(items, protocol, judge)
-    source = make_source(record, protocol, wording, items, Path(out), judge)
-    lengths, kept, left_out = fit_window(record, items, protocol, wording, drop_long=drop_long)
+    source = make_source(record, protocol, wording, items, path, judge)
+    lengths, kept, left_out = fit_window(record, items, protocol, wording, drop_long=fitting.drop_long)
     ordered = [item for _, item in sorted(zip(lengths, kept, strict=True), key=lambda x: (x[0], x[1].id))]
-    size = batch_size or affordable_batch(record, protocol, max(lengths))
-    path = Path(out)
+    size = fitting.batch_size or affordable_batch(record, protocol, max(lengths))
     about = {
         "order": [item.id for item in kept],
         "left_out": left_out,
@@ -87,16 +84,8 @@ def play(
     )
     size = int(manifest["batch_size"])
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-    done = done_batches(path)
-    each = len(protocol.design.conditions) * protocol.design.n_rounds
-    before = sum(len(batches[n]) for n in done) * each
-    total = len(ordered) * each
-    with tqdm(desc="dialogue rounds", total=total, initial=before, disable=not progress) as bar:
-        for number, batch in enumerate(batches):
-            if number not in done:
-                player = Player(record=record, protocol=protocol, wording=wording, source=source)
-                played = _play_fitting(player, batch, bar.update)
-                writing.commit(path, number, played)
+    player = Player(record=record, protocol=protocol, wording=wording, source=source)
+    _play_missing(player, path, batches, progress=progress)
     writing.finish(path)
     return open_run(path)
 
@@ -104,7 +93,7 @@ def play(
 def study_of(
     record: ModelRecord, items: Sequence[Item], protocol: Protocol, wording: Wording
 ) -> dict[str, object]:
-    """What makes two runs the same study, as it stands in the manifest."""
+    """What identifies a study, as recorded in the manifest."""
     return {
         "model": {
             "name": record.name,
@@ -115,7 +104,7 @@ def study_of(
             "n_layers": record.n_layers,
             "d_model": record.d_model,
             "dtype": record.dtype,
-            # bfloat16 has no place in the store; as float32 its values are exact and the rest compresses.
+            # Zarr has no bfloat16; as float32 its values are exact and the empty bits compress.
             "stored_as": "float16" if record.dtype == "float16" else "float32",
             "template_sha256": hashlib.sha256(record.renderer.template.encode()).hexdigest(),
             "plain_template": record.renderer.plain,
@@ -142,11 +131,23 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-# --------------------------------------------------------------------------------------------- a batch
+# --------------------------------------------------------------------------------------------- batches
+def _play_missing(player: Player, path: Path, batches: Sequence[Sequence[Item]], *, progress: bool) -> None:
+    """Play the batches that the run in a folder does not have yet, and store each."""
+    done = done_batches(path)
+    design = player.protocol.design
+    each = len(design.conditions) * design.n_rounds
+    before, total = sum(len(batches[n]) for n in done) * each, sum(map(len, batches)) * each
+    with tqdm(desc="dialogue rounds", total=total, initial=before, disable=not progress) as bar:
+        for number, batch in enumerate(batches):
+            if number not in done:
+                writing.commit(path, number, _play_fitting(player, batch, bar.update))
+
+
 def _play_fitting(
     player: Player, items: Sequence[Item], advance: Callable[[int], object]
 ) -> writing.PlayedBatch:
-    """Play a batch; where memory runs out, its halves one after the other."""
+    """Play a batch; if memory runs out, its halves one after the other."""
     try:
         return player.play(items, advance)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -154,7 +155,7 @@ def _play_fitting(
             raise
         if len(items) == 1:
             raise MemoryError(
-                "a single item does not fit into memory; play fewer rounds, fewer conditions, a smaller "
+                "a single item does not fit into memory; play fewer rounds or conditions, use a smaller "
                 "dtype, or spread the model with device_map."
             ) from error
     torch.cuda.empty_cache()

@@ -1,6 +1,7 @@
-"""What is checked before anything is played: items, context window, batch size."""
+"""What is checked before a run is played: items, context window, batch size."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -20,14 +21,27 @@ MOST_ITEMS = 16
 """Items of a batch where memory allows."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How items are fitted into memory and into the context window.
+
+    Attributes:
+        batch_size: items played together (each becomes one row a condition); None fits it to memory.
+        drop_long: skip items that could exceed the context window, rather than refuse.
+    """
+
+    batch_size: int | None = None
+    drop_long: bool = False
+
+
 def check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) -> None:
-    """Refuse items that cannot be played together, or not with this feedback."""
+    """Refuse items that cannot be played together, or with this feedback."""
     if not items:
         raise ValueError("play needs at least one item; got none. Check the file and its filters.")
     ids = pd.Series([item.id for item in items])
     if ids.duplicated().any():
-        again = sorted(set(ids[ids.duplicated()]))[:3]
-        raise ValueError(f"item ids must be unique; {', '.join(again)} came more than once.")
+        repeated = sorted(set(ids[ids.duplicated()]))[:3]
+        raise ValueError(f"item ids must be unique; {', '.join(repeated)} came more than once.")
     refuse_unplayable(items, oracle=protocol.feedback == "oracle", judged=judge is not None)
 
 
@@ -35,21 +49,18 @@ def check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) 
 def fit_window(
     record: ModelRecord, items: Sequence[Item], protocol: Protocol, wording: Wording, *, drop_long: bool
 ) -> tuple[list[int], list[Item], list[dict[str, object]]]:
-    """Longest possible dialogue of each item that fits, those items, and those left out."""
+    """The longest possible dialogue of each item that fits, those items, and those that were skipped."""
     bounds = longest_dialogues(record.renderer, items, protocol, wording)
     window = record.lm.window
     kept = [(n, item) for n, item in zip(bounds, items, strict=True) if n <= window]
     left = [{"id": item.id, "tokens": n} for n, item in zip(bounds, items, strict=True) if n > window]
     if left and (not drop_long or not kept):
         worst = max(bounds)
+        advice = "skip them with drop_long (--drop-long)" if kept else "take another model: no item fits"
         raise ValueError(
-            f"{len(left)} of {len(items)} items could outgrow the model's window of {window} tokens (up to "
-            f"{worst} tokens, for example item {left[0]['id']}). Play fewer rounds, lower the token limits, "
-            + (
-                "or take another model: none fits."
-                if not kept
-                else "or leave them out with drop_long (--drop-long)."
-            )
+            f"{len(left)} of {len(items)} items could exceed the model's context window of {window} tokens "
+            f"(up to {worst} tokens, for example item {left[0]['id']}). Play fewer rounds, lower the token "
+            f"limits, or {advice}."
         )
     return [n for n, _ in kept], [item for _, item in kept], left
 
@@ -57,7 +68,7 @@ def fit_window(
 def longest_dialogues(
     renderer: Renderer, items: Sequence[Item], protocol: Protocol, wording: Wording
 ) -> list[int]:
-    """An upper bound of the tokens of each item's longest dialogue, known before anything is played."""
+    """An upper bound of the tokens of each item's longest dialogue, before anything is played."""
     slack = 4  # tokens that differ where a reply meets the template
     if any(factor.place == "system" for factor in protocol.design.factors):
         rendering.check_system(renderer)
@@ -105,7 +116,7 @@ def _round_tokens(
 
 
 def affordable_batch(record: ModelRecord, protocol: Protocol, longest: int) -> int:
-    """Items whose caches fill at most a quarter of the memory that is free."""
+    """The number of items whose caches fill at most a quarter of the free memory."""
     config = record.lm.module.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,4 +1,4 @@
-"""What a stored dialogue needs to be continued: its wording, its turns, its cell, its model."""
+"""Replaying stored dialogues: their wording, their turns, and the check that the model is the same."""
 
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -14,20 +14,20 @@ from morality_lens.runs.run import Run
 
 
 def wording_of(run: Run, path: str | None = None) -> Wording:
-    """The words that a run was played in.
+    """The wording that a run was played in.
 
     Args:
         run: a run.
-        path: its wording's file; None is the package's own.
+        path: file of its wording; None is the package's own.
 
     Raises:
-        ValueError: they are others.
+        ValueError: the run was played in another wording.
     """
-    wording, said = load_wording(path), run.manifest["study"]["wording"]
-    if wording.hash_of(run.task) != said["sha256"]:
+    wording, stored = load_wording(path), run.manifest["study"]["wording"]
+    if wording.hash_of(run.task) != stored["sha256"]:
         raise ValueError(
-            f"the run was played in the wording {said['name']!r}, and this is {wording.name!r} with other "
-            "words; give the path of the file it was played with as wording."
+            f"the run was played in the wording {stored['name']!r}, and this is {wording.name!r} with other "
+            "words; give the path of the file that it was played with as wording."
         )
     return wording
 
@@ -35,10 +35,10 @@ def wording_of(run: Run, path: str | None = None) -> Wording:
 def dialogue_after(
     record: ModelRecord, run: Run, item: Item, condition: Condition, wording: Wording
 ) -> list[Transcript]:
-    """One dialogue of a run as it stood after each round's answer, said once more from what was stored.
+    """One dialogue of a run after each round's answer, built again from what was stored.
 
     Raises:
-        ValueError: what was stored is not what this model's template makes of these words.
+        ValueError: the stored tokens are not those that this model's template makes of these words.
     """
     script = Script(design=run.design, wording=wording, index=run.wording_index)
     answers = run.select(run.answers, item.id, condition).sort_values("round").to_dict("records")
@@ -50,7 +50,7 @@ def dialogue_after(
         row = whole[number] if number in whole else stored[-1]
         for exchange in script.round(item, condition, number, answer["feedback_text"] or None):
             transcript = append(renderer, transcript, *exchange.turns, round=number)
-            # In rewritten history a later dialogue may lack an earlier reply, but its own round's is there.
+            # Where history is rewritten, a later dialogue may lack earlier replies, but not its own round's.
             span = [s for s in row["spans"] if s["name"] == exchange.reply and int(s["round"]) == number][-1]
             words = [int(t) for t in row["token_ids"][span["start"] : span["stop"]]]
             transcript = rendering.append_reply(renderer, transcript, words, exchange.reply, round=number)
@@ -58,8 +58,8 @@ def dialogue_after(
     kept = tuple(int(t) for t in stored[-1]["token_ids"])
     if found[-1].token_ids != kept:
         raise ValueError(
-            f"the stored dialogue of item {item.id} under {condition.label} is not what this model's "
-            "template makes of its words; load the model with the template that the run was played with."
+            f"the stored dialogue of item {item.id} under {condition.label} differs from the one that this "
+            "model's template makes; load the model with the template that the run was played with."
         )
     return found
 
@@ -91,8 +91,8 @@ def option_letters(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]
     """
     if not run.names_good:
         raise ValueError(
-            "this needs questions with options and a correct one, whose log-odds are taken; these items name "
-            "none."
+            "this needs questions with options and a correct one, for its log-odds; these items name no "
+            "correct option."
         )
     return reply_tokens(record, run)
 
@@ -107,6 +107,6 @@ def reply_tokens(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]:
     tokens = rendering.first_tokens(record.renderer, signs)
     if not all(tokens):
         raise ValueError(
-            f"this tokenizer has no token that begins with one of {', '.join(signs)} alone, a reply's sign."
+            f"this tokenizer has no token of its own for each sign of a reply ({', '.join(signs)})."
         )
     return tokens

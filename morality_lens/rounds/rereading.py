@@ -1,4 +1,4 @@
-"""Transcripts read through a model again, every token with its projection."""
+"""Stored transcripts read again by their model, every token with its projection."""
 
 import hashlib
 
@@ -7,8 +7,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.models import decoding
-from morality_lens.models.loading import record_of
 from morality_lens.probes.probe import UNITS, Probe
+from morality_lens.rounds.replay import same_model
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView, token_view
 
@@ -19,7 +19,7 @@ STRETCH = 64
 def read_transcripts(
     model: TransformerBridge, run: Run, probe: Probe, *, rows: pd.DataFrame | None = None
 ) -> tuple[TokenView, ...]:
-    """Dialogues of a run with every token's projection at every layer, read once more.
+    """Dialogues of a run, read again, with every token's projection at every layer.
 
     Args:
         model: the run's model.
@@ -30,16 +30,7 @@ def read_transcripts(
     Raises:
         ValueError: the model is not the run's or not the probe's.
     """
-    record = record_of(model)
-    for who, print_ in (
-        ("run", run.manifest["study"]["model"]["fingerprint"]),
-        ("probe", probe.training["model_fingerprint"]),
-    ):
-        if print_ != record.fingerprint:
-            raise ValueError(
-                f"the {who} was made with another model (weights {print_[:12]}, this one has "
-                f"{record.fingerprint[:12]}); load that one."
-            )
+    record = same_model(model, run, probe)
     table = sample_dialogues(run, items=1) if rows is None else rows
     directions = torch.tensor(probe.direction.values, dtype=torch.float64)
     views = []
@@ -61,7 +52,7 @@ def read_transcripts(
 
 
 def sample_dialogues(run: Run, *, items: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Rows of ``run.transcripts`` to look at: all conditions of a few items drawn with a seed."""
+    """Rows of ``run.transcripts``: all conditions of a few items, drawn with a random seed."""
     names = list(dict.fromkeys(run.transcripts["item"]))
     ranked = sorted(names, key=lambda n: hashlib.sha256(f"{seed}|{n}".encode()).digest())
     return run.transcripts.loc[run.transcripts["item"].isin(ranked[:items])]

@@ -12,17 +12,17 @@ from morality_lens.models.loading import ModelRecord
 
 @dataclass(kw_only=True, eq=False)
 class Row:
-    """One dialogue: an item under a condition, with what has been said.
+    """One dialogue: an item under a condition, with its transcript so far.
 
     Attributes:
-        place: of the item in its batch.
+        place: index of the item in its batch.
         item: the item.
         condition: the cell.
-        cells: places of the conditions that the row speaks for: in round 0 all that open alike.
-        transcript: what was said.
-        kept: transcripts to be stored.
+        cells: indices of the conditions that the row represents: in round 0 all that open alike.
+        transcript: the dialogue so far.
+        kept: transcripts that will be stored.
         answer: the last one.
-        number: of the round.
+        number: index of the round.
     """
 
     place: int
@@ -36,12 +36,12 @@ class Row:
 
 
 def reply_tokens(renderer: Renderer, text: str) -> list[int]:
-    """Tokens of a reply that is put into the model's mouth."""
+    """Tokens of a given reply, which the model does not generate."""
     return rendering.encode(renderer, text if not renderer.plain else " " + text)[0]
 
 
 def say(record: ModelRecord, transcript: Transcript, exchange: Exchange, *, round: int) -> Transcript:
-    """The transcript with an exchange's turns added, and its reply where that is given."""
+    """The transcript with an exchange's turns added, and its reply if that is given."""
     append = rendering.append_turn if record.prefix_reuse else rendering.rerender
     transcript = append(record.renderer, transcript, *exchange.turns, round=round)
     if exchange.given is None:

@@ -1,4 +1,4 @@
-"""Questions put in passing: after any round of a dialogue that was played, without a trace in it."""
+"""Side questions: asked in a fork of a played dialogue after any round, so that the dialogue is unchanged."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
 
 ROWS = 64
-"""Questions put side by side."""
+"""Most questions of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SideQuestion:
-    """A question to a dialogue.
+    """A question in a fork of a dialogue.
 
     Attributes:
-        history: what was said before; an empty transcript for nothing.
+        history: the dialogue before it; an empty transcript for none.
         turn: the question.
         replies: the signs that a reply may begin with, a letter or a digit each.
     """
@@ -35,13 +35,13 @@ class SideQuestion:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SideReply:
-    """What a model says to an aside.
+    """The reply to a side question.
 
     Attributes:
         probabilities: probability of each reply's sign as the first token, as a share of all of them.
-        mass: the share of the whole probability that is on any of them.
+        mass: total probability of all of them.
         projection: on a probe's directions, at the token whose logits choose the reply; None without one.
-        text: what was said; empty where it was not wanted.
+        text: the reply; empty where none was requested.
     """
 
     probabilities: Float[np.ndarray, " reply"]
@@ -52,43 +52,65 @@ class SideReply:
 
 def ask(
     record: ModelRecord,
-    asides: Sequence[SideQuestion],
+    questions: Sequence[SideQuestion],
     *,
     probe: Probe | None = None,
     limit: int = 0,
     rows: int = ROWS,
 ) -> list[SideReply]:
-    """What the model says to each question; dialogues that several of them share are read once.
+    """The model's reply to each question; a dialogue that several of them share is read once.
 
     Args:
         record: the model.
-        asides: the questions.
+        questions: the side questions.
         probe: directions to project on.
         limit: most tokens of the greedy reply; 0 for none.
-        rows: questions put side by side.
+        rows: most questions of a batch.
 
     Raises:
-        ValueError: a question that does not fit into the window, or signs without a token of their own.
+        ValueError: a question that exceeds the context window, or signs without a token of their own.
     """
     append = rendering.append_turn if record.prefix_reuse else rendering.rerender
-    prompts = [
-        append(record.renderer, aside.history, aside.turn, round=_round(aside)).token_ids for aside in asides
+    signs = {replies: _signs(record, replies) for replies in {q.replies for q in questions}}
+    asked = [
+        _Asked(
+            prompt=append(record.renderer, q.history, q.turn, round=_round(q)).token_ids,
+            history=q.history.token_ids,
+            signs=signs[q.replies],
+        )
+        for q in questions
     ]
-    longest = max(map(len, prompts)) + limit
+    longest = max(len(a.prompt) for a in asked) + limit
     if longest > record.lm.window:
         raise ValueError(
-            f"a question in passing takes up to {longest} tokens, the model's window holds "
+            f"a side question takes up to {longest} tokens and the model's context window holds "
             f"{record.lm.window}; play fewer rounds, or ask after earlier ones."
         )
-    signs = {replies: _signs(record, replies) for replies in {aside.replies for aside in asides}}
-    out: list[SideReply | None] = [None] * len(asides)
-    for base, mine in _groups(asides, prompts, rows):
-        _ask_group(record, asides, prompts, base, mine, signs, probe, limit, out)
-    return [reply for reply in out if reply is not None]
+    out: dict[int, SideReply] = {}
+    for forks in _groups(asked, rows):
+        order = [i for fork in forks for i in fork]
+        batches = [[asked[i] for i in fork] for fork in forks]
+        out |= zip(order, _ask_group(record, batches, probe, limit), strict=True)
+    return [out[i] for i in range(len(asked))]
 
 
-def _round(aside: SideQuestion) -> int:
-    return aside.history.turns[-1][0] if aside.history.turns else 0
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A side question as tokens.
+
+    Attributes:
+        prompt: the dialogue and the question.
+        history: the dialogue.
+        signs: the tokens of each reply's sign.
+    """
+
+    prompt: tuple[int, ...]
+    history: tuple[int, ...]
+    signs: tuple[tuple[int, ...], ...]
+
+
+def _round(question: SideQuestion) -> int:
+    return question.history.turns[-1][0] if question.history.turns else 0
 
 
 def _signs(record: ModelRecord, replies: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
@@ -101,85 +123,82 @@ def _signs(record: ModelRecord, replies: tuple[str, ...]) -> tuple[tuple[int, ..
     return found
 
 
-def _groups(
-    asides: Sequence[SideQuestion], prompts: Sequence[Sequence[int]], rows: int
-) -> Iterator[tuple[list[tuple[int, ...]], list[list[int]]]]:
-    """Dialogues to be read, and for each the questions put to it, at most ``rows`` questions at a time.
+def _groups(asked: Sequence[_Asked], rows: int) -> Iterator[list[list[int]]]:
+    """The questions of some dialogues that are read together, at most ``rows`` questions at a time.
 
-    A dialogue that another one goes on from is part of it.
+    The first question of a dialogue has its longest history; those of the others are its beginnings.
     """
-    order = sorted(range(len(asides)), key=lambda i: asides[i].history.token_ids, reverse=True)
-    bases: list[tuple[int, ...]] = []
-    mine: list[list[int]] = []
+    order = sorted(range(len(asked)), key=lambda i: asked[i].history, reverse=True)
+    forks: list[list[int]] = []
     for i in order:
-        history = asides[i].history.token_ids
-        if bases and bases[-1][: len(history)] == history:
-            mine[-1].append(i)
+        history = asked[i].history
+        if forks and asked[forks[-1][0]].history[: len(history)] == history:
+            forks[-1].append(i)
         else:
-            bases.append(history)
-            mine.append([i])
-    # Questions of like length side by side: histories first, then what is asked.
-    ranked = sorted(range(len(bases)), key=lambda b: len(bases[b]))
-    chosen: list[int] = []
-    for b in ranked:
-        if chosen and sum(len(mine[c]) for c in chosen) + len(mine[b]) > rows:
-            yield [bases[c] for c in chosen], [mine[c] for c in chosen]
+            forks.append([i])
+    # Dialogues of similar length are read together.
+    chosen: list[list[int]] = []
+    for fork in sorted(forks, key=lambda fork: len(asked[fork[0]].history)):
+        if chosen and sum(map(len, chosen)) + len(fork) > rows:
+            yield chosen
             chosen = []
-        chosen.append(b)
+        chosen.append(fork)
     if chosen:
-        yield [bases[c] for c in chosen], [mine[c] for c in chosen]
+        yield chosen
 
 
 def _ask_group(
-    record: ModelRecord,
-    asides: Sequence[SideQuestion],
-    prompts: Sequence[Sequence[int]],
-    bases: Sequence[Sequence[int]],
-    mine: Sequence[Sequence[int]],
-    signs: dict[tuple[str, ...], tuple[tuple[int, ...], ...]],
-    probe: Probe | None,
-    limit: int,
-    out: list[SideReply | None],
-) -> None:
+    record: ModelRecord, forks: Sequence[Sequence[_Asked]], probe: Probe | None, limit: int
+) -> list[SideReply]:
+    """The replies to the questions of some dialogues, one dialogue after the other."""
     lm = record.lm
-    every = [i for questions in mine for i in questions]
-    owner = [b for b, questions in enumerate(mine) for _ in questions]
-    if lm.cached and any(bases):
-        batch = decoding.start(lm, len(bases))
-        decoding.prefill(lm, batch, [list(base) for base in bases])
-        # The last token is always asked again, so that there is something to feed.
-        shared = [
-            _common(bases[b], prompts[i][: len(prompts[i]) - 1]) for i, b in zip(every, owner, strict=True)
-        ]
-        branch = decoding.cropped(lm, batch, owner, shared)
-    else:
-        branch, shared = decoding.start(lm, len(every)), [0] * len(every)
-    new = [list(prompts[i][n:]) for i, n in zip(every, shared, strict=True)]
+    asked = [a for fork in forks for a in fork]
+    branch, shared = _branched(record, forks)
+    new = [list(a.prompt[n:]) for a, n in zip(asked, shared, strict=True)]
     weights = None
     if probe is not None:
-        weights = torch.zeros(len(every), 1, max(map(len, new)), device=lm.device)
+        weights = torch.zeros(len(asked), 1, max(map(len, new)), device=lm.device)
         for r, tokens in enumerate(new):
             weights[r, 0, len(tokens) - 1] = 1.0
     logits, reads = decoding.prefill(lm, branch, new, weights)
-    spread = torch.softmax(logits.double(), dim=-1).cpu()
+    shares = torch.softmax(logits.double(), dim=-1).cpu()
     projected = None
     if probe is not None and reads is not None:
         directions = torch.tensor(probe.direction.values, dtype=torch.float64)
         projected = torch.einsum("rld,ld->rl", reads[:, 0].double().cpu(), directions).numpy()
         projected = projected + probe.intercept.values
-    texts = [""] * len(every)
+    texts = [""] * len(asked)
     if limit:
-        said = decoding.generate(lm, branch, logits, limit=limit, stops=record.stops, read=False)
-        decoded = record.renderer.tokenizer.batch_decode(said.tokens, skip_special_tokens=True)
+        reply = decoding.generate(lm, branch, logits, limit=limit, stops=record.stops, read=False)
+        decoded = record.renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
         texts = [text.strip() for text in decoded]
-    for r, i in enumerate(every):
-        each = np.array([float(spread[r, list(t)].sum()) for t in signs[asides[i].replies]])
-        out[i] = SideReply(
-            probabilities=each / each.sum(),
-            mass=float(each.sum()),
-            projection=None if projected is None else projected[r],
-            text=texts[r],
+    found = []
+    for r, one in enumerate(asked):
+        each = np.array([float(shares[r, list(t)].sum()) for t in one.signs])
+        found.append(
+            SideReply(
+                probabilities=each / each.sum(),
+                mass=float(each.sum()),
+                projection=None if projected is None else projected[r],
+                text=texts[r],
+            )
         )
+    return found
+
+
+def _branched(record: ModelRecord, forks: Sequence[Sequence[_Asked]]) -> tuple[decoding.Batch, list[int]]:
+    """A row for each question, which has read what its prompt shares with its dialogue: so many tokens."""
+    lm = record.lm
+    bases = [list(fork[0].history) for fork in forks]
+    owner = [b for b, fork in enumerate(forks) for _ in fork]
+    if not lm.cached or not any(bases):
+        return decoding.start(lm, len(owner)), [0] * len(owner)
+    batch = decoding.start(lm, len(bases))
+    decoding.prefill(lm, batch, bases)
+    # The last token is always read again, so that there is something to feed.
+    asked = [a for fork in forks for a in fork]
+    shared = [_common(bases[b], a.prompt[:-1]) for a, b in zip(asked, owner, strict=True)]
+    return decoding.cropped(lm, batch, owner, shared), shared
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -1,4 +1,4 @@
-"""The source of feedback that a protocol asks for, and where it came from."""
+"""The source of feedback that a protocol names, and its provenance."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,26 +21,26 @@ def make_source(
     path: Path,
     judge: Judge | None = None,
 ) -> Source:
-    """Who gives feedback.
+    """The source of feedback.
 
     Args:
         record: the model that plays.
         protocol: where feedback comes from.
         wording: the words.
         items: what is played.
-        path: the run's folder, in which a server's answers are kept.
+        path: the run's folder, beside which a server's replies are cached.
         judge: of texts, for an oracle.
 
     Raises:
-        ValueError: a file that lacks an item, or holds a remark that is too long.
+        ValueError: a file that lacks an item, or holds a feedback text that is too long.
         FileNotFoundError: no such model or file.
     """
     if protocol.feedback == "oracle":
         return Oracle(wording=wording, index=protocol.wording_index, judge=judge)
     if protocol.feedback == "file":
         source = read_feedback(str(protocol.feedback_from), items)
-        said = (row["feedback"] for rows in source.rows.values() for row in rows)
-        longest = max(len(rendering.encode(record.renderer, text)[0]) for text in said)
+        texts = (row["feedback"] for rows in source.rows.values() for row in rows)
+        longest = max(len(rendering.encode(record.renderer, text)[0]) for text in texts)
         if longest > protocol.feedback_tokens:
             raise ValueError(
                 f"{source.path} holds feedback of up to {longest} tokens and at most "
@@ -60,7 +60,7 @@ def make_source(
 
 
 def origin(source: Source, protocol: Protocol) -> dict[str, str | None]:
-    """Where feedback came from, as it stands in the manifest."""
+    """The provenance of feedback, as recorded in the manifest."""
     exact = None
     if isinstance(source, FromFile):
         exact = hashlib.sha256(source.path.read_bytes()).hexdigest()

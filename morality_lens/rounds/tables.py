@@ -16,20 +16,20 @@ from morality_lens.rounds.row import Row
 
 
 def answer_table(rows: Sequence[dict[str, Any]], items: Sequence[Item], design: Design) -> pd.DataFrame:
-    """Answers in the order of items, conditions and rounds, with what they chose.
+    """Answers in the order of items, conditions and rounds, with the reply that each chose.
 
     Args:
         rows: a row per answer, with ``place`` (of the item), ``cell`` (of the condition) and ``round``.
         items: of the batch.
-        design: what is crossed.
+        design: the factors and rounds.
     """
     ordered = sorted(rows, key=lambda row: (row["place"], row["cell"], row["round"]))
     table = pd.DataFrame(ordered)
-    asked = [items[place] for place in table.pop("place").tolist()]
+    of_rows = [items[place] for place in table.pop("place").tolist()]
     coords = pd.DataFrame([design.conditions[cell].coords for cell in table.pop("cell").tolist()])
     table = pd.concat([coords, table], axis=1)
-    table.insert(0, "item", [item.id for item in asked])
-    return pd.concat([table, judge_answers(table["text"].tolist(), asked)], axis=1)
+    table.insert(0, "item", [item.id for item in of_rows])
+    return pd.concat([table, judge_answers(table["text"].tolist(), of_rows)], axis=1)
 
 
 def transcript_table(renderer: Renderer, rows: Sequence[Row]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from morality_lens.design import Protocol
 from morality_lens.dialogues.wording import load_wording
 from morality_lens.experiments.evidence import weak_evidence
 from morality_lens.experiments.masking import component_words, mask_words, without_words
-from morality_lens.experiments.self_distinguish import distinguish, name_groups
+from morality_lens.experiments.self_distinguish import distinguish, name_groups, own_pairs
 from morality_lens.items.files import spread, write_json
 from morality_lens.items.kinds import items_hash
 from morality_lens.judges.outcomes import score_answers
@@ -26,7 +26,9 @@ from morality_lens.probes.from_statements import fit_probe
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.report.writing import keep_transcripts
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.preflight import Fitting
 from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
+from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.runs.datasets import find_dataset
 from morality_lens.runs.results import write_result
 from morality_lens.runs.run import Run
@@ -52,6 +54,10 @@ class _Work:
     def record(self) -> ModelRecord:
         """The record of the model."""
         return record_of(self.model)
+
+    def execution(self, name: str) -> Execution:
+        """How a part is carried out: finished items are kept in a folder of its own."""
+        return Execution(out=self.folder / "parts" / name, progress=self.progress)
 
 
 def study(
@@ -148,7 +154,7 @@ def _play(work: _Work, name: str, items: Sequence, protocol: Protocol) -> Run:
         items,
         out=work.folder / name,
         protocol=protocol,
-        drop_long=work.settings.drop_long,
+        fitting=Fitting(drop_long=work.settings.drop_long),
         judge=work.material.judges[0],
         progress=work.progress,
     )
@@ -213,11 +219,11 @@ def _result(work: _Work, name: str, make: Callable[[], xr.Dataset]) -> None:
 
 def _question_parts(work: _Work, main: Run, probe: Probe) -> None:
     """Masked words, weak evidence and naming groups, on the run of questions."""
-    model, wording, parts = work.model, work.settings.protocol.wording, work.folder / "parts"
+    model, wording = work.model, work.settings.protocol.wording
     _result(
         work,
         "masked",
-        lambda: mask_words(model, main, probe, out=parts / "masked", progress=work.progress).to_dataset(),
+        lambda: mask_words(model, main, probe, execution=work.execution("masked")).to_dataset(),
     )
     _probe_without_words(work)
     if work.material.evidence:
@@ -225,7 +231,7 @@ def _question_parts(work: _Work, main: Run, probe: Probe) -> None:
     _result(
         work,
         "groups",
-        lambda: name_groups(model, main, wording=wording, out=parts / "groups", progress=work.progress),
+        lambda: name_groups(model, main, wording=wording, execution=work.execution("groups")),
     )
 
 
@@ -250,10 +256,11 @@ def _evidence(work: _Work, main: Run, probe: Probe) -> xr.Dataset:
         main,
         work.material.evidence,
         probe=probe,
-        rounds=sorted({*(n for n in plan.evidence_rounds if n <= plan.rounds), plan.rounds}),
+        selection=Selection(
+            rounds=sorted({*(n for n in plan.evidence_rounds if n <= plan.rounds), plan.rounds})
+        ),
         wording=work.settings.protocol.wording,
-        out=work.folder / "parts" / "evidence",
-        progress=work.progress,
+        execution=work.execution("evidence"),
     )
 
 
@@ -262,10 +269,9 @@ def _pairs(work: _Work, name: str, played: Run, probe: Probe) -> xr.Dataset:
         work.model,
         played,
         probe=probe,
+        pairs=own_pairs(played, seed=work.settings.seed),
         wording=work.settings.protocol.wording,
-        seed=work.settings.seed,
-        out=work.folder / "parts" / f"pairs-{name}",
-        progress=work.progress,
+        execution=work.execution(f"pairs-{name}"),
     )
 
 
@@ -354,7 +360,7 @@ def _seconds_of_an_answer(
     where = Path(tempfile.mkdtemp(prefix="trial-"))
     try:
         began = time.perf_counter()
-        play(model, few, out=where / "trial", protocol=short, drop_long=True, progress=False)
+        play(model, few, out=where / "trial", protocol=short, fitting=Fitting(drop_long=True), progress=False)
         return (time.perf_counter() - began) / (len(few) * 2 * len(protocol.design.conditions))
     except ValueError:
         return None  # the error is raised when the items are played

@@ -18,7 +18,10 @@ from morality_lens.interactions.by_component import (
     regroup,
 )
 from morality_lens.models.loading import record_of
+from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.runs.passages import by_length, passages
+
+QUIET = Execution(progress=False)
 
 CELLS = ("item", "instruction", "cot", "feedback", "round")
 BOTH = Condition(instruction="on", feedback="on")
@@ -45,7 +48,7 @@ def test_the_parts_are_the_stored_projection(played, architecture):
     model, run, probe = played(architecture)
     stored = probe.project(run)
     for site, layer in (("answer_start", 2), ("answer_mean", 1), ("answer_end", -1)):
-        parts = attribute(model, run, probe, site=site, layer=layer, progress=False)
+        parts = attribute(model, run, probe, site=site, layer=layer, execution=QUIET)
         want = stored.sel(site=site, layer=layer).transpose(*CELLS)
         scale = float(np.abs(parts["contribution"]).max())
         np.testing.assert_allclose(
@@ -62,7 +65,7 @@ def test_the_parts_are_the_stored_projection(played, architecture):
 def test_in_double_precision_nothing_is_missing(played, architecture):
     model, run, probe = played(architecture, "float64")
     assert record_of(model).dtype == "float64"
-    parts = attribute(model, run, probe, layer=2, items=["q0", "q2"], progress=False)
+    parts = attribute(model, run, probe, layer=2, selection=Selection(items=["q0", "q2"]), execution=QUIET)
     assert bool(np.isfinite(run.residuals.sel(site="answer_start")).all())
     assert parts.attrs["completeness"] < 1e-9
     gap = parts["contribution"].sum("component", skipna=False) - parts["projection"]
@@ -73,7 +76,7 @@ def test_in_double_precision_nothing_is_missing(played, architecture):
 @pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
 def test_the_answers_log_odds_are_split(played, architecture):
     model, run, _ = played(architecture)
-    parts = attribute_answer(model, run, progress=False)
+    parts = attribute_answer(model, run, execution=QUIET)
     odds = np.log(run.option_probabilities.transpose(*CELLS, "option").values)
     correct = run.items["label"].to_numpy()
     for i, label in enumerate(correct):
@@ -88,7 +91,14 @@ def test_heads_are_those_of_plain_transformers(played):
     """What goes into the output projection, head by head, caught in the plain model."""
     model, run, probe = played("llama")
     record = record_of(model)
-    parts = attribute(model, run, probe, layer=2, items=["q1"], rounds=[1], conditions=[BOTH], progress=False)
+    parts = attribute(
+        model,
+        run,
+        probe,
+        layer=2,
+        selection=Selection(items=["q1"], rounds=[1], conditions=[BOTH]),
+        execution=QUIET,
+    )
     (passage,) = passages(run, items=["q1"], rounds=[1], conditions=[BOTH])
     at = passage.places("answer_start", 1)[0]
     caught = []
@@ -111,7 +121,14 @@ def test_heads_are_those_of_plain_transformers(played):
 def test_segments_are_whose_words_they_are(played):
     """What a head takes from a segment is what its pattern and values give there, computed from scratch."""
     model, run, probe = played("gpt2")
-    parts = attribute(model, run, probe, layer=0, items=["q1"], rounds=[1], conditions=[BOTH], progress=False)
+    parts = attribute(
+        model,
+        run,
+        probe,
+        layer=0,
+        selection=Selection(items=["q1"], rounds=[1], conditions=[BOTH]),
+        execution=QUIET,
+    )
     (passage,) = passages(run, items=["q1"], rounds=[1], conditions=[BOTH])
     at = passage.places("answer_start", 1)[0]
     ids = torch.tensor([passage.token_ids])
@@ -142,7 +159,7 @@ def _span(passage, name):
 def test_it_goes_on_where_it_stopped_and_refuses_another_folder(played, tmp_path, monkeypatch):
     model, run, probe = played("gpt2")
     monkeypatch.setattr(attribution, "ITEMS", 1)
-    whole = attribute(model, run, probe, layer=1, progress=False)
+    whole = attribute(model, run, probe, layer=1, execution=QUIET)
     out, real = tmp_path / "parts", decomposition.split_batch
     calls = []
 
@@ -154,16 +171,16 @@ def test_it_goes_on_where_it_stopped_and_refuses_another_folder(played, tmp_path
 
     monkeypatch.setattr(attribution, "split_batch", failing)
     with pytest.raises(KeyboardInterrupt):
-        attribute(model, run, probe, layer=1, out=out, progress=False)
+        attribute(model, run, probe, layer=1, execution=Execution(out=out, progress=False))
     done = len(list(out.glob("part-*.zarr.zip")))
     assert 0 < done < 3
-    again = attribute(model, run, probe, layer=1, out=out, progress=False)
+    again = attribute(model, run, probe, layer=1, execution=Execution(out=out, progress=False))
     assert len(calls) == 3 + 3 - done
     xr.testing.assert_allclose(again, whole, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="another attribution"):
-        attribute(model, run, probe, layer=2, out=out, progress=False)
+        attribute(model, run, probe, layer=2, execution=Execution(out=out, progress=False))
     with pytest.raises(ValueError, match="something else"):
-        attribute(model, run, probe, layer=2, out=run.path, progress=False)
+        attribute(model, run, probe, layer=2, execution=Execution(out=run.path, progress=False))
 
 
 def test_what_cannot_be_split_is_refused(played, monkeypatch):
@@ -171,23 +188,30 @@ def test_what_cannot_be_split_is_refused(played, monkeypatch):
     for words, asked in (
         ("no layer 9", {"layer": 9}),
         ("no site 'nowhere'", {"site": "nowhere"}),
-        ("no item zz", {"items": ["zz"]}),
-        ("no round 4", {"rounds": [4]}),
-        ("none given", {"items": []}),
+        ("no item zz", {"selection": Selection(items=["zz"])}),
+        ("no round 4", {"selection": Selection(rounds=[4])}),
+        ("none given", {"selection": Selection(items=[])}),
     ):
         with pytest.raises(ValueError, match=words):
-            attribute(model, run, probe, progress=False, **asked)
+            attribute(model, run, probe, execution=QUIET, **asked)
     with pytest.raises(ValueError, match="another model"):
-        attribute(played("llama")[0], run, probe, progress=False)
+        attribute(played("llama")[0], run, probe, execution=QUIET)
     monkeypatch.setattr(decomposition, "INCOMPLETE", {torch.float32: 0.0})
     with pytest.raises(ValueError, match="do not add up"):
-        attribute(model, run, probe, layer=2, progress=False)
+        attribute(model, run, probe, layer=2, execution=QUIET)
 
 
 def test_one_dialogue_is_coloured_by_what_heads_take(played):
     model, run, probe = played("neox")
     view = attribute_tokens(model, run, probe, item="q2", condition=BOTH, layer=2)
-    parts = attribute(model, run, probe, layer=2, items=["q2"], rounds=[1], conditions=[BOTH], progress=False)
+    parts = attribute(
+        model,
+        run,
+        probe,
+        layer=2,
+        selection=Selection(items=["q2"], rounds=[1], conditions=[BOTH]),
+        execution=QUIET,
+    )
     one = parts["contribution"].sel(item="q2", instruction="on", cot="off", feedback="on", round=1)
     for layer in range(3):
         want = float(one.sel(component=[f"L{layer}H{h}" for h in range(4)]).sum())

@@ -8,7 +8,10 @@ from conftest import make_questions
 from tiny import tiny_run
 
 from morality_lens.circuits.attribution_patching import patch_gradient
+from morality_lens.circuits.settings import Activations, Batching
 from morality_lens.design import Condition
+
+QUIET = Batching(progress=False)
 
 NONE, BOTH_ON = Condition(), Condition(instruction="on", feedback="on")
 
@@ -17,14 +20,18 @@ NONE, BOTH_ON = Condition(), Condition(instruction="on", feedback="on")
 def test_on_the_circuit_a_gradient_sees_the_heads_and_misses_the_neuron(tmp_path):
     """Without components the neuron is off and flat, so its part is what the gradient misses."""
     model, run = tiny_run(save_circuit(tmp_path / "c"), tmp_path / "r", make_questions(4), dtype="float64")
-    found = patch_gradient(model, run, source=BOTH_ON, target=NONE, layers=[0, 1], progress=False)
+    found = patch_gradient(
+        model, run, source=BOTH_ON, target=NONE, activations=Activations(layers=[0, 1]), batching=QUIET
+    )
     change = (found["log_odds"] - found["target_log_odds"]).sel(place="answer_start")
     np.testing.assert_allclose(change.sel(layer=0), 2 * (INSTRUCTION + FEEDBACK), atol=1e-4)
     np.testing.assert_allclose(change.sel(layer=1), 2 * (INSTRUCTION + FEEDBACK + BOTH), atol=1e-4)
     true = (found["patched_log_odds"] - found["target_log_odds"]).sel(place="answer_start")
     np.testing.assert_allclose(true.sel(layer=0), 2 * (INSTRUCTION + FEEDBACK + BOTH), atol=1e-4)
     assert found.attrs["error"] == pytest.approx(0.25, abs=1e-3)  # .8 too much at one layer of two
-    heads = patch_gradient(model, run, source=BOTH_ON, target=NONE, what="head", check=2, progress=False)
+    heads = patch_gradient(
+        model, run, source=BOTH_ON, target=NONE, activations=Activations(what="head"), check=2, batching=QUIET
+    )
     change = (heads["log_odds"] - heads["target_log_odds"]).sel(place="answer_start", layer=0)
     np.testing.assert_allclose(change.sel(head=0), 2 * INSTRUCTION, atol=1e-4)
     np.testing.assert_allclose(change.sel(head=1), 2 * FEEDBACK, atol=1e-4)
@@ -41,10 +48,9 @@ def test_at_the_last_layer_and_for_itself(zoo_folder, tmp_path, architecture):
             run,
             source=BOTH_ON,
             target=BOTH_ON,
-            at=["turn", "review"],
-            what=what,
+            activations=Activations(at=["turn", "review"], what=what),
             check=0,
-            progress=False,
+            batching=QUIET,
         )
         gap = np.abs(found["log_odds"] - found["target_log_odds"])
         assert float(gap.max()) < 1e-6
@@ -52,7 +58,9 @@ def test_at_the_last_layer_and_for_itself(zoo_folder, tmp_path, architecture):
     want = stored[:, 1] - stored[:, [0, 2]].mean(-1)
     np.testing.assert_allclose(found["target_log_odds"], want, atol=2e-3, rtol=1e-4)
     with pytest.raises(ValueError, match="one of residual"):
-        patch_gradient(model, run, source=BOTH_ON, target=NONE, what="neuron", progress=False)
+        patch_gradient(
+            model, run, source=BOTH_ON, target=NONE, activations=Activations(what="neuron"), batching=QUIET
+        )
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "neox"])
@@ -61,8 +69,9 @@ def test_the_gradient_is_the_slope_of_true_patches(zoo_folder, tmp_path, archite
     from morality_lens.circuits import patching
 
     model, run = tiny_run(zoo_folder(architecture), tmp_path / "run", make_questions(2), dtype="float64")
-    asked = {"source": BOTH_ON, "target": Condition(feedback="on"), "at": ["answer_start", "review"]}
-    found = patch_gradient(model, run, **asked, check=0, progress=False)
+    activations = Activations(at=["answer_start", "review"])
+    asked = {"source": BOTH_ON, "target": Condition(feedback="on"), "activations": activations}
+    found = patch_gradient(model, run, **asked, check=0, batching=QUIET)
     real, share = patching._moves, 1e-4
 
     def a_little(values, there, units, what, parts):
@@ -76,7 +85,7 @@ def test_the_gradient_is_the_slope_of_true_patches(zoo_folder, tmp_path, archite
         ]  # fmt: skip
 
     monkeypatch.setattr(patching, "_moves", a_little)
-    true = patching.patch(model, run, **asked, progress=False)
+    true = patching.patch(model, run, **asked, batching=QUIET)
     slope = (true["log_odds"] - true["target_log_odds"]) / share
     want = found["log_odds"] - found["target_log_odds"]
     np.testing.assert_allclose(slope, want, rtol=0.02, atol=0.02 * float(np.abs(want).max()))

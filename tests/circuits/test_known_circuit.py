@@ -10,6 +10,7 @@ from morality_lens.circuits.ablation import ablate
 from morality_lens.circuits.attribution import attribute, attribute_answer
 from morality_lens.circuits.mediation import mediate
 from morality_lens.circuits.patching import patch
+from morality_lens.circuits.settings import Activations, Batching, Doses, RandomDirections, Reading
 from morality_lens.circuits.steering import steer
 from morality_lens.circuits.summaries import (
     ablated_share,
@@ -20,6 +21,7 @@ from morality_lens.circuits.summaries import (
 )
 from morality_lens.design import Condition
 from morality_lens.interactions.by_component import attribute_effects
+from morality_lens.rounds.selection import Execution, Selection
 
 CLOSE = {"abs": 2e-6}
 NONE, BOTH_ON = Condition(), Condition(instruction="on", feedback="on")
@@ -48,7 +50,9 @@ def test_the_circuit_does_what_was_written_down(world):
 
 def test_attribution_names_exactly_those_components(world):
     model, run, probe = world
-    parts = attribute(model, run, probe, layer=1, rounds=[1], progress=False)
+    parts = attribute(
+        model, run, probe, layer=1, selection=Selection(rounds=[1]), execution=Execution(progress=False)
+    )
     one = parts["contribution"].sel(round=1, item="q0")
     on = {"instruction": (one["instruction"] == "on") * 1.0, "feedback": (one["feedback"] == "on") * 1.0}
     want = {
@@ -68,7 +72,9 @@ def test_attribution_names_exactly_those_components(world):
 
 def test_the_interaction_sits_wholly_in_the_mlp(world):
     model, run, probe = world
-    parts = attribute(model, run, probe, layer=1, rounds=[1], progress=False)
+    parts = attribute(
+        model, run, probe, layer=1, selection=Selection(rounds=[1]), execution=Execution(progress=False)
+    )
     effects = attribute_effects(parts, draws=100).sel(round=1)
     both = effects["estimate"].sel(effect="instruction:feedback")
     assert float(both.sel(component="L1 MLP")) == pytest.approx(BOTH, **CLOSE)
@@ -81,7 +87,7 @@ def test_the_interaction_sits_wholly_in_the_mlp(world):
 
 def test_the_direct_path_to_the_answer_is_the_same_times_the_unembedding(world):
     model, run, _ = world
-    parts = attribute_answer(model, run, rounds=[1], progress=False)
+    parts = attribute_answer(model, run, selection=Selection(rounds=[1]), execution=Execution(progress=False))
     one = parts["contribution"].sel(round=1, item="q3", instruction="on", feedback="on", cot="off")
     for name, size in (("L0H0", INSTRUCTION), ("L0H1", FEEDBACK), ("L1 MLP", BOTH), ("L0 MLP", 0.0)):
         assert float(one.sel(component=name)) == pytest.approx(LOGIT * size, abs=1e-5)
@@ -104,7 +110,15 @@ def test_the_direct_path_to_the_answer_is_the_same_times_the_unembedding(world):
 )
 def test_patching_brings_back_the_share_worked_out_by_hand(world, what, layer, head, share):
     model, run, probe = world
-    patched = patch(model, run, source=BOTH_ON, target=NONE, what=what, probe=probe, progress=False)
+    patched = patch(
+        model,
+        run,
+        source=BOTH_ON,
+        target=NONE,
+        activations=Activations(what=what),
+        reading=Reading(probe=probe),
+        batching=Batching(progress=False),
+    )
     for of in ("log_odds", "projection"):
         found = recovered(patched, of=of)["ratio"].sel(place="answer_start", layer=layer)
         assert float(found if head is None else found.sel(head=head)) == pytest.approx(share, abs=1e-5)
@@ -113,14 +127,29 @@ def test_patching_brings_back_the_share_worked_out_by_hand(world, what, layer, h
 def test_tokens_that_no_head_reads_move_nothing(world):
     """The words of the request hold D, I and F where both components are on, but nothing copies from them."""
     model, run, _ = world
-    patched = patch(model, run, source=BOTH_ON, target=NONE, at="answer_request", progress=False)
+    patched = patch(
+        model,
+        run,
+        source=BOTH_ON,
+        target=NONE,
+        activations=Activations(at="answer_request"),
+        batching=Batching(progress=False),
+    )
     want = np.broadcast_to(patched["target_log_odds"].values[:, None, None], patched["log_odds"].shape)
     np.testing.assert_allclose(patched["log_odds"], want, atol=1e-6)
 
 
 def test_steering_and_ablation_give_the_hand_made_numbers(world):
     model, run, probe = world
-    steered = steer(model, run, probe, condition=NONE, layer=0, random=25, progress=False)
+    steered = steer(
+        model,
+        run,
+        probe,
+        condition=NONE,
+        doses=Doses(layer=0),
+        random=RandomDirections(count=25),
+        batching=Batching(progress=False),
+    )
     slopes = steering_slopes(steered)
     np.testing.assert_allclose(slopes.sel(direction="probe"), LOGIT, atol=1e-5)
     for dose in steered["dose"].values:
@@ -130,7 +159,15 @@ def test_steering_and_ablation_give_the_hand_made_numbers(world):
         LOGIT * INSTRUCTION, abs=1e-5
     )
     ablated = {
-        key: ablate(model, run, probe, condition=c, layers=[1], random=3, progress=False)
+        key: ablate(
+            model,
+            run,
+            probe,
+            condition=c,
+            layers=[1],
+            random=RandomDirections(count=3),
+            batching=Batching(progress=False),
+        )
         for key, c in (("on", BOTH_ON), ("off", NONE))
     }
     mean = LOGIT * (0.0 + INSTRUCTION + FEEDBACK + INSTRUCTION + FEEDBACK + BOTH) / 4
@@ -150,7 +187,7 @@ def test_steering_and_ablation_give_the_hand_made_numbers(world):
 
 def test_mediation_is_what_the_circuit_says(world):
     model, run, probe = world
-    mediated = mediate(model, run, probe, progress=False)
+    mediated = mediate(model, run, probe, batching=Batching(progress=False))
     tau = LOGIT * BOTH
     np.testing.assert_allclose(mediated["tau"], tau, atol=1e-5)
     for layer, share in ((-1, 0.0), (0, 0.0), (1, 1.0)):

@@ -11,12 +11,14 @@ from tiny import made_up_probe, tiny_run
 from morality_lens.circuits.ablation import ablate
 from morality_lens.circuits.measuring import passage_prompt
 from morality_lens.circuits.patching import patch
+from morality_lens.circuits.settings import Activations, Batching, Doses, Moment, RandomDirections, Reading
 from morality_lens.circuits.steering import steer
 from morality_lens.circuits.summaries import recovered
 from morality_lens.design import Condition
 from morality_lens.models.loading import record_of
 from morality_lens.runs.alignment import align, alignable, paired, positions
 
+QUIET = Batching(progress=False)
 NONE = Condition()
 SOURCE = Condition(instruction="on", feedback="on")
 TARGET = Condition(feedback="on")
@@ -80,9 +82,14 @@ def test_a_patched_suffix_equals_a_whole_patched_forward(played, architecture):
         ("head", "answer_request", [1]),
     ):
         patched = patch(
-            model, run, source=SOURCE, target=TARGET, at=place, what=what, layers=layers, probe=probe,
-            batch_size=2, rows=3, progress=False,
-        )  # fmt: skip
+            model,
+            run,
+            source=SOURCE,
+            target=TARGET,
+            activations=Activations(at=place, what=what, layers=layers),
+            reading=Reading(probe=probe),
+            batching=Batching(batch_size=2, rows=3, progress=False),
+        )
         for item in ("q0", "q2"):
             for layer in layers:
                 head = 3 if what == "head" else None
@@ -98,14 +105,27 @@ def test_identities(played, architecture):
     last = record_of(model).n_layers - 1
     for what in ("residual", "attention", "mlp", "head"):
         same = patch(
-            model, run, source=SOURCE, target=SOURCE, at=["turn", "answer@0", "answer_start"], what=what,
-            probe=probe, progress=False,
-        )  # fmt: skip
+            model,
+            run,
+            source=SOURCE,
+            target=SOURCE,
+            activations=Activations(at=["turn", "answer@0", "answer_start"], what=what),
+            reading=Reading(probe=probe),
+            batching=QUIET,
+        )
         for name in ("log_odds", "projection"):
             want = same[f"target_{name}"]
             gap = np.abs(same[name] - want).max() / np.abs(want).max()
             assert float(gap) < 1e-4, what
-    patched = patch(model, run, source=SOURCE, target=NONE, layers=[last], answers=True, progress=False)
+    patched = patch(
+        model,
+        run,
+        source=SOURCE,
+        target=NONE,
+        activations=Activations(layers=[last]),
+        reading=Reading(answers=True),
+        batching=QUIET,
+    )
     np.testing.assert_allclose(
         patched["probability"].sel(layer=last, place="answer_start"), patched["source_probability"], atol=1e-6
     )
@@ -118,14 +138,15 @@ def test_branches_of_one_row_equal_rows_of_their_own(played, architecture, monke
     model, run, probe = played(architecture)
     from morality_lens.models import suffixes
 
-    asked = {"source": SOURCE, "target": TARGET, "at": ["review", "answer_request", "answer_start"]}
+    activations = Activations(at=["review", "answer_request", "answer_start"])
+    asked = {"source": SOURCE, "target": TARGET, "activations": activations}
     taken = []
     real = suffixes._run_branches
     monkeypatch.setattr(suffixes, "_run_branches", lambda *a, **k: taken.append(1) or real(*a, **k))
-    one = patch(model, run, **asked, probe=probe, progress=False)
+    one = patch(model, run, **asked, reading=Reading(probe=probe), batching=QUIET)
     assert len(taken) >= 2
     monkeypatch.setattr(suffixes, "branches_work", lambda _: False)
-    two = patch(model, run, **asked, probe=probe, progress=False)
+    two = patch(model, run, **asked, reading=Reading(probe=probe), batching=QUIET)
     for name in ("log_odds", "projection", "target_projection"):
         scale = float(np.abs(two[name]).max())
         np.testing.assert_allclose(one[name], two[name], atol=2e-5 * scale)
@@ -133,7 +154,14 @@ def test_branches_of_one_row_equal_rows_of_their_own(played, architecture, monke
 
 def test_without_a_patch_the_run_itself_comes_back(played):
     model, run, probe = played("mistral")
-    patched = patch(model, run, source=SOURCE, target=TARGET, probe=probe, answers=True, progress=False)
+    patched = patch(
+        model,
+        run,
+        source=SOURCE,
+        target=TARGET,
+        reading=Reading(probe=probe, answers=True),
+        batching=QUIET,
+    )
     cells = {
         "source": {"instruction": "on", "cot": "off", "feedback": "on"},
         "target": {"instruction": "off", "cot": "off", "feedback": "on"},
@@ -151,7 +179,13 @@ def test_without_a_patch_the_run_itself_comes_back(played):
 def test_the_projection_can_be_read_in_the_patched_answer(played):
     model, run, probe = played("llama")
     patched = patch(
-        model, run, source=TARGET, target=TARGET, probe=probe, site="answer_end", layers=[1], progress=False
+        model,
+        run,
+        source=TARGET,
+        target=TARGET,
+        reading=Reading(probe=probe, site="answer_end"),
+        activations=Activations(layers=[1]),
+        batching=QUIET,
     )
     cell = {"instruction": "off", "cot": "off", "feedback": "on"}
     want = probe.project(run).sel(site="answer_end", round=1, item=patched["item"].values, **cell)
@@ -161,17 +195,17 @@ def test_the_projection_can_be_read_in_the_patched_answer(played):
 
 def test_what_does_not_correspond_is_refused_with_the_reason(played):
     model, run, _ = played("gpt2")
-    asked = {"source": SOURCE, "target": TARGET, "progress": False}
+    asked = {"source": SOURCE, "target": TARGET, "batching": QUIET}
     for words, more in (
-        ("tokens of 'turn' are not the same", {"at": "turn"}),
-        ("no 'instruction' in round 1", {"at": "instruction"}),
-        ("no 'rationale' in round 1", {"at": "rationale"}),
-        ("a place is a name", {"at": "answer@x"}),
-        ("comes after the answer's start", {"at": "answer_end"}),
-        ("one of residual, attention, mlp, head", {"what": "neuron"}),
-        ("layers of mlp are 0 to 2", {"what": "mlp", "layers": [-1]}),
-        ("no item zz", {"items": ["zz"]}),
-        ("projection is read at", {"site": "review"}),
+        ("tokens of 'turn' are not the same", {"activations": Activations(at="turn")}),
+        ("no 'instruction' in round 1", {"activations": Activations(at="instruction")}),
+        ("no 'rationale' in round 1", {"activations": Activations(at="rationale")}),
+        ("a place is a name", {"activations": Activations(at="answer@x")}),
+        ("comes after the answer's start", {"activations": Activations(at="answer_end")}),
+        ("one of residual, attention, mlp, head", {"activations": Activations(what="neuron")}),
+        ("layers of mlp are 0 to 2", {"activations": Activations(what="mlp", layers=[-1])}),
+        ("no item zz", {"target": Moment(condition=TARGET, items=["zz"])}),
+        ("projection is read at", {"reading": Reading(site="review")}),
     ):
         with pytest.raises(ValueError, match=words):
             patch(model, run, **{**asked, **more})
@@ -192,7 +226,15 @@ def test_what_does_not_correspond_is_refused_with_the_reason(played):
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "neox"])
 def test_steering_equals_adding_through_the_bridge(played, architecture):
     model, run, probe = played(architecture)
-    steered = steer(model, run, probe, condition=TARGET, layer=1, doses=[-1.0, 2.0], random=2, progress=False)
+    steered = steer(
+        model,
+        run,
+        probe,
+        condition=TARGET,
+        doses=Doses(layer=1, sizes=[-1.0, 2.0]),
+        random=RandomDirections(count=2),
+        batching=QUIET,
+    )
     ((_, target),) = paired(run, source=TARGET, target=TARGET, round=1, items=["q1"])
     where = list(positions(target, "turn", 1))
     direction = probe.direction.sel(layer=1).values
@@ -218,12 +260,20 @@ def test_steering_equals_adding_through_the_bridge(played, architecture):
     np.testing.assert_allclose(moved.sel(dose=2.0) - moved.sel(dose=0.0), 2.0, atol=1e-3)
     assert steered["dose"].values.tolist() == [-1.0, 0.0, 2.0]
     with pytest.raises(ValueError, match="doses other than 0"):
-        steer(model, run, probe, condition=TARGET, doses=[0.0], progress=False)
+        steer(model, run, probe, condition=TARGET, doses=Doses(sizes=[0.0]), batching=QUIET)
 
 
 def test_ablation_leaves_what_it_says(played):
     model, run, probe = played("qwen3")
-    ablated = ablate(model, run, probe, condition=TARGET, layers=[2], random=2, progress=False)
+    ablated = ablate(
+        model,
+        run,
+        probe,
+        condition=TARGET,
+        layers=[2],
+        random=RandomDirections(count=2),
+        batching=QUIET,
+    )
     stored = probe.project(run).sel(site="answer_start", round=1, layer=2)
     found = ablated["projection"].sel(read_layer=2)
     np.testing.assert_allclose(found.sel(ablation="direction"), float(stored.mean()), atol=1e-4)
@@ -260,19 +310,33 @@ def test_figures(played):
     from morality_lens.circuits.mediation import mediate
 
     model, run, probe = played("llama")
-    patched = patch(model, run, source=SOURCE, target=NONE, probe=probe, progress=False)
-    heads = patch(model, run, source=SOURCE, target=NONE, what="head", progress=False)
+    patched = patch(
+        model,
+        run,
+        source=SOURCE,
+        target=NONE,
+        reading=Reading(probe=probe),
+        batching=QUIET,
+    )
+    heads = patch(
+        model,
+        run,
+        source=SOURCE,
+        target=NONE,
+        activations=Activations(what="head"),
+        batching=QUIET,
+    )
     assert plots.patching_map(patched).data[0].z.shape == (1, 4)
     assert plots.patching_map(heads).data[0].z.shape == (4, 3)
     layers = plots.patching_layers(patched)
     assert len(layers.data) in (0, 2, 4)  # a band and a line for each metric that has a share
-    steered = steer(model, run, probe, condition=NONE, random=3, progress=False)
+    steered = steer(model, run, probe, condition=NONE, random=RandomDirections(count=3), batching=QUIET)
     names = [trace.name for trace in plots.dose_response(steered).data]
     assert "the direction" in names
     assert "words: instruction+feedback" in names
-    ablated = ablate(model, run, probe, condition=NONE, random=3, progress=False)
+    ablated = ablate(model, run, probe, condition=NONE, random=RandomDirections(count=3), batching=QUIET)
     assert list(plots.ablations(ablated).data[1].y) == ["direction", "complement", "mean"]
-    mediated = mediate(model, run, probe, progress=False)
+    mediated = mediate(model, run, probe, batching=QUIET)
     assert len(plots.mediation(mediated).data) == 5
     with pytest.raises(ValueError, match="not of heads"):
         plots.patching_layers(heads)

@@ -77,9 +77,23 @@ def test_a_direction_that_can_be_read_and_does_nothing_fails(tmp_path):
     probe = ml.fit_probe(model, ml.load_statements())
     assert float(probe.quality["auroc"].sel(layer=3)) > 0.8
     none, both = Condition(), Condition(instruction="on", feedback="on")
-    steered = ml.steer(model, run, probe, condition=none, layer=3, progress=False)
+    steered = ml.steer(
+        model,
+        run,
+        probe,
+        condition=none,
+        doses=ml.circuits.Doses(layer=3),
+        batching=ml.circuits.Batching(progress=False),
+    )
     ablated = {
-        key: ml.circuits.ablate(model, run, probe, condition=condition, layers=[3, 4, 5], progress=False)
+        key: ml.circuits.ablate(
+            model,
+            run,
+            probe,
+            condition=condition,
+            layers=[3, 4, 5],
+            batching=ml.circuits.Batching(progress=False),
+        )
         for key, condition in (("on", both), ("off", none))
     }
     lines = ml.circuits.causal_lines(steered, ablated).set_index("line")

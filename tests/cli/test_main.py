@@ -187,7 +187,7 @@ def bad_config(tmp_path, zoo_folder, own_data):
         (no_unknown, "unknown"),
         (no_model, "has no config.json"),
         (no_tokenizer, "has no tokenizer"),
-        (too_long, "could outgrow the model's window of 768 tokens"),
+        (too_long, "could exceed the model's context window of 768 tokens"),
         (in_the_way, "exists and is no run"),
         (other_things, "exists and is no run"),
         (bad_config, "modle: Extra inputs are not permitted"),

@@ -48,7 +48,7 @@ def test_perfect_answers_are_held_off_the_ends_and_the_probe_stands_beside():
     assert value(found, "probe_accuracy") == pytest.approx(0.75)
     assert value(found, "probe_d_prime") == pytest.approx(np.sqrt(2) * z(0.75))
     assert value(found, "gap") == pytest.approx(value(found, "probe_d_prime") - value(found, "d_prime"))
-    assert "more than the model says" in describe_detection(found)
+    assert "more than the model's answers" in describe_detection(found)
 
 
 @settings(max_examples=40, deadline=None)

@@ -23,7 +23,10 @@ from morality_lens.experiments.robustness import (
 from morality_lens.models.loading import record_of
 from morality_lens.rounds import side_questions
 from morality_lens.rounds.replay import dialogue_after
+from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.rounds.side_questions import SideQuestion, ask
+
+QUIET = Execution(progress=False)
 
 WORDING = load_wording()
 
@@ -48,7 +51,14 @@ def small(zoo_folder, tmp_path_factory):
 def test_every_place_holds_what_asking_there_alone_gives(small):
     model, run, items = small
     probe = made_up_probe(model)
-    found = weak_evidence(model, run, hearsay(items, (1.0, 2.0)), probe=probe, rounds=[0, 1], progress=False)
+    found = weak_evidence(
+        model,
+        run,
+        hearsay(items, (1.0, 2.0)),
+        probe=probe,
+        selection=Selection(rounds=[0, 1]),
+        execution=QUIET,
+    )
     assert found.sizes["strength"] == 2
     assert found["cluster"].values.tolist() == [q.cluster for q in items]
     for item in (items[1], items[4]):
@@ -69,7 +79,7 @@ def test_every_place_holds_what_asking_there_alone_gives(small):
 
 def test_a_second_start_goes_on_and_asks_nothing_twice(small, tmp_path, monkeypatch):
     model, run, items = small
-    whole = weak_evidence(model, run, hearsay(items), progress=False)
+    whole = weak_evidence(model, run, hearsay(items), execution=QUIET)
     real, asked = side_questions.ask, []
 
     def stopping(record, asides, **kwargs):
@@ -80,12 +90,20 @@ def test_a_second_start_goes_on_and_asks_nothing_twice(small, tmp_path, monkeypa
 
     monkeypatch.setattr(evidence, "ask", stopping)
     with pytest.raises(KeyboardInterrupt):
-        weak_evidence(model, run, hearsay(items), out=tmp_path / "parts", progress=False)
-    again = weak_evidence(model, run, hearsay(items), out=tmp_path / "parts", progress=False)
+        weak_evidence(model, run, hearsay(items), execution=Execution(out=tmp_path / "parts", progress=False))
+    again = weak_evidence(
+        model, run, hearsay(items), execution=Execution(out=tmp_path / "parts", progress=False)
+    )
     xr.testing.assert_allclose(again, whole)
     assert len(asked) == 3
     with pytest.raises(ValueError, match="another weak evidence"):
-        weak_evidence(model, run, hearsay(items), rounds=[1], out=tmp_path / "parts", progress=False)
+        weak_evidence(
+            model,
+            run,
+            hearsay(items),
+            selection=Selection(rounds=[1]),
+            execution=Execution(out=tmp_path / "parts", progress=False),
+        )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +113,7 @@ def test_a_second_start_goes_on_and_asks_nothing_twice(small, tmp_path, monkeypa
         (lambda e: [Evidence(item=e[0].item, texts=e[0].texts, named=(0, 1)), *e[1:]], "not the unknown one"),
         (
             lambda e: [Evidence(item=e[0].item, texts=e[0].texts, named=(2, 2)), *e[1:]],
-            "speak for two options",
+            "favour two options",
         ),
         (
             lambda e: [Evidence(item=e[0].item, texts=e[0].texts, named=(0, 2), strength=1.0), *e[1:]],
@@ -106,9 +124,9 @@ def test_a_second_start_goes_on_and_asks_nothing_twice(small, tmp_path, monkeypa
 def test_evidence_that_says_nothing_clear_is_refused(small, change, match):
     model, run, items = small
     with pytest.raises(ValueError, match=match):
-        weak_evidence(model, run, change(hearsay(items)), progress=False)
+        weak_evidence(model, run, change(hearsay(items)), execution=QUIET)
     with pytest.raises(ValueError, match="rounds 0 to 1"):
-        weak_evidence(model, run, hearsay(items), rounds=[7], progress=False)
+        weak_evidence(model, run, hearsay(items), selection=Selection(rounds=[7]), execution=QUIET)
 
 
 def test_evidence_comes_from_a_file(tmp_path):

@@ -13,7 +13,10 @@ from morality_lens.experiments import masking
 from morality_lens.experiments.masking import component_words, mask_words, without_words
 from morality_lens.items.kinds import Statement
 from morality_lens.models.loading import record_of
+from morality_lens.rounds.selection import Execution
 from morality_lens.runs.passages import passages
+
+QUIET = Execution(progress=False)
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral", "gpt2", "gemma2"])
@@ -25,7 +28,7 @@ def small(request, zoo_folder, tmp_path_factory):
 def test_without_components_nothing_is_masked(small):
     model, run = small
     probe = made_up_probe(model)
-    found, stored = mask_words(model, run, probe, progress=False), probe.project(run)
+    found, stored = mask_words(model, run, probe, execution=QUIET), probe.project(run)
     cell = {"instruction": "off", "cot": "off", "feedback": "off"}
     np.testing.assert_allclose(found.sel(cell).values, stored.sel(cell).values, rtol=2e-3, atol=2e-3)
     first = found.sel(round=0).values
@@ -50,12 +53,12 @@ def test_masked_words_may_be_any_words(small, component, monkeypatch):
             yield replace(passage, token_ids=tuple(ids))
 
     cell = {"instruction": "on", "cot": "on", "feedback": "on"}
-    before = mask_words(model, run, probe, components=[component], progress=False).sel(cell)
+    before = mask_words(model, run, probe, components=[component], execution=QUIET).sel(cell)
     rest = [c for c in ("instruction", "feedback", "cot") if c != component]
-    read = mask_words(model, run, probe, components=rest, progress=False).sel(cell)
+    read = mask_words(model, run, probe, components=rest, execution=QUIET).sel(cell)
     monkeypatch.setattr(masking, "passages", other)
-    after = mask_words(model, run, probe, components=[component], progress=False).sel(cell)
-    changed = mask_words(model, run, probe, components=rest, progress=False).sel(cell)
+    after = mask_words(model, run, probe, components=[component], execution=QUIET).sel(cell)
+    changed = mask_words(model, run, probe, components=rest, execution=QUIET).sel(cell)
     np.testing.assert_allclose(after.values, before.values, rtol=1e-3, atol=1e-3)
     far = getattr(record_of(model).lm.module.config, "sliding_window", None)  # it may not reach so far back
     assert far or np.abs(changed - read).sel(round=[1, 2], site="answer_start").max() > 0.05
@@ -64,7 +67,7 @@ def test_masked_words_may_be_any_words(small, component, monkeypatch):
 def test_masked_projections_are_those_of_plain_transformers_with_that_mask(small):
     model, run = small
     record, probe = record_of(model), made_up_probe(model)
-    found = mask_words(model, run, probe, components=["instruction"], progress=False)
+    found = mask_words(model, run, probe, components=["instruction"], execution=QUIET)
     passage = [p for p in passages(run) if p.condition.label == "instruction+feedback"][1]
     mask = torch.ones(1, len(passage.token_ids), dtype=torch.long)
     for name, _, start, stop in passage.spans:
@@ -91,7 +94,7 @@ def test_masked_projections_are_those_of_plain_transformers_with_that_mask(small
 def test_parts_that_are_not_there_are_refused(small):
     model, run = small
     with pytest.raises(ValueError, match="luck"):
-        mask_words(model, run, made_up_probe(model), components=["luck"], progress=False)
+        mask_words(model, run, made_up_probe(model), components=["luck"], execution=QUIET)
 
 
 def test_the_components_words_are_those_that_no_placebo_says():

@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 import morality_lens as ml
 from morality_lens.circuits.measuring import log_odds_of
 from morality_lens.circuits.patching import patch
+from morality_lens.circuits.settings import Activations, Batching, Doses, RandomDirections
 from morality_lens.circuits.steering import steer
 from morality_lens.cli.main import main
 from morality_lens.design import COMPONENTS, Condition, Design, Protocol
@@ -43,8 +44,9 @@ from morality_lens.judges.questions import accuracy, bias_scores, join_questions
 from morality_lens.models.loading import load_model, record_of
 from morality_lens.report.analysis import analyze
 from morality_lens.report.writing import write_report
-from morality_lens.rounds.feedback import Answered, Oracle
+from morality_lens.rounds.feedback import Oracle, ReviewedAnswer
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.selection import Execution
 
 WORDING = load_wording()
 BARE = Question(id="b", cluster="t", context="A and B met.", question="Who left?", options=("A one", "B one"))
@@ -243,7 +245,9 @@ def test_what_cannot_be_played_together_is_refused_in_words():
         with pytest.raises(ValueError, match=r"oracle feedback .*name none"):
             refuse_unplayable([item], oracle=True)
         with pytest.raises(ValueError, match="an oracle cannot judge it"):
-            Oracle(wording=WORDING, index=0).remarks([Answered(item=item, answer="A", condition="", round=0)])
+            Oracle(wording=WORDING, index=0).feedback(
+                [ReviewedAnswer(item=item, answer="A", condition="", round=0)]
+            )
     refuse_unplayable([replace(BARE, label=1)], oracle=True)
     with pytest.raises(ValueError, match="no right answer"):
         WORDING.oracle(RATING)
@@ -431,14 +435,19 @@ def test_a_named_good_option_without_unknown_is_measured_as_correct(zoo_folder, 
     p = run.option_probabilities.sel(item=[items[1].id], round=1).values
     np.testing.assert_allclose(odds, np.log(p[..., 1] / p[..., 0]))
     patched = patch(
-        model, run, source=Condition(instruction="on"), target=Condition(), layers=[0, 1], progress=False
+        model,
+        run,
+        source=Condition(instruction="on"),
+        target=Condition(),
+        activations=Activations(layers=[0, 1]),
+        batching=Batching(progress=False),
     )
     stored = log_odds_of(run, [q.id for q in items], 1)
     there = stored.sel(instruction="on", cot="off", feedback="off")
     np.testing.assert_allclose(patched["source_log_odds"], there, atol=1e-4)
     evidence = [Evidence(item="b0", texts=("x", "y"), named=(0, 1))]
     with pytest.raises(ValueError, match="item b0 has no unknown option"):
-        weak_evidence(model, run, evidence, progress=False)
+        weak_evidence(model, run, evidence, execution=Execution(progress=False))
 
 
 def test_where_no_reply_is_good_what_needs_one_is_refused_in_words(rated, forced, tmp_path):
@@ -447,18 +456,33 @@ def test_where_no_reply_is_good_what_needs_one_is_refused_in_words(rated, forced
     for trained, played in (rated, forced):
         probe = made_up_probe(trained)
         with pytest.raises(ValueError, match="options and a correct one"):
-            ml.circuits.attribute_answer(trained, played, progress=False)
+            ml.circuits.attribute_answer(trained, played, execution=ml.rounds.Execution(progress=False))
         with pytest.raises(ValueError, match="options and a correct one"):
-            ml.circuits.patch_gradient(trained, played, source=on, target=Condition(), progress=False)
+            ml.circuits.patch_gradient(
+                trained, played, source=on, target=Condition(), batching=ml.circuits.Batching(progress=False)
+            )
         with pytest.raises(ValueError, match="options and a correct one"):
-            ml.mediate(trained, played, probe, factors=("instruction", "feedback"), progress=False)
+            ml.mediate(
+                trained,
+                played,
+                probe,
+                factors=("instruction", "feedback"),
+                batching=ml.circuits.Batching(progress=False),
+            )
         with pytest.raises(ValueError, match="need items that name one"):
             log_odds_of(played, played.items.index.tolist(), 1)
         with pytest.raises(ValueError, match="no reply to these items is better"):
             own_pairs(played)
         with pytest.raises(ValueError, match="beside an unknown option"):
-            name_groups(trained, played, progress=False)
-    patched = patch(model, run, source=on, target=Condition(), layers=[0, 2], progress=False)
+            name_groups(trained, played, execution=Execution(progress=False))
+    patched = patch(
+        model,
+        run,
+        source=on,
+        target=Condition(),
+        activations=Activations(layers=[0, 2]),
+        batching=Batching(progress=False),
+    )
     assert "log_odds" not in patched
     stored = behaviour_cube(run, "rating").isel(round=1)
     np.testing.assert_allclose(
@@ -467,10 +491,18 @@ def test_where_no_reply_is_good_what_needs_one_is_refused_in_words(rated, forced
     np.testing.assert_allclose(
         patched["rating"].sel(layer=2, place="answer_start"), patched["source_rating"], atol=1e-4
     )
-    steered = steer(model, run, made_up_probe(model), condition=on, random=1, doses=[1.0], progress=False)
+    steered = steer(
+        model,
+        run,
+        made_up_probe(model),
+        condition=on,
+        random=RandomDirections(count=1),
+        doses=Doses(sizes=[1.0]),
+        batching=Batching(progress=False),
+    )
     assert "baseline" not in steered
     assert "rating" in steered
-    with pytest.raises(ValueError, match="log-odds steering moves"):
+    with pytest.raises(ValueError, match="log-odds steering changes"):
         ml.circuits.steering_slopes(steered)
 
 

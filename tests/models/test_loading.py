@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import zoo
+from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import helpers
-from transformers import LlavaConfig, Qwen2AudioConfig
+from transformers import Gemma4Config, LlavaConfig, Qwen2AudioConfig
 
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
@@ -186,6 +187,14 @@ def test_every_wording_keeps_its_spans_on_the_bundled_tokenizer():
                 assert record.renderer.tokenizer.unk_token_id not in ids
 
 
+def test_a_loaded_model_is_shown_in_one_line(zoo_folder):
+    model = load_model(zoo_folder("llama"), device="cpu")
+    record = record_of(model)
+    assert repr(model) == f"TransformerBridge({record.name}, 3 layers x {record.d_model}, float32, cpu)"
+    assert isinstance(model, TransformerBridge)
+    assert "blocks" in str(model)  # the list of components remains
+
+
 @pytest.fixture
 def no_torchvision(monkeypatch):
     """No torchvision, and a list of every program that is started or asked for."""
@@ -201,7 +210,7 @@ def no_torchvision(monkeypatch):
     return started
 
 
-@pytest.mark.parametrize("made", [LlavaConfig, Qwen2AudioConfig])
+@pytest.mark.parametrize("made", [LlavaConfig, Qwen2AudioConfig, Gemma4Config])
 def test_a_checkpoint_of_pictures_or_sound_never_has_anything_installed(
     made, tmp_path, zoo_folder, no_torchvision
 ):

@@ -27,8 +27,9 @@ from morality_lens.items.loaders import load_items
 from morality_lens.models.loading import load_model, record_of
 from morality_lens.rounds import endpoint
 from morality_lens.rounds.endpoint import Endpoint
-from morality_lens.rounds.feedback import Answered, Critic, read_feedback
+from morality_lens.rounds.feedback import Critic, ReviewedAnswer, read_feedback
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.preflight import Fitting
 
 WORDING = load_wording()
 SHORT = Protocol(design=Design(rounds=2), answer_tokens=4, rationale_tokens=4, feedback_tokens=12)
@@ -71,12 +72,14 @@ def test_feedback_that_gives_an_option_away_is_told_from_feedback_that_does_not(
 def test_a_critic_says_what_plain_generation_says_and_is_asked_once(llama, questions):
     record = record_of(llama)
     critic = Critic(record=record, protocol=SHORT, wording=WORDING)
-    asked = [Answered(item=q, answer=a, condition="feedback", round=1) for q in questions for a in ("A", "B")]
-    said = critic.remarks([*asked, asked[0]])
+    asked = [
+        ReviewedAnswer(item=q, answer=a, condition="feedback", round=1) for q in questions for a in ("A", "B")
+    ]
+    said = critic.feedback([*asked, asked[0]])
     assert said[-1] == said[0]
-    assert len(critic.said) == len(asked)
+    assert len(critic.known) == len(asked)
     spent = critic.tokens
-    assert critic.remarks(asked) == said[:-1]
+    assert critic.feedback(asked) == said[:-1]
     assert critic.tokens == spent
     for one, text in zip(asked, said, strict=False):
         turn = critique_turn(one.item, one.answer, WORDING)
@@ -101,8 +104,8 @@ def test_another_model_gives_the_feedback_and_is_recorded(llama, zoo_folder, tmp
     last = run.answers.set_index(["item", "instruction", "cot", "feedback", "round"])["text"]
     for row in on(run).to_dict("records"):
         before = last[row["item"], row["instruction"], row["cot"], row["feedback"], row["round"] - 1]
-        asked = Answered(item=by_id[row["item"]], answer=before, condition="", round=0)
-        said = critic.remarks([asked])[0]
+        asked = ReviewedAnswer(item=by_id[row["item"]], answer=before, condition="", round=0)
+        said = critic.feedback([asked])[0]
         assert row["feedback_text"] == said or (row["feedback_cut"] and row["feedback_text"] != "")
 
 
@@ -143,7 +146,7 @@ def test_a_file_that_lacks_something_is_refused(tmp_path, questions, text, match
         read_feedback(file, questions)
 
 
-def test_a_remark_too_long_to_be_read_is_refused_before_anything_is_played(llama, tmp_path, questions):
+def test_a_feedback_text_too_long_to_be_read_is_refused_before_anything_is_played(llama, tmp_path, questions):
     file = tmp_path / "said.csv"
     long = "word " * 60
     file.write_text("item,feedback\n" + "\n".join(f"{q.id},{long}" for q in questions))
@@ -189,7 +192,14 @@ def test_a_yoked_placebo_is_what_is_said_of_the_next_items_answer(llama, tmp_pat
     assert sorted(givers.values()) == sorted(givers)
     assert all(item != giver for item, giver in givers.items())
     with pytest.raises(ValueError, match="raise batch_size"):
-        play(llama, questions, out=tmp_path / "one", protocol=protocol, batch_size=1, progress=False)
+        play(
+            llama,
+            questions,
+            out=tmp_path / "one",
+            protocol=protocol,
+            fitting=Fitting(batch_size=1),
+            progress=False,
+        )
 
 
 def test_an_oracle_on_prompts_says_what_the_judge_finds(llama, tmp_path):
@@ -282,9 +292,9 @@ def make_endpoint(server: Server, cache: Path, **more) -> Endpoint:
 
 def test_a_server_is_asked_each_thing_once_over_all_starts(server, tmp_path, monkeypatch):
     monkeypatch.setenv(endpoint.KEY, "sk-secret")
-    asked = [Answered(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
+    asked = [ReviewedAnswer(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
     asked += [replace(one, answer="B") for one in asked[:2]]
-    first = make_endpoint(server, tmp_path / "kept.jsonl").remarks([*asked, asked[1]])
+    first = make_endpoint(server, tmp_path / "kept.jsonl").feedback([*asked, asked[1]])
     assert len(server.asked) == 5
     assert all(text.startswith("remark ") and "\n" not in text for text in first)
     assert {a["key"] for a in server.asked} == {"Bearer sk-secret"}
@@ -293,7 +303,7 @@ def test_a_server_is_asked_each_thing_once_over_all_starts(server, tmp_path, mon
     assert all((a["max_tokens"], a["temperature"], a["model"]) == (12, 0, "m") for a in server.asked)
     with (tmp_path / "kept.jsonl").open("a") as file:
         file.write('{"key": "torn')  # killed while it was written
-    again = make_endpoint(server, tmp_path / "kept.jsonl").remarks(asked)
+    again = make_endpoint(server, tmp_path / "kept.jsonl").feedback(asked)
     assert again == first[:5]
     assert len(server.asked) == 5
     assert "sk-secret" not in (tmp_path / "kept.jsonl").read_text()
@@ -301,23 +311,23 @@ def test_a_server_is_asked_each_thing_once_over_all_starts(server, tmp_path, mon
 
 def test_rate_limits_and_failures_of_a_server_are_waited_out(server, tmp_path):
     server.failures = [429, 500, 503]
-    said = make_endpoint(server, tmp_path / "kept.jsonl").remarks(
-        [Answered(item=make_questions(1)[0], answer="A", condition="", round=1)]
+    said = make_endpoint(server, tmp_path / "kept.jsonl").feedback(
+        [ReviewedAnswer(item=make_questions(1)[0], answer="A", condition="", round=1)]
     )
     assert said == ["remark 4"]
 
 
 def test_a_server_that_refuses_is_an_error_without_the_key_and_nothing_is_lost(server, tmp_path, monkeypatch):
     monkeypatch.setenv(endpoint.KEY, "sk-secret")
-    asked = [Answered(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
+    asked = [ReviewedAnswer(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
     one = make_endpoint(server, tmp_path / "kept.jsonl")
-    one.remarks(asked[:2])
+    one.feedback(asked[:2])
     server.failures = [401]
-    with pytest.raises(ConnectionError, match="What was answered is kept") as caught:
-        one.remarks(asked)
+    with pytest.raises(ConnectionError, match="Its earlier replies are kept") as caught:
+        one.feedback(asked)
     assert "sk-secret" not in str(caught.value)
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2
-    make_endpoint(server, tmp_path / "kept.jsonl").remarks(asked)
+    make_endpoint(server, tmp_path / "kept.jsonl").feedback(asked)
     assert len(server.asked) == 4
 
 

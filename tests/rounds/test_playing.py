@@ -24,7 +24,7 @@ from morality_lens.judges.questions import judge_answers
 from morality_lens.models import decoding
 from morality_lens.models.loading import load_model, record_of
 from morality_lens.rounds.playing import play
-from morality_lens.rounds.preflight import longest_dialogues
+from morality_lens.rounds.preflight import Fitting, longest_dialogues
 from morality_lens.runs import manifest, writing
 from morality_lens.runs.run import open_run
 
@@ -221,8 +221,8 @@ def test_round_zero_is_one_and_the_same_in_all_conditions(llama, tmp_path, quest
 
 def test_sampled_replies_do_not_depend_on_the_batch(llama, tmp_path, questions):
     protocol = replace(SHORT, temperature=1.5)
-    one = played(llama, questions, tmp_path / "a", protocol, batch_size=1)
-    three = played(llama, questions, tmp_path / "b", protocol, batch_size=3)
+    one = played(llama, questions, tmp_path / "a", protocol, fitting=Fitting(batch_size=1))
+    three = played(llama, questions, tmp_path / "b", protocol, fitting=Fitting(batch_size=3))
     assert one.answers["text"].tolist() == three.answers["text"].tolist()
     other = replace(protocol, design=replace(protocol.design, seed=1))
     assert (
@@ -233,7 +233,7 @@ def test_sampled_replies_do_not_depend_on_the_batch(llama, tmp_path, questions):
 
 def test_items_come_back_in_their_own_order_however_they_were_played(llama, tmp_path):
     items = make_questions(7)[::-1]
-    run = played(llama, items, tmp_path / "run", batch_size=2)
+    run = played(llama, items, tmp_path / "run", fitting=Fitting(batch_size=2))
     assert run.residuals["item"].values.tolist() == [q.id for q in items]
     assert run.residuals["cluster"].values.tolist() == [q.cluster for q in items]
     assert run.items.index.tolist() == [q.id for q in items]
@@ -298,7 +298,7 @@ def test_open_prompts_are_played_without_options(llama, tmp_path):
 
 def test_a_run_that_is_interrupted_resumes_to_the_same_store(llama, tmp_path, monkeypatch):
     items = make_questions(5)
-    whole = played(llama, items, tmp_path / "whole", batch_size=2)
+    whole = played(llama, items, tmp_path / "whole", fitting=Fitting(batch_size=2))
     real, calls = writing.commit, []
 
     def commit_then_die(path, number, batch):
@@ -309,13 +309,13 @@ def test_a_run_that_is_interrupted_resumes_to_the_same_store(llama, tmp_path, mo
 
     monkeypatch.setattr(writing, "commit", commit_then_die)
     with pytest.raises(KeyboardInterrupt):
-        played(llama, items, tmp_path / "cut", batch_size=2)
+        played(llama, items, tmp_path / "cut", fitting=Fitting(batch_size=2))
     half = open_run(tmp_path / "cut")
     assert not half.complete
     assert half.residuals.sizes["item"] == 2
     monkeypatch.setattr(writing, "commit", real)
     calls.clear()
-    assert_same_run(whole, played(llama, items, tmp_path / "cut", batch_size=4))
+    assert_same_run(whole, played(llama, items, tmp_path / "cut", fitting=Fitting(batch_size=4)))
     again = played(llama, items, tmp_path / "cut")
     assert_same_run(whole, again)
 
@@ -328,15 +328,16 @@ from conftest import make_questions
 from rounds.test_playing import SHORT
 from morality_lens.models.loading import load_model
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.preflight import Fitting
 model = load_model({model!r}, device="cpu")
-play(model, make_questions(8), out={out!r}, protocol=SHORT, batch_size=1, progress=False)
+play(model, make_questions(8), out={out!r}, protocol=SHORT, fitting=Fitting(batch_size=1), progress=False)
 """
 
 
 @pytest.mark.slow(seconds=8)
 def test_a_run_killed_without_warning_resumes_to_the_same_store(zoo_folder, llama, tmp_path):
     items = make_questions(8)
-    whole = played(llama, items, tmp_path / "whole", batch_size=1)
+    whole = played(llama, items, tmp_path / "whole", fitting=Fitting(batch_size=1))
     out = tmp_path / "killed"
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]), model=str(zoo_folder("llama")), out=str(out))
     child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
@@ -352,7 +353,7 @@ def test_a_run_killed_without_warning_resumes_to_the_same_store(zoo_folder, llam
 
 def test_memory_that_runs_out_halves_the_batch_and_goes_on(llama, tmp_path, monkeypatch):
     items = make_questions(4)
-    whole = played(llama, items, tmp_path / "whole", batch_size=4)
+    whole = played(llama, items, tmp_path / "whole", fitting=Fitting(batch_size=4))
     real = decoding.prefill
 
     def greedy_for_memory(lm, batch, new, weights=None):
@@ -361,7 +362,7 @@ def test_memory_that_runs_out_halves_the_batch_and_goes_on(llama, tmp_path, monk
         return real(lm, batch, new, weights)
 
     monkeypatch.setattr(decoding, "prefill", greedy_for_memory)
-    halved = played(llama, items, tmp_path / "halved", batch_size=4)
+    halved = played(llama, items, tmp_path / "halved", fitting=Fitting(batch_size=4))
     pd.testing.assert_frame_equal(whole.answers, halved.answers)
     one, other = whole.residuals.load(), halved.residuals.load()
     assert (one.isnull() == other.isnull()).all()
@@ -408,16 +409,16 @@ def test_the_bound_counts_the_words_of_the_chosen_wording(llama, questions):
     assert wordy - short >= asked * (1 + SHORT.design.rounds), "it is asked for in every round"
 
 
-def test_dialogues_that_could_outgrow_the_window_are_refused_or_left_out_by_name(llama, tmp_path, questions):
+def test_dialogues_that_could_exceed_the_window_are_refused_or_skipped_by_name(llama, tmp_path, questions):
     long = replace(questions[0], id="long", context="They met at the market. " * 200)
-    with pytest.raises(ValueError, match=r"1 of 4 items could outgrow.*768 tokens.*item long.*--drop-long"):
+    with pytest.raises(ValueError, match=r"1 of 4 items could exceed.*768 tokens.*item long.*--drop-long"):
         played(llama, [*questions, long], tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    run = played(llama, [*questions, long], tmp_path / "run", drop_long=True)
+    run = played(llama, [*questions, long], tmp_path / "run", fitting=Fitting(drop_long=True))
     assert [row["id"] for row in run.manifest["left_out"]] == ["long"]
     assert run.residuals["item"].values.tolist() == [q.id for q in questions]
-    with pytest.raises(ValueError, match="none fits"):
-        played(llama, [long], tmp_path / "none", drop_long=True)
+    with pytest.raises(ValueError, match="no item fits"):
+        played(llama, [long], tmp_path / "none", fitting=Fitting(drop_long=True))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Questions in passing: they are read as plain transformers reads them, after the stored dialogue."""
+"""Side questions: they are read as plain transformers reads them, after the stored dialogue."""
 
 from pathlib import Path
 

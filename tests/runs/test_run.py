@@ -11,6 +11,7 @@ from conftest import make_questions
 from morality_lens.design import COMPONENTS, Condition, Design, Factor, Protocol
 from morality_lens.models.loading import load_model
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.preflight import Fitting
 from morality_lens.runs import manifest, run as run_module, writing
 from morality_lens.runs.run import open_run
 
@@ -26,7 +27,9 @@ PROTOCOL = Protocol(
 def run(zoo_folder, tmp_path_factory):
     model = load_model(zoo_folder("llama"), device="cpu")
     out = tmp_path_factory.mktemp("store") / "run"
-    return play(model, make_questions(3), out=out, protocol=PROTOCOL, batch_size=2, progress=False)
+    return play(
+        model, make_questions(3), out=out, protocol=PROTOCOL, fitting=Fitting(batch_size=2), progress=False
+    )
 
 
 def test_the_cube_has_its_dims_in_order_and_its_coordinates(run):
