@@ -201,8 +201,8 @@ def _place(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
         return source, {"revision": revision}
     if importlib.util.find_spec("gguf") is None:
         raise ModuleNotFoundError(
-            f"reading {Path(source).name} needs the package gguf: pip install gguf, or load the model from a "
-            "folder in Hugging Face format."
+            f'reading {Path(source).name} needs the package gguf: pip install "morality-lens[gguf]", or load '
+            "the model from a folder in Hugging Face format."
         )
     return str(Path(source).parent), {"gguf_file": Path(source).name}
 
