@@ -10,6 +10,7 @@ import torch
 import morality_lens as ml
 from morality_lens.cli.main import main
 from morality_lens.design import Condition, Design, Factor, Protocol
+from morality_lens.dialogues import rendering
 from morality_lens.models.loading import record_of
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,24 @@ def test_a_probe_is_fitted_a_patch_and_a_steering_are_what_they_must_be(smollm2,
     np.testing.assert_allclose(still, want, atol=2e-3)
     moved = steered.sel(direction="probe")["log_odds"].diff("dose")
     assert float(np.abs(moved).max()) > 1e-3
+
+
+def test_the_answers_log_odds_are_split_exactly_though_letters_have_two_tokens(smollm2, run):
+    letters = rendering.letter_tokens(record_of(smollm2).renderer, 3)
+    assert min(map(len, letters)) == 2  # "A" and " A"
+    ids = run.items.index.tolist()[:3]
+    parts = ml.circuits.attribute_answer(smollm2, run, items=ids, rounds=[1], progress=False)
+    for by in ("component", "layer", "head and segment"):
+        split = ml.interactions.attribute_effects(parts, by=by, method="pointwise", family=())
+        total = split["estimate"].sum("component")
+        np.testing.assert_allclose(total, split["whole"].transpose(*total.dims), atol=1e-3)
+        assert "tokens of a letter" in split["component"].values
+    stored = run.option_probabilities.sel(round=[1], item=ids)
+    log, label = np.log(stored), run.items.loc[ids, "label"].to_numpy(int)
+    for i, k in enumerate(label):
+        one = log.isel(item=i)
+        odds = one.isel(option=k) - one.isel(option=[n for n in range(3) if n != k]).mean("option")
+        np.testing.assert_allclose(parts["projection"].isel(item=i), odds, atol=2e-3)
 
 
 def test_the_command_checks_it(capsys, monkeypatch):
