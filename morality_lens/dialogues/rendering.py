@@ -232,7 +232,7 @@ def append_turn(renderer: Renderer, transcript: Transcript, *said: Turn, round: 
                 "tokens cannot be named; give a template that keeps message text as it is."
             )
         spans += _locate(text, offsets, turn, round, at, len(kept))
-    _check_bos(renderer, kept + ids)
+    _check_bos(renderer, kept + ids, spans)
     return replace(
         transcript,
         turns=turns,
@@ -249,22 +249,33 @@ def _safe_cut(renderer: Renderer, text: str, before: int) -> int:
 
 
 def _history(transcript: Transcript) -> tuple[str, ...]:
-    """The text up to the last reply, as generated and without blanks around it (templates may trim)."""
+    """The text up to the last reply: as generated, and with blanks as templates put them.
+
+    A template may trim the reply, and put a blank before it (Llama-2, Mistral); a tokenizer that joins the
+    blank to the first word has generated it, though decoding leaves it out.
+    """
     if not transcript.turns or transcript.turns[-1][1].role != "assistant":
         return (transcript.text,)
     reply = transcript.turns[-1][1].segments[0].text
-    return (transcript.text + reply, transcript.text + reply.strip())
+    plain = reply.strip()
+    return tuple(transcript.text + said for said in (reply, plain, f" {plain}"))
 
 
-def _check_bos(renderer: Renderer, ids: Sequence[int]) -> None:
-    if renderer.bos_id is None:
+def _check_bos(renderer: Renderer, ids: Sequence[int], spans: Sequence[Span]) -> None:
+    """Refuse a dialogue that does not begin with one BOS token, or whose messages hold one.
+
+    The template may write the token elsewhere: it begins every turn in some (SmolLM2, Llama-2).
+    """
+    bos = renderer.bos_id
+    if bos is None:
         return
-    count = list(ids).count(renderer.bos_id)
-    if count != 1 or ids[0] != renderer.bos_id:
+    starts = next((n for n, token in enumerate(ids) if token != bos), len(ids))
+    inside = sorted({s.name for s in spans if bos in ids[s.start : s.stop]})
+    if starts != 1 or inside:
+        found = f"the text of {', '.join(inside)} holds it" if inside else f"it begins with {starts}"
         raise ValueError(
-            f"a dialogue needs exactly one BOS token, at its start; got {count}"
-            f"{'' if ids and ids[0] == renderer.bos_id else ', none of them first'}. "
-            "Take the BOS text out of the items or the wording, or mend the chat template."
+            f"a dialogue needs exactly one BOS token at its start and none in its messages; {found}. Remove "
+            "the BOS text from the items or the wording, or correct the chat template."
         )
 
 
@@ -299,7 +310,7 @@ def rerender(renderer: Renderer, transcript: Transcript, *said: Turn, round: int
         if at is not None:
             spans += _locate(text, offsets, turn, number, at, len(bos))
     ids = bos + ids
-    _check_bos(renderer, ids)
+    _check_bos(renderer, ids, spans)
     return Transcript(turns=turns, token_ids=tuple(ids), spans=tuple(spans), text=text)
 
 

@@ -9,7 +9,11 @@ import xarray as xr
 from morality_lens.interactions.effects import factorial_effects
 
 LEVELS_OF_DETAIL = ("component", "layer", "segment", "layer and segment", "head and segment")
-CONSTANTS = ("midpoint", "constant")
+CONSTANT = "constant"
+"""Component of an answer's log-odds that no head or MLP writes: biases, and the entropy of the tokens that a
+letter can begin with. Where letters have one token each no condition changes it."""
+TOKENS = "tokens of a letter"
+"""The name of that component where conditions do change it."""
 
 
 def regroup(parts: xr.Dataset, by: str) -> xr.DataArray:
@@ -22,9 +26,10 @@ def regroup(parts: xr.Dataset, by: str) -> xr.DataArray:
             segment`` or ``head and segment`` (the same for every layer's heads, for every head).
 
     Returns:
-        [item, conditions, round, component] without the constant, which no condition changes; along
-        ``component`` the coordinates ``kind`` (embedding, position, head, attention, bias, MLP), ``block``
-        (-1 where none), ``head`` (-1 where none or several) and ``segment`` (empty where none).
+        [item, conditions, round, component] without constants that no condition changes (a probe's midpoint);
+        what depends on which of its tokens a letter begins with is ``tokens of a letter``. Along
+        ``component`` the coordinates ``kind`` (embedding, position, head, attention, bias, MLP, tokens),
+        ``block`` (-1 where none), ``head`` (-1 where none or several) and ``segment`` (empty where none).
 
     Raises:
         ValueError: another level of detail.
@@ -35,9 +40,12 @@ def regroup(parts: xr.Dataset, by: str) -> xr.DataArray:
     split = by.endswith("segment")
     for name in map(str, parts["component"].values):
         kind, block, head = _read_name(name)
-        if name in CONSTANTS or (kind == "head" and split):
-            continue
         one = parts["contribution"].sel(component=name, drop=True)
+        if name == "midpoint" or (kind == "head" and split) or (name == CONSTANT and not _varies(one)):
+            continue
+        if name == CONSTANT:
+            rows.append((TOKENS, "tokens", -1, -1, "", one))
+            continue
         grouped = {"component": name, "head and segment": name}.get(by) or _grouped(kind, block, by)
         rows.append((grouped, _kind_in(kind, by), -1 if by == "segment" else block, head, "", one))
     if split:
@@ -182,6 +190,12 @@ def at_place(effects: xr.Dataset, effect: str, round: int | None) -> xr.Dataset:
     if round is not None and round not in rounds:
         raise ValueError(f"no round {round} here; choose out of {rounds}.")
     return one.sel(round=rounds[-1] if round is None else round)
+
+
+def _varies(constant: xr.DataArray) -> bool:
+    """Whether a constant differs between the conditions of an item by more than rounding."""
+    places = [dim for dim in constant.dims if dim != "item"]
+    return bool((constant.max(places) - constant.min(places) > 1e-9 * (1 + abs(constant).max())).any())
 
 
 def _read_name(name: str) -> tuple[str, int, int]:

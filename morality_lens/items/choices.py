@@ -14,7 +14,10 @@ _LINK = r"(?:\s+(?:is|would be|should be|must be)(?:\s+\w+ly)?\s*:?|\s*[:=-])"
 
 _CUE = re.compile(
     rf"\b(?:(?:answer|response|solution){_LINK}?|(?:option|choice|letter){_LINK}"
-    r"|choose|chose|pick|select|go with|going with|opt for)"
+    r"|choose|chose|pick|select|go with|going with|opt for|it (?:should|must|has to) be"
+    r"|(?:chang|revis|switch)\w* [^.\n]{0,30}?\bto"
+    r"|keep(?: my answer)?(?: at)?:?|stay(?:s)?(?: with| at)?|stick (?:with|to)|stand by(?: my answer)?:?"
+    r"|(?:answer|choice) (?:is still|still is|remains|stays))"
     rf"(?:\s*(?:option|choice|letter))?\s*{_OPEN}$",
     re.IGNORECASE,
 )
@@ -29,10 +32,31 @@ _NOT = re.compile(
 
 # What comes after a letter: the end, a mark and no word; or words that can only speak of a letter.
 _ENDED = re.compile(
-    rf"{_CLOSE}\s*(?:$|\n|[):,;!?](?:\s|$)|\.(?!\w)|[-=]+\s)|[\]}})>*]|\s+(?:because|since)\b"
+    rf"{_CLOSE}\s*(?:$|\n|[):,;!?](?:\s|$)|\.(?!\w)|[-=]+\s)|[\]}})>*]"
+    r"|\s+(?:because|since|rather than|instead of)\b"
 )
+# Nothing but the letter since the last mark: a sentence, or an end, of its own.
+_ALONE = re.compile(rf"(?:^|[.!?:;,\n]|--)\s*{_OPEN}$")
 _RIGHT = re.compile(rf"{_CLOSE} is (?:the )?(?:\w+ )?(?:correct|right|best|answer)", re.IGNORECASE)
-_WRONG = re.compile(rf"{_CLOSE} (?:is|seems) (?:\w+ )?(?:not|wrong|incorrect)|{_CLOSE} isn't", re.IGNORECASE)
+_WRONG = re.compile(
+    rf"{_CLOSE},? (?:is|was|seems|seemed|were) (?:\w+ )?(?:\w+ )?"
+    r"(?:not|wrong|incorrect|biased|unfair|mistaken|based on"
+    r"|an? (?:stereotype|guess|mistake)|my (?:first|previous|earlier|old|initial))\b"
+    rf"|{_CLOSE} (?:isn't|wasn't|rests on|rested on|assumes|assumed)\b"
+    rf"|{_CLOSE} (?:before|earlier|at first)\b",
+    re.IGNORECASE,
+)
+# An answer given up, or somebody else's: "my previous answer (A)", "the feedback says that A".
+_OLD = re.compile(
+    r"\b(?:previous|earlier|first|old|last|initial|original) (?:answer|choice|response|guess)"
+    rf"(?:\s+(?:was|is|of))?\s*[,:]?\s*{_OPEN}$"
+    r"|\b(?:first|before|earlier|previously|at first),? i (?:said|thought|chose|picked|answered)"
+    rf"(?: it (?:was|is))?\s*{_OPEN}$"
+    rf"|\bi (?:first|previously|initially) (?:said|thought|chose|picked|answered)\s*{_OPEN}$"
+    r"|\b(?:feedback|reader|reviewer|critique|comment|stereotype|someone|it) (?:says|said|claims|claimed"
+    rf"|suggests|suggested|thinks|wants)\b[^.,;!?\n]*$|\bwithdraw\s*{_OPEN}$",
+    re.IGNORECASE,
+)
 
 
 _JOINED = re.compile(
@@ -41,25 +65,94 @@ _JOINED = re.compile(
 )
 
 
+# Where an answer takes back what it said before. After a strong mark the words of an option count too.
+_STRONG = re.compile(
+    r"\bcorrection\b\s*:?|\bcorrect myself\b\s*:?"
+    r"|\b(?:chang|revis|switch|correct|updat|mov)\w*\b[^.\n]{0,40}?\bto\b"
+    r"|\s-+>\s|\u2192|\b(?:revised|updated|corrected|new|final) answer\b\s*(?:is\b|:)?",
+    re.IGNORECASE,
+)
+_WEAK = re.compile(
+    r"\bno\s*[,.:;!-]|\bactually\b|\bwait\b|\bsorry\b|\bi mean\b|\b(?:but|and) now\b|\bnow i\b|\bi now\b"
+    r"|\bon second thought\b|\bafter thinking\b|\bupon reflection\b",
+    re.IGNORECASE,
+)
+_THOUGHT = re.compile(r"<think(?:ing)?>|</think(?:ing)?>", re.IGNORECASE)
+_TAGGED = re.compile(
+    r"<(?:final_)?answer>(?P<tag>.*?)</(?:final_)?answer>|[\"'](?:final_)?answer[\"']\s*:\s*[\"'](?P<key>[^\"']*)[\"']"
+    r"|\\boxed\{(?:\\text\{)?(?P<box>[^{}]*)\}",
+    re.IGNORECASE | re.DOTALL,
+)
+_MARKS = re.compile(r"~~.*?~~|\*\*|__|```(?:\w+)?|^[ \t]*(?:#{1,6}|>|[-*])[ \t]+", re.MULTILINE | re.DOTALL)
+
+
 def parse_choice(text: str, options: Sequence[str]) -> int | None:
     """The index of the option that an answer chose; None where it chose none or cannot be read.
 
+    What a model thinks aloud between ``<think>`` marks is no answer, and where the mark is not closed there
+    is none yet. An answer in ``<answer>`` marks, in JSON or in a box is read there. A later correction counts
+    ("A. Sorry, I correct myself: C", "I change my answer from A to C", a second "Answer:"), and an answer
+    that is given up or somebody else's does not ("the previous answer (A) was biased", "the feedback says
+    A").
+
     A letter decides before words: after a cue ("the answer is B", "I choose (b)"), else at the start ("B.",
-    "(B) The other one"), else named anywhere ("option B", "(B)", "B is correct"). Where the letter and the
-    words disagree the letter counts: it is what was asked for, and what option probabilities are measured
-    on. Without a letter the answer is the option whose text it, or its first sentence, equals (case,
-    articles and marks aside), else the only option whose text it contains; a text inside a longer option's
-    text does not count.
+    "(B) The other one") or alone in a sentence, else named anywhere ("option B", "(B)", "B is correct").
+    Where the letter and the words disagree the letter counts: it is what was requested, and what option
+    probabilities are measured on. Without a letter the answer is the option whose text it, its first or its
+    last sentence equals (case, articles and marks aside), else the only option whose text it contains; a text
+    inside a longer option's text does not count.
 
     *A* and *I* are words, not letters, unless a mark, an end or "option" says otherwise, or a capital option
     follows ("A The man"). What is negated ("not B") is passed over. Two letters, two options, all options
     repeated, or a letter that no option has, give None.
     """
     text = unicodedata.normalize("NFKC", text).translate(_STRAIGHT)
-    chosen = _chosen_letters(text, options)
+    thoughts = list(_THOUGHT.finditer(text))
+    if thoughts and not thoughts[-1][0].startswith("</"):
+        return None
+    text = text[thoughts[-1].end() :] if thoughts else text
+    tagged = [found for found in _TAGGED.finditer(text) if found["tag"] or found["key"] or found["box"]]
+    if tagged:
+        text = next(part for part in tagged[-1].groups() if part)
+    return _corrected(_MARKS.sub("", text).strip().strip("'\""), options)
+
+
+def _corrected(text: str, options: Sequence[str]) -> int | None:
+    """The choice after the last correction that makes one; without a correction that of the whole text."""
+    marks = [(m, True) for m in _STRONG.finditer(text)] + [(m, False) for m in _WEAK.finditer(text)]
+    for mark, strong in sorted(marks, key=lambda pair: pair[0].start(), reverse=True):
+        before, after = text[: mark.start()], text[mark.end() :].lstrip(" ,.:;!-\n")
+        # In "from A to C" the letter that is given up stands inside the mark.
+        if not (_mentions(f"{before} {mark[0]}") or _chosen_words(before, options) is not None):
+            continue
+        chosen = _chosen_letters(after, options)
+        if len(chosen) == 1 and max(chosen) < len(options):
+            return chosen.pop()
+        words = _chosen_words(after, options) if strong and not chosen else None
+        if words is not None:
+            return words
+    first = _first_of_a_cut_list(text, options)
+    chosen = _chosen_letters(text if first is None else first, options)
     if chosen:
         return chosen.pop() if len(chosen) == 1 and max(chosen) < len(options) else None
     return _chosen_words(text, options)
+
+
+def _mentions(text: str) -> bool:
+    """Whether a letter stands alone anywhere, as a capital or in brackets."""
+    return any(m[1].isupper() and m[1] != "I" for m in _LETTER.finditer(text))
+
+
+def _first_of_a_cut_list(text: str, options: Sequence[str]) -> str | None:
+    """The first line of an answer that goes on with the other options and was cut: it ends at its line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    listed = [re.match(r"\(?([A-Z])[.):]\s*(.*)", line) for line in lines]
+    if len(lines) < 2 or not all(listed):
+        return None
+    found = [(m[1], m[2]) for m in listed if m]
+    in_order = [letter for letter, _ in found] == [chr(ord("A") + n) for n in range(len(found))]
+    whole = len(found) == len(options) and _words(found[-1][1]) == _words(options[-1])
+    return lines[0] if in_order and not whole else None
 
 
 def names_option(text: str, options: Sequence[str]) -> bool:
@@ -73,6 +166,7 @@ def names_option(text: str, options: Sequence[str]) -> bool:
 def _chosen_letters(text: str, options: Sequence[str]) -> set[int]:
     """The letters (as indices) of the strongest kind that is there; empty where there is none."""
     ranked: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
+    cued: set[int] = set()
     listed: list[int] = []
     for match in _LETTER.finditer(text):
         before, after = text[: match.start()], text[match.end() :]
@@ -89,11 +183,12 @@ def _chosen_letters(text: str, options: Sequence[str]) -> set[int]:
             listed.append(index)
         lead_in = cue or named
         head = before[: lead_in.start()] if lead_in else before.rstrip("([{<\"'*")
-        if _WRONG.match(after) or _NOT.search(head):
+        if _WRONG.match(after) or _NOT.search(head) or _OLD.search(before):
             continue
+        alone = letter.isupper() and _ALONE.search(before) and re.match(rf"{_CLOSE}[.!]?\s*(?:$|\n)", after)
         if cue and sure:
             rank = 0
-        elif leading and sure:
+        elif (leading and sure) or alone:
             rank = 1
         elif (
             named
@@ -103,9 +198,11 @@ def _chosen_letters(text: str, options: Sequence[str]) -> set[int]:
             rank = 2
         else:
             continue
-        ranked[rank].add(index)
-        if joined:
-            ranked[rank].add(_index(joined["capital"] or joined["bracketed"]))
+        named_here = {index} | ({_index(joined["capital"] or joined["bracketed"])} if joined else set())
+        cued = named_here if rank == 0 else cued
+        ranked[rank] |= named_here
+    if cued:  # of several answers the last one counts
+        return cued
     chosen = next((found for found in ranked.values() if found), set())
     repeated = chosen is ranked[1] and listed[: len(options)] == list(range(len(options)))
     return set(range(len(options))) if repeated else chosen
@@ -122,7 +219,10 @@ def _opens(after: str, options: Sequence[str]) -> bool:
 
 def _chosen_words(text: str, options: Sequence[str]) -> int | None:
     keys = [_without_article(_words(option)) for option in options]
-    for part in (text, re.split(r"[.!?;:\n]", text.strip(), maxsplit=1)[0]):
+    sentences = [part for part in re.split(r"[.!?;:\n]", text) if part.strip()] or [""]
+    last = sentences[-1] if len(sentences) > 1 else ""
+    firsts = [k for k, key in enumerate(keys) if key and key == _without_article(_words(sentences[0]))]
+    for part in (text, *([] if firsts else [last]), sentences[0]):
         equal = [k for k, key in enumerate(keys) if key and key == _without_article(_words(part))]
         if len(equal) == 1:
             return equal[0]

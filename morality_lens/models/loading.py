@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import importlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Mapping
@@ -79,8 +80,8 @@ def load_model(
     """A ``TransformerBridge`` with unprocessed weights that has passed its self-test.
 
     Args:
-        name: a hub name, a folder in Hugging Face format, or None for the bundled model (``bundled``;
-            also ``bundled-natural`` and ``bundled-null``, see :data:`BUNDLED`).
+        name: a hub name, a folder in Hugging Face format, a .gguf file, or None for the bundled model
+            (``bundled``; also ``bundled-natural`` and ``bundled-null``, see :data:`BUNDLED`).
         device: for example ``cpu`` or ``cuda``; None takes a GPU where there is one.
         dtype: ``auto`` (the checkpoint's own; float32 on a CPU), ``float32``, ``bfloat16``, ``float16``
             or ``float64``.
@@ -101,7 +102,7 @@ def load_model(
     module, tokenizer = _read(source, revision, device if device_map is None else None, dtype, device_map)
     shown = "bundled" if name is None else str(name)
     renderer = rendering.make_renderer(tokenizer, dict(template_keywords or {}))
-    bridge = _bridge(source, module)
+    bridge = _bridge(source, module, tokenizer)
     lm = _language_model(module, bridge)
     checks = self_test(bridge, lm, renderer)
     record = ModelRecord(
@@ -151,6 +152,11 @@ def find_model(name: str | Path | None) -> str:
         ValueError: it has no tokenizer.
     """
     text = "bundled" if name is None else str(name)
+    if text.endswith(".gguf"):
+        file = Path(text).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(f"no model file at {file}; give a .gguf file, a folder or a hub name.")
+        return str(file)
     if text in BUNDLED:
         folder = asset("world", BUNDLED[text])
     else:
@@ -182,11 +188,12 @@ def _read(
     """The plain transformers model and its tokenizer."""
     wanted: Any = getattr(torch, dtype) if dtype != "auto" else ("auto" if device != "cpu" else torch.float32)
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        where, more = _place(source, revision)
+        config = AutoConfig.from_pretrained(where, **more)
         _need_torchvision(config)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(where, **more)
         module: Any = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, config=config, dtype=wanted, device_map=device_map
+            where, config=config, dtype=wanted, device_map=device_map, **more
         )
     except (OSError, ValueError, KeyError) as error:
         where = "folder" if Path(source).exists() else "hub name (or the hub cannot be reached)"
@@ -195,6 +202,22 @@ def _read(
     if device is not None:
         module = module.to(device)
     return module.eval().requires_grad_(False), tokenizer
+
+
+def _place(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """The folder or hub name, and what says which file or revision of it.
+
+    Raises:
+        ModuleNotFoundError: a .gguf file without the package that reads it.
+    """
+    if not source.endswith(".gguf"):
+        return source, {"revision": revision}
+    if importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError(
+            f'reading {Path(source).name} needs the package gguf: pip install "morality-lens[gguf]", or load '
+            "the model from a folder in Hugging Face format."
+        )
+    return str(Path(source).parent), {"gguf_file": Path(source).name}
 
 
 MEDIA = {"vision_config", "audio_config", "vq_config"}
@@ -223,7 +246,7 @@ def _need_torchvision(config: Any) -> None:
         ) from error
 
 
-def _bridge(source: str, module: Any) -> LoadedBridge:
+def _bridge(source: str, module: Any, tokenizer: Any) -> LoadedBridge:
     """A bridge over a structural copy of ``module`` that shares its weights.
 
     A bridge takes the model it wraps apart. The copy leaves the plain model intact: dialogues are played by
@@ -232,11 +255,10 @@ def _bridge(source: str, module: Any) -> LoadedBridge:
     shared: dict[int, Any] = {id(p): p for p in module.parameters()}
     shared |= {id(b): b for b in module.buffers()}
     copied = copy.deepcopy(module, shared)
-    tokenizer = AutoTokenizer.from_pretrained(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bridge = TransformerBridge.boot_transformers(
-            source, hf_model=copied, tokenizer=tokenizer, dtype=module.dtype
+            source, hf_model=copied, tokenizer=copy.deepcopy(tokenizer), dtype=module.dtype
         )
     object.__setattr__(bridge, "__class__", LoadedBridge)
     assert isinstance(bridge, LoadedBridge)

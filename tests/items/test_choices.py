@@ -1,5 +1,7 @@
 """Answers read as choices."""
 
+from pathlib import Path
+
 import pytest
 
 from morality_lens.items.choices import names_rating, parse_choice, parse_rating
@@ -99,10 +101,15 @@ SEVERAL = [
     ("B or A is right", None),
     ("The answer is A or B", None),
     ("Select B or C", None),
-    ("The answer is B. No, the answer is C.", None),
     ("Option A and option B are both plausible", None),
     ("A) The man with the cane B) Can't be determined C) The man", None),
     ("A) x B) y C) z\nAnswer: B", 1),
+]
+
+CORRECTED = [
+    ("The answer is B. No, the answer is C.", 2),
+    ("B. No, I am sure.", 1),
+    ("B. Actually, the man with the cane was there too.", 1),
 ]
 
 NEGATED = [
@@ -149,9 +156,36 @@ NO_OPTION = [
 ]
 
 
-@pytest.mark.parametrize(("text", "choice"), LETTERS + THE_LETTER_A + SEVERAL + NEGATED + WORDS + NO_OPTION)
+@pytest.mark.parametrize(
+    ("text", "choice"), LETTERS + THE_LETTER_A + SEVERAL + CORRECTED + NEGATED + WORDS + NO_OPTION
+)
 def test_an_answer_is_read_as_a_reader_would(text, choice):
     assert parse_choice(text, CANE) == choice
+
+
+def labelled_replies():
+    """Replies as chat models write them, each with its options and the choice that a reader takes from it."""
+    options: tuple[str, ...] = ()
+    for line in (Path(__file__).parent / "replies.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("= "):
+            options = tuple(option.strip() for option in line[2:].split(";"))
+        elif line and not line.startswith("#"):
+            wanted, _, text = line.partition(" |")
+            choice = None if wanted == "-" else ord(wanted) - ord("A")
+            yield text.removeprefix(" ").replace("\\n", "\n"), options, choice
+
+
+def test_labelled_replies_are_read_and_what_is_misread_is_counted(record_property):
+    rows = list(labelled_replies())
+    assert len(rows) >= 240
+    assert len({text for text, _, _ in rows}) > 0.95 * len(rows)
+    read = [(parse_choice(text, options), choice, text) for text, options, choice in rows]
+    failed = [row for row in read if row[0] != row[1]]
+    misread = [row for row in failed if row[0] is not None]
+    record_property("errors", f"{len(failed)} of {len(rows)}, {len(misread)} of them misread")
+    print(f"{len(failed)} of {len(rows)} replies are read otherwise than by a reader: {failed}")
+    assert not misread
+    assert not failed
 
 
 def test_the_letter_counts_where_letter_and_words_disagree():
