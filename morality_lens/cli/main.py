@@ -89,6 +89,7 @@ def run(
     )
     items, labelled = _items(study), _statements(study.statements)
     from morality_lens.dialogues.wording import load_wording
+    from morality_lens.items.files import write_text
     from morality_lens.items.kinds import refuse_unplayable
     from morality_lens.models.loading import load_model, record_of
     from morality_lens.report.analysis import analyze, write_report
@@ -115,7 +116,7 @@ def run(
     except KeyboardInterrupt:
         print("stopped; what is finished is kept: give the same command again to go on.", file=sys.stderr)
         raise typer.Exit(130) from None
-    (played.path / "study.toml").write_text(study.to_toml(), encoding="utf-8")
+    write_text(played.path / "study.toml", study.to_toml())
     fitted = _fit(loaded, played, labelled, study.probe, study.seed)
     if "score" in played.measures:
         _score(played, study, labelled)
@@ -163,6 +164,7 @@ def analyze_run(
     folder: RunFolder, seed: Annotated[int, typer.Option(help="Seed of resampling.")] = 0
 ) -> None:
     """Print the effects of a run in sentences, and write them to effects.csv beside it."""
+    from morality_lens.items.files import write_text
     from morality_lens.report.analysis import analyze
     from morality_lens.runs.run import open_run
 
@@ -174,7 +176,7 @@ def analyze_run(
         ("behaviour_effects.csv", analysis.behaviour_effects),
     ):
         if effects is not None:
-            effects.drop_vars("cell_mean").to_dataframe().to_csv(played.path / name)
+            write_text(played.path / name, effects.drop_vars("cell_mean").to_dataframe().to_csv())
             console.print(f"wrote {played.path / name}", soft_wrap=True, highlight=False)
 
 

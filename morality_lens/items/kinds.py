@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from morality_lens.items.choices import names_option, names_rating, parse_choice, parse_rating
-from morality_lens.items.files import data_files, read_jsonl, refuse_duplicates, spread
+from morality_lens.items.files import data_files, read_jsonl, refuse_duplicates, spread, write_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -468,10 +468,7 @@ def items_to_frame(items: Sequence[AnyItem]) -> pd.DataFrame:
 
 def items_to_jsonl(items: Sequence[AnyItem], path: str | Path) -> None:
     """Writes one line per item, its fields and its ``kind``; the file is replaced whole."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(_canonical(item) + "\n" for item in items), encoding="utf-8")
-    part.replace(path)
+    write_text(Path(path), "".join(_canonical(item) + "\n" for item in items))
 
 
 def items_from_jsonl(path: str | Path) -> tuple[AnyItem, ...]:

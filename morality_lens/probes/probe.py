@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from morality_lens.design import condition_of
 from morality_lens.interactions.cube import factors_of
+from morality_lens.items.files import replace_file
 from morality_lens.probes.card import TrustCard, card_from_json
 from morality_lens.probes.estimators import Kind
 from morality_lens.probes.training_data import check_kind
@@ -150,10 +151,8 @@ class Probe:
         metadata = {"kind": self.kind, "training": training, "format": "2"}
         if self.card is not None:
             metadata["card"] = self.card.to_json()
-        draft = target.with_name(target.name + ".part")
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, draft, metadata=metadata)
-        draft.replace(target)
-        return target
+        plain = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        return replace_file(target, lambda draft: save_file(plain, draft, metadata=metadata))
 
     def __repr__(self) -> str:
         auroc = self.quality["auroc"].values

@@ -16,6 +16,7 @@ from morality_lens.interactions.caveats import POPULATION
 from morality_lens.interactions.claims import claim_ladder
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.odds import marginal_log_odds
+from morality_lens.items.files import write_json
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, reply_shares, too_many_unparsed
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.refits import project_means, run_cell_means
@@ -226,10 +227,7 @@ def keep_transcripts(run: Run, views: Sequence[TokenView]) -> Path:
         row = asdict(view)
         row["values"] = None if view.values is None else np.round(view.values, 4).tolist()
         rows.append(row)
-    draft = target.with_name(target.name + ".part")
-    draft.write_text(json.dumps(rows), encoding="utf-8")
-    draft.replace(target)
-    return target
+    return write_json(target, rows, indent=None)
 
 
 def kept_transcripts(run: Run) -> tuple[TokenView, ...]:

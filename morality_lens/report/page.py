@@ -1,7 +1,5 @@
 """One self-contained HTML file: findings in sentences, figures, tables, transcripts, provenance."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from morality_lens import plots
 from morality_lens.interactions.claims import describe_claims
 from morality_lens.interactions.describing import describe, negative_control
+from morality_lens.items.files import write_text
 from morality_lens.plots.style import alpha
 from morality_lens.plots.transcripts import json_for_script, transcript_html
 from morality_lens.probes.probe import Probe
@@ -117,7 +116,9 @@ def write_page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.from_string(_asset("report.html.j2")).render(context)
-    return _replace(Path(path), page)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return write_text(target, page, errors="replace")
 
 
 def _group(group: Section, prefix: str) -> dict[str, Any]:
@@ -143,21 +144,6 @@ def _headless(line: str, name: str) -> str:
 
 def _asset(name: str) -> str:
     return files("morality_lens.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write all of the file or nothing of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _shown_layer(

@@ -1,7 +1,6 @@
 """A run written batch by batch, each whole, so that one that was interrupted resumes."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from zarr.codecs import BloscCodec
 
 from morality_lens.design import Design, design_from
-from morality_lens.items.files import write_json
+from morality_lens.items.files import replace_file, write_json
 from morality_lens.items.kinds import Item, items_to_jsonl
 from morality_lens.runs.manifest import FORMAT, read_manifest
 
@@ -156,20 +155,17 @@ def commit(path: Path, number: int, batch: PlayedBatch) -> None:
         if name in group:
             array: Any = group[name]
             array[region] = getattr(batch, name)
-    _write_table(path / "transcripts", number, batch.transcripts)
+    name = f"part-{number:05d}.parquet"
+    _write_table(path / "transcripts" / name, batch.transcripts)
     write_json(
         path / "answers" / f"time-{number:05d}.json", {"seconds": batch.seconds, "tokens": batch.tokens}
     )
-    _write_table(path / "answers", number, batch.answers)
+    _write_table(path / "answers" / name, batch.answers)
 
 
-def _write_table(folder: Path, number: int, table: pd.DataFrame) -> None:
-    target = folder / f"part-{number:05d}.parquet"
-    draft = folder / f"draft-{number:05d}"
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), draft, compression="zstd")
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(target)
+def _write_table(file: Path, table: pd.DataFrame) -> None:
+    rows = pa.Table.from_pandas(table, preserve_index=False)
+    replace_file(file, lambda draft: pq.write_table(rows, draft, compression="zstd"))
 
 
 def finish(path: Path) -> None:
@@ -185,9 +181,7 @@ def finish(path: Path) -> None:
 
 def write_scores(path: Path, scores: pd.DataFrame) -> None:
     """Replace the run's table of judges' scores (item, conditions, round, judge, score)."""
-    draft = path / "scores.part"
-    pq.write_table(pa.Table.from_pandas(scores, preserve_index=False), draft, compression="zstd")
-    draft.replace(path / "scores.parquet")
+    _write_table(path / "scores.parquet", scores)
 
 
 def _shape(design: Design, items: int, layers: int, d_model: int) -> tuple[int, ...]:
