@@ -20,6 +20,7 @@ from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import option_letters, same_model
 from morality_lens.runs.passages import Passage, by_length, passages
+from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView, token_view
@@ -226,7 +227,7 @@ def _attribute(
     if request.site not in known:
         raise ValueError(f"no site {request.site!r}; choose out of {', '.join(known)}.")
     segments = request.segments()
-    asked = {
+    settings = {
         "of": request.what,
         "site": request.site,
         "layer": request.layer,
@@ -238,9 +239,8 @@ def _attribute(
         request.items,
         lambda chunk: _chunk(model, record, request, aim, chunk, segments),
         size=ITEMS,
-        what="attribution",
+        request=Request(what="attribution", settings=settings),
         out=out,
-        asked=asked,
         progress=progress,
     )
     whole = whole.assign_coords(

@@ -17,6 +17,7 @@ from morality_lens.models import decoding
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import same_model
 from morality_lens.runs.passages import Passage, by_length, passages
+from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 
@@ -94,14 +95,16 @@ def mask_words(
         ids,
         some,
         size=ITEMS,
-        what="masked words",
+        request=Request(
+            what="masked words",
+            settings={
+                "study": run.fingerprint,
+                "components": list(components),
+                "sites": list(sites),
+                "probe": probe.fingerprint,
+            },
+        ),
         out=out,
-        asked={
-            "study": run.fingerprint,
-            "components": list(components),
-            "sites": list(sites),
-            "probe": probe.fingerprint,
-        },
         progress=progress,
     )
     cube = whole["projection"].assign_coords(cluster=("item", run.items["cluster"].tolist()))

@@ -19,6 +19,7 @@ from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
 from morality_lens.rounds.side_questions import SideQuestion, ask
+from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 
@@ -196,9 +197,15 @@ def distinguish(
         ids,
         some,
         size=ITEMS,
-        what="telling outputs apart",
+        request=Request(
+            what="telling outputs apart",
+            settings={
+                "study": run.fingerprint,
+                "pairs": [p.texts for p in pairs],
+                "histories": list(histories),
+            },
+        ),
         out=out,
-        asked={"study": run.fingerprint, "pairs": [p.texts for p in pairs], "histories": list(histories)},
         progress=progress,
     )
     whole["condition"] = ("item", [p.condition.label for p in pairs])
@@ -306,9 +313,10 @@ def name_groups(
         ids,
         some,
         size=ITEMS,
-        what="naming groups",
+        request=Request(
+            what="naming groups", settings={"study": run.fingerprint, "histories": list(histories)}
+        ),
         out=out,
-        asked={"study": run.fingerprint, "histories": list(histories)},
         progress=progress,
     )
     return whole.assign_coords(cluster=("item", run.items.loc[ids, "cluster"].tolist()))

@@ -1,13 +1,11 @@
 """The whole study in one command that goes on where it stopped."""
 
-import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
@@ -28,6 +26,7 @@ from morality_lens.report.analysis import keep_transcripts
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
 from morality_lens.runs.datasets import find_dataset
+from morality_lens.runs.requests import Request
 from morality_lens.runs.results import write_result
 from morality_lens.runs.run import Run
 from morality_lens.studies.analysis import write_study_report
@@ -89,9 +88,9 @@ def study(
     referees = list(judges) or [
         fit_toxicity_judge(statements, kind=k, seed=seed) for k in ("logistic", "bayes")
     ]
-    _begin(
-        folder,
-        {
+    request = Request(
+        what="study",
+        settings={
             "model": record.fingerprint,
             "plan": asdict(plan),
             "protocol": {**asdict(base), "design": base.design.manifest()},
@@ -104,6 +103,7 @@ def study(
             "seed": seed,
         },
     )
+    request.begin(folder, "study.json")
     say(f"this takes {estimate(model, plan, chosen, texts, base, record)}")
 
     def run(name: str, items: Sequence, rounds: int, **changes: object) -> Run:
@@ -212,26 +212,6 @@ def study(
     write_json(folder / "left_out.json", skipped)
     say("estimating effects and writing the report")
     return write_study_report(folder)
-
-
-def _begin(folder: Path, told: Mapping[str, Any]) -> None:
-    """Write down what the study is, or find that it is the one begun here."""
-    file = folder / "study.json"
-    plain = json.loads(json.dumps(told))
-    if file.is_file():
-        old = json.loads(file.read_text(encoding="utf-8"))
-        different = [key for key in plain if old.get(key) != plain[key]]
-        if different:
-            raise ValueError(
-                f"{folder} holds another study; it differs in {', '.join(different)}. Give another output "
-                "folder, "
-                "or remove this one."
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is no study; give a new or an empty output folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, plain)
 
 
 def _fit(

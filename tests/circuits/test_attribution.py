@@ -162,7 +162,7 @@ def test_it_goes_on_where_it_stopped_and_refuses_another_folder(played, tmp_path
     xr.testing.assert_allclose(again, whole, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="another attribution"):
         attribute(model, run, probe, layer=2, out=out, progress=False)
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="is no attribution"):
         attribute(model, run, probe, layer=2, out=run.path, progress=False)
 
 
