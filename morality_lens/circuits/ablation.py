@@ -65,8 +65,7 @@ def ablate(
     """
     record = same_model(model, run, probe)
     number = run.design.rounds if round is None else round
-    best = best_layer(probe, None if layers is None else probe.direction["layer"].values.tolist()[-1])
-    asked = list(range(best, record.n_layers)) if layers is None else list(layers)
+    asked = list(range(best_layer(probe), record.n_layers)) if layers is None else list(layers)
     chosen = read_layers(record, asked, "residual")
     if "answer_start" not in run.design.sites:
         raise ValueError("ablate needs a run that stored the site answer_start; play it with that site.")

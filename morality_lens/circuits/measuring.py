@@ -17,9 +17,31 @@ from morality_lens.models.hooks import KINDS
 from morality_lens.models.loading import ModelRecord
 from morality_lens.models.suffixes import Outcome
 from morality_lens.probes.probe import Probe
+from morality_lens.probes.projecting import projections
 from morality_lens.rounds.replay import reply_tokens
 from morality_lens.runs.passages import Passage
 from morality_lens.runs.run import Run
+
+
+def reply_log_probabilities(
+    logits: Float[Tensor, "row vocab"], letters: Sequence[Sequence[int]]
+) -> Float[Tensor, "row reply"]:
+    """Log-probability, in float64, that an answer begins with each reply's sign, by any of its tokens."""
+    log = torch.log_softmax(logits.double(), dim=-1)
+    return torch.stack([log[:, list(tokens)].logsumexp(-1) for tokens in letters], dim=-1)
+
+
+def good_log_odds(log: Any, item: Item) -> Any:
+    """Log-odds of the item's good reply: its log-probability less the mean of the other replies'.
+
+    Args:
+        log: [..., reply], log-probabilities as an array or a tensor; entries past the item's last reply are
+            ignored.
+        item: names a good reply.
+    """
+    assert item.good is not None  # callers refuse items that name none
+    others = [reply for reply in range(len(item.replies)) if reply != item.good]
+    return log[..., item.good] - log[..., others].mean(-1)
 
 
 def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:
@@ -37,9 +59,7 @@ def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:
     log = np.log(stored.values)
     values = np.empty(log.shape[:-1])
     for i, item in enumerate(run.asked[name] for name in items):
-        assert item.good is not None  # refused above
-        own = log[i][..., : len(item.replies)]
-        values[i] = own[..., item.good] - np.delete(own, item.good, axis=-1).mean(-1)
+        values[i] = good_log_odds(log[i], item)
     return stored.isel(option=0, drop=True).copy(data=values).rename("log_odds")
 
 
@@ -123,9 +143,7 @@ class Measure:
         found: dict[str, np.ndarray] = {}
         size = (*shape, len(names))
         if self.letters:
-            spread = torch.log_softmax(passed.logits.double(), dim=-1)
-            each = torch.stack([spread[:, list(t)].logsumexp(-1) for t in self.letters], dim=-1).cpu().numpy()
-            log = each.reshape(*size, -1)
+            log = reply_log_probabilities(passed.logits, self.letters).cpu().numpy().reshape(*size, -1)
             odds, rating, probability = (np.full(s, np.nan) for s in (size, size, log.shape))
             asked = [self.items[name] for name in names]
             for i, item in enumerate(asked):
@@ -134,7 +152,7 @@ class Measure:
                 shares /= shares.sum(-1, keepdims=True)
                 probability[..., i, : len(item.replies)] = shares
                 if item.good is not None:
-                    odds[..., i] = own[..., item.good] - np.delete(own, item.good, axis=-1).mean(-1)
+                    odds[..., i] = good_log_odds(own, item)
                 if isinstance(item, Rating):
                     rating[..., i] = shares @ np.array(item.measures[0].weights)
             if all(item.good is not None for item in asked):
@@ -157,7 +175,7 @@ class Measure:
             at = passed.residuals
             if reply is not None and self.site != "answer_start":
                 at = reply.end if self.site == "answer_end" else reply.mean
-            values = np.einsum("rld,ld->rl", at.double().cpu().numpy(), self.direction) + self.intercept
+            values = projections(at.double().cpu().numpy(), self.direction, self.intercept)
             found["projection"] = values.reshape(*size, -1)
         if reply is not None and self.answers:
             texts = self.record.renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)

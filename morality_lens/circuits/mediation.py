@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -15,6 +14,7 @@ from morality_lens.circuits.intervening import Unit, gap_vector, intervene
 from morality_lens.circuits.measuring import Measure, log_odds_of, read_layers
 from morality_lens.design import Condition
 from morality_lens.probes.probe import Probe
+from morality_lens.probes.projecting import projections
 from morality_lens.rounds.replay import same_model
 from morality_lens.runs.run import Run
 
@@ -137,10 +137,7 @@ def mediate(
     variables: dict[str, Any] = {
         "tau": (("item",), tau),
         "mediated": (("item", "layer", "way"), carried),
-        "interaction": (
-            ("item", "layer"),
-            einsum(gap, directions, "item layer d, layer d -> item layer"),
-        ),
+        "interaction": (("item", "layer"), projections(gap, directions)),
         "gain": (("item", "layer"), gain),
     }
     coords = {

@@ -66,7 +66,6 @@ def mask_words(
     hidden = {name for f in run.design.factors if f.name in components for name in f.segments}
     ids = run.items.index.tolist()
     coords = run.design.levels
-    directions = torch.tensor(probe.direction.values, dtype=torch.float64)
     layers = probe.direction["layer"].values.tolist()
 
     def some(chunk: Sequence[str]) -> xr.Dataset:
@@ -74,11 +73,11 @@ def mask_words(
         values = np.full(shape, np.nan)
         for batch in by_length(list(passages(run, items=chunk)), rows=ROWS, squares=SQUARES):
             reads, spots = _read(record.lm, batch, sites, hidden)
-            found = torch.einsum("rpld,ld->rpl", reads.double().cpu(), directions).numpy()
+            found = probe.project_all(reads.double().cpu().numpy())
             for r, passage in enumerate(batch):
                 at = (list(chunk).index(passage.item), *run.design.place(passage.condition))
                 for k, (number, site) in enumerate(spots[r]):
-                    values[(*at, number, list(sites).index(site))] = found[r, k] + probe.intercept.values
+                    values[(*at, number, list(sites).index(site))] = found[r, k]
         dims = (*run.design.dims, "site", "layer")
         return xr.Dataset(
             {"projection": (dims, values)},

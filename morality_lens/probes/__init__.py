@@ -17,6 +17,7 @@
 - ``hub``: Probes shared through the Hugging Face Hub, or through a folder.
 - ``layers``: Which layers a direction is read at: by held-out quality, never by the size of an effect.
 - ``probe``: One moral direction per layer: its file, its quality, its projection of a run.
+- ``projecting``: Projections of residuals on directions: the one formula, for one layer and for all.
 - ``quality``: How well held-out scores order the cases: AUROC and rank correlation, with intervals over
   clusters.
 - ``random_models``: Random twins of a model: what its architecture and its tokenizer alone make of the same

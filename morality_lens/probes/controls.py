@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from morality_lens.probes.closed_form import class_means, class_sums, in_gaps
 from morality_lens.probes.estimators import Kind, raw_directions
-from morality_lens.probes.quality import weighted_auroc
+from morality_lens.probes.quality import highest, weighted_auroc
 
 Labels = Int[np.ndarray, " statement"]
 Scores = Float[np.ndarray, " statement"]
@@ -100,8 +100,9 @@ def held_out(
     chosen = np.zeros(len(labels))
     for hidden in range(count):
         rest = fold != hidden
-        told = [auroc(scores[hidden, rest], labels[rest]) for scores in inner]
-        chosen[~rest] = outer[int(np.argmax(told)), ~rest]
+        layer = highest([auroc(scores[hidden, rest], labels[rest]) for scores in inner])
+        assert layer is not None  # the training folds hold statements of both labels
+        chosen[~rest] = outer[layer, ~rest]
     return outer, chosen
 
 

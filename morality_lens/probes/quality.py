@@ -1,6 +1,6 @@
 """How well held-out scores order the cases: AUROC and rank correlation, with intervals over clusters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -47,6 +47,15 @@ def _interval(
         ends.append(np.percentile(known, [2.5, 97.5]) if len(known) else [np.nan, np.nan])
     low, high = np.array(ends).T
     return low, high
+
+
+def highest(aurocs: Sequence[float] | ByLayer) -> int | None:
+    """Index of the highest AUROC, the first of several; None where there is none.
+
+    Every layer that is chosen by quality is chosen by this rule.
+    """
+    known = np.asarray(aurocs, np.float64)
+    return int(np.nanargmax(known)) if np.isfinite(known).any() else None
 
 
 def weighted_auroc(

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr, t
 from morality_lens.probes import controls
 from morality_lens.probes.card import COSINES, RULES, TrustCard, short, transfer_array
 from morality_lens.probes.estimators import Kind
-from morality_lens.probes.quality import weighted_auroc
+from morality_lens.probes.quality import highest, weighted_auroc
 from morality_lens.probes.refits import split_half_cosine
 
 SHUFFLES, CONTROL_TASKS, CONTROL_FOLDS = 19, 5, 5
@@ -94,7 +94,8 @@ def trust_card(
     layers = residuals["layer"].values
     scores, nested_scores = controls.held_out(residuals, labels, s.fold, chosen)
     curves, nested = np.array([s.auroc(one) for one in scores]), s.auroc(nested_scores)
-    at = int(np.argmax(curves[:, 0]))
+    at = highest(curves[:, 0])
+    assert at is not None  # there are statements of both labels
     low, high = np.nanpercentile(curves[:, 1:], [2.5, 97.5], axis=1)
     own = controls.directions(residuals, labels, chosen)
 

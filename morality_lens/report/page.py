@@ -19,6 +19,7 @@ from morality_lens.interactions.describing import describe, negative_control
 from morality_lens.items.files import write_text
 from morality_lens.plots.style import alpha
 from morality_lens.plots.transcripts import json_for_script, transcript_html
+from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.sections import Section
@@ -158,9 +159,9 @@ def _shown_layer(
             raise ValueError(f"write_page has no layer {layer} in effects: choose one of {layers}.")
         return layer, f"Layer {layer} was chosen by the caller."
     if probe is not None:
-        auroc = probe.quality["auroc"].reindex(layer=layers).fillna(-np.inf)
-        if float(auroc.max()) > 0:
-            best = int(auroc.idxmax("layer"))
+        known = probe.quality["auroc"].dropna("layer")["layer"].values.tolist()
+        if set(known) & set(layers):
+            best = best_layer(probe, among=layers)
             return best, f"Layer {best} is the first with the probe's highest held-out AUROC."
     return layers[-1], f"Layer {layers[-1]} is the last one."
 
