@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from morality_lens.cli import circuits as circuit_commands, study as study_commands
 from morality_lens.design import FeedbackSource
+from morality_lens.probes.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     from morality_lens.cli.run_config import RunConfig
@@ -33,7 +34,6 @@ console = Console()
 BUNDLED_LIMIT = 80
 RANDOM_MODELS, LARGEST_RANDOM_MODEL = 3, 2_000_000_000
 """Random-initialised copies that a direction is held against, and the most parameters of a model for that."""
-ProbeKind = Literal["mean_difference", "logistic", "lda"]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 
@@ -56,7 +56,7 @@ def run(
         str | None, typer.Option(help="The other model, the server's address, or the file.")
     ] = None,
     feedback_model: Annotated[str | None, typer.Option(help="The server's model.")] = None,
-    probe: Annotated[ProbeKind | None, typer.Option(help="Kind of direction.")] = None,
+    probe: Annotated[Kind | None, typer.Option(help="Kind of direction.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="Toxicity classifier for prompts: name or folder.")
     ] = None,
@@ -87,7 +87,7 @@ def run(
         dtype=dtype,
         out=None if out is None else str(out),
     )
-    items, labelled = _items(study), _statements(study.statements)
+    items, labelled = _items(study), _statements(study.statements, study.probe)
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.items.files import write_text
     from morality_lens.items.kinds import refuse_unplayable
@@ -131,7 +131,7 @@ def run(
 @app.command()
 def probe(
     folder: RunFolder,
-    kind: Annotated[ProbeKind, typer.Option(help="Kind of direction.")] = "mean_difference",
+    kind: Annotated[Kind, typer.Option(help="Kind of direction.")] = "mean_difference",
     statements: Annotated[str | None, typer.Option(help="Labelled statements [default: bundled].")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
@@ -140,7 +140,7 @@ def probe(
     from morality_lens.models.loading import load_model
     from morality_lens.runs.run import open_run
 
-    played, labelled = open_run(folder), _statements(statements)
+    played, labelled = open_run(folder), _statements(statements, kind)
 
     name = played.manifest["study"]["model"]["name"]
     with console.status("loading the model"):
@@ -241,30 +241,32 @@ def _items(study: "RunConfig") -> "tuple[Item, ...]":
     return load_data(study.data, limit=study.limit, seed=study.seed)
 
 
-def _statements(path: str | None) -> "tuple[Statement, ...]":
+def _statements(path: str | None, kind: Kind) -> "tuple[Statement, ...]":
+    """The labelled statements; of a file with the column ``value`` where the kind is fitted on values."""
     from morality_lens.items.loaders import load_statements
 
-    return load_statements(path)
+    return load_statements(path, value="value" if KINDS[kind].fitted_on == "values" else None)
 
 
-def _fit(
-    loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: ProbeKind, seed: int
-) -> "Probe":
+def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Kind, seed: int) -> "Probe":
     """Fit the probe and keep it and some coloured transcripts in the run's folder."""
     from morality_lens.probes.from_statements import fit_probe
     from morality_lens.report.analysis import keep_transcripts
     from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
 
+    card = KINDS[kind].card
+    if not card:
+        console.print(f"a {kind} direction has no trust card", highlight=False)
     parameters = sum(p.numel() for p in loaded.original_model.parameters())
     random_models = RANDOM_MODELS if parameters <= LARGEST_RANDOM_MODEL else 0
-    if not random_models:
+    if card and not random_models:
         console.print(
             f"the model has {parameters / 1e9:.1f} billion parameters, so no random-initialised copies of it "
             "are made; ml.fit_probe(..., card=True) makes them.",
             highlight=False,
         )
     with console.status(f"fitting the probe on {len(labelled)} statements"):
-        fitted = fit_probe(loaded, labelled, kind=kind, card=True, random_models=random_models, seed=seed)
+        fitted = fit_probe(loaded, labelled, kind=kind, card=card, random_models=random_models, seed=seed)
         fitted.save(played.path / "probe.safetensors")
     with console.status("reading some transcripts"):
         keep_transcripts(played, read_transcripts(loaded, played, fitted, rows=sample_dialogues(played)))

@@ -15,6 +15,8 @@
 - ``from_statements``: From a model and labelled statements to a probe that knows its own error and what it
   was held against.
 - ``hub``: Probes shared through the Hugging Face Hub, or through a folder.
+- ``kinds``: The kinds of direction: what each is fitted on, and what it can be used for. Nothing heavy is
+  imported.
 - ``layers``: Which layers a direction is read at: by held-out quality, never by the size of an effect.
 - ``probe``: One moral direction per layer: its file, its quality, its projection of a run.
 - ``projecting``: Projections of residuals on directions: the one formula, for one layer and for all.

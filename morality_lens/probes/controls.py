@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from morality_lens.probes.closed_form import class_means, class_sums, in_gaps
-from morality_lens.probes.estimators import Kind, raw_directions
+from morality_lens.probes.estimators import raw_directions
+from morality_lens.probes.kinds import Kind
 from morality_lens.probes.quality import highest, weighted_auroc
 
 Labels = Int[np.ndarray, " statement"]

@@ -1,6 +1,6 @@
 """Estimators of a direction that are used like scikit-learn's own."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,8 +23,8 @@ from morality_lens.probes.closed_form import (
     class_sums,
     lda_directions,
 )
+from morality_lens.probes.kinds import Kind
 
-Kind = Literal["mean_difference", "logistic", "lda", "ridge", "ccs"]
 CHOICES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of C that :class:`LogisticDirection` chooses from."""
 ALPHAS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)

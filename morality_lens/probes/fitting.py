@@ -8,13 +8,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from morality_lens.probes import quality
 from morality_lens.probes.closed_form import class_means, class_sums, in_gaps
-from morality_lens.probes.estimators import Kind, raw_directions
+from morality_lens.probes.estimators import raw_directions
+from morality_lens.probes.kinds import Kind, check_kind
 from morality_lens.probes.probe import UNITS, Probe
 from morality_lens.probes.training_data import (
     TrainingData,
     as_features,
     check_folds,
-    check_kind,
     check_training_data,
     graded,
 )
@@ -41,10 +41,8 @@ def fit_directions(
         residuals: statement x layer x d_model with coordinates ``label`` (1 moral, 0 immoral) and
             ``cluster`` along ``statement``, and ``value`` where ratings are graded. For ``ccs`` a dimension
             ``side`` of two comes beside them, and ``label`` may be absent.
-        kind: ``mean_difference`` (class means; Marks and Tegmark 2023, arXiv 2310.06824), ``logistic``
-            (scikit-learn, L2 on standardised features), ``lda`` (Ledoit-Wolf shrinkage, equal to
-            scikit-learn's), ``ridge`` (on ``value``) or ``ccs`` (pairs without labels; Burns et al. 2022,
-            arXiv 2212.03827; labels, where there, choose the sign). See ``estimators``.
+        kind: one of :data:`morality_lens.probes.kinds.KINDS`: ``mean_difference``, ``logistic``, ``lda``,
+            ``ridge`` (on ``value``) or ``ccs`` (on pairs; labels, where present, choose the sign).
         folds: groups of clusters held out in turn.
         draws: bootstrap draws of the interval.
         seed: of the folds and of the bootstrap.

@@ -9,10 +9,9 @@ from jaxtyping import Float, Int
 
 from morality_lens.design import Condition
 from morality_lens.probes.fitting import fit_directions
+from morality_lens.probes.kinds import ON_LABELS
 from morality_lens.probes.probe import Probe
 from morality_lens.runs.run import Run
-
-KINDS = ("mean_difference", "logistic", "lda")
 
 
 def fit_on_run(
@@ -41,7 +40,7 @@ def fit_on_run(
         items: ids of the items to train on; None takes all.
         conditions: cells to train on; None takes all.
         demean: remove the mean of each condition and round before fitting.
-        kind: ``mean_difference``, ``logistic`` or ``lda``.
+        kind: one that is fitted on labels: ``mean_difference``, ``logistic`` or ``lda``.
         seed: of folds and intervals.
 
     Raises:
@@ -50,7 +49,7 @@ def fit_on_run(
     """
     residuals = run.residuals
     _check_names("site", [site], residuals["site"].values.tolist())
-    _check_names("kind", [kind], KINDS)
+    _check_names("kind", [kind], ON_LABELS)
     dims = run.design.dims
     wanted = _on_all_places(label, residuals, dims)
     if items is not None:

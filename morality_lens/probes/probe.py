@@ -18,10 +18,9 @@ from morality_lens.design import condition_of
 from morality_lens.interactions.cube import factors_of
 from morality_lens.items.files import replace_file
 from morality_lens.probes.card import TrustCard, card_from_json
-from morality_lens.probes.estimators import Kind
+from morality_lens.probes.kinds import Kind, check_kind
 from morality_lens.probes.projecting import projection, projections
 from morality_lens.probes.quality import highest
-from morality_lens.probes.training_data import check_kind
 from morality_lens.runs.run import Run
 
 UNITS = "moral-immoral gap"

@@ -8,13 +8,13 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from morality_lens.probes.closed_form import Directions, class_means, class_sums, in_gaps
-from morality_lens.probes.estimators import Kind, raw_directions
+from morality_lens.probes.estimators import raw_directions
+from morality_lens.probes.kinds import KINDS, Kind, check_kind
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.training_data import (
     TrainingData,
     as_features,
     check_folds,
-    check_kind,
     check_training_data,
 )
 from morality_lens.runs.run import Run
@@ -43,8 +43,8 @@ def refit_directions(
         ValueError: as :func:`morality_lens.probes.fitting.fit_directions`; no draws; or the kind is ``ccs``.
     """
     chosen = check_kind(kind)
-    if chosen == "ccs":
-        raise ValueError("a refit of a ccs direction has no sign of its own; refit another kind.")
+    if KINDS[chosen].refits is None:
+        raise ValueError(f"a refit of a {chosen} direction has no sign of its own; refit another kind.")
     if draws < 1:
         raise ValueError(f"refit_directions needs one or more draws; got {draws}.")
     cases, labels, cluster, held = _clusters(residuals, chosen)

@@ -1,7 +1,6 @@
 """The cases a direction is trained on, checked: residuals, classes, ratings and clusters."""
 
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import xarray as xr
@@ -9,14 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 
 from morality_lens.probes.closed_form import Features, Labels
-from morality_lens.probes.estimators import Kind
-
-
-def check_kind(kind: str) -> Kind:
-    """The kind, if there is one of that name."""
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind!r}.")
-    return kind  # type: ignore[return-value]
+from morality_lens.probes.kinds import Kind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,12 @@ from scipy.stats import spearmanr, t
 
 from morality_lens.probes import controls
 from morality_lens.probes.card import COSINES, RULES, TrustCard, short, transfer_array
-from morality_lens.probes.estimators import Kind
+from morality_lens.probes.kinds import CARDED, Kind, check_kind
 from morality_lens.probes.quality import highest, weighted_auroc
 from morality_lens.probes.refits import split_half_cosine
 
 SHUFFLES, CONTROL_TASKS, CONTROL_FOLDS = 19, 5, 5
 """How often labels are shuffled (19: a test at .05) and control tasks drawn, and the folds of those tasks."""
-KINDS: tuple[Kind, ...] = ("mean_difference", "logistic", "lda")
-"""Kinds of direction that are held against each other, and that a card can be made for."""
 
 Line = dict[str, Any]
 Draws = Float[np.ndarray, " draw"]
@@ -80,7 +79,7 @@ def trust_card(
     others, nuisance = dict(others or {}), dict(nuisance or {})
     _check(residuals, texts, kind, random, {**others, **nuisance})
     labels, clusters = residuals["label"].values.astype(np.int64), residuals["cluster"].values.astype(str)
-    chosen = KINDS[KINDS.index(kind)]  # type: ignore[arg-type] - checked above
+    chosen = check_kind(kind)
     s = _Statements(
         residuals=residuals,
         texts=texts,
@@ -163,9 +162,9 @@ def _check(
     sets: Mapping[str, xr.DataArray],
 ) -> None:
     """A look at what would fail late or silently."""
-    if kind not in KINDS:
+    if kind not in CARDED:
         raise ValueError(
-            f"trust_card can be made for {', '.join(KINDS)}; got {kind!r}. For other kinds make the card "
+            f"a trust card can be made for {', '.join(CARDED)}; got {kind!r}. For other kinds make the card "
             "of a mean difference on the same statements."
         )
     missing = [c for c in ("label", "cluster") if c not in residuals.coords]
@@ -331,13 +330,13 @@ def _kinds(s: _Statements, at: int) -> tuple[list[tuple], Line]:
     here = s.residuals.isel(layer=[at])
     x = controls.features(here, 0)[0]
     held, fitted, inside = {}, {}, {}
-    for kind in KINDS:
+    for kind in CARDED:
         held[kind] = controls.held_out(here, s.labels, s.fold, kind)[0][0]
         fitted[kind] = controls.directions(here, s.labels, kind)
         scores = x @ fitted[kind][0]
         inside[kind] = scores - np.array([scores[s.labels == y].mean() for y in (0, 1)])[s.labels]
     rows = []
-    for one, two in (KINDS[:2], KINDS[1:], KINDS[::2]):
+    for one, two in combinations(CARDED, 2):
         lengths = np.linalg.norm(inside[one]) * np.linalg.norm(inside[two])
         within = float(inside[one] @ inside[two] / lengths) if lengths > 0 else 0.0
         varied = min(np.ptp(held[one]), np.ptp(held[two])) > 0

@@ -21,6 +21,7 @@ from morality_lens.judges.outcomes import score_answers
 from morality_lens.judges.toxicity import Judge, fit_toxicity_judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.from_statements import fit_probe
+from morality_lens.probes.kinds import KINDS, check_kind
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.report.analysis import keep_transcripts
 from morality_lens.rounds.playing import play
@@ -224,7 +225,8 @@ def _fit(
 ) -> Probe:
     parameters = sum(p.numel() for p in record.lm.module.parameters())
     random_models = plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0
-    return fit_probe(model, statements, kind=kind, card=True, random_models=random_models, seed=seed)
+    card = KINDS[check_kind(kind)].card
+    return fit_probe(model, statements, kind=kind, card=card, random_models=random_models, seed=seed)
 
 
 def _probe(folder: Path, name: str, make: Callable[[], Probe], say: Callable[[str], None]) -> Probe:
