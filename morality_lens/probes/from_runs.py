@@ -50,46 +50,28 @@ def fit_on_run(
     residuals = run.residuals
     _check_names("site", [site], residuals["site"].values.tolist())
     _check_names("kind", [kind], ON_LABELS)
-    dims = run.design.dims
-    wanted = _on_all_places(label, residuals, dims)
+    wanted = _on_all_places(label, residuals, run.design.dims)
     if items is not None:
         _check_names("item", items, residuals["item"].values.tolist())
         wanted = wanted.where(wanted["item"].isin(list(items)))
-    cells = [c.label for c in run.design.conditions]
-    chosen = cells if conditions is None else [run.design.condition(c).label for c in conditions]
-    _check_names("condition", chosen, cells)
-    place = np.argwhere(np.isfinite(wanted.values))
-    sizes = tuple(map(len, run.design.levels.values()))
-    names = np.array(
-        [cells[i] for i in np.atleast_1d(np.ravel_multi_index(tuple(place[:, 1:-1].T), sizes))], str
-    )
-    taken = np.isin(names, chosen)
-    place, names = place[taken], names[taken]
-    at_site = residuals.sel(site=site).transpose(*dims, "layer", "d_model")
-    first = at_site.isel(layer=0).values[tuple(place.T)]
-    there = np.isfinite(first).all(1)
-    place, names = place[there], names[there]
-    if not len(place):
-        raise ValueError(
-            f"no answer to train on at {site!r}: none of the chosen items and conditions has both a "
-            "label and a residual. Give a label over the run's own items, or choose others."
-        )
+    place, names = _training_places(run, site, wanted, conditions)
+    at_site = residuals.sel(site=site).transpose(*run.design.dims, "layer", "d_model")
+    coords = {
+        "label": ("statement", wanted.values[tuple(place.T)].astype(np.int64)),
+        "cluster": ("statement", residuals["cluster"].values[place[:, 0]].astype(str)),
+    }
     rounds = place[:, -1]
     _, cell = np.unique([f"{name}|{r}" for name, r in zip(names, rounds, strict=True)], return_inverse=True)
     fits: list[Probe] = []
     for layer in range(at_site.sizes["layer"]):  # one at a time, so memory does not grow with their number
         x = at_site.isel(layer=layer).values[tuple(place.T)].astype(np.float64)
-        cases = xr.DataArray(
+        examples = xr.DataArray(
             (_without_cell_means(x, cell) if demean else x)[:, None],
             dims=("statement", "layer", "d_model"),
-            coords={
-                "label": ("statement", wanted.values[tuple(place.T)].astype(np.int64)),
-                "cluster": ("statement", residuals["cluster"].values[place[:, 0]].astype(str)),
-                "layer": at_site["layer"].values[[layer]],
-            },
+            coords={**coords, "layer": at_site["layer"].values[[layer]]},
             attrs={"model_fingerprint": run.manifest["study"]["model"]["fingerprint"], "read": site},
         )
-        fits.append(fit_directions(cases, kind=kind, seed=seed))
+        fits.append(fit_directions(examples, kind=kind, seed=seed))
     used = residuals["item"].values[np.unique(place[:, 0])].astype(str)
     return Probe(
         kind=fits[0].kind,
@@ -100,12 +82,40 @@ def fit_on_run(
             **fits[0].training,
             "source": "run",
             "items": sorted(used.tolist()),
-            "conditions": [name for name in cells if name in set(names.tolist())],
+            "conditions": [c.label for c in run.design.conditions if c.label in set(names.tolist())],
             "rounds": sorted({str(r) for r in residuals["round"].values[rounds]}),
             "demeaned": demean,
             "units": "gap between labels 1 and 0",
         },
     )
+
+
+def _training_places(
+    run: Run, site: str, wanted: xr.DataArray, conditions: Sequence[Condition] | None
+) -> tuple[Int[np.ndarray, "case dim"], np.ndarray]:
+    """Where the training answers stand along item, factors and round, and their conditions' labels.
+
+    Raises:
+        ValueError: an unknown condition, or no answer with both a label and a residual.
+    """
+    design = run.design
+    cells = [c.label for c in design.conditions]
+    chosen = cells if conditions is None else [design.condition(c).label for c in conditions]
+    _check_names("condition", chosen, cells)
+    place = np.argwhere(np.isfinite(wanted.values))
+    sizes = tuple(map(len, design.levels.values()))
+    numbers = np.atleast_1d(np.ravel_multi_index(tuple(place[:, 1:-1].T), sizes))
+    names = np.array([cells[i] for i in numbers], str)
+    taken = np.isin(names, chosen)
+    place, names = place[taken], names[taken]
+    first = run.residuals.sel(site=site).isel(layer=0).transpose(*design.dims, "d_model")
+    there = np.isfinite(first.values[tuple(place.T)]).all(1)
+    if not there.any():
+        raise ValueError(
+            f"no answer to train on at {site!r}: none of the chosen items and conditions has both a "
+            "label and a residual. Give a label over the run's own items, or choose others."
+        )
+    return place[there], names[there]
 
 
 def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: int = 0) -> Probe:
