@@ -108,7 +108,7 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
 
 
 def read_rows(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a JSONL, CSV or TSV file, told apart by the suffix."""
+    """Rows of a JSONL, CSV or TSV file, by their suffix."""
     if file.suffix in (".csv", ".tsv", ".tab"):
         return read_table(file, quoted=quoted)
     if file.suffix in (".jsonl", ".ndjson", ".json"):

@@ -139,7 +139,7 @@ def load_prompts(
 
 
 def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> tuple[Item, ...]:
-    """Items from files of any known kind, told by the keys of the first row.
+    """Items from files of any known kind, recognised by the keys of the first row.
 
     BBQ (``ans0``), RealToxicityPrompts (``prompt``), questions of your own (``options``), ratings
     (``low_label``) or open prompts (``text``), each read by its loader with that loader's defaults.
@@ -199,7 +199,7 @@ def load_statements(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: with file and line: a column missing, a text empty, a label or value not as said, an id
+        ValueError: with file and line: a column missing, a text empty, a label or value of another form, an id
             used before; or ``positive`` that fits no row.
     """
     if path is None:

@@ -27,9 +27,9 @@ def fit_on_run(
 ) -> Probe:
     """A probe fitted on the residuals that a run left at one site; clusters are those of the items.
 
-    A direction trained on outcomes of several conditions holds whatever else differs between them, and gives
-    back the effects on behaviour though nothing else is there to be read. So train on one condition, or let
-    ``demean`` take the mean of each condition and round away first; else ``project`` says ``leakage``.
+    A direction trained on outcomes of several conditions captures whatever else differs between them, and
+    reproduces the effects on behaviour even if nothing else can be read. So train on one condition, or let
+    ``demean`` take the mean of each condition and round away first; else ``project`` reports ``leakage``.
 
     Args:
         run: a run.
@@ -121,8 +121,8 @@ def _training_places(
 def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: int = 0) -> Probe:
     """The direction in which a component moves the residuals: mean(on) - mean(off) over all else.
 
-    Its unit is that distance. Its sign says on or off and not good or bad (``oriented`` is False), and it was
-    trained on the very cells it tells apart (``leakage``): it is there to be compared with other directions.
+    Its unit is that distance. Its sign means on or off, not good or bad (``oriented`` is False), and it was
+    trained on the very cells it separates (``leakage``): it serves for comparison with other directions.
 
     Args:
         run: a run.
@@ -141,8 +141,8 @@ def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: i
     side = [{"on": 1.0, "off": 0.0}.get(level, np.nan) for level in residuals[factor].values.tolist()]
     label = xr.DataArray(side, dims=factor, coords={factor: residuals[factor].values, "round": round})
     fitted = fit_on_run(run, site=site, label=label, seed=seed)
-    said = {"oriented": False, "factor": factor, "units": f"on-off gap of {factor}"}
-    return replace(fitted, training={**fitted.training, **said})
+    own = {"oriented": False, "factor": factor, "units": f"on-off gap of {factor}"}
+    return replace(fitted, training={**fitted.training, **own})
 
 
 def _check_names(what: str, given: Sequence, known: Sequence) -> None:
@@ -181,7 +181,7 @@ def _on_all_places(label: xr.DataArray, residuals: xr.DataArray, dims: tuple[str
 def _without_cell_means(
     x: Float[np.ndarray, "case d_model"], cell: Int[np.ndarray, " case"]
 ) -> Float[np.ndarray, "case d_model"]:
-    """Every case less its cell's mean, plus the mean of those means, so the midpoint stays where it was."""
+    """Every example less its cell's mean, plus the mean of those means, so the midpoint does not move."""
     member = (np.arange(cell.max() + 1)[:, None] == cell).astype(np.float64)
     means = member @ x / member.sum(1, keepdims=True)
     return x - means[cell] + means.mean(0)

@@ -1,4 +1,4 @@
-"""From a model and labelled statements to a probe that knows its own error and what it was held against."""
+"""From a model and labelled statements to a probe with its held-out quality, refits and trust card."""
 
 from collections.abc import Sequence
 

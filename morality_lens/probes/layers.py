@@ -1,4 +1,4 @@
-"""Which layers a direction is read at: by held-out quality, never by the size of an effect."""
+"""Which layers a direction is read at: chosen by held-out quality, never by the size of an effect."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ def best_layer(probe: Probe, layer: int | None = None, *, among: Sequence[int] |
 
 
 def reading_layers(probe: Probe | None) -> list[int]:
-    """The layers whose held-out AUROC cannot be told from the best one's, the best reader first.
+    """The layers whose held-out AUROC is not distinguishable from the best one's, the best layer first.
 
     An AUROC near 1 does not rank layers. Among these the rank correlation with graded values does, where the
     statements have some; else the AUROC.

@@ -24,7 +24,7 @@ from morality_lens.probes.quality import highest
 from morality_lens.runs.run import Run
 
 UNITS = "moral-immoral gap"
-"""What 1 is on every projection by a probe that knows the labels."""
+"""The unit of projections on a probe that was fitted with labels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +49,7 @@ class Probe:
             first), ``oriented`` (labels chose the sign), model fingerprint, counts, where it was read.
         refits: [probe_draw, layer, d_model], the direction fitted again on bootstrap samples of its training
             clusters (:func:`morality_lens.probes.refits.with_refits`); None where that was not done.
-        card: what it was held against (``trust_card``); None where that was not done.
+        card: the controls it was compared with (``trust_card``); None where none was made.
     """
 
     kind: Kind
@@ -72,7 +72,7 @@ class Probe:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What is said with every projection on it: units, orientation, trust and kind."""
+        """The attributes of every projection on it: units, orientation, trust and kind."""
         return {
             "units": self.training.get("units", UNITS),
             "oriented": bool(self.training.get("oriented", True)),
@@ -190,8 +190,8 @@ class Probe:
             f"<td>{float(q['gap']):.3g}</td></tr>"
             for q in (self.quality.isel(layer=i) for i in range(self.quality.sizes["layer"]))
         )
-        said = f"{repr(self)[1:-1]}{'. ' if self.trust else ''}{self.trust}"
-        return f"<p>{html.escape(said)}</p><table><tr>{head}</tr>{rows}</table>"
+        caption = f"{repr(self)[1:-1]}{'. ' if self.trust else ''}{self.trust}"
+        return f"<p>{html.escape(caption)}</p><table><tr>{head}</tr>{rows}</table>"
 
 
 def load_probe(path: str | Path) -> Probe:

@@ -1,4 +1,4 @@
-"""How well held-out scores order the cases: AUROC and rank correlation, with intervals over clusters."""
+"""How well held-out scores rank the examples: AUROC and rank correlation, with intervals over clusters."""
 
 from collections.abc import Callable, Sequence
 
@@ -90,7 +90,7 @@ def weighted_spearman(
 
 
 def _mean_ranks(x: Float[np.ndarray, " case"], weights: np.ndarray) -> Float[np.ndarray, "draw case"]:
-    """Ranks among the repeated cases, less one half; equal values share their mean rank."""
+    """Ranks among the repeated examples, less one half; equal values share their mean rank."""
     _, tie = np.unique(x, return_inverse=True)
     order = np.argsort(tie, kind="stable")
     starts = np.flatnonzero(np.diff(tie[order], prepend=-1) > 0)

@@ -55,7 +55,7 @@ def create(
         path: the run's folder.
         study: what makes two runs the same study (model, items, design, wording, seeds); a folder that
             holds another study is refused.
-        about: what is worth recording beside that; taken from the first start.
+        about: further records, taken from the first start.
         items: the items in playing order.
         batch_size: items of a batch; a resumed run keeps the size it was begun with.
 

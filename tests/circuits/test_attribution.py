@@ -267,7 +267,7 @@ def test_the_head_that_carries_the_interaction_is_named(planted):
     said = describe_components(effects, "instruction:feedback")
     assert "L1H0 reading feedback -0." in said
     assert "in round 1" in said
-    assert "No component is told from zero" in describe_components(
+    assert "No component is distinguishable from zero" in describe_components(
         attribute_effects(planted, draws=200), "instruction:cot", round=1
     )
     with pytest.raises(ValueError, match="no effect 'nothing'"):

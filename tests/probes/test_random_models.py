@@ -29,7 +29,7 @@ def residuals(organism):
     return random_model_residuals(organism, STATEMENTS, seeds=(0, 1))
 
 
-def test_twins_are_labelled_like_the_statements_read_by_the_model(organism, residuals):
+def test_controls_are_labelled_like_the_statements_read_by_the_model(organism, residuals):
     own = read_statements(organism, STATEMENTS)
     assert residuals.dims == ("seed", *own.dims)
     assert residuals["seed"].values.tolist() == [0, 1]
@@ -47,7 +47,7 @@ def test_a_twin_differs_from_the_model_and_from_other_seeds_at_every_layer(organ
         assert (np.abs(a.values - b.values).max(axis=(0, 2)) > 1e-3).all()
 
 
-def test_equal_seeds_give_equal_twins_whatever_was_drawn_before(organism, residuals):
+def test_equal_seeds_give_equal_controls_whatever_was_drawn_before(organism, residuals):
     torch.manual_seed(99)
     state = torch.get_rng_state()
     again = random_model_residuals(organism, STATEMENTS, seeds=(1,))
