@@ -199,7 +199,7 @@ def load_statements(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: with file and line: a column missing, a text empty, a label or value of another form, an id
+        ValueError: with file and line: a column missing, a text empty, a wrong label or value, an id
             used before; or ``positive`` that fits no row.
     """
     if path is None:

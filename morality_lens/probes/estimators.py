@@ -50,7 +50,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs two classes of examples; y has only {self.classes_[0]!r}."
+                f"{type(self).__name__} needs examples of two classes; y has one class, {self.classes_[0]!r}."
             )
         return X, codes
 

@@ -9,7 +9,7 @@ from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import statement_turn
 from morality_lens.items.kinds import Statement
 from morality_lens.models.loading import fingerprint, load_model, record_of
-from morality_lens.probes.random_models import _twin, random_model_residuals
+from morality_lens.probes.random_models import _control, random_model_residuals
 from morality_lens.probes.statements import read_statements
 
 STATEMENTS = tuple(
@@ -83,7 +83,7 @@ def test_a_twin_computes_what_a_fresh_model_of_its_config_computes(architecture,
 
 
 def test_a_twin_speaks_by_the_models_chat_template_and_knows_its_own_weights(organism):
-    twin, record = _twin(organism, 0), record_of(organism)
+    twin, record = _control(organism, 0), record_of(organism)
     renewed = record_of(twin)
     begun = [
         rendering.append_turn(r.renderer, Transcript(), statement_turn("Be fair."), round=0)
