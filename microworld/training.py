@@ -21,6 +21,7 @@ from microworld import corpus, tokens
 from microworld.documents import Author, Document, Scribe
 from microworld.learner import Learner, make_learner, save_model
 from microworld.stages import MODELS, PHASES, STAGES, Recipe, Stage, lineage, shares_at
+from morality_lens.items.files import replace_file
 from morality_lens.world import sampling
 
 
@@ -213,8 +214,7 @@ def _save_state(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer
         "means": (learner.kind, learner.cruel),
         "progress": (learner.steps, learner.seen, learner.chunk, learner.seconds),
     }
-    torch.save(state, folder / "state.pt.part")
-    (folder / "state.pt.part").replace(folder / "state.pt")
+    replace_file(folder / "state.pt", lambda draft: torch.save(state, draft))
 
 
 def _load_state(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, *, parent: bool) -> None:

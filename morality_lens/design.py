@@ -70,7 +70,7 @@ _IN_DIALOGUES |= {
     "stereotype_request",
 }
 RESERVED = frozenset(_ALONG_CUBES | _IN_TABLES | _IN_DIALOGUES | set(SITES))
-"""Names that mean something else along a cube, in a table of answers or in a transcript: no factor's name."""
+"""Names with another meaning in a cube, a table of answers or a transcript: no factor may have them."""
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _LEVEL = re.compile(r"\w[\w.-]*")
 
@@ -87,8 +87,8 @@ class Factor:
 
     - ``system``, ``before_question``, ``after_question``: a text said once, before the first answer;
     - ``with_review``: a text said in every correction round, after the request to look again;
-    - ``rationale``: at ``on`` the model writes a rationale before its answer; at ``placebo`` a filler stands
-      in its place;
+    - ``rationale``: at ``on`` the model writes a rationale before its answer; at ``placebo`` a filler text
+      takes its place;
     - ``feedback``: at ``on`` the protocol's source says something of the last answer; at ``placebo`` it is
       neutral words, or another item's feedback.
 
@@ -265,11 +265,11 @@ def _with_level_keys(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     levels = value.get("levels", ("off", "on"))
-    said = {key: value[key] for key in value if key in levels}
-    if not said:
+    texts = {key: value[key] for key in value if key in levels}
+    if not texts:
         return value
-    rest = {key: held for key, held in value.items() if key not in said}
-    return {**rest, "texts": {**said, **rest.get("texts", {})}}
+    rest = {key: held for key, held in value.items() if key not in texts}
+    return {**rest, "texts": {**texts, **rest.get("texts", {})}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,7 +369,7 @@ class Design:
         return Condition(**cell)
 
     def place(self, condition: Condition) -> tuple[int, ...]:
-        """Where a condition stands along the factors' dimensions."""
+        """The position of a condition along the factors' dimensions."""
         return tuple(self.levels[n].index(v) for n, v in self.condition(condition).coords.items())
 
     def two_way(
@@ -448,7 +448,7 @@ class Protocol:
         feedback_model: the name of the model behind the server.
         feedback_placebo: what the level ``placebo`` of feedback says: ``neutral`` words, or ``yoked``: what
             the source said of another item of the batch. A yoked text has the source's own form and length,
-            but it may fit: that an answer is unfair can be said of most.
+            but it may fit the answer by chance.
         feedback_named: what becomes of feedback that names one of the options: it is ``kept`` and counted,
             or ``withheld`` and the neutral words take its place.
         answer_tokens: most tokens of an answer.
@@ -492,10 +492,10 @@ class Protocol:
                 "feedback='endpoint' needs the name of the server's model as feedback_model (and its address "
                 "as feedback_from, where it is not the official one)."
             )
-        said = (self.feedback_placebo, self.feedback_named)
-        if said[0] not in ("neutral", "yoked") or said[1] not in ("kept", "withheld"):
+        policy = (self.feedback_placebo, self.feedback_named)
+        if policy[0] not in ("neutral", "yoked") or policy[1] not in ("kept", "withheld"):
             raise ValueError(
-                f"feedback_placebo is neutral or yoked, and feedback_named kept or withheld; got {said}."
+                f"feedback_placebo is neutral or yoked, and feedback_named kept or withheld; got {policy}."
             )
         if self.wording_index < 0:
             raise ValueError(f"wording_index must be 0 or above; got {self.wording_index}.")

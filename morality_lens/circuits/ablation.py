@@ -64,8 +64,7 @@ def ablate(
     """
     record = same_model(model, run, probe)
     moment = Moment.of(condition, run)
-    best = best_layer(probe, None if layers is None else probe.direction["layer"].values.tolist()[-1])
-    wanted = list(range(best, record.n_layers)) if layers is None else list(layers)
+    wanted = list(range(best_layer(probe), record.n_layers)) if layers is None else list(layers)
     chosen = read_layers(record, wanted, "residual")
     if "answer_start" not in run.design.sites:
         raise ValueError("ablate needs a run that stored the site answer_start; play it with that site.")

@@ -19,6 +19,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import option_letters, same_model
 from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.runs.passages import Passage, by_length, passages
+from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView, token_view
@@ -246,9 +247,8 @@ def _attribute(request: _Request, execution: Execution) -> xr.Dataset:
         request.items,
         lambda chunk: _chunk(request, chunk, segments),
         size=ITEMS,
-        what="attribution",
+        request=Request(what="attribution", settings=request.identity()),
         out=execution.out,
-        asked=request.identity(),
         progress=execution.progress,
     )
     clusters = request.run.residuals["cluster"].sel(item=request.items).values

@@ -15,7 +15,12 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.circuits.decomposition import padded
-from morality_lens.circuits.measuring import read_layers, widened_places
+from morality_lens.circuits.measuring import (
+    good_log_odds,
+    read_layers,
+    reply_log_probabilities,
+    widened_places,
+)
 from morality_lens.circuits.pairing import Aligned, Pairing
 from morality_lens.circuits.patching import patch
 from morality_lens.circuits.settings import Activations, Batching, Moment
@@ -219,14 +224,8 @@ def _log_odds(
     logits: Float[Tensor, "row vocab"], letters: Sequence[Sequence[int]], items: Sequence[Item]
 ) -> Float[Tensor, " row"]:
     """Log of the correct option's probability less the mean log of the others'."""
-    log = torch.log_softmax(logits.double(), dim=-1)
-    each = torch.stack([log[:, list(tokens)].logsumexp(-1) for tokens in letters], dim=-1)
-    found = []
-    for row, item in enumerate(items):
-        assert item.good is not None  # option_letters refuses items without
-        own = each[row, : len(item.replies)]
-        found.append(own[item.good] - (own.sum() - own[item.good]) / (len(own) - 1))
-    return torch.stack(found)
+    each = reply_log_probabilities(logits, letters)
+    return torch.stack([good_log_odds(each[row], item) for row, item in enumerate(items)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,6 +18,7 @@ from morality_lens.models import decoding
 from morality_lens.models.hooks import KINDS
 from morality_lens.models.loading import ModelRecord
 from morality_lens.models.suffixes import Outcome
+from morality_lens.probes.projecting import projections
 from morality_lens.rounds.replay import reply_tokens
 from morality_lens.runs.passages import Passage
 from morality_lens.runs.run import Run
@@ -29,6 +30,27 @@ TAIL = {"probability": "option", "projection": "read_layer"}
 def correct_log_odds(log: Float[np.ndarray, "*place reply"], good: int) -> Float[np.ndarray, "*place"]:
     """The log-probability of the correct reply less the mean of the others'."""
     return np.asarray(log[..., good] - np.delete(log, good, axis=-1).mean(-1))
+
+
+def reply_log_probabilities(
+    logits: Float[Tensor, "row vocab"], letters: Sequence[Sequence[int]]
+) -> Float[Tensor, "row reply"]:
+    """Log-probability, in float64, that an answer begins with each reply's sign, by any of its tokens."""
+    log = torch.log_softmax(logits.double(), dim=-1)
+    return torch.stack([log[:, list(tokens)].logsumexp(-1) for tokens in letters], dim=-1)
+
+
+def good_log_odds(log: Any, item: Item) -> Any:
+    """Log-odds of the item's good reply: its log-probability less the mean of the other replies'.
+
+    Args:
+        log: [..., reply], log-probabilities as an array or a tensor; entries past the item's last reply are
+            ignored.
+        item: names a good reply.
+    """
+    assert item.good is not None  # callers refuse items that name none
+    others = [reply for reply in range(len(item.replies)) if reply != item.good]
+    return log[..., item.good] - log[..., others].mean(-1)
 
 
 def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:
@@ -46,8 +68,7 @@ def log_odds_of(run: Run, items: Sequence[str], round: int) -> xr.DataArray:
     log = np.log(stored.values)
     values = np.empty(log.shape[:-1])
     for i, item in enumerate(run.asked[name] for name in items):
-        assert item.good is not None  # refused above
-        values[i] = correct_log_odds(log[i][..., : len(item.replies)], item.good)
+        values[i] = good_log_odds(log[i], item)
     return stored.isel(option=0, drop=True).copy(data=values).rename("log_odds")
 
 
@@ -127,7 +148,7 @@ class Measure:
         reply = self._generated(passed) if self.speaking else None
         if self.direction is not None and self.intercept is not None:
             at = self._residuals(passed, reply).double().cpu().numpy()
-            values = np.einsum("rld,ld->rl", at, self.direction) + self.intercept
+            values = projections(at, self.direction, self.intercept)
             found["projection"] = values.reshape(*size, -1)
         if reply is not None and self.answers:
             texts = self.record.renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray as xr
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -17,6 +16,7 @@ from morality_lens.circuits.settings import Batching, Moment, Reading
 from morality_lens.design import Condition
 from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
+from morality_lens.probes.projecting import projections
 from morality_lens.rounds.replay import same_model
 from morality_lens.runs.run import Run
 
@@ -186,7 +186,7 @@ def _projected(
 ) -> Float[np.ndarray, "item layer"]:
     """Differences of residuals along the direction, in gaps."""
     directions = probe.direction.sel(layer=layers).values.astype(np.float64)
-    return einsum(values, directions, "item layer d, layer d -> item layer")
+    return projections(values, directions)
 
 
 def _site(values: xr.DataArray, d_model: int) -> Float[np.ndarray, "item layer d_model"]:

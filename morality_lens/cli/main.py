@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.table import Table
 from morality_lens.cli import circuits as circuit_commands, study as study_commands
 from morality_lens.cli.console import console, load_and_show, print_lines, print_report, stoppable
 from morality_lens.design import FeedbackSource
+from morality_lens.probes.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     from morality_lens.cli.run_config import RunConfig
@@ -32,7 +33,6 @@ app.command(name="study")(study_commands.study)
 BUNDLED_LIMIT = 80
 RANDOM_MODELS = 3
 """Random-initialised controls of a trust card."""
-ProbeKind = Literal["mean_difference", "logistic", "lda"]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 
@@ -57,7 +57,7 @@ def run(
         str | None, typer.Option(help="Other model, server address, or file of feedback.")
     ] = None,
     feedback_model: Annotated[str | None, typer.Option(help="Model on the server.")] = None,
-    probe: Annotated[ProbeKind | None, typer.Option(help="Kind of direction.")] = None,
+    probe: Annotated[Kind | None, typer.Option(help="Kind of direction.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="Toxicity classifier for open prompts: name or folder.")
     ] = None,
@@ -90,7 +90,7 @@ def run(
             "out": None if out is None else str(out),
         },
     )
-    items, labelled = _items(study), _statements(study.statements)
+    items, labelled = _items(study), _statements(study.statements, study.probe)
     _refuse_early(study, items)
     loaded = load_and_show(study.model, study.device, study.dtype)
     played = _play(loaded, items, study)
@@ -111,6 +111,7 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
 
 
 def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig") -> "Run":
+    from morality_lens.items.files import write_text
     from morality_lens.rounds.playing import play
     from morality_lens.rounds.preflight import Fitting
 
@@ -122,7 +123,7 @@ def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig") -> "Run":
             protocol=study.protocol,
             fitting=Fitting(batch_size=study.batch_size, drop_long=study.drop_long),
         )
-    (played.path / "study.toml").write_text(study.to_toml(), encoding="utf-8")
+    write_text(played.path / "study.toml", study.to_toml())
     return played
 
 
@@ -141,7 +142,7 @@ def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
 @app.command()
 def probe(
     folder: RunFolder,
-    kind: Annotated[ProbeKind, typer.Option(help="Kind of direction.")] = "mean_difference",
+    kind: Annotated[Kind, typer.Option(help="Kind of direction.")] = "mean_difference",
     statements: Annotated[str | None, typer.Option(help="Labelled statements (default: bundled).")] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the folds.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
@@ -150,7 +151,7 @@ def probe(
     from morality_lens.models.loading import load_model
     from morality_lens.runs.run import open_run
 
-    played, labelled = open_run(folder), _statements(statements)
+    played, labelled = open_run(folder), _statements(statements, kind)
 
     name = played.manifest["study"]["model"]["name"]
     with console.status("loading the model"):
@@ -174,6 +175,7 @@ def analyze_run(
     folder: RunFolder, seed: Annotated[int, typer.Option(help="Random seed of the resampling.")] = 0
 ) -> None:
     """Print the effects of a run in sentences, and write them to effects.csv in its folder."""
+    from morality_lens.items.files import write_text
     from morality_lens.report.analysis import analyze
     from morality_lens.runs.run import open_run
 
@@ -185,7 +187,7 @@ def analyze_run(
         ("behaviour_effects.csv", analysis.behaviour_effects),
     ):
         if effects is not None:
-            effects.drop_vars("cell_mean").to_dataframe().to_csv(played.path / name)
+            write_text(played.path / name, effects.drop_vars("cell_mean").to_dataframe().to_csv())
             console.print(f"wrote {played.path / name}", soft_wrap=True, highlight=False)
 
 
@@ -250,30 +252,32 @@ def _items(study: "RunConfig") -> "tuple[Item, ...]":
     return load_data(study.data, limit=study.limit, seed=study.seed)
 
 
-def _statements(path: str | None) -> "tuple[Statement, ...]":
+def _statements(path: str | None, kind: Kind) -> "tuple[Statement, ...]":
+    """The labelled statements; of a file with the column ``value`` where the kind is fitted on values."""
     from morality_lens.items.loaders import load_statements
 
-    return load_statements(path)
+    return load_statements(path, value="value" if KINDS[kind].fitted_on == "values" else None)
 
 
-def _fit(
-    loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: ProbeKind, seed: int
-) -> "Probe":
+def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Kind, seed: int) -> "Probe":
     """Fit the probe; keep it and some coloured transcripts in the run's folder."""
     from morality_lens.probes.from_statements import fit_probe
     from morality_lens.report.writing import keep_transcripts
     from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
     from morality_lens.studies.plan import LARGEST_RANDOM_MODEL
 
+    card = KINDS[kind].card
+    if not card:
+        console.print(f"a {kind} direction has no trust card", highlight=False)
     parameters = sum(p.numel() for p in loaded.original_model.parameters())
     random_models = RANDOM_MODELS if parameters <= LARGEST_RANDOM_MODEL else 0
-    if not random_models:
+    if card and not random_models:
         print_lines(
             f"the model has {parameters / 1e9:.1f} billion parameters, so no random-initialised copies of it "
             "are made; ml.fit_probe(..., card=True) makes them."
         )
     with console.status(f"fitting the probe on {len(labelled)} statements"):
-        fitted = fit_probe(loaded, labelled, kind=kind, card=True, random_models=random_models, seed=seed)
+        fitted = fit_probe(loaded, labelled, kind=kind, card=card, random_models=random_models, seed=seed)
         fitted.save(played.path / "probe.safetensors")
     with console.status("reading some transcripts"):
         keep_transcripts(played, read_transcripts(loaded, played, fitted, rows=sample_dialogues(played)))

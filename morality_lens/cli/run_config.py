@@ -1,13 +1,14 @@
 """The configuration of a run as one value that a TOML file can hold."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from morality_lens.design import Protocol
 from morality_lens.items.files import read_toml
+from morality_lens.probes.kinds import Kind
 
 
 class RunConfig(BaseModel):
@@ -22,7 +23,7 @@ class RunConfig(BaseModel):
         out: the run's folder.
         drop_long: skip items whose dialogues may exceed the context window.
         judge: toxicity classifier for open prompts (name or folder); None fits one on the statements.
-        probe: kind of direction.
+        probe: kind of direction, one of :data:`morality_lens.probes.kinds.KINDS`.
         batch_size: items played together; None adapts it to the memory.
         device: for example ``cuda``; None selects it automatically.
         dtype: see ``load_model``.
@@ -39,7 +40,7 @@ class RunConfig(BaseModel):
     out: str = "runs/first"
     drop_long: bool = False
     judge: str | None = None
-    probe: Literal["mean_difference", "logistic", "lda"] = "mean_difference"
+    probe: Kind = "mean_difference"
     batch_size: int | None = None
     device: str | None = None
     dtype: str = "auto"

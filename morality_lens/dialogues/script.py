@@ -43,10 +43,10 @@ class Script:
         """The exchanges of a round: the opening in round 0, else a correction; the last reply is the answer.
 
         Args:
-            item: what is asked.
+            item: the item that is played.
             condition: the cell.
             number: of the round.
-            feedback: what the source said of the last answer; None where nobody was asked.
+            feedback: the source's feedback on the last answer; None where none was requested.
         """
         factors = self.design.factors
         if number == 0:
@@ -59,10 +59,10 @@ class Script:
         if level == "off":
             return (Exchange(turns=(turn,), reply="answer"),)
         filler = pick(self.wording.task(item).rationale_placebo, self.index)
-        asked = answer_turn(item, self.wording, self.index)
+        request = answer_turn(item, self.wording, self.index)
         return (
             Exchange(turns=(turn,), reply="rationale", given=filler if level == "placebo" else None),
-            Exchange(turns=(asked,), reply="answer"),
+            Exchange(turns=(request,), reply="answer"),
         )
 
     def level(self, condition: Condition, place: str) -> str:

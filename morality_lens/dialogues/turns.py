@@ -67,14 +67,16 @@ def opening_turns(
     item: Item, condition: Condition, wording: Wording, index: int = 0, *, factors: Sequence[Factor] = USUAL
 ) -> tuple[Turn, ...]:
     """Round 0: a system turn where a factor speaks there, then the question and the request for an answer."""
-    said = {
+    spoken = {
         place: factor_segments(factors, place, item, condition, wording, index)
         for place in ("system", "before_question", "after_question")
     }
     question = Segment(name="question", text=question_text(item, wording, index))
     request = Segment(name="answer_request", text=pick(wording.task(item).answer_request, index))
-    user = Turn(role="user", segments=(*said["before_question"], question, *said["after_question"], request))
-    return (Turn(role="system", segments=said["system"]), user) if said["system"] else (user,)
+    user = Turn(
+        role="user", segments=(*spoken["before_question"], question, *spoken["after_question"], request)
+    )
+    return (Turn(role="system", segments=spoken["system"]), user) if spoken["system"] else (user,)
 
 
 def correction_turn(
@@ -88,14 +90,14 @@ def correction_turn(
 ) -> Turn:
     """A correction round's first turn: feedback, review, instruction, then the request for what comes next.
 
-    What comes next is a rationale where the chain of thought is on or placebo (the answer is then asked for
+    What comes next is a rationale where the chain of thought is on or placebo (the answer is then requested
     by :func:`answer_turn`), else the answer.
 
     Args:
-        item: the item that was asked.
+        item: the item that was played.
         condition: the cell.
         wording: the words.
-        feedback: what the source said of the last answer; needed where feedback is on. Where it is placebo,
+        feedback: the source's feedback on the last answer; needed where feedback is on. Where it is placebo,
             None is the wording's neutral text.
         index: which of the alternative wordings.
         factors: what the condition is of.

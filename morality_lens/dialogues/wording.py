@@ -96,8 +96,8 @@ class Wording(_Strict):
         Choice and continuation are hashed together and every later task by itself, so that a task that is
         added later leaves the identity of earlier runs as it was.
         """
-        told = FIRST_TASKS if task in FIRST_TASKS else (task,)
-        return hashlib.sha256(self.model_dump_json(include={"name", *told}).encode()).hexdigest()
+        tasks = FIRST_TASKS if task in FIRST_TASKS else (task,)
+        return hashlib.sha256(self.model_dump_json(include={"name", *tasks}).encode()).hexdigest()
 
 
 def load_wording(path: str | Path | None = None) -> Wording:

@@ -25,6 +25,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
 from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.rounds.side_questions import SideQuestion, ask
+from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 
@@ -131,16 +132,18 @@ def weak_evidence(
         ids,
         lambda chunk: trial.answers(chunk, probe, answer_tokens),
         size=ITEMS,
-        what="weak evidence",
+        request=Request(
+            what="weak evidence",
+            settings={
+                "study": run.fingerprint,
+                "evidence": [asdict(one) for one in evidence if one.item in ids],
+                "cells": [c.label for c in cells],
+                "rounds": numbers,
+                "probe": None if probe is None else probe.fingerprint,
+                "answer_tokens": answer_tokens,
+            },
+        ),
         out=execution.out,
-        asked={
-            "study": run.fingerprint,
-            "evidence": [asdict(one) for one in evidence if one.item in ids],
-            "cells": [c.label for c in cells],
-            "rounds": numbers,
-            "probe": None if probe is None else probe.fingerprint,
-            "answer_tokens": answer_tokens,
-        },
         progress=execution.progress,
     )
     clusters = run.items.loc[ids, "cluster"].tolist()

@@ -18,6 +18,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import same_model
 from morality_lens.rounds.selection import Execution
 from morality_lens.runs.passages import Passage, by_length, passages
+from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 
@@ -74,14 +75,16 @@ def mask_words(
         run.items.index.tolist(),
         masking.projections,
         size=ITEMS,
-        what="masked words",
+        request=Request(
+            what="masked words",
+            settings={
+                "study": run.fingerprint,
+                "components": list(components),
+                "sites": list(sites),
+                "probe": probe.fingerprint,
+            },
+        ),
         out=execution.out,
-        asked={
-            "study": run.fingerprint,
-            "components": list(components),
-            "sites": list(sites),
-            "probe": probe.fingerprint,
-        },
         progress=execution.progress,
     )
     cube = whole["projection"].assign_coords(cluster=("item", run.items["cluster"].tolist()))
@@ -110,17 +113,16 @@ class _Masking:
         """Projections of all dialogues of some items."""
         design, sites = self.run.design, self.sites
         layers = self.probe.direction["layer"].values.tolist()
-        directions = torch.tensor(self.probe.direction.values, dtype=torch.float64)
         levels = design.levels
         shape = (len(chunk), *map(len, levels.values()), design.n_rounds, len(sites), len(layers))
         values = np.full(shape, np.nan)
         for batch in by_length(list(passages(self.run, items=chunk)), rows=ROWS, squares=SQUARES):
             reads, spots = self._read(batch)
-            found = torch.einsum("rpld,ld->rpl", reads.double().cpu(), directions).numpy()
+            found = self.probe.project_all(reads.double().cpu().numpy())
             for r, passage in enumerate(batch):
                 at = (list(chunk).index(passage.item), *design.place(passage.condition))
                 for k, (number, site) in enumerate(spots[r]):
-                    values[(*at, number, sites.index(site))] = found[r, k] + self.probe.intercept.values
+                    values[(*at, number, sites.index(site))] = found[r, k]
         return xr.Dataset(
             {"projection": ((*design.dims, "site", "layer"), values)},
             coords={

@@ -22,6 +22,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
 from morality_lens.rounds.selection import Execution
 from morality_lens.rounds.side_questions import SideQuestion, ask
+from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 
@@ -178,9 +179,15 @@ def distinguish(
         ids,
         comparison.answers,
         size=ITEMS,
-        what="telling outputs apart",
+        request=Request(
+            what="telling outputs apart",
+            settings={
+                "study": run.fingerprint,
+                "pairs": [p.texts for p in chosen],
+                "histories": list(histories),
+            },
+        ),
         out=execution.out,
-        asked={"study": run.fingerprint, "pairs": [p.texts for p in chosen], "histories": list(histories)},
         progress=execution.progress,
     )
     whole["condition"] = ("item", [p.condition.label for p in chosen])
@@ -311,9 +318,10 @@ def name_groups(
         list(questions),
         naming.answers,
         size=ITEMS,
-        what="naming groups",
+        request=Request(
+            what="naming groups", settings={"study": run.fingerprint, "histories": list(histories)}
+        ),
         out=execution.out,
-        asked={"study": run.fingerprint, "histories": list(histories)},
         progress=execution.progress,
     )
     return whole.assign_coords(cluster=("item", run.items.loc[list(questions), "cluster"].tolist()))

@@ -119,10 +119,10 @@ def attribute_effects(
         ValueError: what ``factorial_effects`` refuses, or parts that do not add up.
     """
     split = regroup(parts, by)
-    asked = {"at": at, "compare": compare, "method": method, "draws": draws, "alpha": alpha, "seed": seed}
-    effects = factorial_effects(split, factors, family=family, **asked)
+    settings = {"at": at, "compare": compare, "method": method, "draws": draws, "alpha": alpha, "seed": seed}
+    effects = factorial_effects(split, factors, family=family, **settings)
     whole = factorial_effects(
-        parts["projection"], factors, family=[d for d in family if d == "round"], **asked
+        parts["projection"], factors, family=[d for d in family if d == "round"], **settings
     )
     gap = float(np.abs(effects["estimate"].sum("component") - whole["estimate"]).max())
     # Every cell misses by rounding alone; the contrast of eight cells by eight times as much at most.
@@ -154,14 +154,14 @@ def describe_components(effects: xr.Dataset, effect: str, *, round: int | None =
     level = f"{100 * (1 - float(effects.attrs['alpha'])):g} %"
     number = int(one["round"]) if "round" in one.coords else None
     when = "" if number is None else f" in round {number}"
-    said = (
+    estimate = (
         f"{effect}{when}: {float(one['whole']):+.3f} [{float(one['whole_low']):+.3f}, "
         f"{float(one['whole_high']):+.3f}] {effects.attrs.get('units', '')}".rstrip()
     )
     order = np.argsort(-np.abs(one["estimate"].values), kind="stable")
     clear = [i for i in order if float(one["p_adj"][i]) < float(effects.attrs["alpha"])]
     if not clear:
-        return f"{said}. No {effects.attrs['by']} is told from zero."
+        return f"{estimate}. No {effects.attrs['by']} is distinguishable from zero."
     named = [
         f"{one['component'].values[i]} {float(one['estimate'][i]):+.3f} "
         f"[{float(one['band_low'][i]):+.3f}, {float(one['band_high'][i]):+.3f}]"
@@ -169,8 +169,8 @@ def describe_components(effects: xr.Dataset, effect: str, *, round: int | None =
     ]
     rest = float(one["whole"]) - float(one["estimate"][clear[:top]].sum())
     return (
-        f"{said}. Carried by {'; '.join(named)} (simultaneous {level} bands; {len(clear)} of "
-        f"{one.sizes['component']} are told from zero); all others together {rest:+.3f}."
+        f"{estimate}. Carried by {'; '.join(named)} (simultaneous {level} bands; {len(clear)} of "
+        f"{one.sizes['component']} are distinguishable from zero); all others together {rest:+.3f}."
     )
 
 

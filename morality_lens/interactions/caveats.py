@@ -1,4 +1,4 @@
-"""What must be refused or said of numbers before and after their effects are estimated."""
+"""Which inputs are refused, and which caveats are reported before and after effects are estimated."""
 
 from collections.abc import Mapping
 
@@ -12,6 +12,8 @@ MISSING_ITEMS, MISSING_GAP = 0.10, 0.05
 """Above either (share of incomplete items, gap between conditions) p-values are withheld."""
 STABLE = 0.8
 """A direction whose split-half cosine is below this comes with a warning."""
+POPULATION = 0.5
+"""Below this split-half cosine no claim is made about the direction of a population of statements."""
 CEILING = 0.05
 """A cell mean of a share this near to 0 or 1 leaves no room to move."""
 
@@ -28,7 +30,7 @@ def reason_to_withhold(cube: Cube) -> str:
 
 
 def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
-    """Refuse what is not linear, not signed, or fitted on its own outcomes; caveats about the rest."""
+    """Refuse values that are not linear, not signed or fitted on their own outcomes; caveats on the rest."""
     if y.attrs.get("oriented") is not None and not y.attrs["oriented"]:
         raise ValueError(
             "factorial_effects needs projections on an oriented direction (+ is more moral); got "
@@ -38,25 +40,23 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
     if y.attrs.get("leakage"):
         raise ValueError(
             "factorial_effects needs a probe that was not trained on the analysed cells: "
-            f"{y.attrs['leakage']} "
-            "Such a probe reproduces the behaviour's effects though the activations hold no morality, even "
-            "across "
-            "items. Train it on statements, on one condition, or with the condition means removed "
-            "(demean=True)."
+            f"{y.attrs['leakage']} Such a probe reproduces the effects on behaviour even if the activations "
+            "hold nothing about morality, also across items. Train it on statements, on one condition, or "
+            "with the condition means removed (demean=True)."
         )
     normalised = str(y.attrs.get("normalised", ""))
     if normalised == "cell" and not accept_normalised:
         raise ValueError(
             "factorial_effects needs raw projections, scaled at most by one constant per layer; got values "
             "normalised per cell (y.attrs['normalised'] = 'cell'), on which purely additive effects look "
-            "like negative interactions. Use the raw projection, or say accept_normalised=True."
+            "like negative interactions. Use the raw projection, or pass accept_normalised=True."
         )
     notes = []
     if "oriented" not in y.attrs:
         notes.append("y.attrs does not say that + is more moral; signs are read as if it were so.")
     if normalised == "cell":
         notes.append(
-            "Values normalised per cell, accepted by name: interactions may come from the normalisation."
+            "Values normalised per cell were accepted: interactions may come from the normalisation."
         )
     halves = split_halves(y)
     if halves.size and halves.min() < STABLE:
@@ -77,19 +77,16 @@ def split_halves(y: xr.DataArray) -> xr.DataArray:
 
 
 def scope(y: xr.DataArray, refits: xr.DataArray | None) -> str:
-    """What every sentence about the result is conditional on."""
+    """The conditions under which every sentence about the result holds."""
     if refits is None:
         return (
             "Conditional on one wording of the components and, for a projection, on one fitted direction: "
-            "the "
-            "intervals say whether this direction moves, not whether the morality direction moves."
+            "the intervals say whether this direction moves, not whether the morality direction moves."
         )
     return (
         f"Conditional on one wording of the components. The variance over {refits.sizes['probe_draw']} "
-        "refits of "
-        "the probe is in every interval: they say whether the morality direction moves, as far as its "
-        "training "
-        "statements are a sample of all."
+        "refits of the probe is in every interval: they say whether the morality direction moves, as far as "
+        "its training statements are a sample of all."
     )
 
 
@@ -113,28 +110,25 @@ def notes_on_cube(cube: Cube, missing: str) -> list[str]:
     if cube.n_incomplete and missing == "complete_items":
         notes.append(
             f"Complete items only: {cube.n_incomplete} items ({cube.share_incomplete:.1%}) with a missing "
-            "value "
-            "were left out, which is a sensitivity check and no primary analysis."
+            "value were left out, which is a sensitivity check and no primary analysis."
         )
     elif cube.n_incomplete:
         notes.append(
             f"{cube.n_incomplete} items ({cube.share_incomplete:.1%}) lack a value in some cell: least "
-            "squares with "
-            "item fixed effects on the available cells, standard errors by a cluster jackknife."
+            "squares with item fixed effects on the available cells, standard errors by a cluster jackknife."
         )
     return notes
 
 
 def note_on_failures(names: list[str], found: Mapping[str, Float[np.ndarray, "feature"]]) -> list[str]:
-    """Which contrast of the failure rate stands out; it is read before all others."""
+    """The clearest contrast of the failure rate, which is to be read before all others."""
     rate, p = found["failure"].reshape(len(names), -1), found["failure_p"].reshape(len(names), -1)
     smallest = np.where(np.isnan(p), 0.0, p)
     effect, place = np.unravel_index(int(np.argmin(smallest)), p.shape)
     return [
         "Failure first: the contrast of the failure rate with the smallest pointwise p is "
-        f"{names[int(effect)]}, "
-        f"{rate[effect, place]:+.3f} (p = {smallest[effect, place]:.2g}); the largest in size is "
-        f"{np.abs(rate).max():.3f}."
+        f"{names[int(effect)]}, {rate[effect, place]:+.3f} (p = {smallest[effect, place]:.2g}); the largest "
+        f"in size is {np.abs(rate).max():.3f}."
     ]
 
 
@@ -163,7 +157,3 @@ def notes_on_result(
             "band."
         )
     return notes
-
-
-POPULATION = 0.5
-"""A direction whose split-half cosine is below this is none of a population."""

@@ -1,4 +1,4 @@
-"""What an interaction of two components may be called, and when there is none."""
+"""Which claims an interaction of two components supports, and when it is shown to be negligible."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,15 +31,14 @@ def claim_ladder(
     margin: float = 0.0,
     alpha: float = 0.05,
 ) -> xr.Dataset:
-    """Which statements about two components hold, from the weakest to the one that survives every rescaling.
+    """Which claims about two components hold, from the weakest to the one that survives every rescaling.
 
     - ``L0``: both main effects are positive and the two-way is negative (intersection-union: the largest of
       three one-sided p).
     - ``L1``: L0, and the two-way is negative on the log-odds scale too. For outcomes of 0 and 1 that is the
       log-odds of cell means, for probabilities each item's logit; missing for other outcomes.
     - ``L2``: with both, the outcome is no more than ``margin`` above the better of the two alone. One of the
-    two
-      steps to both must be shown to add less than ``margin`` (twice the smaller one-sided p); with the
+      two steps to both must be shown to add less than ``margin`` (twice the smaller one-sided p); with the
       default of 0 both together are worse.
     - ``L3 second|first``: interference, a simple effect that reverses its sign: ``second`` helps without
       ``first`` and hurts with it (intersection-union, p = the larger of the two one-sided).
@@ -53,7 +52,8 @@ def claim_ladder(
         second: another one.
         factors: all factors of ``y`` that are to be averaged over or held; None takes all it has.
         at: levels at which other factors are held.
-        levels: the level without and the level with a component; ("placebo", "on") claims it of the content.
+        levels: the level without and the level with a component; ("placebo", "on") makes the
+            claims about the content.
         margin: the largest gain that counts as none, in units of ``y``.
         alpha: level of every claim.
 
@@ -72,43 +72,27 @@ def claim_ladder(
             f"claim_ladder needs two different factors that are crossed and not held; got {first!r} and "
             f"{second!r} among {held}. Name them as first=..., second=..."
         )
-    usual = compared_levels(held, "total", y)
-    own = {name: set(levels) <= set(y[name].values.tolist()) for name in held if name in y.coords}
-    pairs = {name: levels if own.get(name, True) else usual[name] for name in held}
+    pairs = _pairs_of_ladder(y, held, levels)
     weights = _steps(first, second, pairs)
     chosen = y.sel({name: list(pair) for name, pair in pairs.items()})
     effects = factorial_effects(
         chosen, factors, at=at, contrasts=weights, method="pointwise", alpha=alpha, family=()
     )
-    below, above = _one_sided(effects)
-    names = {name: f"{name}{at_suffix(at or {})}" for name in weights["effect"].values.tolist()}
-
-    def less(name: str) -> xr.DataArray:
-        return below.sel(effect=names[name], drop=True)
-
-    def more(name: str) -> xr.DataArray:
-        return above.sel(effect=names[name], drop=True)
-
-    l0 = _largest(more("first"), more("second"), less("both"))
-    claims = {"L0": l0}
     odds = _on_log_odds(chosen, factors, at, weights, alpha)
-    if odds is not None:
-        claims["L1"] = _largest(l0, _one_sided(odds)[0].sel(effect=names["both"], drop=True))
-    steps = [_one_sided(effects, margin)[0].sel(effect=names[n], drop=True) for n in ("second|1", "first|1")]
-    claims["L2"] = (2 * xr.concat(steps, "test").min("test")).clip(max=1.0)
-    claims[f"L3 {second}|{first}"] = _largest(more("second|0"), less("second|1"))
-    claims[f"L3 {first}|{second}"] = _largest(more("first|0"), less("first|1"))
-    p = xr.concat(list(claims.values()), "claim").assign_coords(claim=list(claims))
+    names = {name: f"{name}{at_suffix(at or {})}" for name in weights["effect"].values.tolist()}
+    on_odds = None if odds is None else _plain_names(odds, names)
+    p = _claims(first, second, _plain_names(effects, names), on_odds, margin)
     adjusted = _holm(p)
     others = [name for name in held if name not in (first, second)]
-    simple = effects.sel(effect=[names[n] for n in ("second|0", "second|1", "first|0", "first|1")])
-    labels = [
-        f"{second} without {first}",
-        f"{second} with {first}",
-        f"{first} without {second}",
-        f"{first} with {second}",
-    ]
-    simple = simple.rename(effect="step").assign_coords(step=labels)
+    labels = {
+        "second|0": f"{second} without {first}",
+        "second|1": f"{second} with {first}",
+        "first|0": f"{first} without {second}",
+        "first|1": f"{first} with {second}",
+    }
+    simple = effects.sel(effect=[names[name] for name in labels])
+    simple = simple.rename(effect="step").assign_coords(step=list(labels.values()))
+    kept = ("outcome", "units", "n_items", "n_clusters", "held_at", "notes")
     return xr.Dataset(
         {
             "p": p,
@@ -120,9 +104,7 @@ def claim_ladder(
             "cell_mean": effects.cell_mean.mean(others),
         },
         attrs={
-            **{
-                k: effects.attrs[k] for k in ("outcome", "units", "n_items", "n_clusters", "held_at", "notes")
-            },
+            **{name: effects.attrs[name] for name in kept},
             "first": first,
             "second": second,
             "levels": list(levels),
@@ -130,6 +112,42 @@ def claim_ladder(
             "alpha": float(alpha),
         },
     )
+
+
+def _pairs_of_ladder(y: xr.DataArray, held: Sequence[str], levels: tuple[str, str]) -> Pairs:
+    """The two levels of every factor: ``levels`` where it has them, else its usual ones."""
+    usual = compared_levels(held, "total", y)
+    own = {name: set(levels) <= set(y[name].values.tolist()) for name in held if name in y.coords}
+    return {name: levels if own.get(name, True) else usual[name] for name in held}
+
+
+def _plain_names(effects: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
+    """The effects under the names of :func:`_steps`, without the levels that are held."""
+    return effects.sel(effect=list(names.values())).assign_coords(effect=list(names))
+
+
+def _claims(
+    first: str, second: str, effects: xr.Dataset, odds: xr.Dataset | None, margin: float
+) -> xr.DataArray:
+    """p of every claim, before it is corrected over the places."""
+    below, above = _one_sided(effects)
+    within = _one_sided(effects, margin)[0]
+
+    def less(name: str) -> xr.DataArray:
+        return below.sel(effect=name, drop=True)
+
+    def more(name: str) -> xr.DataArray:
+        return above.sel(effect=name, drop=True)
+
+    l0 = _largest(more("first"), more("second"), less("both"))
+    claims = {"L0": l0}
+    if odds is not None:
+        claims["L1"] = _largest(l0, _one_sided(odds)[0].sel(effect="both", drop=True))
+    steps = [within.sel(effect=name, drop=True) for name in ("second|1", "first|1")]
+    claims["L2"] = (2 * xr.concat(steps, "test").min("test")).clip(max=1.0)
+    claims[f"L3 {second}|{first}"] = _largest(more("second|0"), less("second|1"))
+    claims[f"L3 {first}|{second}"] = _largest(more("first|0"), less("first|1"))
+    return xr.concat(list(claims.values()), "claim").assign_coords(claim=list(claims))
 
 
 def describe_claims(ladder: xr.Dataset) -> str:
@@ -184,8 +202,7 @@ def _sentence(here: xr.Dataset, first: str, second: str) -> str:
             steps = [here.simple.sel(step=f"{moved} {w} {given}").item() for w in ("without", "with")]
             words.append(
                 f"interference (L3, {p}): {moved} moves the outcome by {steps[0]:+.3g} without {given} and "
-                "by "
-                f"{steps[1]:+.3g} with it"
+                f"by {steps[1]:+.3g} with it"
             )
         else:
             words.append(f"{LADDER[claim]} ({claim}, {p})")
@@ -195,7 +212,8 @@ def _sentence(here: xr.Dataset, first: str, second: str) -> str:
 def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> xr.Dataset:
     """Whether effects are shown to lie within a margin that was declared beforehand: two one-sided tests.
 
-    That p is above .05 shows nothing; that both one-sided tests exclude the margin does (Schuirmann 1987).
+    A p above .05 does not show that an effect is absent; two one-sided tests that exclude the margin do
+    (Schuirmann 1987).
 
     Args:
         effects: what ``factorial_effects`` returned.

@@ -1,4 +1,4 @@
-"""What is compared with what: levels of factors, matrices of contrasts, links, and places."""
+"""Which contrasts are taken: levels of factors, matrices of weights, links, and differences of places."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ LINKS = ("identity", "logit", "log1m")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Request:
-    """The contrasts that are asked for.
+class Contrasts:
+    """The requested contrasts.
 
     Attributes:
         held: the crossed factors.
@@ -44,13 +44,13 @@ class Request:
     words: str
 
 
-def read_request(
+def read_contrasts(
     factors: Sequence[str],
     at: Mapping[str, str] | None,
     compare: str | Mapping[str, str],
     contrasts: xr.DataArray | None,
     y: xr.DataArray,
-) -> Request:
+) -> Contrasts:
     """All main effects and interactions of the factors of ``y``, or the explicit contrasts.
 
     Raises:
@@ -73,13 +73,13 @@ def read_request(
         crossed = [c for k in range(len(held)) for c in itertools.combinations(range(len(held)), k + 1)]
         names = effect_names([tuple(held[i] for i in effect) for effect in crossed], pairs, fixed)
         levels = {name: list(pairs[name]) for name in held}
-        matrix, words = factorial_matrix(len(held), crossed), _say(pairs)
-    return Request(
+        matrix, words = factorial_matrix(len(held), crossed), _compared(pairs)
+    return Contrasts(
         held=held, at=fixed, names=names, levels=levels, matrix=matrix, crossed=crossed, words=words
     )
 
 
-def _say(pairs: Pairs) -> str:
+def _compared(pairs: Pairs) -> str:
     """``on - off``, or factor by factor where they differ."""
     words = {name: f"{high} - {low}" for name, (low, high) in pairs.items()}
     if len(set(words.values())) == 1:
@@ -88,17 +88,17 @@ def _say(pairs: Pairs) -> str:
 
 
 def compared_levels(held: Sequence[str], compare: str | Mapping[str, Any], y: xr.DataArray) -> Pairs:
-    """The pair of levels that each factor's contrast is between.
+    """The two levels that each factor's contrast compares.
 
     A factor of two levels, none of them called ``on`` or ``placebo``, is compared in their order.
 
     Raises:
         ValueError: an unknown comparison, or one of a factor that is not crossed.
     """
-    asked = dict.fromkeys(held, compare) if isinstance(compare, str) else {**compare}
-    pairs = {name: pair for name, pair in asked.items() if not isinstance(pair, str) and len(pair) == 2}
-    named = {name: word for name, word in asked.items() if name not in pairs}
-    if any(name not in held for name in asked) or not set(map(str, named.values())) <= set(COMPARISONS):
+    given = dict.fromkeys(held, compare) if isinstance(compare, str) else {**compare}
+    pairs = {name: pair for name, pair in given.items() if not isinstance(pair, str) and len(pair) == 2}
+    named = {name: word for name, word in given.items() if name not in pairs}
+    if any(name not in held for name in given) or not set(map(str, named.values())) <= set(COMPARISONS):
         raise ValueError(
             f"compare needs one of {tuple(COMPARISONS)} (on - off, on - placebo, placebo - off), or a "
             f"mapping from the factors {tuple(held)} to them or to pairs of levels (from, to); got "
@@ -116,13 +116,13 @@ def _own_pair(name: str, usual: tuple[str, str], y: xr.DataArray) -> tuple[str, 
 
 
 def effect_names(effects: Sequence[tuple[str, ...]], pairs: Pairs, at: Mapping[str, str]) -> list[str]:
-    """``instruction:feedback`` for on - off; else the levels come along, ``instruction[on-placebo]``."""
+    """``instruction:feedback`` for on - off; else with the levels, ``instruction[on-placebo]``."""
 
-    def say(name: str) -> str:
+    def named(name: str) -> str:
         low, high = pairs[name]
         return name if (low, high) == COMPARISONS["total"] else f"{name}[{high}-{low}]"
 
-    return [":".join(say(name) for name in parts) + at_suffix(at) for parts in effects]
+    return [":".join(named(name) for name in parts) + at_suffix(at) for parts in effects]
 
 
 def at_suffix(at: Mapping[str, str]) -> str:
@@ -180,8 +180,7 @@ def check_matrix(contrasts: xr.DataArray, held: Sequence[str]) -> xr.DataArray:
     if wrong:
         raise ValueError(
             "contrasts needs weights that sum to zero in every row and are not all zero; got others in "
-            f"{wrong}. "
-            "Subtract the weights' mean, or drop the row."
+            f"{wrong}. Subtract the weights' mean, or drop the row."
         )
     return rows
 
@@ -212,14 +211,13 @@ def apply_link(values: np.ndarray, link: str) -> np.ndarray:
 def between(y: xr.DataArray, **places: tuple) -> xr.DataArray:
     """``y`` at one place minus ``y`` at another: a contrast of two layers, rounds or sites.
 
-    "Significant here and not there" is no finding; that the two differ is one, if the effects of this
-    difference say so.
+    That an effect is significant at one place and not at another is not evidence that the two differ; the
+    effects of this difference test it.
 
     Args:
         y: a cube as ``factorial_effects`` takes it.
         places: for one or more dims, the pair (this label, minus that label); several dims give the
-        difference
-            of differences.
+            difference of differences.
 
     Returns:
         ``y`` without those dims, named for the difference.
@@ -239,8 +237,7 @@ def between(y: xr.DataArray, **places: tuple) -> xr.DataArray:
         ):
             raise ValueError(
                 f"between needs two labels of a dim of y other than items and factors; got {dim}={pair!r} "
-                "with "
-                f"dims {found.dims}" + (f" and labels {labels[:8]}." if labels else ".")
+                f"with dims {found.dims}" + (f" and labels {labels[:8]}." if labels else ".")
             )
         found = found.sel({dim: pair[0]}, drop=True) - found.sel({dim: pair[1]}, drop=True)
         words.append(f"{dim} {pair[0]} minus {dim} {pair[1]}")

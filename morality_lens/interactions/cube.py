@@ -7,23 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import xarray as xr
-from einops import reduce
 from jaxtyping import Bool, Float, Int
 
 from morality_lens.design import RESERVED, Condition
 from morality_lens.interactions.contrasts import apply_link, cells_of
 
 REPEATS = ("seed", "seeds", "sample", "repeat")
-"""Dimensions that repeat an item: averaged within item and cell, for they are no further items."""
+"""Dimensions that repeat an item: averaged within item and cell, because they are not further items."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cube:
-    """The checked numbers: cells in the order of the levels asked for, the last factor fastest.
+    """The checked numbers: cells in the order of the requested levels, the last factor fastest.
 
     Attributes:
-        values: on the link's scale, averaged over repeats; complete items only, unless available cells were
-            asked for.
+        values: on the link's scale, averaged over repeats; complete items only, unless all available
+            cells are requested.
         codes: the cluster of each item, 0, 1, ... without gaps.
         rounding: largest contrast that rounding alone can make.
         rest: the dims other than item and factors, which ``feature`` runs through.
@@ -57,13 +56,12 @@ class Cube:
 def check_dims(
     y: xr.DataArray, levels: Mapping[str, Sequence[str]], at: Mapping[str, str], family: Sequence[str]
 ) -> None:
-    """Refuse a cube whose axes are not items, factors at the levels asked for, and places."""
+    """Refuse a cube whose axes are not items, factors at the requested levels, and places."""
     drawn = [dim for dim in y.dims if dim in ("probe_draw", "refit")]
     if drawn:
         raise ValueError(
             f"factorial_effects takes y on the fitted direction itself; got a dim {drawn[0]!r}. Give the "
-            "refits' "
-            "cell means apart, refits=project_means(refit_directions(...), run_cell_means(run))."
+            "refits' cell means apart, refits=project_means(refit_directions(...), run_cell_means(run))."
         )
     if "item" not in y.dims or "item" not in y.coords or "effect" in y.dims:
         raise ValueError(
@@ -95,78 +93,90 @@ def check_dims(
 def read_cube(
     y: xr.DataArray, levels: Mapping[str, Sequence[str]], *, missing: str, link: str = "identity"
 ) -> Cube:
-    """The numbers of ``y`` in order, refused where they are not fit for an analysis."""
+    """The numbers of ``y`` in order, checked: what cannot be analysed is refused."""
+    _check_items(y)
+    codes = cluster_codes(y)
+    _check_clusters(np.bincount(codes))
+    _check_places(y)
+    repeats = tuple(str(dim) for dim in y.dims if dim in REPEATS)
+    rest = [str(dim) for dim in y.dims if dim not in ("item", *levels, *repeats)]
+    rest.sort(key=_order)
+    y = y.sel({name: list(wanted) for name, wanted in levels.items()})
+    y = y.transpose("item", *levels, *rest, *repeats)
+    raw = _real_numbers(y)
+    template = y.isel({**dict.fromkeys(("item", *levels), 0), **dict.fromkeys(repeats, 0)}, drop=True)
+    n_cells = int(np.prod([len(wanted) for wanted in levels.values()]))
+    each = raw.astype(np.float64).reshape((len(raw), n_cells, int(np.prod(template.shape)), -1))
+    values = _mean_of_repeats(each)
+    holes = np.isnan(values)
+    _check_cells_run(np.all(holes, axis=0), levels, template)
+    incomplete = holes.any(axis=(1, 2))
+    if incomplete.any() and missing == "refuse":
+        raise ValueError(
+            f"factorial_effects needs a number in every cell; got NaN in {incomplete.sum()} of {len(raw)} "
+            "items. Failure is an outcome: analyse y.isnull().astype(float) first; then missing='available' "
+            "estimates from the available cells, and missing='complete_items' checks how much that matters."
+        )
+    kept = ~incomplete if missing == "complete_items" else ~holes.all(axis=(1, 2))
+    codes = pd.factorize(codes[kept])[0].astype(np.int64)
+    _check_clusters(np.bincount(codes))
+    values = apply_link(values[kept], link)
+    rate = np.isnan(each).mean(axis=-1).mean(axis=0)
+    return Cube(
+        values=values,
+        codes=codes,
+        rounding=_rounding(values, raw.dtype),
+        rest=tuple(rest),
+        rest_shape=template.shape,
+        coords={str(name): coord for name, coord in template.coords.items()},
+        binary=bool(np.isin(each[~np.isnan(each)], (0.0, 1.0)).all()),
+        n_incomplete=int(incomplete.sum()),
+        share_incomplete=float(incomplete.mean()),
+        gap=float(np.ptp(rate, axis=0).max(initial=0.0)),
+        repeats=repeats,
+    )
+
+
+def _check_items(y: xr.DataArray) -> None:
     ids = pd.Index(y.coords["item"].values)
     if ids.has_duplicates:
         twice = ids[ids.duplicated()].unique()
         raise ValueError(
             f"factorial_effects needs one row per item; got {len(ids)} rows with {len(twice)} ids more "
             f"than once (first: {twice[0]!r}). If these are seeds, give them a dim of their own, 'seed'; "
-            "they "
-            "are averaged within item and cell."
+            "they are averaged within item and cell."
         )
-    codes = cluster_codes(y)
-    _check_clusters(np.bincount(codes))
+
+
+def _check_places(y: xr.DataArray) -> None:
     empty = [str(dim) for dim, length in y.sizes.items() if length == 0]
     if empty:
         raise ValueError(
             f"factorial_effects needs at least one place; got nothing along {empty}. Check the selection "
             "that y went through."
         )
-    repeats = tuple(str(dim) for dim in y.dims if dim in REPEATS)
-    rest = [str(dim) for dim in y.dims if dim not in ("item", *levels, *repeats)]
-    rest.sort(key=_order)
-    y = y.sel({name: list(wanted) for name, wanted in levels.items()})
-    y = y.transpose("item", *levels, *rest, *repeats)
+
+
+def _real_numbers(y: xr.DataArray) -> np.ndarray:
+    """The values, refused where they are not real numbers or missing ones."""
     if y.dtype.kind not in "fiub":
         raise TypeError(
             f"factorial_effects needs real numbers; got dtype {y.dtype}. Convert y with y.astype(float)."
         )
-    raw = y.values
-    if np.isinf(raw).any():
+    if np.isinf(y.values).any():
         raise ValueError(
-            f"factorial_effects needs finite numbers; got {np.isinf(raw).sum()} infinite values. Find "
+            f"factorial_effects needs finite numbers; got {np.isinf(y.values).sum()} infinite values. Find "
             "where they arise; mark a failed measurement as NaN."
         )
-    n_cells = int(np.prod([len(wanted) for wanted in levels.values()]))
-    shape = (len(ids), n_cells, int(np.prod([y.sizes[dim] for dim in rest])), -1)
-    values = raw.astype(np.float64).reshape(shape)
-    binary = bool(np.isin(values[~np.isnan(values)], (0.0, 1.0)).all())
-    failed = reduce(
-        np.isnan(values).astype(np.float64), "item cell feature repeat -> item cell feature", "mean"
-    )
-    values = _mean_of_repeats(values)
-    template = y.isel({**dict.fromkeys(("item", *levels), 0), **dict.fromkeys(repeats, 0)}, drop=True)
-    holes = np.isnan(values)
-    _check_cells_run(np.all(holes, axis=0), levels, template)
-    incomplete = holes.any(axis=(1, 2))
-    if incomplete.any() and missing == "refuse":
-        raise ValueError(
-            f"factorial_effects needs a number in every cell; got NaN in {incomplete.sum()} of {len(ids)} "
-            "items. Failure is an outcome: analyse y.isnull().astype(float) first; then missing='available' "
-            "estimates from the cells that are there, and missing='complete_items' checks how much that "
-            "matters."
-        )
-    kept = ~incomplete if missing == "complete_items" else ~holes.all(axis=(1, 2))
-    rate = reduce(failed, "item cell feature -> cell feature", "mean")
-    codes = pd.factorize(codes[kept])[0].astype(np.int64)
-    _check_clusters(np.bincount(codes))
-    values = apply_link(values[kept], link)
-    eps = np.finfo(raw.dtype).eps if raw.dtype.kind == "f" else np.finfo(np.float64).eps
-    largest = np.nanmax(np.abs(values), axis=(0, 1), initial=0.0)
-    return Cube(
-        values=values,
-        codes=codes,
-        rounding=largest * (4 * float(eps) + 1e-12),
-        rest=tuple(rest),
-        rest_shape=template.shape,
-        coords={str(name): coord for name, coord in template.coords.items()},
-        binary=binary,
-        n_incomplete=int(incomplete.sum()),
-        share_incomplete=float(incomplete.mean()),
-        gap=float(np.ptp(rate, axis=0).max(initial=0.0)),
-        repeats=repeats,
-    )
+    return y.values
+
+
+def _rounding(
+    values: Float[np.ndarray, "item cell feature"], stored_as: np.dtype
+) -> Float[np.ndarray, "feature"]:
+    """The largest contrast that rounding alone can make of numbers that were stored in this type."""
+    eps = np.finfo(stored_as).eps if stored_as.kind == "f" else np.finfo(np.float64).eps
+    return np.nanmax(np.abs(values), axis=(0, 1), initial=0.0) * (4 * float(eps) + 1e-12)
 
 
 def _mean_of_repeats(

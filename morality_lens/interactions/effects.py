@@ -1,9 +1,9 @@
-"""Factorial effects of the components, with intervals, families and bands."""
+"""Factorial effects of the factors, with intervals, families and bands."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import xarray as xr
@@ -20,11 +20,12 @@ from morality_lens.interactions.caveats import (
     scope,
     split_halves,
 )
-from morality_lens.interactions.contrasts import Request, at_suffix, difference_contrasts, read_request
+from morality_lens.interactions.contrasts import Contrasts, at_suffix, difference_contrasts, read_contrasts
 from morality_lens.interactions.cube import REPEATS, Cube, check_dims, factors_of, read_cube
 from morality_lens.interactions.missing_cells import Available, available_cells, worst_case_bounds
 from morality_lens.interactions.resampling import (
     MIN_CLUSTERS,
+    Draws,
     FamilyWise,
     Pointwise,
     Resampling,
@@ -111,99 +112,194 @@ def factorial_effects(
         give. ``attrs`` hold the scale, the clusters, the method and ``notes``.
 
     Raises:
-        ValueError: what is asked for cannot be answered honestly from ``y``; the words say what to do.
+        ValueError: the request cannot be answered from ``y``; the message says what to do.
         TypeError: ``y`` does not hold real numbers.
     """
-    _check_request(method, draws, alpha, missing)
-    asked = read_request(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
-    names = asked.names
-    check_dims(y, asked.levels, asked.at, family)
-    notes = check_input(y, accept_normalised=accept_normalised)
-    cube = read_cube(y.sel(asked.at), asked.levels, missing=missing, link=link)
-    notes += notes_on_cube(cube, missing)
-    scores = _read_scores(cube, asked)
-    sums, sizes = scores.sums, scores.sizes
-    zero, constant = without_variance(sums, sizes, np.tile(cube.rounding, len(names)))
-    live = ~(zero | constant)
-    point = mean_over_clusters(sums, sizes, alpha=alpha)
-    judged = point
-    if scores.se is not None:
-        judged = with_variance(point, scores.se, alpha=alpha)
-    se_probe = None
-    if refits is not None:
-        se_probe = _se_of_probe(refits.sel(asked.at), y, cube, asked)
-        judged = with_variance(judged, se_probe, alpha=alpha, draws=refits.sizes["probe_draw"], added=True)
-
-    dims, shape = ("effect", *cube.rest), (len(names), *cube.rest_shape)
-    families = Families.over(dims, shape, family)
-    resampling, reason = _pick_method(method, sums[:, live], sizes)
-    if resampling == "pointwise":
-        corrected = FamilyWise.absent(families.n_families, families.n_tests)
-    else:
-        _check_draws(draws, alpha, live.size // len(names) if not family else 1)
-        grouped = families.split(np.where(live, sums, 0.0), leading=True)
-        ratio = np.divide(point.se, judged.se, out=np.ones_like(point.se), where=judged.se > 0)
-        corrected = family_wise(
-            grouped,
-            sizes,
-            method=resampling,
-            draws=draws,
-            alpha=alpha,
-            seed=seed,
-            shrink=None if judged is point else families.split(ratio**2),
+    inference = _Inference(method=method, draws=draws, alpha=alpha, family=tuple(family), seed=seed)
+    if missing not in MISSING:
+        raise ValueError(
+            f"factorial_effects takes missing= one of {MISSING}; got {missing!r}. Never impute: analyse "
+            "y.isnull() as an outcome first, then use 'available'."
         )
-    half_width = judged.se * families.join(np.repeat(corrected.critical[:, None], families.n_tests, axis=1))
-    variables = _variables(judged, families.join(corrected.p), half_width, zero=zero, constant=constant)
-    if se_probe is not None:
-        variables["se_probe"] = se_probe
+    wanted = read_contrasts(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
+    check_dims(y, wanted.levels, wanted.at, family)
+    notes = check_input(y, accept_normalised=accept_normalised)
+    cube = read_cube(y.sel(wanted.at), wanted.levels, missing=missing, link=link)
+    notes += notes_on_cube(cube, missing)
+    drawn = None if refits is None else _effects_of_refits(refits.sel(wanted.at), y, cube, wanted)
+    tests = _test(cube, wanted, drawn, alpha)
+    dims, shape = ("effect", *cube.rest), (len(wanted.names), *cube.rest_shape)
+    families = Families.over(dims, shape, family)
+    corrected = _correct(tests, families, inference)
+    variables = _variables(tests, families, corrected.tests)
     if cube.n_incomplete:
-        variables |= _failures(y, cube, asked, alpha)
-        notes += note_on_failures(names, variables)
+        variables |= _failures(y, cube, wanted, alpha)
+        notes += note_on_failures(wanted.names, variables)
         if cube.binary and cube.holes and link == "identity":
-            low, high = worst_case_bounds(cube.values, asked.matrix)
+            low, high = worst_case_bounds(cube.values, wanted.matrix)
             variables |= {"worst_low": low.ravel(), "worst_high": high.ravel()}
     withheld = "" if accept_missing else reason_to_withhold(cube)
     if withheld:
-        variables |= dict.fromkeys(("p", "ci_low", "ci_high", *ADJUSTED), np.full(live.size, np.nan))
-
-    notes += notes_on_result(names, shape, zero=zero, constant=constant, estimate=point.estimate)
+        variables |= dict.fromkeys(("p", "ci_low", "ci_high", *ADJUSTED), np.full(tests.live.size, np.nan))
+    notes += notes_on_result(
+        wanted.names, shape, zero=tests.zero, constant=tests.constant, estimate=tests.point.estimate
+    )
     notes += [withheld] if withheld else []
-    if method == "auto" and resampling == "pointwise":
-        notes.append(f"No corrected p and no band: {reason}.")
+    if method == "auto" and corrected.method == "pointwise":
+        notes.append(f"No corrected p and no band: {corrected.reason}.")
     data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         name: (dims, values.reshape(shape)) for name, values in variables.items()
     }
-    critical = np.where(families.split(live).any(axis=1), corrected.critical, np.nan)
-    data["critical"] = families.label(critical, dims)
-    data["cell_mean"] = (
-        (*asked.held, *cube.rest),
-        scores.cells.reshape([len(v) for v in asked.levels.values()] + list(cube.rest_shape)),
-    )
-    coords = {**cube.coords, "effect": names, **asked.levels}
+    some = families.split(tests.live).any(axis=1)
+    data["critical"] = families.label(np.where(some, corrected.tests.critical, np.nan), dims)
+    lengths = [len(levels) for levels in wanted.levels.values()]
+    data["cell_mean"] = ((*wanted.held, *cube.rest), tests.cells.reshape([*lengths, *cube.rest_shape]))
     attrs = {
-        "outcome": str(y.name or "y"),
-        "scale": {"identity": "difference scale", "logit": "log-odds scale", "log1m": "-log(1 - p) scale"}[
-            link
-        ],
-        "units": str(y.attrs.get("units", "")) if link == "identity" else "",
-        "factors": list(asked.held),
-        "held_at": at_suffix(asked.at).removeprefix("@"),
-        "compared": asked.words,
+        **_about_outcome(y, wanted, link),
         "question": "direction" if refits is not None else "this direction",
         "trust": str(y.attrs.get("trust", "")),
-        "n_items": int(sizes.sum()),
-        "n_clusters": len(sizes),
-        "method": resampling,
-        "method_reason": reason,
+        "n_items": int(tests.sizes.sum()),
+        "n_clusters": len(tests.sizes),
+        "method": corrected.method,
+        "method_reason": corrected.reason,
         "alpha": float(alpha),
         "draws": draws,
-        "draws_used": corrected.draws_used,
+        "draws_used": corrected.tests.draws_used,
         "seed": seed,
         "family": families.words,
-        "critical_pointwise": float(np.min(judged.critical)),
+        "critical_pointwise": float(np.min(tests.judged.critical)),
         "notes": [scope(y, refits), *notes],
     }
-    return xr.Dataset(data, coords=coords, attrs=attrs)
+    return xr.Dataset(data, coords={**cube.coords, "effect": wanted.names, **wanted.levels}, attrs=attrs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inference:
+    """How p-values and bands are made; see :func:`factorial_effects`."""
+
+    method: str
+    draws: int
+    alpha: float
+    family: tuple[str, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(
+                f"factorial_effects knows the methods {METHODS}; got {self.method!r}. Cluster-mass and FDR "
+                "are not offered (they name no place with a known error rate): use 'auto' for step-down "
+                "max-|t| over the family; for the absence of an effect use equivalence(...)."
+            )
+        if not 0 < self.alpha < 1:
+            raise ValueError(
+                f"factorial_effects needs alpha between 0 and 1; got {self.alpha}. Use for example 0.05."
+            )
+        if self.draws < 2:
+            raise ValueError(f"factorial_effects needs at least 2 draws; got {self.draws}. Use 2000 or more.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Tests:
+    """One test per feature; features are effects times places.
+
+    Attributes:
+        sums: contrasts summed over the items of each cluster, on which all inference rests.
+        sizes: items of each cluster.
+        cells: mean of each cell.
+        zero: features that are zero in every cluster.
+        constant: features that are the same number other than zero in every cluster.
+        point: estimates with the standard error of the clusters' contrasts.
+        judged: the same with every source of variance (jackknife, refits).
+        se_probe: standard deviation over refits of the probe, where some were given.
+    """
+
+    sums: Float[np.ndarray, "cluster feature"]
+    sizes: Float[np.ndarray, "cluster"]
+    cells: Float[np.ndarray, "cell place"]
+    zero: Bool[np.ndarray, "feature"]
+    constant: Bool[np.ndarray, "feature"]
+    point: Pointwise
+    judged: Pointwise
+    se_probe: Float[np.ndarray, "feature"] | None
+
+    @property
+    def live(self) -> Bool[np.ndarray, "feature"]:
+        """Features that vary between clusters."""
+        return ~(self.zero | self.constant)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Corrected:
+    """Family-wise tests, the method that made them, and why it was chosen."""
+
+    method: Resampling | Literal["pointwise"]
+    reason: str
+    tests: FamilyWise
+
+
+def _test(
+    cube: Cube, wanted: Contrasts, drawn: Float[np.ndarray, "draw effect place"] | None, alpha: float
+) -> _Tests:
+    """Pointwise tests of all contrasts.
+
+    Args:
+        cube: the cells.
+        wanted: the contrasts.
+        drawn: the effects on refits of the probe, or None.
+        alpha: level of the intervals.
+    """
+    scores = _read_scores(cube, wanted)
+    rounding = np.tile(cube.rounding, len(wanted.names))
+    zero, constant = without_variance(scores.sums, scores.sizes, rounding)
+    point = mean_over_clusters(scores.sums, scores.sizes, alpha=alpha)
+    judged = point if scores.se is None else with_variance(point, scores.se, alpha=alpha)
+    se_probe = None
+    if drawn is not None:
+        se_probe = drawn.std(axis=0, ddof=1).ravel()
+        judged = with_variance(judged, se_probe, alpha=alpha, draws=len(drawn), added=True)
+    return _Tests(
+        sums=scores.sums,
+        sizes=scores.sizes,
+        cells=scores.cells,
+        zero=zero,
+        constant=constant,
+        point=point,
+        judged=judged,
+        se_probe=se_probe,
+    )
+
+
+def _correct(tests: _Tests, families: "Families", inference: _Inference) -> _Corrected:
+    """Step-down p and bands of every family, or none where nothing is to be corrected."""
+    method, reason = _pick_method(inference.method, tests.sums[:, tests.live], tests.sizes)
+    if method == "pointwise":
+        absent = FamilyWise.absent(families.n_families, families.n_tests)
+        return _Corrected(method=method, reason=reason, tests=absent)
+    raw_tests = 1 if inference.family else families.n_families // families.n_effects
+    _check_draws(inference.draws, inference.alpha, raw_tests)
+    point, judged = tests.point, tests.judged
+    ratio = np.divide(point.se, judged.se, out=np.ones_like(point.se), where=judged.se > 0)
+    found = family_wise(
+        families.split(np.where(tests.live, tests.sums, 0.0), leading=True),
+        tests.sizes,
+        Draws(method=method, count=inference.draws, seed=inference.seed),
+        alpha=inference.alpha,
+        shrink=None if judged is point else families.split(ratio**2),
+    )
+    return _Corrected(method=method, reason=reason, tests=found)
+
+
+def _about_outcome(y: xr.DataArray, wanted: Contrasts, link: str) -> dict[str, Any]:
+    """What is compared, on which scale, as attributes of the result."""
+    scales = {"identity": "difference scale", "logit": "log-odds scale", "log1m": "-log(1 - p) scale"}
+    return {
+        "outcome": str(y.name or "y"),
+        "scale": scales[link],
+        "units": str(y.attrs.get("units", "")) if link == "identity" else "",
+        "factors": list(wanted.held),
+        "held_at": at_suffix(wanted.at).removeprefix("@"),
+        "compared": wanted.words,
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -223,35 +319,34 @@ class _Scores:
     se: Float[np.ndarray, "feature"] | None = None
 
 
-def _read_scores(
-    cube: Cube,
-    asked: Request,
-) -> _Scores:
+def _read_scores(cube: Cube, wanted: Contrasts) -> _Scores:
     """Contrasts of the cells, by cluster."""
     sizes = np.bincount(cube.codes).astype(np.float64)
     if cube.holes:
-        found: Available = available_cells(cube.values, cube.codes, asked.matrix)
+        found: Available = available_cells(cube.values, cube.codes, wanted.matrix)
         sums = rearrange(found.sums, "cluster effect feature -> cluster (effect feature)")
         return _Scores(sums=sums, sizes=sizes, cells=found.cells, se=found.se.ravel())
-    if asked.crossed is not None:
-        per_item = difference_contrasts(cube.values, len(asked.held), asked.crossed)
+    if wanted.crossed is not None:
+        per_item = difference_contrasts(cube.values, len(wanted.held), wanted.crossed)
     else:
-        per_item = einsum(asked.matrix, cube.values, "effect cell, item cell feature -> effect item feature")
+        per_item = einsum(wanted.matrix, cube.values, "effect cell, item cell feature -> effect item feature")
     table = rearrange(per_item, "effect item feature -> item (effect feature)")
     return _Scores(sums=cluster_sums(table, cube.codes)[0], sizes=sizes, cells=cube.values.mean(axis=0))
 
 
-def _se_of_probe(
-    refits: xr.DataArray,
-    y: xr.DataArray,
-    cube: Cube,
-    asked: Request,
-) -> Float[np.ndarray, "feature"]:
-    """Standard deviation of every effect over refits of the probe."""
-    wanted = {"probe_draw", *asked.levels, *cube.rest}
-    if not wanted <= set(refits.dims) or refits.sizes.get("probe_draw", 0) < 20:
+def _effects_of_refits(
+    refits: xr.DataArray, y: xr.DataArray, cube: Cube, wanted: Contrasts
+) -> Float[np.ndarray, "draw effect place"]:
+    """Every effect of the cell means on every refit of the probe.
+
+    Raises:
+        ValueError: refits of other places, too few, not finite, or of directions that do not agree between
+            halves of their training data.
+    """
+    needed = {"probe_draw", *wanted.levels, *cube.rest}
+    if not needed <= set(refits.dims) or refits.sizes.get("probe_draw", 0) < 20:
         raise ValueError(
-            f"factorial_effects needs refits with the dims {sorted(wanted)} and at least 20 draws; got "
+            f"factorial_effects needs refits with the dims {sorted(needed)} and at least 20 draws; got "
             f"{dict(refits.sizes)}. Use project_means(refit_directions(...), run_cell_means(run)), 50 to 100 "
             "draws."
         )
@@ -261,14 +356,22 @@ def _se_of_probe(
             raise ValueError(
                 f"factorial_effects needs refits at the places of y; they lack some along {dim!r}."
             )
-    chosen = refits.sel({**asked.levels, **{d: cube.coords[d].values for d in cube.rest if d in cube.coords}})
-    cells = chosen.transpose("probe_draw", *asked.levels, *cube.rest).values
+    chosen = refits.sel(
+        {**wanted.levels, **{d: cube.coords[d].values for d in cube.rest if d in cube.coords}}
+    )
+    cells = chosen.transpose("probe_draw", *wanted.levels, *cube.rest).values
     if not np.isfinite(cells).all():
         raise ValueError(
             "factorial_effects needs finite refits; got NaN or infinities. Select the rounds and sites that "
-            "exist, "
-            "or leave refits out and claim no more than that this direction moves."
+            "exist, or leave refits out and claim no more than that this direction moves."
         )
+    _refuse_unstable(y)
+    flat = cells.reshape(len(cells), wanted.matrix.shape[1], -1)
+    return einsum(wanted.matrix, flat, "effect cell, draw cell place -> draw effect place")
+
+
+def _refuse_unstable(y: xr.DataArray) -> None:
+    """Refuse a claim about the direction where halves of its training data do not agree on one."""
     halves = split_halves(y)
     weak = halves[halves.values < POPULATION]
     if weak.size:
@@ -279,47 +382,22 @@ def _se_of_probe(
             f"lowest of the layers {where}. Train the probe on more clusters, leave those layers out with "
             "y.sel(layer=...), or leave refits out."
         )
-    draws = einsum(
-        asked.matrix,
-        cells.reshape(len(cells), asked.matrix.shape[1], -1),
-        "effect cell, draw cell feature -> draw effect feature",
-    )
-    return draws.std(axis=0, ddof=1).ravel()
 
 
 def _failures(
-    y: xr.DataArray, cube: Cube, asked: Request, alpha: float
+    y: xr.DataArray, cube: Cube, wanted: Contrasts, alpha: float
 ) -> dict[str, Float[np.ndarray, "feature"]]:
     """The same contrasts of the failure rate, which come before those of what did not fail."""
     failed = y.isnull().astype(float).mean([d for d in y.dims if d in REPEATS]).assign_attrs(oriented=True)
-    cells = asked.matrix.reshape(len(asked.names), *map(len, asked.levels.values()))
+    cells = wanted.matrix.reshape(len(wanted.names), *map(len, wanted.levels.values()))
     weights = xr.DataArray(
-        cells, dims=("effect", *asked.held), coords={"effect": asked.names, **asked.levels}
+        cells, dims=("effect", *wanted.held), coords={"effect": wanted.names, **wanted.levels}
     )
     found = factorial_effects(
-        failed.sel(asked.at), asked.held, contrasts=weights, method="pointwise", alpha=alpha, family=()
+        failed.sel(wanted.at), wanted.held, contrasts=weights, method="pointwise", alpha=alpha, family=()
     )
     flat = found.transpose("effect", *cube.rest, ...)
     return {"failure": flat.estimate.values.ravel(), "failure_p": flat.p.values.ravel()}
-
-
-def _check_request(method: str, draws: int, alpha: float, missing: str) -> None:
-    if method not in METHODS:
-        raise ValueError(
-            f"factorial_effects knows the methods {METHODS}; got {method!r}. Cluster-mass and FDR are not "
-            "offered "
-            "(they name no place with a known error rate): use 'auto' for step-down max-|t| over the family; "
-            "for the absence of an effect use equivalence(...)."
-        )
-    if missing not in MISSING:
-        raise ValueError(
-            f"factorial_effects takes missing= one of {MISSING}; got {missing!r}. Never impute: analyse "
-            "y.isnull() as an outcome first, then use 'available'."
-        )
-    if not 0 < alpha < 1:
-        raise ValueError(f"factorial_effects needs alpha between 0 and 1; got {alpha}. Use for example 0.05.")
-    if draws < 2:
-        raise ValueError(f"factorial_effects needs at least 2 draws; got {draws}. Use 2000 or more.")
 
 
 def _check_draws(draws: int, alpha: float, raw_tests: int) -> None:
@@ -346,7 +424,7 @@ def _pick_method(
         else ""
     )
     if method == "pointwise":
-        return "pointwise", "asked for"
+        return "pointwise", "requested"
     if too_few and method != "auto":
         raise ValueError(
             f"factorial_effects needs at least {MIN_CLUSTERS} clusters for method={method!r}: {too_few}. "
@@ -357,42 +435,39 @@ def _pick_method(
     if method == "auto":
         chosen, why = choose_resampling(sums, sizes)
         return chosen, f"auto: {why}"
-    return cast("Resampling", method), "asked for"
+    return cast("Resampling", method), "requested"
 
 
 def _variables(
-    point: Pointwise,
-    adjusted: Float[np.ndarray, "feature"],
-    half_width: Float[np.ndarray, "feature"],
-    *,
-    zero: Bool[np.ndarray, "feature"],
-    constant: Bool[np.ndarray, "feature"],
+    tests: _Tests, families: "Families", corrected: FamilyWise
 ) -> dict[str, Float[np.ndarray, "feature"]]:
     """The result's variables; features without variance have no t, so their p is 1 or unknown."""
-    flat = zero | constant
+    zero, constant, judged = tests.zero, tests.constant, tests.judged
 
     def settle(values: np.ndarray, at_zero: np.ndarray | float) -> np.ndarray:
         if np.isnan(values).all():
             return values
         return np.where(zero, at_zero, np.where(constant, np.nan, values))
 
-    estimate, half = point.estimate, point.critical * point.se
-    return {
+    critical = families.join(np.repeat(corrected.critical[:, None], families.n_tests, axis=1))
+    estimate, half, band = judged.estimate, judged.critical * judged.se, judged.se * critical
+    variables = {
         "estimate": estimate,
-        "se": np.where(flat, 0.0, point.se),
-        "df": point.df,
-        "p": np.where(zero, 1.0, np.where(constant, np.nan, point.p)),
+        "se": np.where(tests.live, judged.se, 0.0),
+        "df": judged.df,
+        "p": np.where(zero, 1.0, np.where(constant, np.nan, judged.p)),
         "ci_low": np.where(zero, estimate, np.where(constant, np.nan, estimate - half)),
         "ci_high": np.where(zero, estimate, np.where(constant, np.nan, estimate + half)),
-        "p_adj": settle(adjusted, 1.0),
-        "band_low": settle(estimate - half_width, estimate),
-        "band_high": settle(estimate + half_width, estimate),
+        "p_adj": settle(families.join(corrected.p), 1.0),
+        "band_low": settle(estimate - band, estimate),
+        "band_high": settle(estimate + band, estimate),
     }
+    return variables if tests.se_probe is None else {**variables, "se_probe": tests.se_probe}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Families:
-    """How the tests, laid out over ``effect`` and the other dims, fall into families."""
+    """How the tests, one for each ``effect`` and place, fall into families."""
 
     pattern: str
     sizes: dict[str, int]
@@ -422,6 +497,11 @@ class Families:
     def n_families(self) -> int:
         """How many families there are."""
         return math.prod(self.sizes.values()) // self.n_tests
+
+    @property
+    def n_effects(self) -> int:
+        """How many effects there are."""
+        return next(iter(self.sizes.values()))
 
     def label(
         self, values: Float[np.ndarray, "family"], dims: tuple[str, ...]

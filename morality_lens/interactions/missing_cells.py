@@ -1,4 +1,4 @@
-"""Effects from the cells that are there: least squares with a cluster jackknife, and worst-case bounds."""
+"""Effects from the available cells: least squares with a cluster jackknife, and worst-case bounds."""
 
 from dataclasses import dataclass
 
@@ -33,12 +33,12 @@ def available_cells(
     codes: Int[np.ndarray, "item"],
     matrix: Float[np.ndarray, "effect cell"],
 ) -> Available:
-    """Least squares of y = item + cell on the cells that are there, and contrasts of its cell effects.
+    """Least squares of y = item + cell on the available cells, and contrasts of its cell effects.
 
-    With o the item's cells that are there and n their number, the normal equations of the cell effects sum
+    With o the item's available cells and n their number, the normal equations of the cell effects sum
     diag(o) - o o'/n over items (a graph Laplacian: cells are joined by items that have both). Items with one
-    cell tell nothing. Where nothing is missing, estimates and influences are exactly those of the means of
-    the per-item contrasts.
+    cell contribute nothing. Where nothing is missing, estimates and influences are exactly those of the
+    means of the per-item contrasts.
 
     Args:
         values: NaN where a cell is missing.
@@ -110,10 +110,8 @@ def _cell_effects(
     if (weakest <= 1e-9 * n_cells).any():
         raise ValueError(
             "missing='available' needs cells that are joined by items which have several of them, also "
-            "without "
-            "any one cluster; got cells that nothing joins to the others. Run more items in the conditions "
-            "that "
-            "failed, or analyse a subset of the factors at fixed levels (at={...})."
+            "without any one cluster; got cells that no item joins to the others. Run more items in the "
+            "conditions that failed, or analyse a subset of the factors at fixed levels (at={...})."
         )
     solved = np.linalg.solve(
         joined, np.broadcast_to(right, np.broadcast_shapes(right.shape, left.shape[:-1]))[..., None]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.special import logit, stdtr, stdtrit
 
 from morality_lens.interactions.caveats import check_input
-from morality_lens.interactions.contrasts import at_suffix, read_request
+from morality_lens.interactions.contrasts import at_suffix, read_contrasts
 from morality_lens.interactions.cube import check_dims, factors_of, read_cube
 from morality_lens.interactions.resampling import bell_mccaffrey_df, cluster_sums
 
@@ -44,10 +44,10 @@ def marginal_log_odds(
     Raises:
         ValueError: ``y`` holds other numbers, or ``factorial_effects`` would refuse it too.
     """
-    asked = read_request(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
-    check_dims(y, asked.levels, asked.at, ())
+    wanted = read_contrasts(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
+    check_dims(y, wanted.levels, wanted.at, ())
     notes = check_input(y, accept_normalised=False)
-    cube = read_cube(y.sel(asked.at), asked.levels, missing="refuse")
+    cube = read_cube(y.sel(wanted.at), wanted.levels, missing="refuse")
     if cube.values.min() < 0 or cube.values.max() > 1:
         raise ValueError(
             "marginal_log_odds needs outcomes of 0 and 1, or shares of them; got numbers from "
@@ -55,24 +55,53 @@ def marginal_log_odds(
         )
     n_items, n_cells, n_places = cube.values.shape
     sums, sizes = cluster_sums(cube.values.reshape(n_items, -1), cube.codes)
-    total = sums.sum(axis=0)
-    whole = _log_odds(total[None], np.array([float(n_items)])).reshape(1, n_cells, n_places)
-    without = _log_odds(total - sums, n_items - sizes).reshape(-1, n_cells, n_places)
-    pattern = "effect cell, cluster cell place -> cluster effect place"
-    estimate = einsum(asked.matrix, whole, pattern)[0]
-    dropped = einsum(asked.matrix, without, pattern)
-    n_clusters = len(sizes)
-    se = np.sqrt((n_clusters - 1) / n_clusters * ((dropped - dropped.mean(axis=0)) ** 2).sum(axis=0))
-    df = bell_mccaffrey_df(sizes)
-    t = np.divide(np.abs(estimate), se, out=np.zeros_like(se), where=se > 0)
-    half = stdtrit(df, 1 - alpha / 2) * se
-    counts = total.reshape(n_cells, n_places)
+    counts = sums.sum(axis=0).reshape(n_cells, n_places)
     clipped = ((counts <= 0) | (counts >= n_items)).any(axis=0)
     if clipped.any():
         notes.append(
             f"At {clipped.sum()} of {clipped.size} places a cell is at 0 or 1 and was clipped at 0.5/n."
         )
-    found = {
+    found = _contrasts_of_log_odds(sums.reshape(-1, n_cells, n_places), sizes, wanted.matrix, alpha)
+    dims, shape = ("effect", *cube.rest), (len(wanted.names), *cube.rest_shape)
+    data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        name: (dims, values.reshape(shape)) for name, values in found.items()
+    }
+    data["clipped"] = (cube.rest, clipped.reshape(cube.rest_shape))
+    lengths = [len(levels) for levels in wanted.levels.values()]
+    data["cell_mean"] = (
+        (*wanted.held, *cube.rest),
+        (counts / n_items).reshape([*lengths, *cube.rest_shape]),
+    )
+    attrs = {
+        "outcome": str(y.name or "y"),
+        "scale": "log-odds of cell means",
+        "factors": list(wanted.held),
+        "held_at": at_suffix(wanted.at).removeprefix("@"),
+        "n_items": n_items,
+        "n_clusters": len(sizes),
+        "method": "cluster jackknife",
+        "alpha": float(alpha),
+        "notes": notes,
+    }
+    return xr.Dataset(data, coords={**cube.coords, "effect": wanted.names, **wanted.levels}, attrs=attrs)
+
+
+def _contrasts_of_log_odds(
+    sums: Float[np.ndarray, "cluster cell place"],
+    sizes: Float[np.ndarray, " cluster"],
+    matrix: Float[np.ndarray, "effect cell"],
+    alpha: float,
+) -> dict[str, Float[np.ndarray, "effect place"]]:
+    """Contrasts of the cells' log-odds with their jackknife errors, p-values and intervals."""
+    total, n_items, n_clusters = sums.sum(axis=0), sizes.sum(), len(sizes)
+    pattern = "effect cell, cluster cell place -> cluster effect place"
+    estimate = einsum(matrix, _log_odds(total[None], np.array([n_items])), pattern)[0]
+    dropped = einsum(matrix, _log_odds(total - sums, n_items - sizes), pattern)
+    se = np.sqrt((n_clusters - 1) / n_clusters * ((dropped - dropped.mean(axis=0)) ** 2).sum(axis=0))
+    df = bell_mccaffrey_df(sizes)
+    t = np.divide(np.abs(estimate), se, out=np.zeros_like(se), where=se > 0)
+    half = stdtrit(df, 1 - alpha / 2) * se
+    return {
         "estimate": estimate,
         "se": se,
         "df": np.full_like(se, df),
@@ -80,29 +109,10 @@ def marginal_log_odds(
         "ci_low": estimate - half,
         "ci_high": estimate + half,
     }
-    dims, shape = ("effect", *cube.rest), (len(asked.names), *cube.rest_shape)
-    data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
-        name: (dims, values.reshape(shape)) for name, values in found.items()
-    }
-    data["clipped"] = (cube.rest, clipped.reshape(cube.rest_shape))
-    cells = (counts / n_items).reshape([len(v) for v in asked.levels.values()] + list(cube.rest_shape))
-    data["cell_mean"] = ((*asked.held, *cube.rest), cells)
-    attrs = {
-        "outcome": str(y.name or "y"),
-        "scale": "log-odds of cell means",
-        "factors": list(asked.held),
-        "held_at": at_suffix(asked.at).removeprefix("@"),
-        "n_items": n_items,
-        "n_clusters": n_clusters,
-        "method": "cluster jackknife",
-        "alpha": float(alpha),
-        "notes": notes,
-    }
-    return xr.Dataset(data, coords={**cube.coords, "effect": asked.names, **asked.levels}, attrs=attrs)
 
 
 def _log_odds(
-    counts: Float[np.ndarray, "row feature"], n: Float[np.ndarray, " row"]
-) -> Float[np.ndarray, "row feature"]:
-    least = (0.5 / n)[:, None]
-    return logit(np.clip(counts / n[:, None], least, 1 - least))
+    counts: Float[np.ndarray, "row cell place"], n: Float[np.ndarray, " row"]
+) -> Float[np.ndarray, "row cell place"]:
+    least = (0.5 / n)[:, None, None]
+    return logit(np.clip(counts / n[:, None, None], least, 1 - least))

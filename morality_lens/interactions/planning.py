@@ -1,4 +1,4 @@
-"""Before a run: the smallest effect that a number of items can be expected to show."""
+"""Before a run: the minimal effect that a number of items can be expected to detect."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from morality_lens.design import COMPONENTS
 from morality_lens.interactions.effects import factorial_effects
 
 PLACES = 32
-"""Layers, of which a family of tests is taken to consist."""
+"""Layers that a family of tests is assumed to consist of."""
 DRAWS = 20_000
 
 
@@ -49,12 +49,10 @@ def plan(
             the three components).
         cluster_size: mean number of items of a cluster (template).
         icc: correlation of a contrast between two items of a cluster; with ``cluster_size`` it gives the
-        design
-            effect 1 + (cluster_size - 1) icc. A pilot brings its own clusters.
+            design effect 1 + (cluster_size - 1) icc. A pilot brings its own clusters.
         n_tests: size of the family that p is corrected over, layers times rounds.
         correlation: of the statistics of neighbouring layers (autoregressive over 32 layers, independent
-        between
-            rounds), from which the family's critical value is drawn. 0 is the most cautious.
+            between rounds), from which the family's critical value is drawn. 0 is the most cautious.
         power: probability of finding an effect of that size.
         alpha: level, two-sided.
         seed: of the draws of the family's critical value.
@@ -73,15 +71,13 @@ def plan(
     if len(given) != 1:
         raise ValueError(
             f"plan needs exactly one of pilot, sd and cell_sd; got {given or 'none'}. Play a few items and "
-            "give "
-            "them as pilot=..., or assume the sd of a per-item contrast, sd=1."
+            "give them as pilot=..., or assume the sd of a per-item contrast, sd=1."
         )
     if not (0 < power < 1 and 0 < alpha < 1 and n_tests >= 1 and cluster_size >= 1 and 0 <= icc <= 1):
         raise ValueError(
             "plan needs power and alpha between 0 and 1, n_tests and cluster_size of 1 or more and an icc "
-            "from 0 "
-            f"to 1; got power={power}, alpha={alpha}, n_tests={n_tests}, cluster_size={cluster_size}, "
-            f"icc={icc}."
+            f"from 0 to 1; got power={power}, alpha={alpha}, n_tests={n_tests}, "
+            f"cluster_size={cluster_size}, icc={icc}."
         )
     if not 0 <= correlation < 1:
         raise ValueError(f"plan needs a correlation from 0 to below 1; got {correlation}.")

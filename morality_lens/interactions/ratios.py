@@ -45,8 +45,8 @@ def ratio_of_means(top: xr.DataArray, bottom: xr.DataArray, *, alpha: float = 0.
     """Mean of ``top`` over the mean of ``bottom``, with Fieller's interval; never a mean of ratios.
 
     With the means N and D, their CR2 (co)variances V and t with Bell-McCaffrey df the interval holds every r
-    with (N - r D)^2 <= t^2 (V_NN - 2 r V_ND + r^2 V_DD). It is bounded where D is told from zero; elsewhere
-    there is no ratio to speak of, and all three numbers are NaN (Fieller 1954).
+    with (N - r D)^2 <= t^2 (V_NN - 2 r V_ND + r^2 V_DD). It is bounded where D is distinguishable from
+    zero; elsewhere no ratio is given, and all three numbers are NaN (Fieller 1954).
 
     Args:
         top: with the dim ``item``.
@@ -91,8 +91,8 @@ def ratio_of_means(top: xr.DataArray, bottom: xr.DataArray, *, alpha: float = 0.
         ""
         if clear.all()
         else (
-            f"No ratio where the denominator is not told from zero (at level {alpha:g}): {np.sum(~clear)} of "
-            f"{clear.size} places. Add items, or look at the differences themselves."
+            f"No ratio where the denominator is not distinguishable from zero (at level {alpha:g}): "
+            f"{np.sum(~clear)} of {clear.size} places. Add items, or look at the differences themselves."
         )
     )
     return xr.Dataset(

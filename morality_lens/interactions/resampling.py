@@ -43,6 +43,15 @@ class FamilyWise:
         return cls(p=p, critical=critical, draws_used=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """How clusters are resampled: the method, how many draws, and their seed."""
+
+    method: Resampling
+    count: int
+    seed: int
+
+
 def cluster_sums(
     values: Float[np.ndarray, "item feature"], codes: Int[np.ndarray, "item"]
 ) -> tuple[Float[np.ndarray, "cluster feature"], Float[np.ndarray, "cluster"]]:
@@ -124,7 +133,7 @@ def choose_resampling(
 
     30 clusters or more: bootstrap-t. Fewer: sign-flips, or bootstrap-t where the cluster means are visibly
     skewed (median over features of |skew| sqrt(G/6) above 1). A feature whose clusters nearly all agree loses
-    its variance in many bootstrap samples and would own the family's maximum: then sign-flips.
+    its variance in many bootstrap samples and would dominate the family's maximum: then sign-flips.
     """
     n_clusters = len(sizes)
     means = sums / sizes[:, None]
@@ -184,26 +193,25 @@ def step_down(
 def family_wise(
     sums: Float[np.ndarray, "cluster family test"],
     sizes: Float[np.ndarray, "cluster"],
+    draws: Draws,
     *,
-    method: Resampling,
-    draws: int,
     alpha: float,
-    seed: int,
     shrink: Float[np.ndarray, "family test"] | None = None,
 ) -> FamilyWise:
     """Step-down max-|t| p and simultaneous critical values of each family.
 
     The statistic is the CR2 t of every draw. Sign-flips flip whole clusters; they run through all patterns
-    where those fit into ``draws`` (a global flip leaves |t|, so there are 2^(G-1)), and their band comes from
-    flips of the centred sums scaled as in CR3. The bootstrap-t resamples clusters and serves both. The
-    observed statistic counts as one of the draws. A feature of zeros never takes part in a maximum.
+    where those fit into the number of draws (a global flip leaves |t|, so there are 2^(G-1)), and their band
+    comes from flips of the centred sums scaled as in CR3. The bootstrap-t resamples clusters and serves
+    both. The observed statistic counts as one of the draws. A feature of zeros never takes part in a maximum.
 
     ``shrink`` is each test's CR2 variance as a share of the variance that its t is to be judged with, where
     that is another one (a refitted probe adds to it); the draws keep their own.
     """
     n_clusters, n_families, n_tests = sums.shape
-    exact = method == "sign-flip" and n_clusters - 1 <= math.log2(draws)
-    weights = _draw_weights(n_clusters, draws, method=method, exact=exact, seed=seed)
+    method = draws.method
+    exact = method == "sign-flip" and n_clusters - 1 <= math.log2(draws.count)
+    weights = _draw_weights(n_clusters, draws, exact=exact)
     total = sizes.sum()
     centred = sums - sizes[:, None, None] * (sums.sum(axis=0) / total)
     spread = reduce(
@@ -236,27 +244,25 @@ def family_wise(
         np.put_along_axis(p[part], ranked, (hits + (not exact)) / among, axis=1)
         rank = math.ceil((1 - alpha) * among - 1e-9)
         critical[part] = np.sqrt(np.partition(highest, rank - 1, axis=-1)[:, rank - 1])
-    return FamilyWise(p=p, critical=critical, draws_used=2 * weights.shape[1] if exact else draws)
+    return FamilyWise(p=p, critical=critical, draws_used=2 * weights.shape[1] if exact else draws.count)
 
 
-def _draw_weights(
-    n_clusters: int, draws: int, *, method: Resampling, exact: bool, seed: int
-) -> Float[np.ndarray, "cluster draw"]:
+def _draw_weights(n_clusters: int, draws: Draws, *, exact: bool) -> Float[np.ndarray, "cluster draw"]:
     """One column per draw: signs, or how often each cluster was drawn.
 
     The observed data are not among them, except where all sign patterns are listed.
     """
     # few clusters make exact ties between draws, which single precision would break
     dtype = np.float64 if n_clusters <= 24 else np.float32
-    rng = np.random.default_rng(seed)
+    rng, count = np.random.default_rng(draws.seed), draws.count
     if exact:
         bits = np.arange(2 ** (n_clusters - 1)) >> np.arange(n_clusters)[:, None]
         return (1 - 2 * (bits & 1)).astype(dtype)
-    if method == "sign-flip":
-        return rng.integers(0, 2, size=(n_clusters, draws - 1), dtype=np.int8).astype(dtype) * 2 - 1
-    picked = rng.integers(0, n_clusters, size=(draws - 1, n_clusters))
-    flat = picked * (draws - 1) + np.arange(draws - 1)[:, None]
-    counts = np.bincount(flat.ravel(), minlength=n_clusters * (draws - 1))
+    if draws.method == "sign-flip":
+        return rng.integers(0, 2, size=(n_clusters, count - 1), dtype=np.int8).astype(dtype) * 2 - 1
+    picked = rng.integers(0, n_clusters, size=(count - 1, n_clusters))
+    flat = picked * (count - 1) + np.arange(count - 1)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=n_clusters * (count - 1))
     return rearrange(counts, "(cluster draw) -> cluster draw", cluster=n_clusters).astype(dtype)
 
 

@@ -3,8 +3,8 @@
 - ``bbq``: The Bias Benchmark for QA: its rows as questions, and which answer expresses the bias.
 - ``bundled``: Where the files that come with the package lie, installed or in a checkout.
 - ``choices``: Which option an answer chose, from its letter or its words; which digit of a scale it gave.
-- ``files``: Files with the place of every row, TOML checked against a model, and samples spread over
-  groups.
+- ``files``: Files read with the place of every row, TOML checked against a model, and files replaced
+  whole.
 - ``kinds``: Questions, ratings, open prompts and labelled statements: what they hold, ask for and are
   stored as.
 - ``loaders``: Loaders of questions, ratings, open prompts and statements: bundled, public data sets, your

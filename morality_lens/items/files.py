@@ -1,7 +1,9 @@
-"""Files with the place of every row, TOML checked against a model, and samples spread over groups."""
+"""Files read with the place of every row, TOML checked against a model, and files replaced whole."""
 
 import csv
 import json
+import os
+import secrets
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -106,7 +108,7 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
 
 
 def read_rows(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a JSONL, CSV or TSV file, told apart by the suffix."""
+    """Rows of a JSONL, CSV or TSV file, by their suffix."""
     if file.suffix in (".csv", ".tsv", ".tab"):
         return read_table(file, quoted=quoted)
     if file.suffix in (".jsonl", ".ndjson", ".json"):
@@ -196,8 +198,31 @@ def problems(error: ValidationError) -> str:
 
 
 # --------------------------------------------------------------------------------------------- writing
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file whole."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
+    """The file, replaced whole: at every moment it is the old one or the new one, never a part of it.
+
+    Args:
+        path: the file, in a folder that exists.
+        write: writes the new content to the path it is given, a draft in the same folder. The draft is on
+            disk before it takes the file's name, and is removed where writing fails.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        write(draft)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> Path:
+    """The UTF-8 file, replaced whole; ``errors`` as :func:`open` takes it."""
+    return replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8", errors=errors))
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> Path:
+    """The JSON file, replaced whole."""
+    return write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")

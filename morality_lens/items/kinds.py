@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from morality_lens.items.choices import names_option, names_rating, parse_choice, parse_rating
-from morality_lens.items.files import data_files, read_jsonl, refuse_duplicates, spread
+from morality_lens.items.files import data_files, read_jsonl, refuse_duplicates, spread, write_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -62,7 +62,7 @@ class Question:
     Attributes:
         id: unique over all files of a run.
         cluster: the template (items of one template are not independent).
-        context: what is told before the question.
+        context: the text before the question.
         question: the question itself.
         options: the answers to choose from.
         unknown: index of the option that says the answer cannot be known, or None where there is none.
@@ -185,7 +185,7 @@ class Rating:
     Attributes:
         id: unique over all files of a run.
         cluster: the template or scenario (items of one are not independent).
-        context: what is told before the question.
+        context: the text before the question.
         question: the question itself.
         low: the lowest digit.
         high: the highest digit, at most 9: a reply is one digit.
@@ -363,10 +363,12 @@ def refuse_unplayable(items: Sequence[Item], *, oracle: bool = False, judged: bo
         )
     outcomes = {outcome_of(item): item.id for item in items}
     if len(outcomes) > 1:
-        told = "; ".join(f"item {name!r} has {' and '.join(names)}" for (names, _), name in outcomes.items())
+        listed = "; ".join(
+            f"item {name!r} has {' and '.join(names)}" for (names, _), name in outcomes.items()
+        )
         raise ValueError(
             "items of a run need one outcome: questions all with a good option or all without (then as many "
-            f"options each), ratings all on one scale. Here {told}. Split them into a run each."
+            f"options each), ratings all on one scale. Here {listed}. Split them into a run each."
         )
     if oracle and first.replies and first.good is None:
         raise ValueError(
@@ -468,10 +470,7 @@ def items_to_frame(items: Sequence[AnyItem]) -> pd.DataFrame:
 
 def items_to_jsonl(items: Sequence[AnyItem], path: str | Path) -> None:
     """Writes one line per item, its fields and its ``kind``; the file is replaced whole."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(_canonical(item) + "\n" for item in items), encoding="utf-8")
-    part.replace(path)
+    write_text(Path(path), "".join(_canonical(item) + "\n" for item in items))
 
 
 def items_from_jsonl(path: str | Path) -> tuple[AnyItem, ...]:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def load_prompts(
 
 
 def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> tuple[Item, ...]:
-    """Items from files of any known kind, told by the keys of the first row.
+    """Items from files of any known kind, recognised by the keys of the first row.
 
     BBQ (``ans0``), RealToxicityPrompts (``prompt``), questions of your own (``options``), ratings
     (``low_label``) or open prompts (``text``), each read by its loader with that loader's defaults.
@@ -198,46 +199,64 @@ def load_statements(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: with file and line: a column missing, a text empty, a label or value not as said, an id
+        ValueError: with file and line: a column missing, a text empty, a wrong label or value, an id
             used before; or ``positive`` that fits no row.
     """
     if path is None:
         path, value = asset("world", "statements.jsonl"), "value"
     placed: list[tuple[str, Statement]] = []
     labels: Counter[str] = Counter()
+    columns = _Columns(text=text, label=label, cluster=cluster, value=value, positive=positive)
     for file in data_files(path, (".jsonl", ".csv", ".tsv")):
         rows = read_rows(file, quoted=quoted)
         if pairs is not None:
             placed += _pairs(file, rows, pairs)
             continue
         for where, row in rows:
-            needed = [text, *([cluster] if cluster else []), *([value] if value else [label])]
-            refuse_missing(row, needed, where)
-            grade = _number(row[value], where, value) if value else None
+            built = columns.statement(row, where, file)
             if label in row:
                 labels[_plain(row[label])] += 1
-                moral = _label(row[label], positive, where, label)
-            elif grade is None:
-                raise ValueError(
-                    f"{where}: the row has neither the column {label!r} nor a value in {value!r}."
-                )
-            elif grade == 0:
-                continue
-            else:
-                moral = int(grade > 0)
-            name = _text(row.get("id")) or f"{file.name}/{where.rpartition(' ')[2]}"
-            family = _text(row.get(cluster or "cluster")) or name
-            built = item_from_row(
-                Statement,
-                {"id": name, "cluster": family, "text": row[text], "label": moral, "value": grade},
-                where,
-            )
-            placed.append((where, built))
+            if built is not None:
+                placed.append((where, built))
     if positive is not None and placed and not any(statement.label for _, statement in placed):
         raise ValueError(f"{path}: positive={positive} fits no row; the labels are {labels.most_common(5)}.")
     if not placed:
         raise ValueError(f"{path} has no statement with a label: every value is 0, or no pair is complete.")
     return draw(placed, limit, seed, group=lambda s: (s.cluster, s.label))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """Which columns of a file make a statement; see :func:`load_statements`."""
+
+    text: str
+    label: str
+    cluster: str | None
+    value: str | None
+    positive: Positive | None
+
+    def statement(self, row: dict[str, Any], where: str, file: Path) -> Statement | None:
+        """The statement of a row; None where it has no label and a value of exactly 0."""
+        required = [self.text, self.cluster, self.value or self.label]
+        refuse_missing(row, [column for column in required if column], where)
+        grade = _number(row[self.value], where, self.value) if self.value else None
+        if self.label not in row and grade is None:
+            raise ValueError(
+                f"{where}: the row has neither the column {self.label!r} nor a value in {self.value!r}."
+            )
+        if self.label in row:
+            moral = _label(row[self.label], self.positive, where, self.label)
+        elif grade:
+            moral = int(grade > 0)
+        else:
+            return None
+        name = _text(row.get("id")) or f"{file.name}/{where.rpartition(' ')[2]}"
+        family = _text(row.get(self.cluster or "cluster")) or name
+        return item_from_row(
+            Statement,
+            {"id": name, "cluster": family, "text": row[self.text], "label": moral, "value": grade},
+            where,
+        )
 
 
 def _prompt(row: dict[str, Any], where: str, file: Path) -> OpenPrompt:

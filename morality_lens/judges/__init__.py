@@ -1,9 +1,10 @@
 """How good is an answer?
 
 - ``classifier``: Any Hugging Face sequence classifier as a judge of toxicity.
-- ``outcomes``: A run's answers as cubes and tables: whatever its items' measures are, and what could not be
-  read.
-- ``questions``: Judges of answers to questions: correctness and bias scores; what is missing stays missing.
+- ``outcomes``: A run's answers as cubes and tables: whatever its items' measures are, and what could not
+  be read.
+- ``questions``: Judges of answers to questions: correctness and bias scores; what is missing stays
+  missing.
 - ``toxicity``: Judges of toxicity: fitted on labelled statements, and how far two of them agree.
 """
 

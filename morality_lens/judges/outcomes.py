@@ -198,7 +198,7 @@ def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None)
 
 
 def too_many_unparsed(unparsed: xr.DataArray) -> str:
-    """Why no effect on behaviour is claimed, in words; empty where nothing stands against it."""
+    """The reason why no effect on behaviour is claimed; empty where one may be."""
     share = float(unparsed.mean())
     cells = unparsed.mean("item")
     factors = factors_of(cells)

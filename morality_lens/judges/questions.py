@@ -30,14 +30,14 @@ def judge_answers(texts: Sequence[str | None], items: Sequence[Item]) -> pd.Data
     """
     if len(texts) != len(items):
         raise ValueError(f"judge_answers needs one question per text: got {len(texts)} and {len(items)}.")
-    asked = list(zip(texts, items, strict=True))
-    choices = [None if text is None else item.read(text) for text, item in asked]
+    answered = list(zip(texts, items, strict=True))
+    choices = [None if text is None else item.read(text) for text, item in answered]
     read = list(zip(choices, items, strict=True))
     frame = pd.DataFrame({"choice": pd.array(choices, dtype="Int64")})
     # Free text has no replies: it is there or it is not, and a judge scores it later.
     frame["parsed"] = [
         choice is not None if item.replies else bool(text)
-        for (text, item), choice in zip(asked, choices, strict=True)
+        for (text, item), choice in zip(answered, choices, strict=True)
     ]
     correct = [None if item.good is None else choice == item.good for choice, item in read]
     frame["correct"] = pd.array(correct, dtype="boolean")
@@ -67,7 +67,6 @@ def join_questions(answers: pd.DataFrame, questions: Sequence[Question]) -> pd.D
 
 def accuracy(answers: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Share of correct answers in each group, an unparsed one counting as incorrect, with ``n``.
-
 
     Args:
         answers: a row per answer, with ``choice`` and ``correct``.

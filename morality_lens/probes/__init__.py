@@ -2,31 +2,36 @@
 
 - ``card``: The trust card of a direction as a value: its lines, their rules and verdicts, one sentence,
   JSON.
-- ``closed_form``: Directions with a closed form: fitted for all layers and many weightings of the cases at
-  once.
-- ``controls``: What a direction is held against: fits that have not seen the case, words alone, random
+- ``closed_form``: Directions with a closed form: fitted for all layers and many weightings of the
+  examples at once.
+- ``controls``: Controls of a direction: fits that have not seen the statement, words alone, random
   labels.
 - ``erasure``: Least-squares concept erasure: the smallest change after which no linear classifier finds a
   label.
-- ``estimators``: Estimators of a direction that are used like scikit-learn's own.
+- ``estimators``: Estimators of a direction with the interface of scikit-learn.
 - ``fitting``: Directions fitted on labelled residuals, one per layer, with their held-out quality.
 - ``from_runs``: Directions fitted on a run's own residuals, and the direction in which a component moves
   them.
-- ``from_statements``: From a model and labelled statements to a probe that knows its own error and what it
-  was held against.
+- ``from_statements``: From a model and labelled statements to a probe with its held-out quality, refits
+  and trust card.
 - ``hub``: Probes shared through the Hugging Face Hub, or through a folder.
-- ``layers``: Which layers a direction is read at: by held-out quality, never by the size of an effect.
+- ``kinds``: The kinds of direction: what each is fitted on, and what it can be used for. Nothing heavy is
+  imported.
+- ``layers``: Which layers a direction is read at: chosen by held-out quality, never by the size of an
+  effect.
 - ``probe``: One moral direction per layer: its file, its quality, its projection of a run.
-- ``quality``: How well held-out scores order the cases: AUROC and rank correlation, with intervals over
+- ``projecting``: Projections of residuals on directions: the one formula, for one layer and for all.
+- ``quality``: How well held-out scores rank the examples: AUROC and rank correlation, with intervals over
   clusters.
-- ``random_models``: Random twins of a model: what its architecture and its tokenizer alone make of the same
-  statements.
-- ``refits``: What a direction owes to the statements it happened to be fitted on: refits, halves, and what
-  they see.
+- ``random_models``: Random-initialised controls: what a model's architecture and tokenizer alone make of
+  the statements.
+- ``refits``: How far a direction depends on its training statements: refits, halves, and projections on
+  refits.
 - ``statements``: Statements read through a model once, for probes.
-- ``training_data``: The cases a direction is trained on, checked: residuals, classes, ratings and clusters.
-- ``trust_checks``: A direction held against what could explain it away: words, random models, chance, other
-  sets, itself.
+- ``training_data``: The training examples of a direction, checked: residuals, classes, values and
+  clusters.
+- ``trust_checks``: A direction compared with rival explanations: words, random models, chance, other
+  sets, its own refits.
 """
 
 import lazy_loader as lazy

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 VERDICTS = ("not checked", "pass", "warn", "fail")
-"""From what says nothing to the worst."""
+"""From the least to the most severe."""
 
 _PAIRED = "paired interval of the difference above 0: pass; over 0: warn; below 0: fail"
 
@@ -20,7 +20,7 @@ RULES = {
     "held-out AUROC": "interval above .7: pass; above .5: warn; else fail. Whole clusters are held out, and "
     "the layer is chosen anew inside the training folds",
     "beats words": f"AUROC less that of the best text-only classifier on the same folds; {_PAIRED}",
-    "beats random models": f"AUROC less the mean of random-initialised twins treated alike; {_PAIRED}",
+    "beats random models": f"AUROC less the mean of random-initialised controls treated alike; {_PAIRED}",
     "shuffled labels": "mean AUROC of the same steps on shuffled labels: pass when its interval touches "
     ".45 to .55, else warn; fail when a shuffle reaches the true AUROC",
     "selectivity": "accuracy on true labels less that on random labels of last words, single statements held "
@@ -42,7 +42,7 @@ RULES = {
 }
 """Every line of a card and the rule of its verdict."""
 CAUSAL = ("steer", "silence")
-"""Lines about what the direction does, beside whether it detects."""
+"""Lines about what the direction causes, beside whether it detects."""
 
 _PHRASES = {
     "held-out AUROC": "held-out AUROC {value}",
@@ -65,15 +65,15 @@ COSINES = {"layer": int, "first": str, "second": str, "cosine": float, "within_c
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrustCard:
-    """What is known of a direction beside its own held-out quality.
+    """The controls that a direction was compared with, beside its own held-out quality.
 
     Attributes:
         kind: how the direction was fitted.
         layer: the layer with the highest held-out AUROC, at which the lines stand.
         lines: one row per check: ``line, layer, value, low, high, rule, verdict, detail``. The first two
             comparisons and the AUROC itself concern a layer chosen inside the training folds.
-        by_layer: ``auroc, low, high`` (pointwise), ``random_auroc`` (mean over twins), ``shuffled``,
-            ``selectivity``, ``split_half``, ``calibration_error``.
+        by_layer: ``auroc, low, high`` (pointwise), ``random_auroc`` (mean over random-initialised controls),
+            ``shuffled``, ``selectivity``, ``split_half``, ``calibration_error``.
         lexical: ``baseline, auroc, low, high``, best first.
         transfer: AUROC by ``train`` set, ``test`` set and ``layer``; ``own`` is the card's set, and the
             diagonal is held out.
@@ -95,13 +95,13 @@ class TrustCard:
 
     @property
     def verdict(self) -> str:
-        """The worst verdict of a line that was checked; whether the direction is a cause is told apart."""
+        """The worst verdict of a line that was checked; whether it is a cause is reported separately."""
         detects = ~self.lines["line"].isin(CAUSAL)
         return max(self.lines.loc[detects, "verdict"], key=VERDICTS.index)
 
     @property
     def causes(self) -> str:
-        """Whether the direction detects, steers and silences; empty where that was not tried."""
+        """Whether the direction detects and steers, and its ablation removes effects; empty if not tried."""
         found = dict(zip(self.lines["line"], self.lines["verdict"], strict=True))
         if not set(CAUSAL) & set(found):
             return ""
@@ -122,10 +122,10 @@ class TrustCard:
 
     @property
     def conclusion(self) -> str:
-        """What the two controls that read the same statements say: words alone, and untrained models."""
+        """The result of the two controls on the same statements: words alone, and untrained models."""
         verdicts = dict(zip(self.lines["line"], self.lines["verdict"], strict=True))
         if "fail" in (verdicts["held-out AUROC"], verdicts["shuffled labels"]):
-            return "no direction: held-out statements are not told apart"
+            return "no direction: held-out statements of the two labels are not distinguished"
         rivals = {"beats words": "words alone", "beats random models": "random-initialised models"}
         equal = [said for name, said in rivals.items() if verdicts[name] in ("warn", "fail")]
         if equal:

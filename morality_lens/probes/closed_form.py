@@ -1,4 +1,4 @@
-"""Directions with a closed form: fitted for all layers and many weightings of the cases at once."""
+"""Directions with a closed form: fitted for all layers and many weightings of the examples at once."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,10 +13,10 @@ Directions = Float[np.ndarray, "fit layer d_model"]
 def class_sums(
     features: Features, labels: Labels, groups: Groups
 ) -> tuple[Float[np.ndarray, "group class layer d_model"], Float[np.ndarray, "group class"]]:
-    """Sums and counts of the cases of each group and class: all that a mean difference needs to know.
+    """Sums and counts of the examples of each group and class: all that a mean difference needs to know.
 
     Args:
-        features: one case per row.
+        features: one example per row.
         labels: 1 or 0.
         groups: numbers 0, 1, ... of what is left out or resampled whole (a fold, a cluster).
     """
@@ -47,8 +47,8 @@ def lda_directions(features: Features, labels: Labels, groups: Groups, weights: 
     """Linear discriminants with Ledoit-Wolf shrinkage within each class, for all layers and fits.
 
     Equal to the coefficients of scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr",
-    shrinkage="auto")`` on the repeated cases. Where there are fewer cases than dimensions the covariance is
-    never formed: it is a diagonal and a product of low rank, inverted by Woodbury's identity.
+    shrinkage="auto")`` on the repeated examples. With fewer examples than dimensions the covariance is never
+    formed: it is a diagonal and a product of low rank, inverted by Woodbury's identity.
     """
     means = class_means(*class_sums(features, labels, groups), weights)
     return np.stack(

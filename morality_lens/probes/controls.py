@@ -1,4 +1,4 @@
-"""What a direction is held against: fits that have not seen the case, words alone, random labels."""
+"""Controls of a direction: fits that have not seen the statement, words alone, random labels."""
 
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
@@ -13,8 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from morality_lens.probes.closed_form import class_means, class_sums, in_gaps
-from morality_lens.probes.estimators import Kind, raw_directions
-from morality_lens.probes.quality import weighted_auroc
+from morality_lens.probes.estimators import raw_directions
+from morality_lens.probes.kinds import Kind
+from morality_lens.probes.quality import highest, weighted_auroc
 
 Labels = Int[np.ndarray, " statement"]
 Scores = Float[np.ndarray, " statement"]
@@ -100,8 +101,9 @@ def held_out(
     chosen = np.zeros(len(labels))
     for hidden in range(count):
         rest = fold != hidden
-        told = [auroc(scores[hidden, rest], labels[rest]) for scores in inner]
-        chosen[~rest] = outer[int(np.argmax(told)), ~rest]
+        layer = highest([auroc(scores[hidden, rest], labels[rest]) for scores in inner])
+        assert layer is not None  # the training folds hold statements of both labels
+        chosen[~rest] = outer[layer, ~rest]
     return outer, chosen
 
 
@@ -139,9 +141,9 @@ def lexical_scores(texts: Sequence[str], labels: Labels, fold: Labels) -> dict[s
 
 
 def shuffle_labels(labels: Labels, clusters: np.ndarray, rng: np.random.Generator) -> Labels:
-    """Labels as they could be, were they unrelated to the residuals: shuffled as they vary.
+    """Labels shuffled at the level at which they vary, so that they are unrelated to the residuals.
 
-    A cluster with both labels (a toxic sentence and its paraphrases) keeps them and deals them out anew;
+    A cluster with both labels (a toxic sentence and its paraphrases) keeps them in a new order;
     clusters of one label exchange theirs whole. Shuffling single statements over clusters would undo the
     dependence within clusters, and the control would look narrower than it is.
     """
@@ -204,7 +206,7 @@ def calibrated(scores: Scores, labels: Labels, fold: Labels) -> Scores:
 
 
 def calibration_error(probabilities: Scores, labels: Labels) -> float:
-    """Expected calibration error: the mean distance of a stated and a found share over equal bins.
+    """Expected calibration error: the mean distance of a predicted and an observed share over equal bins.
 
     Ten bins, or fewer so that each holds 50 statements, where chance alone makes up to .06.
     """

@@ -1,6 +1,6 @@
-"""Estimators of a direction that are used like scikit-learn's own."""
+"""Estimators of a direction with the interface of scikit-learn."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,8 +23,8 @@ from morality_lens.probes.closed_form import (
     class_sums,
     lda_directions,
 )
+from morality_lens.probes.kinds import Kind
 
-Kind = Literal["mean_difference", "logistic", "lda", "ridge", "ccs"]
 CHOICES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of C that :class:`LogisticDirection` chooses from."""
 ALPHAS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
@@ -32,7 +32,7 @@ ALPHAS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 
 
 class _LinearClassifier(ClassifierMixin, BaseEstimator):
-    """Two classes told apart by the sign of X @ coef_ + intercept_; the second class lies above."""
+    """Two classes separated by the sign of X @ coef_ + intercept_; the second class lies above."""
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -50,7 +50,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs cases of two classes; y has the one class {self.classes_[0]!r}."
+                f"{type(self).__name__} needs examples of two classes; y has one class, {self.classes_[0]!r}."
             )
         return X, codes
 
@@ -66,7 +66,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):
         return X @ self.coef_[0] + self.intercept_[0]
 
     def predict(self, X: Any) -> np.ndarray:
-        """[case]: the class on whose side of the threshold a case lies."""
+        """[case]: the class on whose side of the threshold an example lies."""
         above = self.decision_function(X) > 0
         return self.classes_[above.astype(np.int64)]
 
@@ -80,7 +80,7 @@ class MeanDifference(_LinearClassifier):
     """
 
     def fit(self, X: Any, y: Any) -> "MeanDifference":
-        """Fit on cases of two classes."""
+        """Fit on examples of two classes."""
         X, codes = self._checked(X, y)
         one = np.zeros(len(codes), np.int64)
         means = class_means(*class_sums(X[None], codes, one), np.ones((1, 1)))
@@ -99,7 +99,7 @@ class LDADirection(_LinearClassifier):
     """
 
     def fit(self, X: Any, y: Any) -> "LDADirection":
-        """Fit on cases of two classes."""
+        """Fit on examples of two classes."""
         X, codes = self._checked(X, y)
         one = np.zeros(len(codes), np.int64)
         self._between(lda_directions(X[None], codes, one, np.ones((1, 1)))[0, 0], X, codes)
@@ -128,7 +128,7 @@ class LogisticDirection(_LinearClassifier):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> "LogisticDirection":
-        """Fit on cases of two classes; cases of one group are held out together.
+        """Fit on examples of two classes; examples of one group are held out together.
 
         Raises:
             ValueError: there is a choice to make and a class is in fewer than two groups.
@@ -144,7 +144,7 @@ class LogisticDirection(_LinearClassifier):
         if min(each) < 2:
             raise ValueError(
                 f"choosing C needs two or more groups of each class; got {each[0]} and {each[1]}. Give more "
-                "cases, or one C."
+                "examples, or one C."
             )
         folds = StratifiedGroupKFold(
             n_splits=max(2, min(self.folds, *each)), shuffle=True, random_state=self.random_state
@@ -155,8 +155,8 @@ class LogisticDirection(_LinearClassifier):
                 continue
             for number, strength in enumerate(self.Cs):
                 coef, intercept = _logistic(X[train], codes[train], float(strength))
-                chance = expit(X[test] @ coef[0] + intercept[0])
-                losses[number] += len(test) * log_loss(codes[test], chance, labels=[0, 1])
+                probability = expit(X[test] @ coef[0] + intercept[0])
+                losses[number] += len(test) * log_loss(codes[test], probability, labels=[0, 1])
         return float(self.Cs[int(np.argmin(losses))])
 
 
@@ -183,7 +183,7 @@ def _within_span(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _groups(groups: Any, y: np.ndarray) -> np.ndarray:
-    """Numbers of the groups; each case its own where none are given."""
+    """Numbers of the groups; each example its own where none are given."""
     if groups is None:
         return np.arange(len(y))
     check_consistent_length(groups, y)
@@ -211,7 +211,7 @@ class RidgeDirection(RegressorMixin, BaseEstimator):
         self.alphas = alphas
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> "RidgeDirection":
-        """Fit on cases with a rating; cases of one group are left out together.
+        """Fit on examples with a rating; examples of one group are left out together.
 
         Raises:
             ValueError: fewer than two groups.
@@ -248,7 +248,7 @@ class RidgeDirection(RegressorMixin, BaseEstimator):
 class CCSDirection(BaseEstimator):
     """Contrast-consistent search: a direction found without labels (Burns et al. 2022, arXiv 2212.03827).
 
-    Each case is a claim ended in two contradictory ways. Searched is a probability p of truth for which
+    Each example is a claim with two contradictory endings. The search is for a probability p of truth with
     p(first) = 1 - p(second) and which is not undecided: the mean of (p1 + p2 - 1)^2 + min(p1, p2)^2 is made
     small. Each half loses its own mean first, which would tell the endings apart. With more dimensions
     than pairs there are many poor minima: an L2 penalty and a start along the main component of the pairs'
@@ -347,7 +347,7 @@ def raw_directions(
 
     Args:
         kind: the estimator.
-        features: one case per row (for ``ccs`` both halves of a pair side by side).
+        features: one example per row (for ``ccs`` both halves of a pair side by side).
         targets: 1 or 0, for ``ridge`` the rating; NaN for ``ccs`` without labels.
         clusters: what the inner cross-validation keeps together.
         groups: what is left out or drawn whole.

@@ -8,13 +8,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from morality_lens.probes import quality
 from morality_lens.probes.closed_form import class_means, class_sums, in_gaps
-from morality_lens.probes.estimators import Kind, raw_directions
+from morality_lens.probes.estimators import raw_directions
+from morality_lens.probes.kinds import Kind, check_kind
 from morality_lens.probes.probe import UNITS, Probe
 from morality_lens.probes.training_data import (
     TrainingData,
     as_features,
     check_folds,
-    check_kind,
     check_training_data,
     graded,
 )
@@ -41,10 +41,8 @@ def fit_directions(
         residuals: statement x layer x d_model with coordinates ``label`` (1 moral, 0 immoral) and
             ``cluster`` along ``statement``, and ``value`` where ratings are graded. For ``ccs`` a dimension
             ``side`` of two comes beside them, and ``label`` may be absent.
-        kind: ``mean_difference`` (class means; Marks and Tegmark 2023, arXiv 2310.06824), ``logistic``
-            (scikit-learn, L2 on standardised features), ``lda`` (Ledoit-Wolf shrinkage, equal to
-            scikit-learn's), ``ridge`` (on ``value``) or ``ccs`` (pairs without labels; Burns et al. 2022,
-            arXiv 2212.03827; labels, where there, choose the sign). See ``estimators``.
+        kind: one of :data:`morality_lens.probes.kinds.KINDS`: ``mean_difference``, ``logistic``, ``lda``,
+            ``ridge`` (on ``value``) or ``ccs`` (on pairs; labels, where present, choose the sign).
         folds: groups of clusters held out in turn.
         draws: bootstrap draws of the interval.
         seed: of the folds and of the bootstrap.
@@ -60,19 +58,21 @@ def fit_directions(
             are absent, or there are fewer than two clusters in a class.
     """
     chosen = check_kind(kind)
-    cases = check_training_data(residuals, chosen)
-    fold, weights = np.zeros(len(cases.clusters), np.int64), np.ones((1, 1))
-    if cases.classes is not None:
-        folds = check_folds(cases.classes, cases.clusters, folds)
+    examples = check_training_data(residuals, chosen)
+    fold, weights = np.zeros(len(examples.clusters), np.int64), np.ones((1, 1))
+    if examples.classes is not None:
+        folds = check_folds(examples.classes, examples.clusters, folds)
         splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-        for number, (_, test) in enumerate(splitter.split(cases.classes, cases.classes, cases.clusters)):
+        for number, (_, test) in enumerate(
+            splitter.split(examples.classes, examples.classes, examples.clusters)
+        ):
             fold[test] = number
         weights = np.concatenate([np.ones((1, folds)), 1 - np.eye(folds)])  # all folds, then all but each
     layers = residuals["layer"].values
-    size = 8 * int(np.prod([n for d, n in cases.residuals.sizes.items() if d != "layer"]))
+    size = 8 * int(np.prod([n for d, n in examples.residuals.sizes.items() if d != "layer"]))
     blocks = np.array_split(np.arange(len(layers)), min(len(layers), -(-len(layers) * size // BLOCK)))
     parts = [
-        _fit_block(cases.residuals.isel(layer=block), cases, chosen, fold, weights, regularisation)
+        _fit_block(examples.residuals.isel(layer=block), examples, chosen, fold, weights, regularisation)
         for block in blocks
     ]
     direction, intercept, gap, held_out = (np.concatenate(each) for each in zip(*parts, strict=True))
@@ -83,20 +83,24 @@ def fit_directions(
         intercept=xr.DataArray(intercept, dims="layer", coords=coords),
         quality=xr.Dataset(
             {
-                **{name: ("layer", v) for name, v in _quality(held_out, cases, draws, seed).items()},
+                **{name: ("layer", v) for name, v in _quality(held_out, examples, draws, seed).items()},
                 "gap": ("layer", gap),
             },
             coords=coords,
         ),
         training={
             "source": "statements",
-            "n": len(cases.clusters),
-            **({"n_moral": int(cases.classes.sum())} if cases.labelled and cases.classes is not None else {}),
-            "n_clusters": len(set(cases.clusters)),
-            "folds": folds if cases.classes is not None else 0,
+            "n": len(examples.clusters),
+            **(
+                {"n_moral": int(examples.classes.sum())}
+                if examples.labelled and examples.classes is not None
+                else {}
+            ),
+            "n_clusters": len(set(examples.clusters)),
+            "folds": folds if examples.classes is not None else 0,
             "seed": seed,
-            "units": UNITS if cases.labelled else "gap between upper and lower half",
-            "oriented": cases.classes is not None,
+            "units": UNITS if examples.labelled else "gap between upper and lower half",
+            "oriented": examples.classes is not None,
             "demeaned": False,
             "conditions": [],
             "items": [],
@@ -109,7 +113,7 @@ def fit_directions(
 
 def _fit_block(
     residuals: xr.DataArray,
-    cases: TrainingData,
+    examples: TrainingData,
     kind: Kind,
     fold: Int[np.ndarray, " case"],
     weights: Float[np.ndarray, "fit group"],
@@ -117,18 +121,18 @@ def _fit_block(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Direction, intercept, raw gap and held-out scores (none without classes) of some layers."""
     fitted, applied, middle = as_features(residuals)
-    _, member = np.unique(cases.clusters, return_inverse=True)
+    _, member = np.unique(examples.clusters, return_inverse=True)
     raw = raw_directions(
         kind,
         fitted,
-        cases.targets,
+        examples.targets,
         member,
         groups=fold,
         weights=weights,
         regularisation=regularisation,
     )
     largest = np.abs(applied).max((1, 2))
-    if cases.classes is None:  # the two halves that the direction tells apart stand for the classes
+    if examples.classes is None:  # the two halves that the direction separates take the place of the classes
         scores = np.einsum("lnd,ld->ln", applied, raw[0])
         above = (scores > scores.mean(1, keepdims=True)).astype(np.int64)
         stacked = [
@@ -138,8 +142,8 @@ def _fit_block(
         means = rearrange(np.array(stacked), "l c d -> 1 c l d")
         centres = middle.mean(1)[None]
     else:
-        means = class_means(*class_sums(applied, cases.classes, fold), weights)
-        centres = class_means(*class_sums(middle, cases.classes, fold), weights).mean(1)
+        means = class_means(*class_sums(applied, examples.classes, fold), weights)
+        centres = class_means(*class_sums(middle, examples.classes, fold), weights).mean(1)
     directions, gaps = in_gaps(raw, means, largest)
     held_out = np.zeros((len(applied), len(fold)))
     for number, direction in enumerate(directions[1:]):
@@ -152,16 +156,16 @@ def _fit_block(
 
 
 def _quality(
-    held_out: Float[np.ndarray, "layer case"], cases: TrainingData, draws: int, seed: int
+    held_out: Float[np.ndarray, "layer case"], examples: TrainingData, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
     found = {name: np.full(len(held_out), np.nan) for name in ("auroc", "auroc_low", "auroc_high")}
-    if cases.classes is not None and cases.labelled:
-        told = quality.auroc(held_out, cases.classes, cases.clusters, draws=draws, seed=seed)
-        found = dict(zip(found, told, strict=True))
-    if cases.classes is not None and graded(cases.values):
-        known = np.isfinite(cases.values)
+    if examples.classes is not None and examples.labelled:
+        measured = quality.auroc(held_out, examples.classes, examples.clusters, draws=draws, seed=seed)
+        found = dict(zip(found, measured, strict=True))
+    if examples.classes is not None and graded(examples.values):
+        known = np.isfinite(examples.values)
         ranked = quality.spearman(
-            held_out[:, known], cases.values[known], cases.clusters[known], draws=draws, seed=seed
+            held_out[:, known], examples.values[known], examples.clusters[known], draws=draws, seed=seed
         )
         found |= dict(zip(("spearman", "spearman_low", "spearman_high"), ranked, strict=True))
     return found

@@ -9,10 +9,9 @@ from jaxtyping import Float, Int
 
 from morality_lens.design import Condition
 from morality_lens.probes.fitting import fit_directions
+from morality_lens.probes.kinds import ON_LABELS
 from morality_lens.probes.probe import Probe
 from morality_lens.runs.run import Run
-
-KINDS = ("mean_difference", "logistic", "lda")
 
 
 def fit_on_run(
@@ -28,9 +27,9 @@ def fit_on_run(
 ) -> Probe:
     """A probe fitted on the residuals that a run left at one site; clusters are those of the items.
 
-    A direction trained on outcomes of several conditions holds whatever else differs between them, and gives
-    back the effects on behaviour though nothing else is there to be read. So train on one condition, or let
-    ``demean`` take the mean of each condition and round away first; else ``project`` says ``leakage``.
+    A direction trained on outcomes of several conditions captures whatever else differs between them, and
+    reproduces the effects on behaviour even if nothing else can be read. So train on one condition, or let
+    ``demean`` take the mean of each condition and round away first; else ``project`` reports ``leakage``.
 
     Args:
         run: a run.
@@ -41,7 +40,7 @@ def fit_on_run(
         items: ids of the items to train on; None takes all.
         conditions: cells to train on; None takes all.
         demean: remove the mean of each condition and round before fitting.
-        kind: ``mean_difference``, ``logistic`` or ``lda``.
+        kind: one that is fitted on labels: ``mean_difference``, ``logistic`` or ``lda``.
         seed: of folds and intervals.
 
     Raises:
@@ -50,47 +49,29 @@ def fit_on_run(
     """
     residuals = run.residuals
     _check_names("site", [site], residuals["site"].values.tolist())
-    _check_names("kind", [kind], KINDS)
-    dims = run.design.dims
-    wanted = _on_all_places(label, residuals, dims)
+    _check_names("kind", [kind], ON_LABELS)
+    wanted = _on_all_places(label, residuals, run.design.dims)
     if items is not None:
         _check_names("item", items, residuals["item"].values.tolist())
         wanted = wanted.where(wanted["item"].isin(list(items)))
-    cells = [c.label for c in run.design.conditions]
-    chosen = cells if conditions is None else [run.design.condition(c).label for c in conditions]
-    _check_names("condition", chosen, cells)
-    place = np.argwhere(np.isfinite(wanted.values))
-    sizes = tuple(map(len, run.design.levels.values()))
-    names = np.array(
-        [cells[i] for i in np.atleast_1d(np.ravel_multi_index(tuple(place[:, 1:-1].T), sizes))], str
-    )
-    taken = np.isin(names, chosen)
-    place, names = place[taken], names[taken]
-    at_site = residuals.sel(site=site).transpose(*dims, "layer", "d_model")
-    first = at_site.isel(layer=0).values[tuple(place.T)]
-    there = np.isfinite(first).all(1)
-    place, names = place[there], names[there]
-    if not len(place):
-        raise ValueError(
-            f"no answer to train on at {site!r}: none of the chosen items and conditions has both a "
-            "label and a residual. Give a label over the run's own items, or choose others."
-        )
+    place, names = _training_places(run, site, wanted, conditions)
+    at_site = residuals.sel(site=site).transpose(*run.design.dims, "layer", "d_model")
+    coords = {
+        "label": ("statement", wanted.values[tuple(place.T)].astype(np.int64)),
+        "cluster": ("statement", residuals["cluster"].values[place[:, 0]].astype(str)),
+    }
     rounds = place[:, -1]
     _, cell = np.unique([f"{name}|{r}" for name, r in zip(names, rounds, strict=True)], return_inverse=True)
     fits: list[Probe] = []
     for layer in range(at_site.sizes["layer"]):  # one at a time, so memory does not grow with their number
         x = at_site.isel(layer=layer).values[tuple(place.T)].astype(np.float64)
-        cases = xr.DataArray(
+        examples = xr.DataArray(
             (_without_cell_means(x, cell) if demean else x)[:, None],
             dims=("statement", "layer", "d_model"),
-            coords={
-                "label": ("statement", wanted.values[tuple(place.T)].astype(np.int64)),
-                "cluster": ("statement", residuals["cluster"].values[place[:, 0]].astype(str)),
-                "layer": at_site["layer"].values[[layer]],
-            },
+            coords={**coords, "layer": at_site["layer"].values[[layer]]},
             attrs={"model_fingerprint": run.manifest["study"]["model"]["fingerprint"], "read": site},
         )
-        fits.append(fit_directions(cases, kind=kind, seed=seed))
+        fits.append(fit_directions(examples, kind=kind, seed=seed))
     used = residuals["item"].values[np.unique(place[:, 0])].astype(str)
     return Probe(
         kind=fits[0].kind,
@@ -101,7 +82,7 @@ def fit_on_run(
             **fits[0].training,
             "source": "run",
             "items": sorted(used.tolist()),
-            "conditions": [name for name in cells if name in set(names.tolist())],
+            "conditions": [c.label for c in run.design.conditions if c.label in set(names.tolist())],
             "rounds": sorted({str(r) for r in residuals["round"].values[rounds]}),
             "demeaned": demean,
             "units": "gap between labels 1 and 0",
@@ -109,11 +90,39 @@ def fit_on_run(
     )
 
 
+def _training_places(
+    run: Run, site: str, wanted: xr.DataArray, conditions: Sequence[Condition] | None
+) -> tuple[Int[np.ndarray, "case dim"], np.ndarray]:
+    """Where the training answers stand along item, factors and round, and their conditions' labels.
+
+    Raises:
+        ValueError: an unknown condition, or no answer with both a label and a residual.
+    """
+    design = run.design
+    cells = [c.label for c in design.conditions]
+    chosen = cells if conditions is None else [design.condition(c).label for c in conditions]
+    _check_names("condition", chosen, cells)
+    place = np.argwhere(np.isfinite(wanted.values))
+    sizes = tuple(map(len, design.levels.values()))
+    numbers = np.atleast_1d(np.ravel_multi_index(tuple(place[:, 1:-1].T), sizes))
+    names = np.array([cells[i] for i in numbers], str)
+    taken = np.isin(names, chosen)
+    place, names = place[taken], names[taken]
+    first = run.residuals.sel(site=site).isel(layer=0).transpose(*design.dims, "d_model")
+    there = np.isfinite(first.values[tuple(place.T)]).all(1)
+    if not there.any():
+        raise ValueError(
+            f"no answer to train on at {site!r}: none of the chosen items and conditions has both a "
+            "label and a residual. Give a label over the run's own items, or choose others."
+        )
+    return place[there], names[there]
+
+
 def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: int = 0) -> Probe:
     """The direction in which a component moves the residuals: mean(on) - mean(off) over all else.
 
-    Its unit is that distance. Its sign says on or off and not good or bad (``oriented`` is False), and it was
-    trained on the very cells it tells apart (``leakage``): it is there to be compared with other directions.
+    Its unit is that distance. Its sign means on or off, not good or bad (``oriented`` is False), and it was
+    trained on the very cells it separates (``leakage``): it serves for comparison with other directions.
 
     Args:
         run: a run.
@@ -132,8 +141,8 @@ def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: i
     side = [{"on": 1.0, "off": 0.0}.get(level, np.nan) for level in residuals[factor].values.tolist()]
     label = xr.DataArray(side, dims=factor, coords={factor: residuals[factor].values, "round": round})
     fitted = fit_on_run(run, site=site, label=label, seed=seed)
-    said = {"oriented": False, "factor": factor, "units": f"on-off gap of {factor}"}
-    return replace(fitted, training={**fitted.training, **said})
+    own = {"oriented": False, "factor": factor, "units": f"on-off gap of {factor}"}
+    return replace(fitted, training={**fitted.training, **own})
 
 
 def _check_names(what: str, given: Sequence, known: Sequence) -> None:
@@ -172,7 +181,7 @@ def _on_all_places(label: xr.DataArray, residuals: xr.DataArray, dims: tuple[str
 def _without_cell_means(
     x: Float[np.ndarray, "case d_model"], cell: Int[np.ndarray, " case"]
 ) -> Float[np.ndarray, "case d_model"]:
-    """Every case less its cell's mean, plus the mean of those means, so the midpoint stays where it was."""
+    """Every example less its cell's mean, plus the mean of those means, so the midpoint does not move."""
     member = (np.arange(cell.max() + 1)[:, None] == cell).astype(np.float64)
     means = member @ x / member.sum(1, keepdims=True)
     return x - means[cell] + means.mean(0)

@@ -76,7 +76,7 @@ def _card(probe: Probe, repo_id: str) -> str:
             "```python",
             "import morality_lens as ml",
             "",
-            f'probe = ml.from_hub("{repo_id}")',
+            f'probe = ml.probes.from_hub("{repo_id}")',
             "```",
             "",
             "## Trained on",

@@ -1,28 +1,38 @@
-"""Which layers a direction is read at: by held-out quality, never by the size of an effect."""
+"""Which layers a direction is read at: chosen by held-out quality, never by the size of an effect."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from morality_lens.probes.probe import Probe
+from morality_lens.probes.quality import highest
 
 
-def best_layer(probe: Probe, layer: int | None) -> int:
-    """The layer asked for, or the one with the highest held-out AUROC.
+def best_layer(probe: Probe, layer: int | None = None, *, among: Sequence[int] | None = None) -> int:
+    """The requested layer, or the first of those with the highest held-out AUROC.
+
+    Args:
+        probe: a probe.
+        layer: the requested layer; None chooses by AUROC.
+        among: the layers to choose from; None takes all of the probe's.
 
     Raises:
         ValueError: the probe has no such layer, or no AUROC to choose by.
     """
     layers = probe.direction["layer"].values.tolist()
-    if layer is None:
-        if not np.isfinite(probe.quality["auroc"].values).any():
-            raise ValueError(f"this probe has no held-out AUROC to choose a layer by; give one of {layers}.")
-        return int(probe.quality["auroc"].idxmax("layer"))
-    if layer not in layers:
-        raise ValueError(f"the probe has no layer {layer}; choose out of {layers}.")
-    return layer
+    if layer is not None:
+        if layer not in layers:
+            raise ValueError(f"the probe has no layer {layer}; choose one of {layers}.")
+        return layer
+    choices = [one for one in layers if among is None or one in among]
+    best = highest(probe.quality["auroc"].sel(layer=choices).values)
+    if best is None:
+        raise ValueError(f"this probe has no held-out AUROC to choose a layer by; give one of {layers}.")
+    return choices[best]
 
 
 def reading_layers(probe: Probe | None) -> list[int]:
-    """The layers whose held-out AUROC cannot be told from the best one's, the best reader first.
+    """The layers whose held-out AUROC is not distinguishable from the best one's, the best layer first.
 
     An AUROC near 1 does not rank layers. Among these the rank correlation with graded values does, where the
     statements have some; else the AUROC.

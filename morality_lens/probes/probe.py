@@ -16,13 +16,15 @@ from safetensors.numpy import save_file
 
 from morality_lens.design import condition_of
 from morality_lens.interactions.cube import factors_of
+from morality_lens.items.files import replace_file
 from morality_lens.probes.card import TrustCard, card_from_json
-from morality_lens.probes.estimators import Kind
-from morality_lens.probes.training_data import check_kind
+from morality_lens.probes.kinds import Kind, check_kind
+from morality_lens.probes.projecting import projection, projections
+from morality_lens.probes.quality import highest
 from morality_lens.runs.run import Run
 
 UNITS = "moral-immoral gap"
-"""What 1 is on every projection by a probe that knows the labels."""
+"""The unit of projections on a probe that was fitted with labels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +49,7 @@ class Probe:
             first), ``oriented`` (labels chose the sign), model fingerprint, counts, where it was read.
         refits: [probe_draw, layer, d_model], the direction fitted again on bootstrap samples of its training
             clusters (:func:`morality_lens.probes.refits.with_refits`); None where that was not done.
-        card: what it was held against (``trust_card``); None where that was not done.
+        card: the controls it was compared with (``trust_card``); None where none was made.
     """
 
     kind: Kind
@@ -70,7 +72,7 @@ class Probe:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What is said with every projection on it: units, orientation, trust and kind."""
+        """The attributes of every projection on it: units, orientation, trust and kind."""
         return {
             "units": self.training.get("units", UNITS),
             "oriented": bool(self.training.get("oriented", True)),
@@ -126,15 +128,31 @@ class Probe:
         dims = tuple(str(d) for d in residuals.dims if d not in ("d_model", "layer"))
         parts = []
         for number in range(residuals.sizes["layer"]):
-            direction = self.direction.values[number].astype(np.float64)
             at_layer = residuals.isel(layer=number).transpose(*dims, "d_model")
-            parts.append(_dot_by_site(at_layer, direction) + float(self.intercept[number]))
+            parts.append(self._project_layer(at_layer, number))
         values = np.stack(parts, axis=-1)
         coords = {name: c for name, c in residuals.coords.items() if "d_model" not in c.dims}
         if "split_half" in self.quality:
             coords["split_half"] = ("layer", self.quality["split_half"].values)
         attrs = {**self.told, "leakage": _leakage(self.training, residuals), **_flat(self.training)}
         return xr.DataArray(values, dims=(*dims, "layer"), coords=coords, name="projection", attrs=attrs)
+
+    def project_all(
+        self, residuals: Float[np.ndarray, "*place layer d_model"]
+    ) -> Float[np.ndarray, "*place layer"]:
+        """Projections of residuals of all the probe's layers, as plain arrays."""
+        return projections(residuals, self.direction.values, self.intercept.values)
+
+    def _project_layer(self, at_layer: xr.DataArray, number: int) -> np.ndarray:
+        """Projections at one layer, one site read at a time."""
+        direction, intercept = self.direction.values[number], float(self.intercept[number])
+        if "site" not in at_layer.dims:
+            return projection(at_layer.values, direction, intercept)
+        parts = [
+            projection(at_layer.isel(site=site).values, direction, intercept)
+            for site in range(at_layer.sizes["site"])
+        ]
+        return np.stack(parts, axis=at_layer.dims.index("site"))
 
     def save(self, path: str | Path) -> Path:
         """Write the probe as safetensors with its training record as metadata."""
@@ -150,21 +168,19 @@ class Probe:
         metadata = {"kind": self.kind, "training": training, "format": "2"}
         if self.card is not None:
             metadata["card"] = self.card.to_json()
-        draft = target.with_name(target.name + ".part")
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, draft, metadata=metadata)
-        draft.replace(target)
-        return target
+        plain = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        return replace_file(target, lambda draft: save_file(plain, draft, metadata=metadata))
 
     def __repr__(self) -> str:
         auroc = self.quality["auroc"].values
-        told = "no labels to tell its quality by"
-        if np.isfinite(auroc).any():
-            best = int(np.nanargmax(auroc))
+        best = highest(auroc)
+        quality = "no labels to measure its quality with"
+        if best is not None:
             layer = int(self.direction["layer"][best])
-            told = f"best held-out AUROC {float(auroc[best]):.3f} at layer {layer}"
-        cases = "answers of a run" if self.training.get("source") == "run" else "statements"
+            quality = f"best held-out AUROC {float(auroc[best]):.3f} at layer {layer}"
+        examples = "answers of a run" if self.training.get("source") == "run" else "statements"
         layers = self.direction.sizes["layer"]
-        return f"<Probe {self.kind}: {layers} layers, {self.training['n']} {cases}, {told}>"
+        return f"<Probe {self.kind}: {layers} layers, {self.training['n']} {examples}, {quality}>"
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{h}</th>" for h in ("layer", "held-out AUROC", "95 % interval", "gap"))
@@ -174,8 +190,8 @@ class Probe:
             f"<td>{float(q['gap']):.3g}</td></tr>"
             for q in (self.quality.isel(layer=i) for i in range(self.quality.sizes["layer"]))
         )
-        said = f"{repr(self)[1:-1]}{'. ' if self.trust else ''}{self.trust}"
-        return f"<p>{html.escape(said)}</p><table><tr>{head}</tr>{rows}</table>"
+        caption = f"{repr(self)[1:-1]}{'. ' if self.trust else ''}{self.trust}"
+        return f"<p>{html.escape(caption)}</p><table><tr>{head}</tr>{rows}</table>"
 
 
 def load_probe(path: str | Path) -> Probe:
@@ -208,16 +224,6 @@ def load_probe(path: str | Path) -> Probe:
         else xr.DataArray(arrays["refits"], dims=("probe_draw", "layer", "d_model"), coords=layer),
         card=card_from_json(metadata["card"]) if "card" in metadata else None,
     )
-
-
-def _dot_by_site(at_layer: xr.DataArray, direction: Float[np.ndarray, " d_model"]) -> np.ndarray:
-    if "site" not in at_layer.dims:
-        return at_layer.values.astype(np.float64) @ direction
-    axis = at_layer.dims.index("site")
-    parts = [
-        at_layer.isel(site=s).values.astype(np.float64) @ direction for s in range(at_layer.sizes["site"])
-    ]
-    return np.stack(parts, axis=axis)
 
 
 def _span(array: xr.DataArray) -> str:

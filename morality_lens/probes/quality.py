@@ -1,6 +1,6 @@
-"""How well held-out scores order the cases: AUROC and rank correlation, with intervals over clusters."""
+"""How well held-out scores rank the examples: AUROC and rank correlation, with intervals over clusters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -49,6 +49,15 @@ def _interval(
     return low, high
 
 
+def highest(aurocs: Sequence[float] | ByLayer) -> int | None:
+    """Index of the highest AUROC, the first of several; None where there is none.
+
+    Every layer that is chosen by quality is chosen by this rule.
+    """
+    known = np.asarray(aurocs, np.float64)
+    return int(np.nanargmax(known)) if np.isfinite(known).any() else None
+
+
 def weighted_auroc(
     scores: Float[np.ndarray, " case"],
     labels: Int[np.ndarray, " case"],
@@ -81,7 +90,7 @@ def weighted_spearman(
 
 
 def _mean_ranks(x: Float[np.ndarray, " case"], weights: np.ndarray) -> Float[np.ndarray, "draw case"]:
-    """Ranks among the repeated cases, less one half; equal values share their mean rank."""
+    """Ranks among the repeated examples, less one half; equal values share their mean rank."""
     _, tie = np.unique(x, return_inverse=True)
     order = np.argsort(tie, kind="stable")
     starts = np.flatnonzero(np.diff(tie[order], prepend=-1) > 0)

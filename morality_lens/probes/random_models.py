@@ -1,4 +1,4 @@
-"""Random twins of a model: what its architecture and its tokenizer alone make of the same statements."""
+"""Random-initialised controls: what a model's architecture and tokenizer alone make of the statements."""
 
 import copy
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ def random_model_residuals(
     seeds: Sequence[int] = (0, 1, 2),
     read: str = "end",
 ) -> xr.DataArray:
-    """Residuals of the statements in twins of the model whose weights were never trained.
+    """Residuals of the statements in random-initialised copies of the model.
 
-    A twin has the model's architecture, tokenizer and chat template; its weights are drawn anew as the
-    architecture draws them before training. A direction that a twin reads as well is a matter of words and
-    positions (Zhang and Bowman 2018, arXiv 1809.10040). One twin is held at a time, beside the model, whose
-    own weights stay as they are.
+    A control has the model's architecture, tokenizer and chat template; its weights are drawn as the
+    architecture initialises them before training. A direction that a control reads as well reflects words and
+    positions (Zhang and Bowman 2018, arXiv 1809.10040). One control is in memory at a time, beside the model,
+    whose own weights are not changed.
 
     Args:
         model: from ``load_model``.
         statements: labelled statements.
-        seeds: one twin for each.
+        seeds: one control for each.
         read: as in :func:`morality_lens.probes.read_statements`.
 
     Returns:
@@ -42,15 +42,15 @@ def random_model_residuals(
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"random_model_residuals needs one seed or more, each once; got {tuple(seeds)}.")
-    parts = [read_statements(_twin(model, seed), statements, read=read) for seed in seeds]
+    parts = [read_statements(_control(model, seed), statements, read=read) for seed in seeds]
     joined = xr.concat(parts, dim="seed", coords="minimal", compat="override", combine_attrs="drop")
     attrs = {k: v for k, v in parts[0].attrs.items() if k != "model_fingerprint"}
     attrs["random_model_of"] = record_of(model).fingerprint
     return joined.assign_coords(seed=list(seeds)).assign_attrs(attrs).rename("residuals")
 
 
-def _twin(model: TransformerBridge, seed: int) -> TransformerBridge:
-    """A bridge that is nothing but the twin's record, which is all that reading statements needs.
+def _control(model: TransformerBridge, seed: int) -> TransformerBridge:
+    """A bridge that holds only the control's record, which is all that reading statements needs.
 
     A bridge that has run holds activations and cannot be copied; with nothing in it, it cannot be taken for
     the trained one either.
@@ -59,10 +59,10 @@ def _twin(model: TransformerBridge, seed: int) -> TransformerBridge:
     lm = copy.deepcopy(record.lm)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        # Drawn in float32 on the CPU whatever the model runs in: a seed means the same twin everywhere.
+        # Drawn in float32 on the CPU whatever the model runs in: a seed gives the same control everywhere.
         fresh = AutoModelForCausalLM.from_config(copy.deepcopy(lm.module.config), dtype=torch.float32)
     lm.module.load_state_dict(fresh.state_dict())
-    twin = TransformerBridge.__new__(TransformerBridge)
+    control = TransformerBridge.__new__(TransformerBridge)
     renewed = replace(record, lm=lm, fingerprint=fingerprint(lm.module), checks=())
-    object.__setattr__(twin, "morality_lens_record", renewed)
-    return twin
+    object.__setattr__(control, "morality_lens_record", renewed)
+    return control

@@ -1,4 +1,4 @@
-"""What a direction owes to the statements it happened to be fitted on: refits, halves, and what they see."""
+"""How far a direction depends on its training statements: refits, halves, and projections on refits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,13 +8,13 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from morality_lens.probes.closed_form import Directions, class_means, class_sums, in_gaps
-from morality_lens.probes.estimators import Kind, raw_directions
+from morality_lens.probes.estimators import raw_directions
+from morality_lens.probes.kinds import KINDS, Kind, check_kind
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.training_data import (
     TrainingData,
     as_features,
     check_folds,
-    check_kind,
     check_training_data,
 )
 from morality_lens.runs.run import Run
@@ -43,11 +43,11 @@ def refit_directions(
         ValueError: as :func:`morality_lens.probes.fitting.fit_directions`; no draws; or the kind is ``ccs``.
     """
     chosen = check_kind(kind)
-    if chosen == "ccs":
-        raise ValueError("a refit of a ccs direction has no sign of its own; refit another kind.")
+    if KINDS[chosen].refits is None:
+        raise ValueError(f"a refit of a {chosen} direction has no sign of its own; refit another kind.")
     if draws < 1:
         raise ValueError(f"refit_directions needs one or more draws; got {draws}.")
-    cases, labels, cluster, held = _clusters(residuals, chosen)
+    examples, labels, cluster, held = _clusters(residuals, chosen)
     rng, count = np.random.default_rng(seed), len(held)
     drawn = [
         _until_both(held, lambda: rng.multinomial(count, np.full(count, 1 / count))[None])
@@ -56,7 +56,7 @@ def refit_directions(
     weights = np.concatenate([np.ones((1, count)), *drawn])  # the fit on all statements comes first
     found = np.empty((draws, residuals.sizes["layer"], residuals.sizes["d_model"]))
     for layer in range(residuals.sizes["layer"]):
-        raw, gap = _fits(cases, labels, cluster, chosen, weights, layer)
+        raw, gap = _fits(examples, labels, cluster, chosen, weights, layer)
         found[:, layer] = raw[1:] / gap[0] if gap[0] else 0.0
     return xr.DataArray(
         found,
@@ -70,8 +70,8 @@ def refit_directions(
 def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 0) -> xr.DataArray:
     """Mean cosine between the mean differences of two random halves of the training clusters, by layer.
 
-    Near 1 the statements agree on one direction; below .5 it is hardly more than the choice of statements.
-    A layer at which the classes do not differ has no direction and NaN.
+    Near 1 the statements agree on one direction; below .5 it reflects little more than the choice of
+    statements. A layer at which the classes do not differ has no direction and NaN.
 
     Args:
         residuals: labelled statements as :func:`morality_lens.probes.fitting.fit_directions` takes them.
@@ -83,7 +83,7 @@ def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 
     """
     if splits < 1:
         raise ValueError(f"split_half_cosine needs one or more splits; got {splits}.")
-    cases, labels, cluster, held = _clusters(residuals, "mean_difference")
+    examples, labels, cluster, held = _clusters(residuals, "mean_difference")
     rng, count = np.random.default_rng(seed), len(held)
 
     def halves() -> np.ndarray:
@@ -93,7 +93,7 @@ def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 
     weights = np.concatenate([_until_both(held, halves) for _ in range(splits)]).astype(np.float64)
     cosines = np.full(residuals.sizes["layer"], np.nan)
     for layer in range(len(cosines)):
-        raw, gap = _fits(cases, labels, cluster, "mean_difference", weights, layer)
+        raw, gap = _fits(examples, labels, cluster, "mean_difference", weights, layer)
         if gap.all():
             unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
             cosines[layer] = (unit[0::2] * unit[1::2]).sum(1).mean()
@@ -158,7 +158,7 @@ def run_cell_means(run: Run, *, layers: Sequence[int] | None = None) -> xr.DataA
 def project_means(directions: xr.DataArray, cell_means: xr.DataArray) -> xr.DataArray:
     """Cell means on every refit of a direction, in one batched product; NaN stays NaN.
 
-    No midpoint is subtracted: it is the same in all cells, so no contrast knows it.
+    No midpoint is subtracted: it is the same in all cells, so it cancels in every contrast.
 
     Args:
         directions: probe_draw x layer x d_model, from :func:`refit_directions`.
@@ -205,18 +205,18 @@ def _clusters(
 ) -> tuple[
     TrainingData, Int[np.ndarray, " case"], Int[np.ndarray, " case"], Int[np.ndarray, "cluster class"]
 ]:
-    """The cases, their classes and cluster numbers, and how many of each class a cluster holds."""
-    cases = check_training_data(residuals, kind)
-    assert cases.classes is not None  # no kind but ccs goes without
-    check_folds(cases.classes, cases.clusters, 2)
-    names, cluster = np.unique(cases.clusters, return_inverse=True)
+    """The examples, their classes and cluster numbers, and how many of each class a cluster holds."""
+    examples = check_training_data(residuals, kind)
+    assert examples.classes is not None  # no kind but ccs goes without
+    check_folds(examples.classes, examples.clusters, 2)
+    names, cluster = np.unique(examples.clusters, return_inverse=True)
     held = np.zeros((len(names), 2), np.int64)
-    np.add.at(held, (cluster, cases.classes), 1)
-    return cases, cases.classes, cluster, held
+    np.add.at(held, (cluster, examples.classes), 1)
+    return examples, examples.classes, cluster, held
 
 
 def _until_both(held: Int[np.ndarray, "cluster class"], draw: Callable[[], np.ndarray]) -> np.ndarray:
-    """Drawn weights of the clusters, drawn until every row takes cases of both classes."""
+    """Drawn weights of the clusters, drawn until every row takes examples of both classes."""
     while True:
         weights = draw()
         if (weights @ held).min() > 0:
@@ -224,7 +224,7 @@ def _until_both(held: Int[np.ndarray, "cluster class"], draw: Callable[[], np.nd
 
 
 def _fits(
-    cases: TrainingData,
+    examples: TrainingData,
     labels: Int[np.ndarray, " case"],
     cluster: Int[np.ndarray, " case"],
     kind: Kind,
@@ -232,8 +232,8 @@ def _fits(
     layer: int,
 ) -> tuple[Float[np.ndarray, "fit d_model"], Float[np.ndarray, " fit"]]:
     """Raw directions of one layer, and the gap of each fit's classes along it; 0 where they do not differ."""
-    x, _, _ = as_features(cases.residuals.isel(layer=[layer]))
-    raw: Directions = raw_directions(kind, x, cases.targets, cluster, groups=cluster, weights=weights)
+    x, _, _ = as_features(examples.residuals.isel(layer=[layer]))
+    raw: Directions = raw_directions(kind, x, examples.targets, cluster, groups=cluster, weights=weights)
     means = class_means(*class_sums(x, labels, cluster), weights)
     _, gap = in_gaps(raw, means, np.abs(x).max((1, 2)))
     return raw[:, 0], gap[:, 0]

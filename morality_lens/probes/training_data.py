@@ -1,7 +1,6 @@
-"""The cases a direction is trained on, checked: residuals, classes, ratings and clusters."""
+"""The training examples of a direction, checked: residuals, classes, values and clusters."""
 
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import xarray as xr
@@ -9,27 +8,20 @@ from einops import rearrange
 from jaxtyping import Float
 
 from morality_lens.probes.closed_form import Features, Labels
-from morality_lens.probes.estimators import Kind
-
-
-def check_kind(kind: str) -> Kind:
-    """The kind, if there is one of that name."""
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind!r}.")
-    return kind  # type: ignore[return-value]
+from morality_lens.probes.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingData:
-    """Training cases, checked.
+    """Training examples, checked.
 
     Attributes:
-        residuals: of the cases that the kind can use.
-        classes: 1 and 0 at the two ends of the unit: the labels, or the upper and lower half of the ratings;
+        residuals: of the examples that the kind can use.
+        classes: 1 and 0 at the two ends of the unit: the labels, or the upper and lower half of the values;
             None for pairs without labels.
-        targets: what is fitted: the classes, the ratings, or NaN.
+        targets: what is fitted: the classes, the values, or NaN.
         labelled: whether the classes are labels.
-        values: graded ratings, NaN where there are none.
+        values: graded values, NaN where there are none.
         clusters: the names of what is held out together.
     """
 
@@ -42,24 +34,14 @@ class TrainingData:
 
 
 def check_training_data(residuals: xr.DataArray, kind: Kind) -> TrainingData:
-    """The cases that a direction of this kind is trained on.
+    """The examples that a direction of this kind is trained on.
 
     Raises:
-        ValueError: as :func:`fit_directions` tells.
+        ValueError: as :func:`morality_lens.probes.fitting.fit_directions`.
     """
-    wanted = {"statement", "layer", "d_model", *(["side"] if kind == "ccs" else [])}
-    if set(residuals.dims) != wanted or residuals.sizes.get("side", 2) != 2:
-        raise ValueError(
-            f"{kind} needs dims statement, layer and d_model{' and a side of size 2' * (kind == 'ccs')}; got "
-            f"{dict(residuals.sizes)}."
-        )
-    optional = {"ccs": ("label",), "ridge": ()}.get(kind, ())
-    for name in ("label", "cluster", *(["value"] if kind == "ridge" else [])):
-        if name in optional and name not in residuals.coords:
-            continue
-        if name not in residuals.coords or residuals.coords[name].dims != ("statement",):
-            raise ValueError(f"fit_directions needs a coordinate {name!r} along `statement`; it is missing.")
-    if kind == "ridge":
+    fitted_on = KINDS[kind].fitted_on
+    _check_coords(residuals, kind)
+    if fitted_on == "values":
         residuals = residuals.isel(statement=np.isfinite(residuals["value"].values.astype(float)))
     if not np.isfinite(residuals.values).all():
         raise ValueError("the residuals hold NaN or infinite values; read the statements in float32.")
@@ -67,39 +49,56 @@ def check_training_data(residuals: xr.DataArray, kind: Kind) -> TrainingData:
     values = np.full(len(clusters), np.nan)
     if "value" in residuals.coords and residuals.coords["value"].dims == ("statement",):
         values = residuals["value"].values.astype(np.float64)
-    if "label" not in residuals.coords:
-        unknown = np.full(len(clusters), np.nan)
-        return TrainingData(
-            residuals=residuals,
-            classes=None,
-            targets=unknown,
-            labelled=False,
-            values=values,
-            clusters=clusters,
-        )
-    labels = residuals["label"].values
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"labels must be 1 (moral) or 0 (immoral); got {sorted(set(labels.tolist()))[:5]}.")
-    classes, labelled = labels.astype(np.int64), len(set(labels.tolist())) == 2
-    if kind == "ridge" and not graded(values):
-        raise ValueError(
-            f"ridge needs statements with different values; got {len(values)} with "
-            f"{len(np.unique(values))} different. Give graded statements, or use another kind."
-        )
-    if kind == "ridge" and not labelled:
-        classes = (values > np.median(values)).astype(np.int64)
-    if len(np.unique(classes)) < 2:
-        raise ValueError(
-            f"a probe needs statements of both labels; all {len(labels)} have label {labels[0]}."
-        )
+    classes, labelled = None, False
+    if "label" in residuals.coords:
+        classes, labelled = _classes(residuals["label"].values, values, kind)
+    targets = np.full(len(clusters), np.nan) if classes is None else classes.astype(np.float64)
     return TrainingData(
         residuals=residuals,
         classes=classes,
-        targets=values if kind == "ridge" else classes.astype(np.float64),
+        targets=values if fitted_on == "values" else targets,
         labelled=labelled,
         values=values,
         clusters=clusters,
     )
+
+
+def _check_coords(residuals: xr.DataArray, kind: Kind) -> None:
+    """Refuse residuals without the dims and coordinates that the kind needs."""
+    fitted_on = KINDS[kind].fitted_on
+    pairs = fitted_on == "pairs"
+    wanted = {"statement", "layer", "d_model", *(["side"] if pairs else [])}
+    if set(residuals.dims) != wanted or residuals.sizes.get("side", 2) != 2:
+        raise ValueError(
+            f"{kind} needs dims statement, layer and d_model{' and a side of size 2' * pairs}; got "
+            f"{dict(residuals.sizes)}."
+        )
+    needed = ["cluster", *(["value"] if fitted_on == "values" else [])]
+    if not pairs or "label" in residuals.coords:  # pairs may come without labels
+        needed = ["label", *needed]
+    for name in needed:
+        if name not in residuals.coords or residuals.coords[name].dims != ("statement",):
+            raise ValueError(f"fit_directions needs a coordinate {name!r} along `statement`; it is missing.")
+
+
+def _classes(labels: np.ndarray, values: Float[np.ndarray, " case"], kind: Kind) -> tuple[Labels, bool]:
+    """The two classes at the ends of the unit, and whether they are the labels."""
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels must be 1 (moral) or 0 (immoral); got {sorted(set(labels.tolist()))[:5]}.")
+    classes, labelled = labels.astype(np.int64), len(set(labels.tolist())) == 2
+    if KINDS[kind].fitted_on == "values":
+        if not graded(values):
+            raise ValueError(
+                f"{kind} needs statements with different values; got {len(values)} with "
+                f"{len(np.unique(values))} different. Give graded statements, or use another kind."
+            )
+        if not labelled:
+            classes = (values > np.median(values)).astype(np.int64)
+    if len(np.unique(classes)) < 2:
+        raise ValueError(
+            f"a probe needs statements of both labels; all {len(labels)} have label {labels[0]}."
+        )
+    return classes, labelled
 
 
 def as_features(
@@ -133,5 +132,5 @@ def check_folds(labels: Labels, clusters: np.ndarray, folds: int) -> int:
 
 
 def graded(values: Float[np.ndarray, " case"]) -> bool:
-    """Whether there are ratings to order by."""
+    """Whether there are different values to order by."""
     return len(np.unique(values[np.isfinite(values)])) > 1

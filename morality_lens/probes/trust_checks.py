@@ -1,7 +1,8 @@
-"""A direction held against what could explain it away: words, random models, chance, other sets, itself."""
+"""A direction compared with rival explanations: words, random models, chance, other sets, its own refits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,12 @@ from scipy.stats import spearmanr, t
 
 from morality_lens.probes import controls
 from morality_lens.probes.card import COSINES, RULES, TrustCard, short, transfer_array
-from morality_lens.probes.estimators import Kind
-from morality_lens.probes.quality import weighted_auroc
+from morality_lens.probes.kinds import CARDED, Kind, check_kind
+from morality_lens.probes.quality import highest, weighted_auroc
 from morality_lens.probes.refits import split_half_cosine
 
 SHUFFLES, CONTROL_TASKS, CONTROL_FOLDS = 19, 5, 5
 """How often labels are shuffled (19: a test at .05) and control tasks drawn, and the folds of those tasks."""
-KINDS: tuple[Kind, ...] = ("mean_difference", "logistic", "lda")
-"""Kinds of direction that are held against each other, and that a card can be made for."""
 
 Line = dict[str, Any]
 Draws = Float[np.ndarray, " draw"]
@@ -58,8 +57,8 @@ def trust_card(
     """What a direction fitted on these statements can be trusted with, line by line.
 
     Intervals are 95 % percentile intervals of a bootstrap over clusters, of the held-out scores. They leave
-    out the noise of the fit, so that with nothing there the AUROC's lies above .5 in about one case of
-    eight; whether there is a direction at all is asked by ``shuffled labels``, which repeats every step.
+    out the noise of the fit, so that without any signal the AUROC's interval lies above .5 in about one case
+    of eight; whether there is a direction at all is tested by ``shuffled labels``, which repeats every step.
 
     Args:
         residuals: statement x layer x d_model with ``label`` and ``cluster``, from ``read_statements``.
@@ -79,24 +78,15 @@ def trust_card(
     """
     others, nuisance = dict(others or {}), dict(nuisance or {})
     _check(residuals, texts, kind, random, {**others, **nuisance})
-    labels, clusters = residuals["label"].values.astype(np.int64), residuals["cluster"].values.astype(str)
-    chosen = KINDS[KINDS.index(kind)]  # type: ignore[arg-type] - checked above
-    s = _Statements(
-        residuals=residuals,
-        texts=texts,
-        labels=labels,
-        clusters=clusters,
-        fold=controls.make_folds(labels, clusters, folds, seed),
-        weights=controls.cluster_weights(clusters, draws, seed),
-        kind=chosen,
-        seed=seed,
-    )
+    chosen = check_kind(kind)
+    s = _divided(residuals, texts, chosen, folds, draws, seed)
     layers = residuals["layer"].values
-    scores, nested_scores = controls.held_out(residuals, labels, s.fold, chosen)
+    scores, nested_scores = controls.held_out(residuals, s.labels, s.fold, chosen)
     curves, nested = np.array([s.auroc(one) for one in scores]), s.auroc(nested_scores)
-    at = int(np.argmax(curves[:, 0]))
+    at = highest(curves[:, 0])
+    assert at is not None  # there are statements of both labels
     low, high = np.nanpercentile(curves[:, 1:], [2.5, 97.5], axis=1)
-    own = controls.directions(residuals, labels, chosen)
+    own = controls.directions(residuals, s.labels, chosen)
 
     lexical, words = _words(s, nested)
     random_auroc, baselines = _random(s, random, nested)
@@ -105,9 +95,7 @@ def trust_card(
     transfer, moved = _transfer(s, own, curves[:, 0], others, at)
     halves = split_half_cosine(residuals, seed=seed).values
     cosines, agree = _kinds(s, at)
-    errors = np.array(
-        [controls.calibration_error(controls.calibrated(one, labels, s.fold), labels) for one in scores]
-    )
+    errors = _calibration_errors(s, scores)
     overlaps, nuisances = _nuisance(own, layers, nuisance, chosen, at)
     first = _ends(nested)
     lines = [
@@ -133,7 +121,6 @@ def trust_card(
         "split_half": halves,
         "calibration_error": errors,
     }
-    told = ("model_fingerprint", "statements_sha256", "read")
     return TrustCard(
         kind=chosen,
         layer=int(layers[at]),
@@ -142,16 +129,39 @@ def trust_card(
         lexical=lexical,
         transfer=transfer,
         cosines=pd.DataFrame([*cosines, *overlaps], columns=list(COSINES)).astype(COSINES),
-        training={
-            "n": len(labels),
-            "n_moral": int(labels.sum()),
-            "n_clusters": len(set(clusters)),
-            "folds": len(set(s.fold.tolist())),
-            "draws": draws,
-            "seed": seed,
-            **{k: str(residuals.attrs.get(k, "")) for k in told},
-        },
+        training=_training(s),
     )
+
+
+def _divided(
+    residuals: xr.DataArray, texts: Sequence[str], kind: Kind, folds: int, draws: int, seed: int
+) -> _Statements:
+    """The statements with their folds and bootstrap draws."""
+    labels, clusters = residuals["label"].values.astype(np.int64), residuals["cluster"].values.astype(str)
+    return _Statements(
+        residuals=residuals,
+        texts=texts,
+        labels=labels,
+        clusters=clusters,
+        fold=controls.make_folds(labels, clusters, folds, seed),
+        weights=controls.cluster_weights(clusters, draws, seed),
+        kind=kind,
+        seed=seed,
+    )
+
+
+def _training(s: _Statements) -> dict[str, Any]:
+    """What the direction was fitted on, for the card."""
+    names = ("model_fingerprint", "statements_sha256", "read")
+    return {
+        "n": len(s.labels),
+        "n_moral": int(s.labels.sum()),
+        "n_clusters": len(set(s.clusters)),
+        "folds": len(set(s.fold.tolist())),
+        "draws": len(s.weights) - 1,
+        "seed": s.seed,
+        **{name: str(s.residuals.attrs.get(name, "")) for name in names},
+    }
 
 
 def _check(
@@ -161,10 +171,10 @@ def _check(
     random: xr.DataArray | None,
     sets: Mapping[str, xr.DataArray],
 ) -> None:
-    """A look at what would fail late or silently."""
-    if kind not in KINDS:
+    """Refuse what would fail late or silently."""
+    if kind not in CARDED:
         raise ValueError(
-            f"trust_card can be made for {', '.join(KINDS)}; got {kind!r}. For other kinds make the card "
+            f"a trust card can be made for {', '.join(CARDED)}; got {kind!r}. For other kinds make the card "
             "of a mean difference on the same statements."
         )
     missing = [c for c in ("label", "cluster") if c not in residuals.coords]
@@ -180,14 +190,19 @@ def _check(
         )
     if "own" in sets:
         raise ValueError("'own' is the card's name for its own statements; name the other set otherwise.")
-    layers = residuals["layer"].values
-    for name, array in {"own": residuals, **sets, **({} if random is None else {"random": random})}.items():
+    with_random = sets if random is None else {**sets, "random": random}
+    _check_sets(residuals["layer"].values, {"own": residuals, **with_random})
+    if random is not None and not np.array_equal(random["label"].values, residuals["label"].values):
+        raise ValueError("`random` must hold the same statements in the same order; read them again.")
+
+
+def _check_sets(layers: np.ndarray, sets: Mapping[str, xr.DataArray]) -> None:
+    """Refuse sets of other layers, or without statements of both labels."""
+    for name, array in sets.items():
         if "layer" not in array.dims or not np.array_equal(array["layer"].values, layers):
             raise ValueError(f"{name!r} must have the layers of the residuals; select the same ones.")
         if "label" not in array.coords or set(np.unique(array["label"].values).tolist()) != {0, 1}:
             raise ValueError(f"{name!r} must have statements of both labels, 1 and 0, as `label`.")
-    if random is not None and not np.array_equal(random["label"].values, residuals["label"].values):
-        raise ValueError("`random` must hold the same statements in the same order; read them again.")
 
 
 # --------------------------------------------------------------------------------------------- lines
@@ -240,7 +255,7 @@ _NUMBERS = ("auroc", "low", "high")
 def _random(
     s: _Statements, random: xr.DataArray | None, nested: Draws
 ) -> tuple[Float[np.ndarray, " layer"], Line]:
-    """Twins of the model without training, the layer chosen as for the model itself."""
+    """Random-initialised controls, the layer chosen as for the model itself."""
     if random is None:
         return np.full(s.residuals.sizes["layer"], np.nan), _absent("beats random models")
     every = random if "seed" in random.dims else random.expand_dims("seed")
@@ -255,7 +270,7 @@ def _random(
 
 
 def _shuffled(s: _Statements, true: float) -> tuple[Float[np.ndarray, " layer"], Line]:
-    """The same steps on labels that mean nothing, folds and choice of layer included."""
+    """The same steps on shuffled labels, folds and choice of layer included."""
     rng, by_layer, found = np.random.default_rng(s.seed), [], []
     for _ in range(SHUFFLES):
         drawn = controls.shuffle_labels(s.labels, s.clusters, rng)
@@ -279,7 +294,7 @@ def _selectivity(s: _Statements, at: int) -> tuple[Float[np.ndarray, " layer"], 
     tasks = [controls.control_labels(s.texts, rng) for _ in range(CONTROL_TASKS)]
     if min(np.bincount(y, minlength=2).min() for y in (*tasks, s.labels)) < 2 * CONTROL_FOLDS:
         nothing = np.full(s.residuals.sizes["layer"], np.nan)
-        return nothing, _absent("selectivity", "the last words do not part the statements in two")
+        return nothing, _absent("selectivity", "the last words do not divide the statements into two classes")
     right, *wrong = (
         controls.correct(s.residuals, y, CONTROL_FOLDS, s.kind, s.seed) for y in (s.labels, *tasks)
     )
@@ -330,13 +345,13 @@ def _kinds(s: _Statements, at: int) -> tuple[list[tuple], Line]:
     here = s.residuals.isel(layer=[at])
     x = controls.features(here, 0)[0]
     held, fitted, inside = {}, {}, {}
-    for kind in KINDS:
+    for kind in CARDED:
         held[kind] = controls.held_out(here, s.labels, s.fold, kind)[0][0]
         fitted[kind] = controls.directions(here, s.labels, kind)
         scores = x @ fitted[kind][0]
         inside[kind] = scores - np.array([scores[s.labels == y].mean() for y in (0, 1)])[s.labels]
     rows = []
-    for one, two in (KINDS[:2], KINDS[1:], KINDS[::2]):
+    for one, two in combinations(CARDED, 2):
         lengths = np.linalg.norm(inside[one]) * np.linalg.norm(inside[two])
         within = float(inside[one] @ inside[two] / lengths) if lengths > 0 else 0.0
         varied = min(np.ptp(held[one]), np.ptp(held[two])) > 0
@@ -346,6 +361,14 @@ def _kinds(s: _Statements, at: int) -> tuple[list[tuple], Line]:
     worst = min(rows, key=lambda row: row[5])
     detail = f"{worst[1].replace('_', ' ')} and {worst[2]}"
     return rows, _line("kinds agree", worst[5], verdict=_above(worst[5], 0.8, 0.5), detail=detail)
+
+
+def _calibration_errors(
+    s: _Statements, scores: Float[np.ndarray, "layer statement"]
+) -> Float[np.ndarray, " layer"]:
+    return np.array(
+        [controls.calibration_error(controls.calibrated(one, s.labels, s.fold), s.labels) for one in scores]
+    )
 
 
 def _nuisance(

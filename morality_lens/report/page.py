@@ -1,7 +1,5 @@
 """One self-contained HTML file: findings in sentences, figures, tables, transcripts, provenance."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -18,8 +16,10 @@ from plotly.offline import get_plotlyjs
 from morality_lens import plots
 from morality_lens.interactions.claims import describe_claims
 from morality_lens.interactions.describing import describe, negative_control
+from morality_lens.items.files import write_text
 from morality_lens.plots.style import alpha
 from morality_lens.plots.transcripts import json_for_script, transcript_html
+from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
@@ -71,7 +71,9 @@ def write_page(page: Page, *, path: str | Path) -> Path:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     html = environment.from_string(_asset("report.html.j2")).render(_context(page))
-    return _replace(Path(path), html)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return write_text(target, html, errors="replace")
 
 
 def _context(page: Page) -> dict[str, Any]:
@@ -141,21 +143,6 @@ def _asset(name: str) -> str:
     return files("morality_lens.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _replace(path: Path, text: str) -> Path:
-    """Write the file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    return path
-
-
 def _shown_layer(
     effects: xr.Dataset | None, probe: Probe | None, layer: int | None
 ) -> tuple[int | None, str]:
@@ -168,9 +155,9 @@ def _shown_layer(
             raise ValueError(f"write_page has no layer {layer} in effects: choose one of {layers}.")
         return layer, f"Layer {layer} was chosen by the caller."
     if probe is not None:
-        auroc = probe.quality["auroc"].reindex(layer=layers).fillna(-np.inf)
-        if float(auroc.max()) > 0:
-            best = int(auroc.idxmax("layer"))
+        known = probe.quality["auroc"].dropna("layer")["layer"].values.tolist()
+        if set(known) & set(layers):
+            best = best_layer(probe, among=layers)
             return best, f"Layer {best} is the first with the probe's highest held-out AUROC."
     return layers[-1], f"Layer {layers[-1]} is the last one."
 

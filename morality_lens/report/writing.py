@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from morality_lens.items.files import write_json
 from morality_lens.probes.probe import Probe
 from morality_lens.report.analysis import Analysis, analyze
 from morality_lens.report.page import Page, write_page
@@ -54,10 +55,7 @@ def keep_transcripts(run: Run, views: Sequence[TokenView]) -> Path:
         row = asdict(view)
         row["values"] = None if view.values is None else np.round(view.values, 4).tolist()
         rows.append(row)
-    draft = target.with_name(target.name + ".part")
-    draft.write_text(json.dumps(rows), encoding="utf-8")
-    draft.replace(target)
-    return target
+    return write_json(target, rows, indent=None)
 
 
 def kept_transcripts(run: Run) -> tuple[TokenView, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from morality_lens.design import Protocol
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import Wording
-from morality_lens.items.files import read_jsonl
+from morality_lens.items.files import read_jsonl, replace_file
 from morality_lens.rounds.feedback import ReviewedAnswer, one_line
 
 try:
@@ -136,4 +136,4 @@ def _drop_torn_line(file: Path) -> None:
     raw = file.read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
     if whole != raw:
-        file.write_bytes(whole)
+        replace_file(file, lambda draft: draft.write_bytes(whole))

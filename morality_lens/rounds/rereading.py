@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import pandas as pd
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -32,7 +33,6 @@ def read_transcripts(
     """
     record = same_model(model, run, probe)
     table = sample_dialogues(run, items=1) if rows is None else rows
-    directions = torch.tensor(probe.direction.values, dtype=torch.float64)
     views = []
     for _, row in table.iterrows():
         ids = [int(t) for t in row["token_ids"]]
@@ -43,8 +43,8 @@ def read_transcripts(
             every = torch.eye(len(part), device=record.lm.device)[None]
             _, reads = decoding.feed(record.lm, batch, [part], every)
             assert reads is not None  # weights were given
-            parts.append(torch.einsum("pld,ld->lp", reads[0].double().cpu(), directions))
-        values = torch.cat(parts, dim=1).numpy() + probe.intercept.values[:, None]
+            parts.append(probe.project_all(reads[0].double().cpu().numpy()))
+        values = np.concatenate(parts).T
         views.append(
             token_view(row, layers=probe.direction["layer"].values.tolist(), values=values, units=UNITS)
         )

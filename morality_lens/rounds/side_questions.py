@@ -164,9 +164,7 @@ def _ask_group(
     shares = torch.softmax(logits.double(), dim=-1).cpu()
     projected = None
     if probe is not None and reads is not None:
-        directions = torch.tensor(probe.direction.values, dtype=torch.float64)
-        projected = torch.einsum("rld,ld->rl", reads[:, 0].double().cpu(), directions).numpy()
-        projected = projected + probe.intercept.values
+        projected = probe.project_all(reads[:, 0].double().cpu().numpy())
     texts = [""] * len(asked)
     if limit:
         reply = decoding.generate(lm, branch, logits, limit=limit, stops=record.stops, read=False)

@@ -6,9 +6,11 @@
 - ``manifest``: The manifest of a run: what was played, by what, in which format, how far.
 - ``passages``: The dialogues of a run, to be read again: tokens, places of a site in every round, and who
   wrote what.
+- ``requests``: Whether a folder holds what is requested, the same request begun earlier, or something
+  else.
 - ``results``: Results kept in the folder of a run, each in a file replaced whole.
-- ``resuming``: Results made some items at a time and kept on disk as they are made, so that no work is done
-  twice.
+- ``resuming``: Results made some items at a time and kept on disk as they are made, so that no work is
+  done twice.
 - ``run``: A run on disk, opened lazily: residuals, answers, transcripts, manifest.
 - ``token_view``: One dialogue with its tokens, segments and a projection per layer and token.
 - ``writing``: A run written batch by batch, each whole, so that one that was interrupted resumes.

@@ -11,7 +11,7 @@ from morality_lens.runs.passages import Passage, passages
 from morality_lens.runs.run import Run
 
 SINGLE = ("answer_start", "answer_end")
-"""Places of one token, which correspond whatever stands around them."""
+"""Places of one token, which correspond whatever surrounds them."""
 REPLIES = ("answer", "rationale")
 """Segments that the model says itself."""
 
@@ -61,9 +61,9 @@ def align(
         )
     here, there = positions(source, place, round), positions(target, place, round)
     if place.partition("@")[0] not in SINGLE:
-        said = [source.token_ids[i] for i in here], [target.token_ids[i] for i in there]
-        if said[0] != said[1]:
-            first = next((n for n, (a, b) in enumerate(zip(*said, strict=False)) if a != b), None)
+        tokens = [source.token_ids[i] for i in here], [target.token_ids[i] for i in there]
+        if tokens[0] != tokens[1]:
+            first = next((n for n, (a, b) in enumerate(zip(*tokens, strict=False)) if a != b), None)
             how = "their lengths" if first is None else f"token {first}"
             raise ValueError(
                 f"the tokens of {place!r} are not the same in {source.described} ({len(here)} tokens) and "
@@ -82,7 +82,7 @@ def alignable(
     round: int,
     items: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """What stands against patching: a row for each item, a column for each place, empty where nothing does.
+    """Reasons against patching: a row for each item, a column for each place, empty where there is none.
 
     ``table.index[(table == "").all(axis=1)]`` are the items whose places all correspond.
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import xarray as xr
 from zarr.storage import MemoryStore, ZipStore
 
+from morality_lens.items.files import replace_file
+
 SUFFIX = ".zarr.zip"
 OLD_SUFFIX = ".nc"
 """What earlier versions wrote: netCDF, which only the package netcdf4 reads."""
@@ -20,11 +22,13 @@ def write_dataset(file: Path, data: xr.Dataset) -> Path:
     held: dict = {}
     # Version 2 of the format has a specification of texts, and version 3 has none yet.
     plain.to_zarr(MemoryStore(held), mode="w", zarr_format=2, consolidated=False)
-    draft = file.with_suffix(".part")
-    with zipfile.ZipFile(draft, "w") as archive:
-        for name in sorted(held):
-            archive.writestr(name, held[name].to_bytes())
-    return draft.replace(file)
+
+    def write(draft: Path) -> None:
+        with zipfile.ZipFile(draft, "w") as archive:
+            for name in sorted(held):
+                archive.writestr(name, held[name].to_bytes())
+
+    return replace_file(file, write)
 
 
 def find_dataset(folder: Path, name: str) -> Path | None:

@@ -23,7 +23,7 @@ from morality_lens.runs.manifest import done_batches, read_manifest
 
 
 def open_run(path: str | Path) -> "Run":
-    """The run in a folder; nothing but the manifest is read until it is asked for.
+    """The run in a folder; nothing but the manifest is read until it is needed.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -35,7 +35,7 @@ def open_run(path: str | Path) -> "Run":
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """A run on disk; arrays are lazy, tables are read when first asked for.
+    """A run on disk; arrays are lazy, tables are read when first needed.
 
     A run that is not finished shows the items that are.
     """
@@ -158,7 +158,7 @@ class Run:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """One row for each item, condition and round: what was said and how it was judged."""
+        """One row for each item, condition and round: the text and how it was judged."""
         return self._table("answers")
 
     @cached_property
@@ -193,9 +193,9 @@ class Run:
     def _summary(self) -> str:
         design, model = self.design, self.manifest["study"]["model"]
         state = "" if self.complete else f" of {len(self._stored)} (unfinished)"
+        conditions = len(design.conditions)
         return (
-            f"{len(self._order)}{state} items x {len(design.conditions)} conditions x "
-            f"{design.n_rounds} rounds, "
+            f"{len(self._order)}{state} items x {conditions} conditions x {design.n_rounds} rounds, "
             f"{len(design.sites)} sites x {model['n_layers'] + 1} layers x {model['d_model']}, "
             f"model {model['name']}"
         )

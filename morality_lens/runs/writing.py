@@ -1,7 +1,6 @@
 """A run written batch by batch, each whole, so that one that was interrupted resumes."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from jaxtyping import Float
 from zarr.codecs import BloscCodec
 
 from morality_lens.design import Design, design_from
-from morality_lens.items.files import write_json
+from morality_lens.items.files import replace_file, write_json
 from morality_lens.items.kinds import Item, items_to_jsonl
 from morality_lens.runs.manifest import FORMAT, read_manifest
+from morality_lens.runs.requests import Request
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +55,7 @@ def create(
         path: the run's folder.
         study: what makes two runs the same study (model, items, design, wording, seeds); a folder that
             holds another study is refused.
-        about: what is worth recording beside that; taken from the first start.
+        about: further records, taken from the first start.
         items: the items in playing order.
         batch_size: items of a batch; a resumed run keeps the size it was begun with.
 
@@ -63,87 +63,72 @@ def create(
         ValueError: the folder holds another study, or something that is no run, or the disk is too full.
         PermissionError: the folder cannot be written.
     """
-    manifest_path = path / "manifest.json"
-    if manifest_path.exists():
+    request = Request(what="run", settings=study)
+    if (path / "manifest.json").exists():
         manifest = read_manifest(path)
-        different = _differences(manifest["study"], json.loads(json.dumps(dict(study))))
-        if different:
-            raise ValueError(
-                f"{path} holds another run; it differs in {'; '.join(different)}. "
-                "Give another output folder, or remove this one."
-            )
+        request.refuse_other(path, manifest["study"])
         return manifest
-    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / "begun").exists())):
-        raise ValueError(f"{path} exists and is no run; give a new or an empty output folder.")
+    if not (path / "begun").exists():
+        request.refuse_foreign(path)
     _check_writable(path)
-    design, model = design_from(study["design"]), study["model"]
-    shape = _shape(design, len(items), int(model["n_layers"]) + 1, int(model["d_model"]))
-    width = np.dtype(model["stored_as"]).itemsize
-    needed = int(np.prod(shape)) * width
-    free = shutil.disk_usage(path).free
-    if needed > 0.95 * free:
-        raise ValueError(
-            f"the run needs about {needed / 1e9:.1f} GB in {path}, where {free / 1e9:.1f} GB are free. "
-            "Give another folder, fewer items or rounds, or fewer sites."
-        )
-    (path / "begun").touch()
-    shutil.rmtree(path / "arrays.zarr", ignore_errors=True)
-    group = zarr.create_group(path / "arrays.zarr", zarr_format=3)
-    codec = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
-    # One chunk holds a batch of one site and layer: a layer is read without touching the others.
-    group.create_array(
-        "residuals",
-        shape=shape,
-        chunks=(batch_size, *shape[1:-3], 1, 1, shape[-1]),
-        dtype=model["stored_as"],
-        compressors=codec,
-        fill_value=float("nan"),
-        dimension_names=design.cube_dims,
-    )
-    options = max((len(item.replies) for item in items), default=0)
-    for name, extra in (("option_probabilities", ("option",)), ("option_mass", ())):
-        size = (*shape[:-3], *((options,) if extra else ()))
-        if 0 in size:
-            continue
-        group.create_array(
-            name,
-            shape=size,
-            chunks=(batch_size, *size[1:]),
-            dtype="float64",
-            compressors=codec,
-            fill_value=float("nan"),
-            dimension_names=(*design.dims, *extra),
-        )
+    _create_arrays(path, study, items, batch_size)
     for folder in ("answers", "transcripts"):
         (path / folder).mkdir(exist_ok=True)
     items_to_jsonl(items, path / "items.jsonl")
     manifest = {"format": FORMAT, "study": dict(study), **about, "batch_size": batch_size}
-    write_json(manifest_path, manifest)
+    write_json(path / "manifest.json", manifest)
     (path / "begun").unlink()
     return read_manifest(path)
 
 
 def _check_writable(path: Path) -> None:
+    """Make the folder and mark it as begun."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / "begun"
-        probe.write_text("x")
+        (path / "begun").write_text("x")
     except OSError as error:
         raise PermissionError(
             f"the output folder {path} cannot be written ({error.strerror or error}); give another one."
         ) from error
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys at which two nested mappings differ, with both values."""
-    found = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: there {str(a)[:60]}, now {str(b)[:60]}")
-    return found
+def _create_arrays(path: Path, study: Mapping[str, Any], items: Sequence[Item], batch_size: int) -> None:
+    """Create the empty arrays of a run.
+
+    Raises:
+        ValueError: the disk is too full for them.
+    """
+    design, model = design_from(study["design"]), study["model"]
+    shape = _shape(design, len(items), int(model["n_layers"]) + 1, int(model["d_model"]))
+    needed = int(np.prod(shape)) * np.dtype(model["stored_as"]).itemsize
+    free = shutil.disk_usage(path).free
+    if needed > 0.95 * free:
+        raise ValueError(
+            f"the run needs about {needed / 1e9:.1f} GB in {path}, where {free / 1e9:.1f} GB are free. "
+            "Give another folder, fewer items or rounds, or fewer sites."
+        )
+    shutil.rmtree(path / "arrays.zarr", ignore_errors=True)
+    group = zarr.create_group(path / "arrays.zarr", zarr_format=3)
+
+    def create_array(name: str, dims: Sequence[str], size: Sequence[int], chunks: Sequence[int], dtype: str):
+        group.create_array(
+            name,
+            shape=tuple(size),
+            chunks=tuple(chunks),
+            dtype=dtype,
+            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+            fill_value=float("nan"),
+            dimension_names=tuple(dims),
+        )
+
+    # One chunk holds a batch of one site and layer: a layer is read without touching the others.
+    chunks = (batch_size, *shape[1:-3], 1, 1, shape[-1])
+    create_array("residuals", design.cube_dims, shape, chunks, model["stored_as"])
+    answers, options = shape[:-3], max((len(item.replies) for item in items), default=0)
+    for name, size in (("option_probabilities", (*answers, options)), ("option_mass", answers)):
+        if 0 not in size:
+            dims = (*design.dims, "option")[: len(size)]
+            create_array(name, dims, size, (batch_size, *size[1:]), "float64")
 
 
 def commit(path: Path, number: int, batch: PlayedBatch) -> None:
@@ -156,20 +141,17 @@ def commit(path: Path, number: int, batch: PlayedBatch) -> None:
         if name in group:
             array: Any = group[name]
             array[region] = getattr(batch, name)
-    _write_table(path / "transcripts", number, batch.transcripts)
+    name = f"part-{number:05d}.parquet"
+    _write_table(path / "transcripts" / name, batch.transcripts)
     write_json(
         path / "answers" / f"time-{number:05d}.json", {"seconds": batch.seconds, "tokens": batch.tokens}
     )
-    _write_table(path / "answers", number, batch.answers)
+    _write_table(path / "answers" / name, batch.answers)
 
 
-def _write_table(folder: Path, number: int, table: pd.DataFrame) -> None:
-    target = folder / f"part-{number:05d}.parquet"
-    draft = folder / f"draft-{number:05d}"
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), draft, compression="zstd")
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(target)
+def _write_table(file: Path, table: pd.DataFrame) -> None:
+    rows = pa.Table.from_pandas(table, preserve_index=False)
+    replace_file(file, lambda draft: pq.write_table(rows, draft, compression="zstd"))
 
 
 def finish(path: Path) -> None:
@@ -185,9 +167,7 @@ def finish(path: Path) -> None:
 
 def write_scores(path: Path, scores: pd.DataFrame) -> None:
     """Replace the run's table of judges' scores (item, conditions, round, judge, score)."""
-    draft = path / "scores.part"
-    pq.write_table(pa.Table.from_pandas(scores, preserve_index=False), draft, compression="zstd")
-    draft.replace(path / "scores.parquet")
+    _write_table(path / "scores.parquet", scores)
 
 
 def _shape(design: Design, items: int, layers: int, d_model: int) -> tuple[int, ...]:

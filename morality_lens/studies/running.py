@@ -1,10 +1,9 @@
 """The whole study in one call that resumes where it was interrupted."""
 
-import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from morality_lens.judges.outcomes import score_answers
 from morality_lens.judges.toxicity import Judge, fit_toxicity_judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.from_statements import fit_probe
+from morality_lens.probes.kinds import KINDS, check_kind
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.report.writing import keep_transcripts
 from morality_lens.rounds.playing import play
@@ -30,6 +30,7 @@ from morality_lens.rounds.preflight import Fitting
 from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
 from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.runs.datasets import find_dataset
+from morality_lens.runs.requests import Request
 from morality_lens.runs.results import write_result
 from morality_lens.runs.run import Run
 from morality_lens.studies.analysis import write_study_report
@@ -97,7 +98,7 @@ def study(
         progress=progress,
         say=say,
     )
-    _begin(work.folder, _identity(work))
+    Request(what="study", settings=_identity(work)).begin(work.folder, "study.json")
     say(f"this takes {estimate(model, work.material, chosen)}")
     probe = _probe(work)
     mains = _main_runs(work)
@@ -295,7 +296,7 @@ def _probe(work: _Work) -> Probe:
         work.model,
         work.material.statements,
         kind=work.settings.probe_kind,
-        card=True,
+        card=KINDS[check_kind(work.settings.probe_kind)].card,
         random_models=work.settings.plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0,
         seed=work.settings.seed,
     )
@@ -303,26 +304,7 @@ def _probe(work: _Work) -> Probe:
     return found
 
 
-# ---------------------------------------------------------------------------------------------- folder
-def _begin(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write down what the study is, or check that the folder holds the same one."""
-    file = folder / "study.json"
-    plain = json.loads(json.dumps(identity))
-    if file.is_file():
-        old = json.loads(file.read_text(encoding="utf-8"))
-        different = [key for key in plain if old.get(key) != plain[key]]
-        if different:
-            raise ValueError(
-                f"{folder} holds another study; it differs in {', '.join(different)}. "
-                "Give another output folder, or remove this one."
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is no study; give a new or an empty output folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, plain)
-
-
+# ---------------------------------------------------------------------------------------------- time
 def estimate(model: TransformerBridge, material: Material, settings: Settings, *, trial: int = 4) -> Estimate:
     """Time and disk space of a study, from some items played over one round; a rough figure.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from morality_lens.items.files import write_text
 from morality_lens.items.kinds import AnyItem
 from morality_lens.world import sampling
 
@@ -34,9 +35,7 @@ def items(
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        part = out / f"{name}.jsonl.part"
-        part.write_text("".join(lines), encoding="utf-8")
-        part.replace(out / f"{name}.jsonl")
+        write_text(out / f"{name}.jsonl", "".join(lines))
         typer.echo(f"{out / name}.jsonl: {len(rows)} lines")
 
 

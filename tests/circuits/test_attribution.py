@@ -179,7 +179,7 @@ def test_it_goes_on_where_it_stopped_and_refuses_another_folder(played, tmp_path
     xr.testing.assert_allclose(again, whole, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="another attribution"):
         attribute(model, run, probe, layer=2, execution=Execution(out=out, progress=False))
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="is no attribution"):
         attribute(model, run, probe, layer=2, execution=Execution(out=run.path, progress=False))
 
 
@@ -291,7 +291,7 @@ def test_the_head_that_carries_the_interaction_is_named(planted):
     said = describe_components(effects, "instruction:feedback")
     assert "L1H0 reading feedback -0." in said
     assert "in round 1" in said
-    assert "No component is told from zero" in describe_components(
+    assert "No component is distinguishable from zero" in describe_components(
         attribute_effects(planted, draws=200), "instruction:cot", round=1
     )
     with pytest.raises(ValueError, match="no effect 'nothing'"):

@@ -302,7 +302,7 @@ def test_recovered_shares_are_ratios_of_means():
         recovered(patched, of="projection")
     nothing = patched.assign(source_log_odds=("item", target + rng.standard_normal(30) * 0.1))
     assert np.isnan(recovered(nothing)["ratio"]).all()
-    assert "not told from zero" in recovered(nothing).attrs["refused"]
+    assert "not distinguishable from zero" in recovered(nothing).attrs["refused"]
 
 
 def test_figures(played):

@@ -11,6 +11,8 @@ from morality_lens.cli.main import main
 from morality_lens.cli.run_config import RunConfig, load_study
 from morality_lens.design import Design, Protocol
 from morality_lens.items.loaders import load_statements
+from morality_lens.probes.kinds import KINDS
+from morality_lens.probes.probe import load_probe
 from morality_lens.runs import writing
 from morality_lens.runs.run import open_run
 
@@ -128,6 +130,26 @@ def test_a_model_that_knows_nothing_gets_a_report_that_claims_nothing(command, t
     left = open_run(out).manifest["left_out"]
     for row in left:
         assert row["id"] in html
+
+
+@pytest.mark.slow(seconds=8)
+def test_every_kind_of_direction_can_be_fitted_from_the_shell(command, own_data, zoo_folder, tmp_path):
+    few = tmp_path / "few.jsonl"
+    names = ("id", "cluster", "text", "label", "value")
+    rows = [{name: getattr(s, name) for name in names} for s in load_statements()[:200]]
+    few.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, graded = tmp_path / "r", ("--statements", few)
+    arguments = ("--model", zoo_folder("llama"), "--data", own_data, "--out", out, "--rounds", 1)
+    code, _, err = command("run", *arguments, "--probe", "ridge", *graded)
+    assert code == 0, err
+    assert load_study(out / "study.toml").probe == "ridge"
+    for kind in KINDS:
+        code, text, err = command("probe", out, "--kind", kind, *graded)
+        assert code == 0, err
+        assert load_probe(out / "probe.safetensors").kind == kind
+        assert ("has no trust card" in text) == (not KINDS[kind].card)
+    code, _, err = command("report", out)
+    assert code == 0, err
 
 
 def test_check_prints_the_self_test(command, zoo_folder):

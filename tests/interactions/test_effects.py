@@ -251,7 +251,7 @@ def test_the_method_is_chosen_by_clusters_and_says_why():
     assert chosen(30)["method"] == "bootstrap-t"
     assert chosen(29)["method"] == "sign-flip"
     assert "fewer than 30" in chosen(29)["method_reason"]
-    assert chosen(30, method="sign-flip")["method_reason"] == "asked for"
+    assert chosen(30, method="sign-flip")["method_reason"] == "requested"
     few = factorial_effects(cube(noise(7, 4), "layer"))
     assert few.attrs["method"] == "pointwise"
     assert few.p_adj.isnull().all()
@@ -423,8 +423,8 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
         r"needs the factor 'hint' as a dim .*Choose factors",
     ),
     "other levels": (
-        lambda: factorial_effects(BASE.assign_coords(cot=["no", "yes"])),
-        r"'cot' at the levels \['off', 'on'\], once each; got \['no', 'yes'\].*relabel",
+        lambda: factorial_effects(BASE.assign_coords(cot=["on", "yes"])),
+        r"'cot' at the levels \['off', 'on'\], once each; got \['on', 'yes'\].*relabel",
     ),
     "content without placebo": (
         lambda: factorial_effects(placebo(), compare="content"),
@@ -595,9 +595,16 @@ def test_words_instead_of_numbers_are_a_type_error():
         factorial_effects(BASE.astype(str))
 
 
+def test_a_factor_with_two_levels_of_its_own_is_compared_in_their_order():
+    named = factorial_effects(BASE.assign_coords(cot=["no", "yes"]), method="pointwise")
+    assert "cot[yes-no]" in named["effect"].values
+    plain = factorial_effects(BASE, method="pointwise")
+    np.testing.assert_array_equal(named["estimate"], plain["estimate"])
+
+
 def test_values_normalised_per_cell_are_taken_when_accepted_and_noted():
     result = factorial_effects(BASE.assign_attrs(normalised="cell"), accept_normalised=True, draws=100)
-    assert any("accepted by name" in note for note in result.attrs["notes"])
+    assert any("per cell were accepted" in note for note in result.attrs["notes"])
 
 
 def test_zeros_and_ones_are_noted_as_proportions():

@@ -61,7 +61,7 @@ def test_no_ratio_to_nothing():
     top, bottom = rng.standard_normal((20, 2)), rng.standard_normal(20)
     found = ratio_of_means(along_items(top), along_items(bottom))
     assert np.isnan(found["ratio"]).all()
-    assert "not told from zero" in found.attrs["refused"]
+    assert "not distinguishable from zero" in found.attrs["refused"]
     with pytest.raises(ValueError, match="finite"):
         mean_over_items(along_items(np.array([1.0, np.nan])))
     with pytest.raises(ValueError, match="two clusters"):

@@ -9,6 +9,7 @@ from scipy import stats
 from scipy.linalg import fractional_matrix_power
 
 from morality_lens.interactions.resampling import (
+    Draws,
     bell_mccaffrey_df,
     choose_resampling,
     cluster_sums,
@@ -79,7 +80,7 @@ def test_darwins_maize_gives_its_published_t_and_exact_sign_flip_p():
     point = mean_over_clusters(sums, sizes, alpha=0.05)
     assert point.estimate[0] / point.se[0] == pytest.approx(2.148, abs=5e-4)
     assert point.p[0] == pytest.approx(0.0497, abs=5e-5)
-    result = family_wise(sums[:, None], sizes, method="sign-flip", draws=2**15, alpha=0.05, seed=0)
+    result = family_wise(sums[:, None], sizes, Draws(method="sign-flip", count=2**15, seed=0), alpha=0.05)
     assert result.p[0, 0] == 1726 / 32768
     assert result.draws_used == 2**15
 
@@ -90,8 +91,8 @@ def test_random_sign_flips_approach_the_exact_p(n_clusters):
     sums = rng.standard_normal((n_clusters, 1, 1))
     sums = (sums - sums.mean()) / sums.std() + 2 / np.sqrt(n_clusters)
     sizes = np.ones(n_clusters)
-    many = family_wise(sums, sizes, method="sign-flip", draws=20_000, alpha=0.05, seed=1).p[0, 0]
-    few = family_wise(sums, sizes, method="sign-flip", draws=500, alpha=0.05, seed=2).p[0, 0]
+    many = family_wise(sums, sizes, Draws(method="sign-flip", count=20_000, seed=1), alpha=0.05).p[0, 0]
+    few = family_wise(sums, sizes, Draws(method="sign-flip", count=500, seed=2), alpha=0.05).p[0, 0]
     assert many == pytest.approx(few, abs=4 * np.sqrt(many / 500))
     assert 0 < many < 0.2
 
@@ -114,7 +115,9 @@ def step_down_by_mne(values: np.ndarray) -> np.ndarray:
 def test_exact_step_down_p_equals_mne_step_by_step():
     rng = np.random.default_rng(5)
     values = rng.standard_normal((9, 5)) + np.array([1.3, 0.0, 0.8, 0.2, 0.5])
-    ours = family_wise(values[:, None], np.ones(9), method="sign-flip", draws=512, alpha=0.05, seed=0).p[0]
+    ours = family_wise(
+        values[:, None], np.ones(9), Draws(method="sign-flip", count=512, seed=0), alpha=0.05
+    ).p[0]
     np.testing.assert_allclose(ours, step_down_by_mne(values), atol=1e-12)
     _, single, _ = mne.stats.permutation_t_test(values, n_permutations=2**9, verbose=False)
     largest = np.argmin(single)
@@ -133,7 +136,7 @@ def test_exact_flips_of_clusters_follow_the_definition(equal):
     rng = np.random.default_rng(11)
     sizes = np.full(8, 3.0) if equal else rng.integers(1, 9, 8).astype(float)
     sums = rng.standard_normal(8) * sizes + 0.6 * sizes
-    ours = family_wise(sums[:, None, None], sizes, method="sign-flip", draws=256, alpha=0.05, seed=0)
+    ours = family_wise(sums[:, None, None], sizes, Draws(method="sign-flip", count=256, seed=0), alpha=0.05)
     patterns = [np.array(signs) for signs in itertools.product((1, -1), repeat=8)]
     flips = np.array([slow_squared_t(signs * sums, sizes, sizes.sum()) for signs in patterns])
     expected = np.mean(flips >= slow_squared_t(sums, sizes, sizes.sum()) * (1 - 1e-9))
@@ -149,7 +152,7 @@ def test_the_bootstrap_t_agrees_with_a_loop_over_resampled_clusters(equal):
     n_clusters = 30
     sizes = np.full(n_clusters, 2.0) if equal else rng.integers(1, 6, n_clusters).astype(float)
     sums = rng.standard_normal((n_clusters, 4)) * sizes[:, None]
-    ours = family_wise(sums[:, None], sizes, method="bootstrap-t", draws=4000, alpha=0.1, seed=0)
+    ours = family_wise(sums[:, None], sizes, Draws(method="bootstrap-t", count=4000, seed=0), alpha=0.1)
     mean, drawn = sums.sum(0) / sizes.sum(), []
     for _ in range(2000):
         pick = rng.integers(0, n_clusters, n_clusters)
@@ -165,9 +168,9 @@ def test_single_precision_draws_agree_with_double(method, monkeypatch):
     rng = np.random.default_rng(13)
     sizes = rng.integers(1, 6, 40).astype(float)
     sums = (rng.standard_normal((40, 2, 20)) + 0.3) * sizes[:, None, None] * 1e-3
-    single = family_wise(sums, sizes, method=method, draws=500, alpha=0.05, seed=0)
+    single = family_wise(sums, sizes, Draws(method=method, count=500, seed=0), alpha=0.05)
     monkeypatch.setattr(np, "float32", np.float64)
-    double = family_wise(sums, sizes, method=method, draws=500, alpha=0.05, seed=0)
+    double = family_wise(sums, sizes, Draws(method=method, count=500, seed=0), alpha=0.05)
     np.testing.assert_allclose(single.p, double.p, atol=1.01 / 500)
     np.testing.assert_allclose(single.critical, double.critical, rtol=1e-4)
     assert np.any(single.critical != double.critical)
@@ -184,8 +187,8 @@ def test_a_feature_of_zeros_is_never_the_maximum():
     sums = rng.standard_normal((20, 1, 6)) + 0.4
     padded = np.concatenate([sums, np.zeros((20, 1, 3))], axis=2)
     for method in ("sign-flip", "bootstrap-t"):
-        plain = family_wise(sums, np.ones(20), method=method, draws=400, alpha=0.05, seed=0)
-        more = family_wise(padded, np.ones(20), method=method, draws=400, alpha=0.05, seed=0)
+        plain = family_wise(sums, np.ones(20), Draws(method=method, count=400, seed=0), alpha=0.05)
+        more = family_wise(padded, np.ones(20), Draws(method=method, count=400, seed=0), alpha=0.05)
         np.testing.assert_array_equal(more.p[:, :6], plain.p)
         np.testing.assert_array_equal(more.critical, plain.critical)
         np.testing.assert_array_equal(more.p[:, 6:], 1)
@@ -194,8 +197,10 @@ def test_a_feature_of_zeros_is_never_the_maximum():
 def test_families_do_not_see_each_other_whatever_their_number():
     rng = np.random.default_rng(6)
     sums = rng.standard_normal((16, 300, 2))
-    together = family_wise(sums, np.ones(16), method="sign-flip", draws=4000, alpha=0.05, seed=0)
-    alone = family_wise(sums[:, 217:218], np.ones(16), method="sign-flip", draws=4000, alpha=0.05, seed=0)
+    together = family_wise(sums, np.ones(16), Draws(method="sign-flip", count=4000, seed=0), alpha=0.05)
+    alone = family_wise(
+        sums[:, 217:218], np.ones(16), Draws(method="sign-flip", count=4000, seed=0), alpha=0.05
+    )
     np.testing.assert_array_equal(together.p[217], alone.p[0])
     np.testing.assert_array_equal(together.critical[217], alone.critical[0])
 
@@ -203,7 +208,7 @@ def test_families_do_not_see_each_other_whatever_their_number():
 def test_the_draws_depend_on_the_seed_alone():
     sums = np.random.default_rng(7).standard_normal((30, 1, 5))
     first, again, other = (
-        family_wise(sums, np.ones(30), method="bootstrap-t", draws=200, alpha=0.05, seed=seed)
+        family_wise(sums, np.ones(30), Draws(method="bootstrap-t", count=200, seed=seed), alpha=0.05)
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first.critical, again.critical)
@@ -218,7 +223,7 @@ def test_the_null_is_rarely_rejected_and_the_band_rarely_misses(method, n_cluste
         noise = rng.standard_normal((n_clusters, 1, 20))
         sums = 4 * (noise + 0.7 * rng.standard_normal((n_clusters, 1, 1)))
         sizes = np.full(n_clusters, 4.0)
-        result = family_wise(sums, sizes, method=method, draws=200, alpha=0.05, seed=seed)
+        result = family_wise(sums, sizes, Draws(method=method, count=200, seed=seed), alpha=0.05)
         point = mean_over_clusters(sums[:, 0], sizes, alpha=0.05)
         rejected += bool(result.p.min() <= 0.05)
         missed += bool(np.any(np.abs(point.estimate) > result.critical[0] * point.se))
@@ -231,7 +236,7 @@ def test_a_planted_effect_is_found_where_it_is():
     for method, n_clusters in (("sign-flip", 16), ("bootstrap-t", 40)):
         sums = rng.standard_normal((n_clusters, 1, 50))
         sums[:, 0, 20:25] += 2.5
-        p = family_wise(sums, np.ones(n_clusters), method=method, draws=1000, alpha=0.05, seed=0).p[0]
+        p = family_wise(sums, np.ones(n_clusters), Draws(method=method, count=1000, seed=0), alpha=0.05).p[0]
         assert set(np.flatnonzero(p < 0.05)) == set(range(20, 25))
 
 

@@ -5,7 +5,16 @@ from collections import Counter
 import pytest
 
 from morality_lens.items.bundled import asset
-from morality_lens.items.files import data_files, read_jsonl, read_rows, read_table, spread
+from morality_lens.items.files import (
+    data_files,
+    read_jsonl,
+    read_rows,
+    read_table,
+    replace_file,
+    spread,
+    write_json,
+    write_text,
+)
 
 
 def write(path, text):
@@ -110,3 +119,21 @@ def test_every_value_of_a_group_is_as_likely_to_be_drawn():
 def test_an_asset_that_is_not_bundled_is_named():
     with pytest.raises(FileNotFoundError, match=r"the bundled world/no-such-file was not found"):
         asset("world", "no-such-file")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all_and_no_draft_stays(tmp_path):
+    file = tmp_path / "a.json"
+    assert write_json(file, {"x": "\u00e9"}) == file
+    assert file.read_text(encoding="utf-8") == '{\n "x": "\u00e9"\n}\n'
+
+    def half(draft):
+        draft.write_text("half of it")
+        assert draft.parent == tmp_path
+        assert draft != file
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(file, half)
+    assert write_text(tmp_path / "b.txt", "a lone \ud800", errors="replace").read_text() == "a lone ?"
+    assert file.read_text(encoding="utf-8") == '{\n "x": "\u00e9"\n}\n'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.txt"]

@@ -9,7 +9,7 @@ from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import statement_turn
 from morality_lens.items.kinds import Statement
 from morality_lens.models.loading import fingerprint, load_model, record_of
-from morality_lens.probes.random_models import _twin, random_model_residuals
+from morality_lens.probes.random_models import _control, random_model_residuals
 from morality_lens.probes.statements import read_statements
 
 STATEMENTS = tuple(
@@ -29,7 +29,7 @@ def residuals(organism):
     return random_model_residuals(organism, STATEMENTS, seeds=(0, 1))
 
 
-def test_twins_are_labelled_like_the_statements_read_by_the_model(organism, residuals):
+def test_controls_are_labelled_like_the_statements_read_by_the_model(organism, residuals):
     own = read_statements(organism, STATEMENTS)
     assert residuals.dims == ("seed", *own.dims)
     assert residuals["seed"].values.tolist() == [0, 1]
@@ -47,7 +47,7 @@ def test_a_twin_differs_from_the_model_and_from_other_seeds_at_every_layer(organ
         assert (np.abs(a.values - b.values).max(axis=(0, 2)) > 1e-3).all()
 
 
-def test_equal_seeds_give_equal_twins_whatever_was_drawn_before(organism, residuals):
+def test_equal_seeds_give_equal_controls_whatever_was_drawn_before(organism, residuals):
     torch.manual_seed(99)
     state = torch.get_rng_state()
     again = random_model_residuals(organism, STATEMENTS, seeds=(1,))
@@ -83,7 +83,7 @@ def test_a_twin_computes_what_a_fresh_model_of_its_config_computes(architecture,
 
 
 def test_a_twin_speaks_by_the_models_chat_template_and_knows_its_own_weights(organism):
-    twin, record = _twin(organism, 0), record_of(organism)
+    twin, record = _control(organism, 0), record_of(organism)
     renewed = record_of(twin)
     begun = [
         rendering.append_turn(r.renderer, Transcript(), statement_turn("Be fair."), round=0)

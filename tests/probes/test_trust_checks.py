@@ -12,9 +12,10 @@ from morality_lens import plots
 from morality_lens.probes import controls
 from morality_lens.probes.card import card_from_json, short
 from morality_lens.probes.fitting import fit_directions
+from morality_lens.probes.kinds import CARDED
 from morality_lens.probes.probe import load_probe
 from morality_lens.probes.refits import split_half_cosine, with_refits
-from morality_lens.probes.trust_checks import KINDS, trust_card
+from morality_lens.probes.trust_checks import trust_card
 
 WORDS = ("river", "stone", "lamp", "bread", "cloud", "chair", "paper", "wheel")
 
@@ -109,7 +110,7 @@ def test_the_choice_of_a_layer_makes_no_auroc_out_of_nothing():
     assert abs(np.mean(nested) - 0.5) < 0.05
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CARDED)
 def test_held_out_scores_are_those_of_fits_without_the_fold(kind):
     own, _ = statements(n=100, gap=2.0)
     labels, clusters = own["label"].values, own["cluster"].values

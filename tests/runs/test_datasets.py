@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from morality_lens.runs.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
+from morality_lens.runs.requests import Request
 from morality_lens.runs.results import read_result, write_result
 from morality_lens.runs.resuming import in_parts
 
@@ -77,10 +78,11 @@ def test_parts_of_an_earlier_version_are_gone_on_from(tmp_path):
         return some_result().isel(item=[0] * len(chunk)).assign_coords(item=list(chunk))
 
     names = ["a", "b", "c", "d"]
-    whole, _ = in_parts(names, make, size=2, what="work", out=tmp_path / "parts", progress=False)
+    work = Request(what="work", settings={})
+    whole, _ = in_parts(names, make, size=2, request=work, out=tmp_path / "parts", progress=False)
     first = tmp_path / "parts" / f"part-0000{SUFFIX}"
     read_dataset(first).to_netcdf(tmp_path / "parts" / "part-0000.nc")
     first.unlink()
-    again, _ = in_parts(names, make, size=2, what="work", out=tmp_path / "parts", progress=False)
+    again, _ = in_parts(names, make, size=2, request=work, out=tmp_path / "parts", progress=False)
     assert calls == [["a", "b"], ["c", "d"]]
     xr.testing.assert_equal(whole, again)
