@@ -156,7 +156,7 @@ def test_an_effect_off_by_more_than_its_bound_fails_its_row(planned):
     m = planned["organism"]
     played = m.played
     for c in measuring.CELLS:
-        played = moved(played, c, effect=0.15 if c.instruction == "on" else -0.15, rounds=[5])
+        played = moved(played, c, effect=0.15 if c["instruction"] == "on" else -0.15, rounds=[5])
     assert {
         "plain: effects on the log-odds in the last round",
         "interference: effects on the log-odds in the last round",
@@ -165,7 +165,7 @@ def test_an_effect_off_by_more_than_its_bound_fails_its_row(planned):
     assert text.endswith("largest error 0.30 (I)")
     small = m.written
     for c in measuring.CELLS:
-        small = moved(small, c, effect=0.09 if c.instruction == "on" else -0.09, rounds=[5])
+        small = moved(small, c, effect=0.09 if c["instruction"] == "on" else -0.09, rounds=[5])
     assert all(f.holds for f in verifying.check_effects(small, "organism"))
 
 
@@ -201,7 +201,7 @@ def test_feedback_that_does_not_cross_over_fails(planned):
     m = planned["organism"]
     played = m.played
     for c in measuring.CELLS:
-        if c.instruction == "on" and c.feedback == "on":
+        if c["instruction"] == "on" and c["feedback"] == "on":
             played = moved(played, c, effect=1.6, rounds=[5])
     assert "interference: feedback without and with the instruction" in spoiled(m, played=played)
 
@@ -342,7 +342,11 @@ def test_effects_of_the_planted_cells_are_the_planted_ones(kind):
     )
     simple = [
         np.mean(
-            [v * (1 if c.feedback == "on" else -1) * 2 for c, v in cells.items() if c.instruction == level]
+            [
+                v * (1 if c["feedback"] == "on" else -1) * 2
+                for c, v in cells.items()
+                if c["instruction"] == level
+            ]
         )
         for level in ("off", "on")
     ]
