@@ -87,14 +87,14 @@ def ablated_share(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """The trust card's lines ``steer`` (steering) and ``silence`` (ablation), for ``card.with_lines``.
+    """The trust card's lines ``steer`` and ``ablation``, for ``card.with_lines``.
 
     Args:
         steered: from :func:`morality_lens.circuits.steer`.
         ablated: as in :func:`ablated_share`.
     """
     layer = int(steered.attrs["layer"])
-    lines = {"steer": _steering_line(steered, layer), "silence": _ablation_line(ablated)}
+    lines = {"steer": _steering_line(steered, layer), "ablation": _ablation_line(ablated)}
     return pd.DataFrame(
         [{"line": name, "layer": layer, "rule": RULES[name], **line} for name, line in lines.items()]
     )

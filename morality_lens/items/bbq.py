@@ -24,7 +24,7 @@ def load_bbq(
     ``example_id`` restarts in every category, so an id is ``Category/example_id``; the cluster is the
     template, ``Category/question_index``. The biased option is the stereotyped group in a ``neg`` question
     and the other group in a ``nonneg`` one. It is taken from a table of roles where there is one, else
-    from the row's own metadata where exactly one answer bears the exact name of a stereotyped group, else
+    from the row's own metadata where exactly one answer has the exact name of a stereotyped group, else
     it is None.
 
     Args:

@@ -37,11 +37,11 @@ RULES = {
     "pass; .7 (half of it) or less: warn; else fail",
     "steer": "log-odds of the correct option for one gap added: interval above 0, and the slope above all "
     "random directions' of equal length (p below .05): pass; interval above 0: warn; else fail",
-    "silence": "share of the components' effect that is gone when the projection is held at its mean: "
+    "ablation": "share of the components' effect that is gone when the projection is held at its mean: "
     "interval above 0 and beyond all random directions: pass from .5 on, below it warn; else fail",
 }
 """Every line of a card and the rule of its verdict."""
-CAUSAL = ("steer", "silence")
+CAUSAL = ("steer", "ablation")
 """Lines about what the direction causes, beside whether it detects."""
 
 _PHRASES = {
@@ -56,7 +56,7 @@ _PHRASES = {
     "calibration": "calibration error {value}",
     "nuisance": "cosine {value} to a nuisance",
     "steer": "one gap added moves the log-odds by {value}",
-    "silence": "held at its mean, a share of {value} of the effect is gone",
+    "ablation": "held at its mean, a share of {value} of the effect is gone",
 }
 
 COSINES = {"layer": int, "first": str, "second": str, "cosine": float, "within_class": float, "rank": float}
@@ -105,7 +105,7 @@ class TrustCard:
         found = dict(zip(self.lines["line"], self.lines["verdict"], strict=True))
         if not set(CAUSAL) & set(found):
             return ""
-        named = {"detects": "held-out AUROC", "steers": "steer", "silences": "silence"}
+        named = {"detects": "held-out AUROC", "steers": "steer", "ablates": "ablation"}
         return ", ".join(f"{said}: {found.get(name, 'not checked')}" for said, name in named.items())
 
     def with_lines(self, lines: pd.DataFrame) -> "TrustCard":
@@ -212,10 +212,11 @@ def card_from_json(text: str) -> TrustCard:
     layer = {"layer": np.array(content["layers"])}
     numbers = {"layer": int, "value": float, "low": float, "high": float}
     cosines = pd.DataFrame(content["cosines"], columns=list(COSINES))
+    lines = pd.DataFrame(content["lines"]).astype(numbers)
     return TrustCard(
         kind=content["kind"],
         layer=content["layer"],
-        lines=pd.DataFrame(content["lines"]).astype(numbers),
+        lines=lines.assign(line=lines["line"].replace("silence", "ablation")),  # its earlier name
         by_layer=xr.Dataset(
             {name: ("layer", np.array(values, float)) for name, values in content["by_layer"].items()},
             coords=layer,

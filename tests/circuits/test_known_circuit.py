@@ -182,7 +182,7 @@ def test_steering_and_ablation_give_the_hand_made_numbers(world):
     assert float(share.sel(ablation="complement")) == pytest.approx(0.0, abs=1e-5)
     lines = causal_lines(steered, ablated).set_index("line")
     assert lines.loc["steer", "verdict"] == "pass"
-    assert lines.loc["silence", "verdict"] == "pass"
+    assert lines.loc["ablation", "verdict"] == "pass"
 
 
 def test_mediation_is_what_the_circuit_says(world):

@@ -99,7 +99,7 @@ def test_a_direction_that_can_be_read_and_does_nothing_fails(tmp_path):
     lines = ml.circuits.causal_lines(steered, ablated).set_index("line")
     assert lines.loc["steer", "verdict"] == "fail"
     assert abs(lines.loc["steer", "value"]) < 0.1
-    assert lines.loc["silence", "value"] < 0.1
+    assert lines.loc["ablation", "value"] < 0.1
 
 
 @pytest.mark.slow(seconds=1)

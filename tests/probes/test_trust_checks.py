@@ -179,8 +179,8 @@ def test_kinds_that_rank_alike_agree_and_those_on_noise_do_not():
     table = trust_card(strong, texts, draws=50).cosines
     assert table[["first", "second"]].to_numpy().tolist() == [
         ["mean_difference", "logistic"],
-        ["logistic", "lda"],
         ["mean_difference", "lda"],
+        ["logistic", "lda"],
     ]
 
 
@@ -335,7 +335,7 @@ def test_a_card_of_another_direction_is_refused():
 def test_the_figure_holds_every_line_and_the_rivals(full):
     fig = plots.trust_card(full)
     names = [trace.name for trace in fig.data if trace.name]
-    assert names[:3] == ["direction", "random-initialised models", "shuffled labels"]
+    assert names[:3] == ["direction", "random-initialised controls", "shuffled labels"]
     assert names[3].startswith("words alone")
     table = fig.data[-1]
     assert list(table.cells.values[0]) == full.lines["line"].tolist()
