@@ -86,7 +86,7 @@ def attribute_effects(
     *,
     by: str = "component",
     at: Mapping[str, str] | None = None,
-    compare: str | Mapping[str, str] = "total",
+    compare: str | Mapping[str, str | tuple[str, str]] = "total",
     family: Sequence[str] = ("component", "round"),
     method: str = "auto",
     draws: int = 2000,

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -47,7 +46,7 @@ class Contrasts:
 def read_contrasts(
     factors: Sequence[str],
     at: Mapping[str, str] | None,
-    compare: str | Mapping[str, str],
+    compare: str | Mapping[str, str | tuple[str, str]],
     contrasts: xr.DataArray | None,
     y: xr.DataArray,
 ) -> Contrasts:
@@ -87,7 +86,9 @@ def _compared(pairs: Pairs) -> str:
     return ", ".join(f"{name} {word}" for name, word in words.items())
 
 
-def compared_levels(held: Sequence[str], compare: str | Mapping[str, Any], y: xr.DataArray) -> Pairs:
+def compared_levels(
+    held: Sequence[str], compare: str | Mapping[str, str | tuple[str, str]], y: xr.DataArray
+) -> Pairs:
     """The two levels that each factor's contrast compares.
 
     A factor of two levels, none of them called ``on`` or ``placebo``, is compared in their order.

@@ -47,7 +47,7 @@ def factorial_effects(
     factors: Sequence[str] | None = None,
     *,
     at: Mapping[str, str] | None = None,
-    compare: str | Mapping[str, str] = "total",
+    compare: str | Mapping[str, str | tuple[str, str]] = "total",
     contrasts: xr.DataArray | None = None,
     link: str = "identity",
     refits: xr.DataArray | None = None,

@@ -19,7 +19,7 @@ def marginal_log_odds(
     factors: Sequence[str] | None = None,
     *,
     at: Mapping[str, str] | None = None,
-    compare: str | Mapping[str, str] = "total",
+    compare: str | Mapping[str, str | tuple[str, str]] = "total",
     contrasts: xr.DataArray | None = None,
     alpha: float = 0.05,
 ) -> xr.Dataset:

@@ -333,7 +333,7 @@ def test_figures(played):
     steered = steer(model, run, probe, condition=NONE, random=RandomDirections(count=3), batching=QUIET)
     names = [trace.name for trace in plots.dose_response(steered).data]
     assert "the direction" in names
-    assert "words: instruction+feedback" in names
+    assert "unsteered: instruction+feedback" in names
     ablated = ablate(model, run, probe, condition=NONE, random=RandomDirections(count=3), batching=QUIET)
     assert list(plots.ablations(ablated).data[1].y) == ["direction", "complement", "mean"]
     mediated = mediate(model, run, probe, batching=QUIET)

@@ -414,7 +414,7 @@ def test_questions_without_unknown_go_from_the_model_to_the_report(forced, tmp_p
     assert done.behaviour_odds is not None  # a share has log-odds
     page = write_report(run, path=tmp_path / "report.html", analysis=done).read_text()
     assert "Share of option A over rounds" in page
-    assert "no reply is named as the good one" in page
+    assert "no reply is designated as the good one" in page
     with pytest.raises(ValueError, match="have no 'correct'; their measures are share of option A"):
         behaviour_cube(run, "correct")
     with pytest.raises(ValueError, match="measure must be one of share of option A"):
