@@ -346,6 +346,11 @@ class Design:
         return tuple(Condition(**dict(zip(self.names, cell, strict=True))) for cell in cells)
 
     @property
+    def early(self) -> tuple[str, ...]:
+        """The factors that speak before the first answer: effects of them exist in round 0."""
+        return tuple(factor.name for factor in self.factors if factor.place in OPENING)
+
+    @property
     def n_rounds(self) -> int:
         """Rounds in the cube: round 0 and the correction rounds."""
         return self.rounds + 1
@@ -400,8 +405,7 @@ class Design:
 
     def opening(self, condition: Condition) -> Condition:
         """What of a condition is said before the first answer: cells that share it share round 0."""
-        early = [factor.name for factor in self.factors if factor.place in OPENING]
-        return Condition(**{name: condition[name] for name in early})
+        return Condition(**{name: condition[name] for name in self.early})
 
     def manifest(self) -> dict[str, Any]:
         """The design as a run's manifest holds it."""

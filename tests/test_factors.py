@@ -302,6 +302,7 @@ def test_four_factors_from_toml_are_played_stored_and_analysed(four, tmp_path):
     page = write_report(run, path=tmp_path / "report.html", probe=probe, analysis=analysis).read_text()
     assert "persona" in page
     assert "instruction+persona" in page
+    assert "At round 0 every effect but those of persona alone is exactly zero" in page
 
 
 def test_effects_of_four_factors_are_hand_arithmetic(four):

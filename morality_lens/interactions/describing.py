@@ -1,7 +1,7 @@
 """Plain sentences about factorial effects, and the control at round 0."""
 
 import itertools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -46,8 +46,12 @@ def describe(effects: xr.Dataset, effect: str, alpha: float | None = None, site:
     return "\n".join([*lines, _footing(effects)])
 
 
-def negative_control(effects: xr.Dataset) -> dict[str, str | float | bool]:
+def negative_control(effects: xr.Dataset, early: Sequence[str] = ()) -> dict[str, str | float | bool]:
     """The largest effect at round 0, where under greedy decoding every effect is exactly zero.
+
+    Args:
+        effects: what ``factorial_effects`` returned.
+        early: factors that speak before the first answer; effects of them alone are no control.
 
     Returns:
         ``largest`` (|estimate|), ``effect`` that has it, ``exactly_zero``, and a ``sentence``.
@@ -61,11 +65,21 @@ def negative_control(effects: xr.Dataset) -> dict[str, str | float | bool]:
             "is given."
         )
     first = effects.estimate.sel(round=0) if "round" in effects.dims else effects.estimate
+    late = [name for name in first.effect.values.tolist() if not _factors_in(name) <= set(early)]
+    first = first.sel(effect=late)
+    if not late:
+        return {
+            "largest": 0.0,
+            "effect": "",
+            "exactly_zero": False,
+            "sentence": "Every factor speaks before the first answer, so round 0 is no control.",
+        }
     per_effect = np.abs(first).max([dim for dim in first.dims if dim != "effect"])
     largest = float(per_effect.max())
     name = str(per_effect.effect.values[int(np.argmax(per_effect.values))])
     if largest == 0:
-        sentence = "At round 0 every effect is exactly zero, as it must be under greedy decoding."
+        which = f"every effect but those of {', '.join(early)} alone" if early else "every effect"
+        sentence = f"At round 0 {which} is exactly zero, as it must be under greedy decoding."
     else:
         sentence = (
             f"At round 0 the largest effect is {largest:.3g} ({name}), not exactly zero: the conditions "
@@ -73,6 +87,11 @@ def negative_control(effects: xr.Dataset) -> dict[str, str | float | bool]:
             "different answers."
         )
     return {"largest": largest, "effect": name, "exactly_zero": largest == 0, "sentence": sentence}
+
+
+def _factors_in(effect: str) -> set[str]:
+    """The factors of an effect, from its name: of ``a[on-placebo]:b@c=off``, a and b."""
+    return {part.partition("[")[0] for part in effect.partition("@")[0].split(":")}
 
 
 def _panel(chosen: xr.Dataset, effect: str, alpha: float) -> str:

@@ -94,7 +94,9 @@ def _context(page: Page) -> dict[str, Any]:
         "left_out": tables.records(study.get("left_out", [])),
         "listed": tables.LISTED,
         "unparsed": tables.unparsed(page.run.answers),
-        "findings": [_findings(title, result) for title, result in titled if result is not None],
+        "findings": [
+            _findings(title, result, page.run.design.early) for title, result in titled if result is not None
+        ],
         "claims": [describe_claims(ladder).splitlines() for ladder in found.claims],
         "refused": list(found.refused),
         "figures": [*_behaviour_figures(found), *_representation_figures(found.effects, layer)],
@@ -162,7 +164,7 @@ def _shown_layer(
     return layers[-1], f"Layer {layers[-1]} is the last one."
 
 
-def _findings(title: str, effects: xr.Dataset) -> dict[str, Any]:
+def _findings(title: str, effects: xr.Dataset, early: Sequence[str]) -> dict[str, Any]:
     """Sentences per effect; lines common to all are given once."""
     names = [str(name) for name in effects["effect"].to_numpy()]
     texts = {name: describe(effects, name).splitlines() for name in names}
@@ -176,7 +178,7 @@ def _findings(title: str, effects: xr.Dataset) -> dict[str, Any]:
             for name, lines in texts.items()
         ],
         "common": common,
-        "control": negative_control(effects) if control else None,
+        "control": negative_control(effects, early) if control else None,
         "claimed": bool((later["p_adj"].to_numpy() < alpha(effects)).any()),
         "corrected": bool(np.isfinite(effects["p_adj"].to_numpy()).any()),
         "alpha": alpha(effects),

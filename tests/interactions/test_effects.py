@@ -867,6 +867,24 @@ def test_a_round_zero_that_differs_is_reported():
     assert "not exactly zero" in str(control["sentence"])
 
 
+def test_a_factor_that_speaks_before_the_first_answer_is_no_control():
+    values = noise(20, 3, 2)
+    values[..., 0, :] = 0.0
+    values[:, 1, :, :, 0, :] += 5  # the first factor moves round 0, and nothing else does
+    effects = factorial_effects(cube(values, "round", "layer"), draws=100)
+    assert not negative_control(effects)["exactly_zero"]
+    control = negative_control(effects, early=["instruction"])
+    assert control["exactly_zero"]
+    assert "every effect but those of instruction alone is exactly zero" in str(control["sentence"])
+    values[:, 1, 1, :, 0, :] += 1  # an interaction with a factor that speaks later must not be there
+    moved = negative_control(
+        factorial_effects(cube(values, "round", "layer"), draws=100), early=["instruction"]
+    )
+    assert not moved["exactly_zero"]
+    every = negative_control(effects, early=["instruction", "cot", "feedback"])
+    assert "no control" in str(every["sentence"])
+
+
 def test_importing_the_analysis_imports_no_model_library():
     code = (
         "import sys, morality_lens.interactions.effects; print({'torch', 'transformers'} & set(sys.modules))"
