@@ -27,11 +27,6 @@ TAIL = {"probability": "option", "projection": "read_layer"}
 """The own dim of an array of :meth:`Measure.read`."""
 
 
-def correct_log_odds(log: Float[np.ndarray, "*place reply"], good: int) -> Float[np.ndarray, "*place"]:
-    """The log-probability of the correct reply less the mean of the others'."""
-    return np.asarray(log[..., good] - np.delete(log, good, axis=-1).mean(-1))
-
-
 def reply_log_probabilities(
     logits: Float[Tensor, "row vocab"], letters: Sequence[Sequence[int]]
 ) -> Float[Tensor, "row reply"]:
@@ -159,9 +154,7 @@ class Measure:
         self, passed: Outcome, items: Sequence[Item], size: tuple[int, ...]
     ) -> dict[str, np.ndarray]:
         """Probabilities of the replies, and what follows from them for items of this kind."""
-        spread = torch.log_softmax(passed.logits.double(), dim=-1)
-        each = torch.stack([spread[:, list(t)].logsumexp(-1) for t in self.letters], dim=-1).cpu().numpy()
-        log = each.reshape(*size, -1)
+        log = reply_log_probabilities(passed.logits, self.letters).cpu().numpy().reshape(*size, -1)
         odds, rating, probability = (np.full(s, np.nan) for s in (size, size, log.shape))
         for i, item in enumerate(items):
             own = log[..., i, : len(item.replies)]
@@ -169,7 +162,7 @@ class Measure:
             shares /= shares.sum(-1, keepdims=True)
             probability[..., i, : len(item.replies)] = shares
             if item.good is not None:
-                odds[..., i] = correct_log_odds(own, item.good)
+                odds[..., i] = good_log_odds(own, item)
             if isinstance(item, Rating):
                 rating[..., i] = shares @ np.array(item.measures[0].weights)
         found = {}

@@ -19,6 +19,8 @@ from morality_lens.rounds.row import reply_tokens
 
 MOST_ITEMS = 16
 """Items of a batch where memory allows."""
+SLACK = 4
+"""Tokens that may differ where a reply meets the template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,12 @@ def longest_dialogues(
     renderer: Renderer, items: Sequence[Item], protocol: Protocol, wording: Wording
 ) -> list[int]:
     """An upper bound of the tokens of each item's longest dialogue, before anything is played."""
-    slack = 4  # tokens that differ where a reply meets the template
     if any(factor.place == "system" for factor in protocol.design.factors):
         rendering.check_system(renderer)
     script, blank = Script.of(protocol, wording), Transcript()
+    rewriting = rendering.rewrites_history(renderer)
     growth = max(
-        _round_tokens(renderer, script, protocol, items[0], condition, slack)
+        _round_tokens(renderer, script, protocol, items[0], condition, rewriting=rewriting)
         for condition in protocol.design.conditions
     )
     openings = {protocol.design.opening(condition) for condition in protocol.design.conditions}
@@ -89,16 +91,22 @@ def longest_dialogues(
         )
         opened = max(len(transcript.token_ids) for transcript in begun)
         played = opened + protocol.answer_tokens + protocol.design.rounds * growth
-        asked = len(critique.token_ids) + protocol.answer_tokens + protocol.feedback_tokens + slack
+        asked = len(critique.token_ids) + protocol.answer_tokens + protocol.feedback_tokens + SLACK
         bounds.append(max(played, asked if protocol.feedback == "self" else 0))
     return bounds
 
 
 def _round_tokens(
-    renderer: Renderer, script: Script, protocol: Protocol, item: Item, condition: Condition, slack: int
+    renderer: Renderer,
+    script: Script,
+    protocol: Protocol,
+    item: Item,
+    condition: Condition,
+    *,
+    rewriting: bool,
 ) -> int:
     """An upper bound of the tokens that one correction round adds under a condition."""
-    append = rendering.rerender if rendering.rewrites_history(renderer) else rendering.append_turn
+    append = rendering.rerender if rewriting else rendering.append_turn
     word = tuple(rendering.encode(renderer, " a")[0][-1:])
     said = rendering.append_turn(renderer, Transcript(), statement_turn("a"), round=0)
     said = rendering.append_reply(renderer, said, word, "answer", round=0)
@@ -107,7 +115,7 @@ def _round_tokens(
         size += protocol.feedback_tokens
     for exchange in script.round(item, condition, 1, "a"):
         after = append(renderer, said, *exchange.turns, round=1)
-        size += len(after.token_ids) - len(said.token_ids) + slack
+        size += len(after.token_ids) - len(said.token_ids) + SLACK
         said = rendering.append_reply(renderer, after, word, exchange.reply, round=1)
         if exchange.reply != "answer":
             given = [] if exchange.given is None else reply_tokens(renderer, exchange.given)

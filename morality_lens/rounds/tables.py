@@ -26,7 +26,8 @@ def answer_table(rows: Sequence[dict[str, Any]], items: Sequence[Item], design: 
     ordered = sorted(rows, key=lambda row: (row["place"], row["cell"], row["round"]))
     table = pd.DataFrame(ordered)
     of_rows = [items[place] for place in table.pop("place").tolist()]
-    coords = pd.DataFrame([design.conditions[cell].coords for cell in table.pop("cell").tolist()])
+    conditions = design.conditions
+    coords = pd.DataFrame([conditions[cell].coords for cell in table.pop("cell").tolist()])
     table = pd.concat([coords, table], axis=1)
     table.insert(0, "item", [item.id for item in of_rows])
     return pd.concat([table, judge_answers(table["text"].tolist(), of_rows)], axis=1)
