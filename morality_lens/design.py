@@ -60,6 +60,7 @@ _IN_TABLES = {
 }
 _IN_TABLES |= {"thought", "answer_prefix", "thinking_cut", "rationale_cut"}
 _IN_TABLES |= {"feedback_text", "feedback_named", "feedback_withheld", "feedback_cut", "token_ids", "tokens"}
+_IN_TABLES |= {"feedback_missing"}
 _IN_TABLES |= {"spans", "category", "mean", "ci_low", "ci_high", "n", "unparsed", "token", "cell", "place"}
 _IN_DIALOGUES = {"question", "answer", "review", "cot_request", "answer_request", "context", "evidence"}
 _IN_DIALOGUES |= {

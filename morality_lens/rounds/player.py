@@ -281,6 +281,7 @@ class Player:
                     "feedback_named": given.named,
                     "feedback_withheld": given.withheld,
                     "feedback_cut": given.cut,
+                    "feedback_missing": given.missing,
                     "n_tokens": len(reply.tokens[r]),
                     "stopped": reply.stopped[r],
                 }
