@@ -54,10 +54,14 @@ class Transcript:
     text: str = ""
 
     @property
+    def speaking(self) -> bool:
+        """Whether the model has begun the last turn."""
+        return bool(self.turns) and self.turns[-1][1].role == "assistant"
+
+    @property
     def reply(self) -> str:
-        """The last turn's text, where the model has begun to speak; else empty."""
-        begun = bool(self.turns) and self.turns[-1][1].role == "assistant"
-        return "".join(s.text for s in self.turns[-1][1].segments) if begun else ""
+        """What the model has said in the last turn; empty where it has not begun."""
+        return "".join(s.text for s in self.turns[-1][1].segments) if self.speaking else ""
 
     def span(self, name: str, round: int) -> Span | None:
         """The last span of that name in that round, or None."""
@@ -341,7 +345,7 @@ def _history(transcript: Transcript) -> tuple[str, ...]:
     A template may trim the reply, and put a blank before it (Llama-2, Mistral); a tokenizer that joins the
     blank to the first word has generated it, though decoding leaves it out.
     """
-    if not transcript.turns or transcript.turns[-1][1].role != "assistant":
+    if not transcript.speaking:
         return (transcript.text,)
     reply = transcript.reply
     plain = reply.strip()
@@ -386,7 +390,7 @@ def begin_reply(
         prefix: how the reply begins, in the words of the protocol.
     """
     marks = renderer.thinking
-    begun = bool(transcript.reply)
+    begun = transcript.speaking
     thinking = thinking and not begun and thinks(renderer, transcript)
     if marks is not None:
         text = marks.closing if begun else marks.before_reply(transcript.text, thinking=thinking)
@@ -425,7 +429,7 @@ def _spoken(
 ) -> Transcript:
     """The transcript with a segment of the model's turn added, which begins a turn after the user's."""
     turns = transcript.turns
-    if turns and turns[-1][1].role == "assistant":
+    if transcript.speaking:
         said = turns[-1][1]
         turns = (*turns[:-1], (round, replace(said, segments=(*said.segments, segment))))
     else:

@@ -70,16 +70,17 @@ def site_weights(
     sites: Sequence[str],
     offsets: Sequence[int],
     new: Sequence[Sequence[int]],
-    written: Sequence[str],
 ) -> tuple[Float[np.ndarray, "row site token"], Bool[np.ndarray, "row site"]]:
     """The new tokens that make up each site, as weights of a mean, and which sites are present.
+
+    What the model generated is read while it is; it is among the new tokens only where the template changed
+    what was said before it, and then holds for the dialogue as it is now.
 
     Args:
         rows: the dialogues, their transcripts with the new tokens.
         sites: what may be read.
         offsets: number of tokens that each row had before.
         new: the tokens that are new.
-        written: replies that the model generates: they are read during generation.
     """
     weights = np.zeros((len(rows), len(sites), max(map(len, new))), np.float32)
     present = np.zeros((len(rows), len(sites)), bool)
@@ -89,7 +90,7 @@ def site_weights(
                 start, stop = len(new[r]) - 1, len(new[r])
             else:
                 span = row.transcript.span(site, row.number)
-                if span is None or span.name in written:
+                if span is None:
                     continue
                 start, stop = span.start - offsets[r], span.stop - offsets[r]
             if 0 <= start < stop:

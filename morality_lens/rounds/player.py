@@ -123,7 +123,7 @@ class Player:
         for step, name in enumerate(written):
             stretches = [script[step] for script in scripts]
             batch = self._say(batch, rows, stretches)
-            logits = self._think(batch, rows, name, written)
+            logits = self._think(batch, rows, name)
             if name == "answer":
                 self._answer(batch, rows, logits, rationales, feedback)
             else:
@@ -152,22 +152,19 @@ class Player:
                 )
         return decoding.start(lm, len(rows)) if changed else batch
 
-    def _feed(
-        self, batch: decoding.Batch, rows: list[Row], written: Sequence[str], *, answering: bool
-    ) -> Float[Tensor, "row vocab"]:
+    def _feed(self, batch: decoding.Batch, rows: list[Row], *, answering: bool) -> Float[Tensor, "row vocab"]:
         """Feed what of the transcripts the batch has not read yet, and store the sites in it.
 
         Args:
             batch: changed in place.
             rows: the dialogues.
-            written: replies that the model generates: they are read during generation.
             answering: whether the last token chooses the answer's first one.
         """
         lm = self.record.lm
         offsets = [len(tokens) for tokens in batch.tokens]
         new = [list(row.transcript.token_ids[n:]) for row, n in zip(rows, offsets, strict=True)]
         sites = self.capture.sites(answering=answering)
-        weights, present = site_weights(rows, sites, offsets, new, [*written, THOUGHT])
+        weights, present = site_weights(rows, sites, offsets, new)
         wanted = torch.from_numpy(weights).to(lm.device) if sites else None
         logits, reads = decoding.prefill(lm, batch, new, wanted)
         self.tokens += sum(map(len, new))
@@ -179,17 +176,15 @@ class Player:
                 self.capture.store(rows, site, values[:, s], here)
         return logits
 
-    def _think(
-        self, batch: decoding.Batch, rows: list[Row], name: str, written: Sequence[str]
-    ) -> Float[Tensor, "row vocab"]:
+    def _think(self, batch: decoding.Batch, rows: list[Row], name: str) -> Float[Tensor, "row vocab"]:
         """Feed the new turns, let the model think where it does; the logits of the reply's first token."""
         renderer = self.record.renderer
         for row in rows:
             row.thought, row.thinking = "", False
         if not (self.script.thinking and rendering.thinks(renderer, rows[0].transcript)):
-            return self._feed(batch, rows, written, answering=name == "answer")
+            return self._feed(batch, rows, answering=name == "answer")
         assert renderer.thinking is not None  # it thinks
-        logits = self._feed(batch, rows, written, answering=False)
+        logits = self._feed(batch, rows, answering=False)
         ends = self.record.stops | {renderer.thinking.end}
         thoughts, texts = self._write(
             batch, rows, logits, THOUGHT, f"{name}|{THOUGHT}", limit=self.limits.thinking, stops=ends
@@ -200,7 +195,7 @@ class Player:
             row.transcript = rendering.begin_reply(
                 renderer, row.transcript, round=row.number, prefix=self.script.prefix(name)
             )
-        return self._feed(batch, rows, written, answering=name == "answer")
+        return self._feed(batch, rows, answering=name == "answer")
 
     def _reply(
         self,

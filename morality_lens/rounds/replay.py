@@ -1,14 +1,16 @@
 """Replaying stored dialogues: their wording, their turns, and the check that the model is the same."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.design import Condition
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
-from morality_lens.dialogues.script import Script
+from morality_lens.dialogues.script import Exchange, Script
 from morality_lens.dialogues.thinking import THOUGHT
 from morality_lens.dialogues.wording import Wording, load_wording
 from morality_lens.items.kinds import Item
@@ -65,17 +67,17 @@ def dialogue_after(
     for number, answer in enumerate(answers):
         # Where history is rewritten, a later dialogue may lack earlier replies, but not its own round's.
         row = whole[min(n for n in whole if n >= number)]
-        spans = [span for span in row["spans"] if span["round"] == number]
-        said = [(span["name"], row["token_ids"][span["start"] : span["stop"]]) for span in spans]
-        thoughts = [ids for name, ids in said if name == THOUGHT]
-        for exchange in script.round(item, condition, number, answer["feedback_text"] or None):
-            transcript, _ = say(record, script, transcript, replace(exchange, given=None), round=number)
-            if thoughts and exchange.given is None:
-                thought = [int(t) for t in thoughts.pop(0)]
+        said = _said(row, number)
+        exchanges = script.round(item, condition, number, answer["feedback_text"] or None)
+        for exchange, thought in zip(exchanges, _thoughts(exchanges, said), strict=True):
+            transcript, _ = say(record, script, transcript, exchange, round=number)
+            if exchange.given is not None:
+                continue
+            if script.thinking and rendering.thinks(renderer, transcript):
                 transcript = rendering.append_reply(renderer, transcript, thought, THOUGHT, round=number)
                 prefix = script.prefix(exchange.reply)
                 transcript = rendering.begin_reply(renderer, transcript, round=number, prefix=prefix)
-            words = [int(t) for t in [ids for name, ids in said if name == exchange.reply][-1]]
+            words = ([ids for name, ids in said if name == exchange.reply] or [[]])[-1]
             transcript = rendering.append_reply(renderer, transcript, words, exchange.reply, round=number)
         found.append(transcript)
     kept = tuple(int(t) for t in stored[-1]["token_ids"])
@@ -85,6 +87,20 @@ def dialogue_after(
             "model's template makes; load the model with the template that the run was played with."
         )
     return found
+
+
+def _said(row: dict[str, Any], number: int) -> list[tuple[str, list[int]]]:
+    """The segments of a stored dialogue that were said in a round, and their tokens."""
+    ids = [int(token) for token in row["token_ids"]]
+    return [(s["name"], ids[s["start"] : s["stop"]]) for s in row["spans"] if s["round"] == number]
+
+
+def _thoughts(exchanges: Sequence[Exchange], said: Sequence[tuple[str, list[int]]]) -> list[list[int]]:
+    """The thoughts before the reply of each exchange of a round; empty where the template dropped them."""
+    stored = [ids for name, ids in said if name == THOUGHT]
+    written = [exchange.given is None for exchange in exchanges]
+    stored = [[]] * (sum(written) - len(stored)) + stored
+    return [stored.pop(0) if own else [] for own in written]
 
 
 def on_day(record: ModelRecord, today: str | None) -> ModelRecord:

@@ -68,7 +68,7 @@ def said(
 def say(
     record: ModelRecord, script: Script, transcript: Transcript, exchange: Exchange, *, round: int
 ) -> tuple[Transcript, bool]:
-    """The transcript with an exchange's turns, what precedes the model's own words, and a reply that is given.
+    """The transcript with an exchange's turns, what precedes the model's own words, and a given reply.
 
     Also whether earlier tokens changed: see :func:`said`.
     """
