@@ -18,6 +18,7 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 Ends = Callable[[int, Sequence[int]], bool]
 """Whether a reply ends: of a row number and its tokens so far."""
@@ -87,14 +88,54 @@ def widened(values: Tensor) -> Tensor:
 def start(lm: LanguageModel, rows: int) -> Batch:
     """An empty batch."""
     mask = torch.zeros(rows, 0, dtype=torch.bool, device=lm.device)
-    # Not built from the model's config: such a cache drops the slots outside a sliding window.
-    return Batch(tokens=[[] for _ in range(rows)], mask=mask, cache=DynamicCache())
+    return Batch(tokens=[[] for _ in range(rows)], mask=mask, cache=_empty_cache())
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values of one block, with room for further slots: a step copies what is new, not all."""
+
+    ROOM = 32
+    """Slots that are added when there is no room left; an eighth of all, where that is more."""
+    _buffers: tuple[Tensor, Tensor] | None = None
+    _shown: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Keep the new keys and values after those that are there; all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        kept, new = self.get_seq_length(), key_states.shape[-2]
+        ours = self._shown is not None and self._shown[0] is self.keys and self._shown[1] is self.values
+        if not ours or self._buffers is None or kept + new > self._buffers[0].shape[-2]:
+            size = kept + new + (max(self.ROOM, (kept + new) // 8) if kept else 0)
+            self._buffers = (_moved(self.keys, key_states, size), _moved(self.values, value_states, size))
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., kept : kept + new, :] = states
+        self.keys, self.values = (buffer[..., : kept + new, :] for buffer in self._buffers)
+        self._shown = (self.keys, self.values)
+        return self.keys, self.values
+
+
+def _moved(kept: Tensor, new: Tensor, size: int) -> Tensor:
+    """A buffer of so many slots, with what is kept in the first ones."""
+    buffer = new.new_empty(*new.shape[:-2], size, new.shape[-1])
+    if kept.numel():
+        buffer[..., : kept.shape[-2], :] = kept
+    return buffer
+
+
+def _empty_cache() -> DynamicCache:
+    """A cache that keeps every slot: one built from a model's config drops those outside a sliding window."""
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = _Roomy
+    return cache
 
 
 def take(lm: LanguageModel, batch: Batch, rows: Sequence[int]) -> Batch:
     """A new batch of the given rows, in that order; a row may occur several times."""
     index = torch.tensor(list(rows), device=lm.device)
-    cache = DynamicCache()
+    cache = _empty_cache()
     for number, layer in enumerate(batch.cache.layers):
         at = index.to(layer.keys.device)
         cache.update(layer.keys.index_select(0, at), layer.values.index_select(0, at), number)
@@ -111,7 +152,7 @@ def cropped(lm: LanguageModel, batch: Batch, rows: Sequence[int], lengths: Seque
     mask = mask & (mask.cumsum(dim=1) <= keep[:, None])
     width = max(1, int(mask.sum(1).max()))
     order = torch.argsort(mask.byte(), dim=1, stable=True)[:, -width:]
-    cache = DynamicCache()
+    cache = _empty_cache()
     for number, layer in enumerate(batch.cache.layers):
         keys, values = (_reorder(stored, order, chosen) for stored in (layer.keys, layer.values))
         cache.update(keys, values, number)
