@@ -18,7 +18,7 @@ from morality_lens.dialogues.rendering import Renderer
 from morality_lens.models.checkpoints import Loading, read_checkpoint
 from morality_lens.models.decoding import LanguageModel
 from morality_lens.models.finding import BUNDLED as BUNDLED, find_model as find_model
-from morality_lens.models.self_test import Check, self_test, tested_dialogues
+from morality_lens.models.self_test import Check, self_test, played_dialogues
 from morality_lens.models.windows import Window, context_window, warn_if_limited
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -249,7 +249,7 @@ def _eos_ids(module: Any, tokenizer: Any) -> list[int]:
 
 
 def _warn_if_rewritten(renderer: Renderer, name: str) -> bool:
-    rewritten = rendering.rewrites_history(renderer) or not tested_dialogues(renderer)[1]
+    rewritten = rendering.rewrites_history(renderer) or not played_dialogues(renderer)[1]
     if rewritten:
         warnings.warn(
             f"the chat template of {name} rewrites earlier turns (by dropping thinking, for example), so the "

@@ -35,7 +35,7 @@ REPLIES = ("\n A", " B.", "The answer is A. ", "", "No.\nYes.", "Neither of them
 """Replies that templates trim, join or rewrite: blanks at an edge, no words, several lines, a long one."""
 
 
-def tested_dialogues(renderer: Renderer) -> tuple[list[list[int]], bool]:
+def played_dialogues(renderer: Renderer) -> tuple[list[list[int]], bool]:
     """Dialogues of three turns as they are played, and whether the template keeps earlier turns as said.
 
     Raises:
@@ -72,7 +72,7 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
     Raises:
         ValueError: a check failed; the message has the measured difference and what to try.
     """
-    rows, _ = tested_dialogues(renderer)
+    rows, _ = played_dialogues(renderer)
     reference = [_reference(lm, row) for row in rows]
     tolerance = TOLERANCE[next(lm.module.parameters()).dtype]
     bos = renderer.bos_id
