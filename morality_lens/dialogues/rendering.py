@@ -85,17 +85,17 @@ def make_renderer(tokenizer: Any, keywords: dict[str, Any] | None = None) -> Ren
     plain = template is None
     bos = tokenizer.bos_token_id
     adds_bos = bos is not None and bos in tokenizer("a").input_ids
-    probe = [{"role": "user", "content": "a"}]
-    text = tokenizer.apply_chat_template(probe, chat_template=template or PLAIN_TEMPLATE, tokenize=False)
-    writes_bos = bos is not None and str(text).startswith(tokenizer.bos_token)
-    return Renderer(
+    renderer = Renderer(
         tokenizer=tokenizer,
         template=template or PLAIN_TEMPLATE,
         plain=plain,
-        bos_id=bos if adds_bos or writes_bos else None,
+        bos_id=bos,
         control=tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special),
         keywords=dict(keywords or {}),
     )
+    text = _render_text(renderer, [(0, statement_turn("a"))], prompt=False)
+    writes_bos = bos is not None and text.startswith(tokenizer.bos_token)
+    return renderer if adds_bos or writes_bos else replace(renderer, bos_id=None)
 
 
 def _render_text(renderer: Renderer, turns: Sequence[tuple[int, Turn]], *, prompt: bool) -> str:

@@ -329,13 +329,15 @@ def test_check_reads_the_template_with_its_keywords_and_system_prompt(command, t
     for given, words in (
         ((), "no voice"),
         (("--template", "voice"), "--template needs KEY=VALUE"),
+        (("--template", "voice=null"), "null is no value"),
         (("--template", "voice=low", "--system-prompt", "Be fair."), "has no system turn"),
         (("--template", "voice=low", "--quantization", "4bit"), "bitsandbytes"),
         (("--template", "voice=low", "--revision", "main"), "one version only"),
         (("--template", "voice=low", "--device-map", "auto", "--device", "cpu"), "exclude each other"),
     ):
         code, _, err = command("check", "--model", folder, *given)
-        assert (code, words in err, err.count("\n")) == (2, True, 1), err
+        last = err.strip().splitlines()[-1]
+        assert (code, last.startswith("error: "), words in last) == (2, True, True), err
     code, out, err = command("check", "--model", folder, "--template", "voice=low")
     assert code == 0, err
     assert "context window: 768 tokens" in out
