@@ -256,7 +256,7 @@ def _text_inside(where: str, config: Any, more: dict[str, Any]) -> Any:
     """
     whole: Any = AutoModelForCausalLM.from_pretrained(where, config=config, **more)
     text = config.get_text_config()
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
     text.architectures = [kind.__name__]
     with torch.device("meta"):
         module = kind(text)
