@@ -256,7 +256,10 @@ FAMILIES = {
         Family(
             name="GPT-OSS",
             voice=Voice(
-                tokenizer="gptoss", template=HARMONY, end="<|end|>", header="<|start|>assistant<|channel|>final<|message|>"
+                tokenizer="gptoss",
+                template=HARMONY,
+                end="<|end|>",
+                header="<|start|>assistant<|channel|>final<|message|>",
             ),
             config=_made("GptOssConfig", GROUPED, **EXPERTS, sliding_window=64),
         ),
