@@ -12,7 +12,7 @@ MISTRAL = (
     "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 ONE_ROUND = "{% if messages | length > 2 %}{{ raise_exception('only one question') }}{% endif %}" + zoo.CHATML
-TIDYING = zoo.CHATML.replace("{{ m.content }}", "{{ m.content | replace('\\n', ' ') }}")
+TIDYING = zoo.CHATML.replace("{{ m.content }}", "{{ m.content | replace('B.', 'B') }}")
 
 
 def renderer(template):
@@ -42,7 +42,7 @@ def test_a_template_that_rewrites_an_odd_reply_alone_is_loaded(tmp_path):
     record = record_of(load_model(folder, device="cpu"))
     assert record.prefix_reuse
     decode = record.renderer.tokenizer.decode
-    assert "No. Yes." in decode(played_dialogues(record.renderer)[-1])
+    assert " B<|im_end|>" in decode(played_dialogues(record.renderer)[0])
 
 
 def test_models_prove_themselves_on_these_dialogues(zoo_folder):
