@@ -31,7 +31,7 @@ def real_tokenizers():
 
 
 @pytest.mark.filterwarnings("ignore:.*rewrites earlier turns", "ignore:.*rotary position embedding")
-@pytest.mark.parametrize("name", cases())
+@pytest.mark.parametrize("name", list(cases()))
 def test_a_family_is_right_in_every_number_or_refused_by_one_line(name, tmp_path):
     found = measured(FAMILIES[name], tmp_path)
     if name in REFUSED:
