@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime, time
 from typing import Any
 
 from jinja2 import TemplateError
@@ -167,16 +167,31 @@ def _message(renderer: Renderer, turn: Turn) -> dict[str, str]:
     return {"role": "assistant", "content": "".join(s.text for s in turn.segments)}
 
 
+CLOCK = ("%-d", "%-m", "%-j", *(f"%{letter}" for letter in "aAwdbBmyYjUWVGuHIMSpcxXfzZ%"))
+"""Directives of a date's format."""
+
+
+def _clock(renderer: Renderer) -> str:
+    """What a template that prints the date is preceded by: the function it calls, on the renderer's day.
+
+    A dialogue that is continued on another day keeps its date so. The line break belongs to the macro.
+    """
+    if "strftime_now" not in renderer.template:
+        return ""
+    start = datetime.combine(renderer.today, time())
+    filters = "".join(f" | replace({d!r}, {start.strftime(d)!r})" for d in CLOCK)
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{filters} }}}}{{%- endmacro %}}\n"
+
+
 def _render_text(renderer: Renderer, turns: Sequence[tuple[int, Turn]], *, prompt: bool) -> str:
     messages = [_message(renderer, turn) for _, turn in turns]
     try:
         text = renderer.tokenizer.apply_chat_template(
             messages,
-            chat_template=renderer.template,
+            chat_template=_clock(renderer) + renderer.template,
             tokenize=False,
             add_generation_prompt=prompt,
-            # A template's clock: what it prints as today's date stays the same when a run is resumed.
-            **{"strftime_now": renderer.today.strftime, **renderer.keywords},
+            **renderer.keywords,
         )
     except TemplateError as error:
         system = any(message["role"] == "system" for message in messages)
@@ -273,6 +288,22 @@ def _locate(
         spans.append(Span(name=segment.name, round=round, start=start + shift, stop=stop + shift))
         at += len(words) + 1
     return spans
+
+
+def _locate_reply(
+    text: str, offsets: Sequence[tuple[int, int]], turn: Turn, round: int, at: int, shift: int
+) -> list[Span]:
+    """The span of a reply whose words begin at ``at``, with the blanks around them that the template kept."""
+    (segment,) = turn.segments
+    first = at - (len(segment.text) - len(segment.text.lstrip()))
+    if not text.startswith(segment.text, first):
+        return _locate(text, offsets, turn, round, at, shift)
+    last = first + len(segment.text)
+    inside = [n for n, (a, b) in enumerate(offsets) if first <= a < b <= last]
+    whole = inside and offsets[inside[0]][0] == first and offsets[inside[-1]][1] == last
+    if not whole:  # a token crosses an edge, in blanks
+        return _locate(text, offsets, turn, round, at, shift)
+    return [Span(name=segment.name, round=round, start=inside[0] + shift, stop=inside[-1] + 1 + shift)]
 
 
 def _added(renderer: Renderer, text: str, before: int) -> tuple[list[int], list[tuple[int, int]]]:
@@ -477,7 +508,8 @@ def rerender(renderer: Renderer, transcript: Transcript, *said: Turn, round: int
     spans: list[Span] = []
     for which, (number, _) in enumerate(turns):
         for part, at in _parts(renderer, turns, which, text):
-            spans += _locate(text, offsets, part, number, at, len(bos))
+            locate = _locate_reply if part.role == "assistant" else _locate
+            spans += locate(text, offsets, part, number, at, len(bos))
     ids = bos + ids
     _check_control(renderer, ids, spans)
     return Transcript(turns=turns, token_ids=tuple(ids), spans=tuple(spans), text=text)
