@@ -300,7 +300,10 @@ def test_a_model_and_its_system_prompt_are_chosen_from_the_shell_and_a_file_alik
 ):
     loud = zoo.CHATML.replace("{% for m", "{% if loud %}LOUD {{ loud }}\n{% endif %}{% for m", 1)
     folder, out = zoo.save_model(tmp_path / "m", "llama", template=loud), tmp_path / "r"
+    short = tmp_path / "short.toml"
+    short.write_text("[protocol]\nanswer_tokens = 3\nrationale_tokens = 4\nfeedback_tokens = 4\n")
     common = ("--model", folder, "--data", own_data, "--statements", few_statements, "--rounds", 1)
+    common = (*common, "--config", short)
     code, _, err = command(
         "run", *common, "--limit", 8, "--out", out, "--template", "loud=[1, 2]", "--system-prompt", "Be fair."
     )
