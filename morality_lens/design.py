@@ -490,6 +490,8 @@ class Protocol:
         answer_prefix: how every answer begins, such as ``Answer:``, for models that do not begin with a
             letter of their own accord; it stands in the transcript as a segment of that name.
         temperature: 0 takes the most probable token; above 0 tokens are drawn with the design's seed.
+        system_prompt: what a system turn says at the beginning of every dialogue that the model holds (of its
+            own feedback and side questions too; another model's feedback is without it); None for none.
 
     Raises:
         ValueError: a limit below one token, a negative temperature, an unknown feedback source, or one
@@ -512,9 +514,12 @@ class Protocol:
     thinking_tokens: int | None = None
     answer_prefix: str = ""
     temperature: float = 0.0
+    system_prompt: str | None = None
 
     def __post_init__(self) -> None:
         _ = self.limits
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise ValueError("system_prompt needs words; give None for no system turn.")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 or above; got {self.temperature}.")
         if self.feedback not in get_args(FeedbackSource):

@@ -380,7 +380,7 @@ def _history(transcript: Transcript) -> tuple[str, ...]:
         return (transcript.text,)
     reply = transcript.reply
     plain = reply.strip()
-    return tuple(transcript.text + said for said in (reply, plain, f" {plain}"))
+    return tuple(transcript.text + said for said in (reply, plain, f" {plain}", f" {reply}"))
 
 
 def _check_control(renderer: Renderer, ids: Sequence[int], spans: Sequence[Span]) -> None:

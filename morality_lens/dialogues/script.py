@@ -34,6 +34,7 @@ class Script:
         index: which of the alternative wordings.
         thinking: whether a model whose template marks thoughts is to think before its replies.
         answer_prefix: how every answer begins.
+        system: the system prompt of every dialogue; None for none.
     """
 
     design: Design
@@ -41,6 +42,7 @@ class Script:
     index: int = 0
     thinking: bool = False
     answer_prefix: str = ""
+    system: str | None = None
 
     @staticmethod
     def of(protocol: Protocol, wording: Wording) -> "Script":
@@ -51,6 +53,7 @@ class Script:
             index=protocol.wording_index,
             thinking=protocol.limits.thinking > 0,
             answer_prefix=protocol.answer_prefix,
+            system=protocol.system_prompt,
         )
 
     def prefix(self, reply: str) -> str:
@@ -70,7 +73,9 @@ class Script:
         """
         factors = self.design.factors
         if number == 0:
-            turns = opening_turns(item, condition, self.wording, self.index, factors=factors)
+            turns = opening_turns(
+                item, condition, self.wording, self.index, factors=factors, system=self.system
+            )
             return (Exchange(turns=turns, reply="answer"),)
         turn = correction_turn(
             item, condition, self.wording, feedback=feedback, index=self.index, factors=factors

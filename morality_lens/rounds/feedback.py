@@ -14,7 +14,7 @@ from morality_lens.design import Protocol as StudyProtocol
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.thinking import THOUGHT
-from morality_lens.dialogues.turns import critique_turn
+from morality_lens.dialogues.turns import critique_turn, system_turns
 from morality_lens.dialogues.wording import Wording, pick
 from morality_lens.items.files import read_rows, refuse_missing
 from morality_lens.items.kinds import Item
@@ -86,11 +86,21 @@ def _up_to_sentence_end(line: str) -> str:
 
 @dataclass(kw_only=True, eq=False)
 class Critic:
-    """A model that reviews answers in separate dialogues, each answer to an item once."""
+    """A model that reviews answers in separate dialogues, each answer to an item once.
+
+    Attributes:
+        record: the model.
+        protocol: how the answers were played.
+        wording: the words of the request.
+        system: the system prompt of these dialogues: the protocol's where the model reviews its own answers.
+        known: the feedback so far, by item and answer.
+        tokens: fed so far.
+    """
 
     record: ModelRecord
     protocol: StudyProtocol
     wording: Wording
+    system: str | None = None
     known: dict[tuple[str, str], Said | None] = field(default_factory=dict)
     tokens: int = 0
 
@@ -105,7 +115,8 @@ class Critic:
         renderer, lm, limits = self.record.renderer, self.record.lm, self.protocol.limits
         index, thinking = self.protocol.wording_index, self.protocol.limits.thinking > 0
         turns = [critique_turn(a.item, a.answer, self.wording, index) for a in answers]
-        asked = [rendering.append_turn(renderer, Transcript(), turn, round=0) for turn in turns]
+        system = system_turns(self.system)
+        asked = [rendering.append_turn(renderer, Transcript(), *system, turn, round=0) for turn in turns]
         thinking = thinking and rendering.thinks(renderer, asked[0])
         begun = [rendering.begin_reply(renderer, t, round=0, thinking=thinking) for t in asked]
         longest = max(len(t.token_ids) for t in begun) + limits.feedback + thinking * limits.thinking

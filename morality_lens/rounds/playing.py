@@ -79,6 +79,7 @@ def play(
         "versions": _versions(),
         "device": str(record.lm.device),
         "prefix_reuse": record.prefix_reuse,
+        "window": asdict(record.window),
         "today": record.renderer.today.isoformat(),
         "control_tokens": _spelled(record, kept, protocol, wording),
     }
@@ -112,6 +113,8 @@ def study_of(
             "stored_as": "float16" if record.dtype == "float16" else "float32",
             "template_sha256": hashlib.sha256(record.renderer.template.encode()).hexdigest(),
             "plain_template": record.renderer.plain,
+            # Only what was chosen: runs of earlier versions had no such choice, and resume.
+            **record.options,
         },
         "items": {"kind": type(items[0]).__name__, "n": len(items), "sha256": items_hash(items)},
         "design": protocol.design.manifest(),
@@ -129,6 +132,7 @@ def study_of(
         },
         **({"answer_prefix": protocol.answer_prefix} if protocol.answer_prefix else {}),
         "temperature": protocol.temperature,
+        **({} if protocol.system_prompt is None else {"system_prompt": protocol.system_prompt}),
     }
 
 

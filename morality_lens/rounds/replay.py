@@ -48,6 +48,7 @@ def script_of(run: Run, wording: Wording) -> Script:
         index=run.wording_index,
         thinking=bool(study["limits"].get("thinking_tokens", 0)),
         answer_prefix=study.get("answer_prefix", ""),
+        system=run.system_prompt,
     )
 
 
@@ -114,7 +115,7 @@ def same_model(model: TransformerBridge, run: Run, probe: Probe | None) -> Model
     """The model's record, its chat template on the day that the run was begun.
 
     Raises:
-        ValueError: the run or the probe was made with another model.
+        ValueError: the run or the probe was made with another model, or the run with other template keywords.
     """
     record = on_day(record_of(model), run.manifest.get("today"))
     prints = {"run": run.manifest["study"]["model"]["fingerprint"]}
@@ -126,6 +127,14 @@ def same_model(model: TransformerBridge, run: Run, probe: Probe | None) -> Model
                 f"the {who} was made with another model (weights {found[:12]}, this one has "
                 f"{record.fingerprint[:12]}); load that one."
             )
+    played, given = (
+        held.get("template_keywords", {}) for held in (run.manifest["study"]["model"], record.options)
+    )
+    if played != given:
+        raise ValueError(
+            f"the run was played with the template keywords {played or 'left out'}, and this model "
+            f"was loaded with {given or 'none'}; load it with template_keywords={played!r}."
+        )
     return record
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
-from morality_lens.dialogues.turns import Turn
+from morality_lens.dialogues.turns import Turn, system_turns
 from morality_lens.models import decoding
 from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
@@ -27,11 +27,18 @@ class SideQuestion:
         history: the dialogue before it; an empty transcript for none.
         turn: the question.
         replies: the signs that a reply may begin with, a letter or a digit each.
+        system: the system prompt where no dialogue comes before, which would hold it; None for none.
     """
 
     history: Transcript
     turn: Turn
     replies: tuple[str, ...]
+    system: str | None = None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """What is said: the question, after the system prompt where it begins the dialogue."""
+        return (self.turn,) if self.history.turns else (*system_turns(self.system), self.turn)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,7 +120,7 @@ def _prompt(record: ModelRecord, question: SideQuestion) -> Transcript:
     """The dialogue, the question, and the prompt for a reply, before which the model does not think."""
     history = question.history
     number = history.turns[-1][0] if history.turns else 0
-    asked, _ = said(record, history, [question.turn], round=number)
+    asked, _ = said(record, history, list(question.turns), round=number)
     return rendering.begin_reply(record.renderer, asked, round=number)
 
 
