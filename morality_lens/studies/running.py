@@ -136,7 +136,7 @@ def _identity(work: _Work) -> dict[str, Any]:
     return {
         "model": work.record.fingerprint,
         "plan": asdict(settings.plan),
-        "protocol": {**asdict(settings.protocol), "design": settings.protocol.design.manifest()},
+        "protocol": _protocol_identity(settings.protocol),
         "questions": items_hash(material.questions),
         "prompts": items_hash(material.prompts),
         "statements": items_hash(material.statements),
@@ -145,6 +145,13 @@ def _identity(work: _Work) -> dict[str, Any]:
         "probe": settings.probe_kind,
         "seed": settings.seed,
     }
+
+
+def _protocol_identity(protocol: Protocol) -> dict[str, Any]:
+    plain = {**asdict(protocol), "design": protocol.design.manifest()}
+    if not plain["feedback_request"]:
+        del plain["feedback_request"]  # studies begun before there were such fields are the same studies
+    return plain
 
 
 # ----------------------------------------------------------------------------------------------- runs
