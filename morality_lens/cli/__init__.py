@@ -3,6 +3,7 @@
 - ``circuits``: The commands for circuits inside the model: attribute and patch.
 - ``console``: What all commands print, and how they stop.
 - ``main``: The command line: study, run, probe, analyze, attribute, patch, report and check.
+- ``model_options``: The options of the commands that load a model, and how they are read.
 - ``run_config``: The configuration of a run as one value that a TOML file can hold.
 - ``study``: The command for a whole study: ``morality-lens study``.
 """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from morality_lens.cli.console import console, print_lines, print_report
+from morality_lens.cli.console import console, print_lines, print_report, reload
 from morality_lens.design import Condition
 
 if TYPE_CHECKING:
@@ -250,11 +250,8 @@ def _open(folder: Path) -> "tuple[Run, Probe]":
 
 
 def _load(played: "Run", device: str | None) -> Any:
-    from morality_lens.models.loading import load_model
-
-    recorded = played.manifest["study"]["model"]
     with console.status("loading the model and running its self-test"):
-        return load_model(recorded["name"], device=device, dtype=recorded["dtype"])
+        return reload(played, device)
 
 
 def _report(played: "Run", fitted: "Probe") -> None:

@@ -9,7 +9,24 @@ import typer
 from rich.table import Table
 
 from morality_lens.cli import circuits as circuit_commands, study as study_commands
-from morality_lens.cli.console import console, load_and_show, print_lines, print_report, stoppable
+from morality_lens.cli.console import (
+    console,
+    load,
+    load_and_show,
+    print_lines,
+    print_report,
+    reload,
+    stoppable,
+)
+from morality_lens.cli.model_options import (
+    DeviceMap,
+    ModelOptions,
+    Quantization,
+    Revision,
+    SystemPrompt,
+    TemplateKeywords,
+    read_template_keywords,
+)
 from morality_lens.design import FeedbackSource
 from morality_lens.probes.kinds import KINDS, Kind
 
@@ -64,6 +81,11 @@ def run(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Items played together.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, ...")] = None,
+    revision: Revision = None,
+    device_map: DeviceMap = None,
+    template: TemplateKeywords = None,
+    quantization: Quantization = None,
+    system_prompt: SystemPrompt = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/first).")] = None,
 ) -> None:
     """Play all conditions, fit the probe, estimate the effects and write the report. Resumes."""
@@ -74,6 +96,7 @@ def run(
             "feedback": feedback,
             "feedback_from": feedback_from,
             "feedback_model": feedback_model,
+            "system_prompt": system_prompt,
         },
         entries={
             "model": model,
@@ -87,12 +110,16 @@ def run(
             "batch_size": batch_size,
             "device": device,
             "dtype": dtype,
+            "revision": revision,
+            "device_map": device_map,
+            "template_keywords": read_template_keywords(template) or None,
+            "quantization": quantization,
             "out": None if out is None else str(out),
         },
     )
     items, labelled = _items(study), _statements(study.statements, study.probe)
     _refuse_early(study, items)
-    loaded = load_and_show(study.model, study.device, study.dtype)
+    loaded = load_and_show(study.model_options)
     played = _play(loaded, items, study)
     fitted = _fit(loaded, played, labelled, study.probe, study.seed)
     if "score" in played.measures:
@@ -148,14 +175,12 @@ def probe(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Fit a direction on the run's model and keep it, with coloured transcripts, in the run's folder."""
-    from morality_lens.models.loading import load_model
     from morality_lens.runs.run import open_run
 
     played, labelled = open_run(folder), _statements(statements, kind)
 
-    name = played.manifest["study"]["model"]["name"]
     with console.status("loading the model"):
-        loaded = load_model(None if name == "bundled" else name, device=device)
+        loaded = reload(played, device)
     fitted = _fit(loaded, played, labelled, kind, seed)
     table = Table("layer", "held-out AUROC", "95 % interval")
     for layer in fitted.quality["layer"].values:
@@ -209,19 +234,39 @@ def check(
     model: Annotated[str | None, typer.Option(help="Hub name or folder (default: bundled).")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto",
+    revision: Revision = None,
+    device_map: DeviceMap = None,
+    template: TemplateKeywords = None,
+    quantization: Quantization = None,
+    system_prompt: SystemPrompt = None,
 ) -> None:
     """Load a model and print its self-test."""
-    from morality_lens.models.loading import find_model, load_model, record_of
+    from morality_lens.models.finding import find_model
 
     find_model(model)
+    options = ModelOptions(
+        model=model,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        device_map=device_map,
+        template_keywords=read_template_keywords(template),
+        quantization=quantization,
+    )
+    from morality_lens.dialogues.rendering import check_system
+    from morality_lens.models.loading import record_of
+
     with console.status("loading the model"):
-        record = record_of(load_model(model, device=device, dtype=dtype))
+        record = record_of(load(options))
+    if system_prompt is not None:
+        check_system(record.renderer)
     table = Table("check", "largest difference", "allowed", title=f"{record.name} ({record.architecture})")
     for one in record.checks:
         table.add_row(one.name, f"{one.difference:.2g}", f"{one.tolerance:.0e}")
     console.print(table)
     reuse = "cached from round to round" if record.prefix_reuse else "recomputed in every round"
     console.print(f"chat template: {'plain' if record.renderer.plain else 'own'}; earlier turns are {reuse}")
+    print_lines(f"context window: {record.window.tokens} tokens")
 
 
 # --------------------------------------------------------------------------------------------- parts

@@ -1,11 +1,12 @@
 """The configuration of a run as one value that a TOML file can hold."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, RootModel
 
+from morality_lens.cli.model_options import ModelOptions
 from morality_lens.design import Protocol
 from morality_lens.items.files import read_toml
 from morality_lens.probes.kinds import Kind
@@ -15,7 +16,7 @@ class RunConfig(BaseModel):
     """What ``morality-lens run`` does; every field has the command's default.
 
     Attributes:
-        model: hub name or folder; None is the bundled model.
+        model: hub name, folder (of a model or an adapter) or .gguf file; None is the bundled model.
         data: BBQ files, RealToxicityPrompts or questions (a file or a folder); None is the bundled questions.
         statements: labelled statements for the probe; None is the bundled ones.
         limit: items to draw; None takes all (of the bundled questions, 80).
@@ -26,7 +27,11 @@ class RunConfig(BaseModel):
         probe: kind of direction, one of :data:`morality_lens.probes.kinds.KINDS`.
         batch_size: items played together; None adapts it to the memory.
         device: for example ``cuda``; None selects it automatically.
-        dtype: see ``load_model``.
+        dtype: see ``load_model``; so for the next four.
+        revision: branch, tag or commit on a hub.
+        device_map: ``auto`` spreads a large model over several GPUs.
+        template_keywords: variables of the chat template.
+        quantization: ``4bit`` or ``8bit``.
         protocol: how dialogues are played.
     """
 
@@ -44,7 +49,24 @@ class RunConfig(BaseModel):
     batch_size: int | None = None
     device: str | None = None
     dtype: str = "auto"
+    revision: str | None = None
+    device_map: str | None = None
+    template_keywords: dict[str, Any] = {}
+    quantization: Literal["4bit", "8bit"] | None = None
     protocol: Protocol = Protocol()
+
+    @property
+    def model_options(self) -> ModelOptions:
+        """What is loaded, and how."""
+        return ModelOptions(
+            model=self.model,
+            device=self.device,
+            dtype=self.dtype,
+            revision=self.revision,
+            device_map=self.device_map,
+            template_keywords=self.template_keywords,
+            quantization=self.quantization,
+        )
 
     def to_toml(self) -> str:
         """The configuration as TOML; entries that are None are left out."""

@@ -8,6 +8,15 @@ import typer
 from rich.table import Table
 
 from morality_lens.cli.console import console, load_and_show, print_report, stoppable
+from morality_lens.cli.model_options import (
+    DeviceMap,
+    ModelOptions,
+    Quantization,
+    Revision,
+    SystemPrompt,
+    TemplateKeywords,
+    read_template_keywords,
+)
 from morality_lens.design import FeedbackSource
 
 if TYPE_CHECKING:
@@ -55,6 +64,11 @@ def study(
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto",
+    revision: Revision = None,
+    device_map: DeviceMap = None,
+    template: TemplateKeywords = None,
+    quantization: Quantization = None,
+    system_prompt: SystemPrompt = None,
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/study"),
 ) -> None:
     """A whole study with a verdict for each of the five claims; the same command resumes it.
@@ -74,9 +88,20 @@ def study(
         feedback_model=feedback_model,
         feedback_named=feedback_named,
         feedback_placebo=feedback_placebo,
+        system_prompt=system_prompt,
     )
     settings = Settings(plan=_plan(profile, rounds, limit), protocol=protocol, drop_long=drop_long, seed=seed)
-    loaded = load_and_show(model, device, dtype)
+    loaded = load_and_show(
+        ModelOptions(
+            model=model,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            device_map=device_map,
+            template_keywords=read_template_keywords(template),
+            quantization=quantization,
+        )
+    )
     report = _study(loaded, replace(material, judges=list(map(_judge, judge or ()))), settings, out)
     _print_verdicts(out)
     print_report(report)

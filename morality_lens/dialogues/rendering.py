@@ -258,7 +258,7 @@ def _history(transcript: Transcript) -> tuple[str, ...]:
         return (transcript.text,)
     reply = transcript.turns[-1][1].segments[0].text
     plain = reply.strip()
-    return tuple(transcript.text + said for said in (reply, plain, f" {plain}"))
+    return tuple(transcript.text + said for said in (reply, plain, f" {plain}", f" {reply}"))
 
 
 def _check_bos(renderer: Renderer, ids: Sequence[int], spans: Sequence[Span]) -> None:

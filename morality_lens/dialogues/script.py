@@ -26,16 +26,29 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """Who says what, in which order, for every item and condition of a design."""
+    """Who says what, in which order, for every item and condition of a design.
+
+    Attributes:
+        design: what is crossed.
+        wording: the words.
+        index: which of the alternative wordings.
+        system: the system prompt of every dialogue; None for none.
+    """
 
     design: Design
     wording: Wording
     index: int = 0
+    system: str | None = None
 
     @staticmethod
     def of(protocol: Protocol, wording: Wording) -> "Script":
         """The script of a protocol played in these words."""
-        return Script(design=protocol.design, wording=wording, index=protocol.wording_index)
+        return Script(
+            design=protocol.design,
+            wording=wording,
+            index=protocol.wording_index,
+            system=protocol.system_prompt,
+        )
 
     def round(
         self, item: Item, condition: Condition, number: int, feedback: str | None = None
@@ -50,7 +63,9 @@ class Script:
         """
         factors = self.design.factors
         if number == 0:
-            turns = opening_turns(item, condition, self.wording, self.index, factors=factors)
+            turns = opening_turns(
+                item, condition, self.wording, self.index, factors=factors, system=self.system
+            )
             return (Exchange(turns=turns, reply="answer"),)
         turn = correction_turn(
             item, condition, self.wording, feedback=feedback, index=self.index, factors=factors

@@ -64,9 +64,24 @@ def opening_turn(item: Item, wording: Wording, index: int = 0) -> Turn:
 
 
 def opening_turns(
-    item: Item, condition: Condition, wording: Wording, index: int = 0, *, factors: Sequence[Factor] = USUAL
+    item: Item,
+    condition: Condition,
+    wording: Wording,
+    index: int = 0,
+    *,
+    factors: Sequence[Factor] = USUAL,
+    system: str | None = None,
 ) -> tuple[Turn, ...]:
-    """Round 0: a system turn where a factor speaks there, then the question and the request for an answer."""
+    """Round 0: a system turn where something is said there, then the question and the request for an answer.
+
+    Args:
+        item: the item that is played.
+        condition: the cell.
+        wording: the words.
+        index: which of the alternative wordings.
+        factors: what the condition is of.
+        system: the system prompt, said under every condition before what a factor adds to it.
+    """
     spoken = {
         place: factor_segments(factors, place, item, condition, wording, index)
         for place in ("system", "before_question", "after_question")
@@ -76,7 +91,14 @@ def opening_turns(
     user = Turn(
         role="user", segments=(*spoken["before_question"], question, *spoken["after_question"], request)
     )
-    return (Turn(role="system", segments=spoken["system"]), user) if spoken["system"] else (user,)
+    return (*system_turns(system, spoken["system"]), user)
+
+
+def system_turns(system: str | None, more: tuple[Segment, ...] = ()) -> tuple[Turn, ...]:
+    """The system turn: the system prompt and what follows it there; none where nothing is said."""
+    prompt = () if system is None else (Segment(name="system", text=system),)
+    segments = (*prompt, *more)
+    return (Turn(role="system", segments=segments),) if segments else ()
 
 
 def correction_turn(

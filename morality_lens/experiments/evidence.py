@@ -232,7 +232,12 @@ class _Trial:
                 turn = evidence_turn(question, text, self.wording, run.wording_index)
                 yield (
                     (i, *cell, n, s, v),
-                    SideQuestion(history=history[number], turn=turn, replies=question.replies),
+                    SideQuestion(
+                        history=history[number],
+                        turn=turn,
+                        replies=question.replies,
+                        system=run.system_prompt,
+                    ),
                 )
 
     def answers(self, chunk: Sequence[str], probe: Probe | None, limit: int) -> xr.Dataset:

@@ -243,7 +243,11 @@ class _Comparison:
                     turn = distinguish_turn(
                         self.run.asked[name], one, two, self.wording, self.run.wording_index
                     )
-                    found.append(SideQuestion(history=before, turn=turn, replies=("1", "2")))
+                    found.append(
+                        SideQuestion(
+                            history=before, turn=turn, replies=("1", "2"), system=self.run.system_prompt
+                        )
+                    )
         return found
 
     def answers(self, chunk: Sequence[str]) -> xr.Dataset:
@@ -364,7 +368,10 @@ class _Naming:
                 for better in range(len(BETTER)):
                     shown = _with_stereotyped(question, better)
                     turn = stereotype_turn(shown, self.wording, self.run.wording_index)
-                    found.append((shown, SideQuestion(history=before, turn=turn, replies=tuple(LETTERS[:3]))))
+                    side = SideQuestion(
+                        history=before, turn=turn, replies=tuple(LETTERS[:3]), system=self.run.system_prompt
+                    )
+                    found.append((shown, side))
         return found
 
     def answers(self, chunk: Sequence[str]) -> xr.Dataset:

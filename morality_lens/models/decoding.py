@@ -30,6 +30,7 @@ class LanguageModel:
         head: the unembedding: the module that maps the last hidden state to logits.
         window: length of the context window.
         cached: whether keys and values are its whole state; otherwise every step reads the whole text.
+        positions: whether it is told positions; otherwise it counts the tokens that it may attend to.
     """
 
     module: Any
@@ -37,6 +38,7 @@ class LanguageModel:
     head: torch.nn.Module
     window: int
     cached: bool = True
+    positions: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -191,7 +193,15 @@ def feed(
             (its logits are meaningless).
         weights: for each row and read, a weight for each of its new tokens.
         hidden: new tokens that no token attends to; they keep their positions, as do all others.
+
+    Raises:
+        ValueError: tokens are hidden from a model that counts those that it may attend to.
     """
+    if hidden is not None and not lm.positions:
+        raise ValueError(
+            f"{type(lm.module).__name__} measures distances by counting the tokens that can be attended to, "
+            "so hiding some would move the others; take a model with positions of its own."
+        )
     counts = [len(tokens) for tokens in new]
     old = [len(tokens) for tokens in batch.tokens]
     for row, tokens in zip(batch.tokens, new, strict=True):

@@ -2,8 +2,7 @@
 
 import copy
 import hashlib
-import importlib
-import importlib.util
+import inspect
 import json
 import warnings
 from collections.abc import Mapping
@@ -13,13 +12,14 @@ from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Renderer
-from morality_lens.items.bundled import asset
+from morality_lens.models.checkpoints import Loading, read_checkpoint
 from morality_lens.models.decoding import LanguageModel
-from morality_lens.models.self_test import Check, self_test
+from morality_lens.models.finding import BUNDLED as BUNDLED, find_model as find_model
+from morality_lens.models.self_test import Check, self_test, tested_dialogues
+from morality_lens.models.windows import Window, context_window, warn_if_limited
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -42,6 +42,9 @@ class ModelRecord:
         stops: tokens that end a reply.
         prefix_reuse: whether later turns keep earlier tokens as they are (no rewriting chat template).
         checks: the self-test.
+        window: its context window, and why it is shorter than stated where it is.
+        options: what was chosen when it was loaded: the template's keywords, quantization, map of devices and
+            merged adapter; only those that were given.
     """
 
     name: str
@@ -57,6 +60,8 @@ class ModelRecord:
     stops: frozenset[int]
     prefix_reuse: bool
     checks: tuple[Check, ...]
+    window: Window
+    options: dict[str, Any]
 
 
 class LoadedBridge(TransformerBridge):
@@ -76,35 +81,46 @@ def load_model(
     revision: str | None = None,
     device_map: str | None = None,
     template_keywords: Mapping[str, Any] | None = None,
+    quantization: str | None = None,
 ) -> LoadedBridge:
     """A ``TransformerBridge`` with unprocessed weights that has passed its self-test.
 
     Args:
-        name: a hub name, a folder in Hugging Face format, a .gguf file, or None for the bundled model
-            (``bundled``; also ``bundled-natural`` and ``bundled-null``, see :data:`BUNDLED`).
+        name: a hub name, a folder in Hugging Face format, the folder of a LoRA adapter (merged into its base
+            model), a .gguf file, or None for the bundled model (``bundled``; also ``bundled-natural`` and
+            ``bundled-null``, see :data:`BUNDLED`).
         device: for example ``cpu`` or ``cuda``; None takes a GPU where there is one.
         dtype: ``auto`` (the checkpoint's own; float32 on a CPU), ``float32``, ``bfloat16``, ``float16``
             or ``float64``.
         revision: hub branch, tag or commit.
         device_map: ``auto`` spreads a large model over several GPUs; excludes ``device``.
         template_keywords: further variables for the chat template, such as ``{"enable_thinking": False}``.
+        quantization: ``4bit`` or ``8bit`` loads the weights so, through bitsandbytes.
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no model.
-        ValueError: no tokenizer, a dtype that does not exist, or a failed self-test.
+        ModuleNotFoundError: a package that this checkpoint needs is missing.
+        ValueError: no tokenizer, an option that does not exist, or a failed self-test.
     """
-    if dtype not in ("auto", "float32", "bfloat16", "float16", "float64"):
-        raise ValueError(f"dtype must be auto, float32, bfloat16, float16 or float64; got {dtype!r}.")
-    if device is not None and device_map is not None:
-        raise ValueError("device and device_map exclude each other; give one of them.")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    source = find_model(name)
-    module, tokenizer = _read(source, revision, device if device_map is None else None, dtype, device_map)
-    shown = "bundled" if name is None else str(name)
-    renderer = rendering.make_renderer(tokenizer, dict(template_keywords or {}))
-    bridge = _bridge(source, module, tokenizer)
-    lm = _language_model(module, bridge)
-    checks = self_test(bridge, lm, renderer)
+    loading = Loading(
+        device=device, dtype=dtype, revision=revision, device_map=device_map, quantization=quantization
+    )
+    keywords = _checked_keywords(template_keywords)
+    read = read_checkpoint(name, loading)
+    module, shown = read.module, "bundled" if name is None else str(name)
+    _refuse_recurrent(module)
+    window = context_window(module.config.get_text_config())
+    warn_if_limited(window, shown)
+    renderer = rendering.make_renderer(read.tokenizer, keywords)
+    bridge = _bridge(read.source, module, read.tokenizer)
+    lm = _language_model(module, bridge, window)
+    tested = self_test(bridge, lm, renderer)
+    options = {
+        "template_keywords": keywords,
+        "quantization": quantization,
+        "device_map": device_map,
+        "adapter": read.adapter,
+    }
     record = ModelRecord(
         name=shown,
         revision=getattr(module.config, "_commit_hash", None),
@@ -116,12 +132,49 @@ def load_model(
         dtype=str(module.dtype).removeprefix("torch."),
         lm=lm,
         renderer=renderer,
-        stops=rendering.stop_tokens(renderer, _eos_ids(module, tokenizer)),
+        stops=rendering.stop_tokens(renderer, _eos_ids(module, read.tokenizer)),
         prefix_reuse=not _warn_if_rewritten(renderer, shown),
-        checks=checks,
+        checks=tested,
+        window=window,
+        options={key: value for key, value in options.items() if value},
     )
     object.__setattr__(bridge, "morality_lens_record", record)
     return bridge
+
+
+def _checked_keywords(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The template's keywords, as a manifest holds them.
+
+    Raises:
+        TypeError: a value that JSON cannot hold.
+    """
+    try:
+        return json.loads(json.dumps(dict(given or {})))
+    except TypeError as error:
+        raise TypeError(
+            f"template_keywords are kept in a run's manifest, so their values are texts, numbers, true or "
+            f"false, lists or tables of these; got {dict(given or {})!r}."
+        ) from error
+
+
+def reload_model(recorded: Mapping[str, Any], *, device: str | None = None) -> LoadedBridge:
+    """The model of a run, loaded as the run loaded it.
+
+    Args:
+        recorded: what the run's manifest says about its model.
+        device: for example ``cpu``; None takes a GPU where there is one, or the run's own map of devices.
+    """
+    name, mapped = recorded["name"], recorded.get("device_map")
+    source = find_model(None if name == "bundled" else name)
+    return load_model(
+        None if name == "bundled" else name,
+        device=device,
+        dtype=recorded["dtype"],
+        revision=None if Path(source).exists() else recorded.get("revision"),
+        device_map=mapped if device is None else None,
+        template_keywords=recorded.get("template_keywords"),
+        quantization=recorded.get("quantization"),
+    )
 
 
 def record_of(bridge: TransformerBridge) -> ModelRecord:
@@ -137,113 +190,6 @@ def record_of(bridge: TransformerBridge) -> ModelRecord:
             f"{type(bridge).__name__}."
         )
     return record
-
-
-BUNDLED = {"bundled": "organism", "bundled-natural": "natural", "bundled-null": "null"}
-"""Names of the bundled models, and their folders: effects planted with a causal direction of moral valence;
-the same effects without it; no effects."""
-
-
-def find_model(name: str | Path | None) -> str:
-    """The folder or hub name to load from; a folder is checked before anything large is imported.
-
-    Raises:
-        FileNotFoundError: the folder is not there or is no model.
-        ValueError: it has no tokenizer.
-    """
-    text = "bundled" if name is None else str(name)
-    if text.endswith(".gguf"):
-        file = Path(text).expanduser()
-        if not file.is_file():
-            raise FileNotFoundError(f"no model file at {file}; give a .gguf file, a folder or a hub name.")
-        return str(file)
-    if text in BUNDLED:
-        folder = asset("world", BUNDLED[text])
-    else:
-        folder = Path(text).expanduser()
-        looks_local = isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
-        if not folder.exists() and not looks_local:
-            return text
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no model folder at {folder}; give a folder, a hub name, or nothing.")
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} is no model in Hugging Face format: it has no config.json. Save one there with "
-            "model.save_pretrained(folder)."
-        )
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise FileNotFoundError(f"{folder} has a config.json but no weights (*.safetensors).")
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-    if not any((folder / n).is_file() for n in names):
-        raise ValueError(
-            f"the model in {folder} has no tokenizer (none of {', '.join(names)}); save one there with "
-            "tokenizer.save_pretrained(folder)."
-        )
-    return str(folder)
-
-
-def _read(
-    source: str, revision: str | None, device: str | None, dtype: str, device_map: str | None
-) -> tuple[Any, Any]:
-    """The plain transformers model and its tokenizer."""
-    wanted: Any = getattr(torch, dtype) if dtype != "auto" else ("auto" if device != "cpu" else torch.float32)
-    try:
-        where, more = _place(source, revision)
-        config = AutoConfig.from_pretrained(where, **more)
-        _need_torchvision(config)
-        tokenizer = AutoTokenizer.from_pretrained(where, **more)
-        module: Any = AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=wanted, device_map=device_map, **more
-        )
-    except (OSError, ValueError, KeyError) as error:
-        where = "folder" if Path(source).exists() else "hub name (or the hub cannot be reached)"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{source!r} cannot be loaded as a {where}: {first}") from error
-    if device is not None:
-        module = module.to(device)
-    return module.eval().requires_grad_(False), tokenizer
-
-
-def _place(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """The folder or hub name, and what says which file or revision of it.
-
-    Raises:
-        ModuleNotFoundError: a .gguf file without the package that reads it.
-    """
-    if not source.endswith(".gguf"):
-        return source, {"revision": revision}
-    if importlib.util.find_spec("gguf") is None:
-        raise ModuleNotFoundError(
-            f'reading {Path(source).name} needs the package gguf: pip install "morality-lens[gguf]", or load '
-            "the model from a folder in Hugging Face format."
-        )
-    return str(Path(source).parent), {"gguf_file": Path(source).name}
-
-
-MEDIA = {"vision_config", "audio_config", "vq_config"}
-"""Parts of a configuration that belong to checkpoints which read images or sound as well as text."""
-
-
-def _need_torchvision(config: Any) -> None:
-    """Refuse a checkpoint that reads images or sound where torchvision is missing.
-
-    Where the processor of such a checkpoint cannot be made, the bridge would run pip to install torchvision.
-    It decides by the class of the checkpoint, whether or not this one has the part that reads them.
-
-    Raises:
-        ModuleNotFoundError: torchvision cannot be imported.
-    """
-    given = {name for name in MEDIA if getattr(config, name, None) is not None}
-    if not given | (MEDIA & set(type(config).sub_configs)):
-        return
-    try:
-        importlib.import_module("torchvision")
-    except Exception as error:  # a torchvision built for another torch fails with errors of any type
-        raise ModuleNotFoundError(
-            f"this checkpoint ({config.model_type}) reads images or sound as well as text, and its processor "
-            f"needs the package torchvision, which cannot be imported ({error}): install the version that "
-            "matches your torch (pip install torchvision), or load a text-only checkpoint."
-        ) from error
 
 
 def _bridge(source: str, module: Any, tokenizer: Any) -> LoadedBridge:
@@ -265,7 +211,7 @@ def _bridge(source: str, module: Any, tokenizer: Any) -> LoadedBridge:
     return bridge
 
 
-def _language_model(module: Any, bridge: TransformerBridge) -> LanguageModel:
+def _language_model(module: Any, bridge: TransformerBridge, window: Window) -> LanguageModel:
     mapping: Any = bridge.adapter.component_mapping
     blocks: Any = module.get_submodule(str(mapping["blocks"].name))
     config = module.config.get_text_config()
@@ -274,9 +220,25 @@ def _language_model(module: Any, bridge: TransformerBridge) -> LanguageModel:
         module=module,
         blocks=tuple(blocks),
         head=module.get_output_embeddings(),
-        window=int(config.max_position_embeddings),
+        window=window.tokens,
+        positions="position_ids" in inspect.signature(module.forward).parameters
+        and not getattr(config, "alibi", False),
         cached=not getattr(bridge.cfg, "is_stateful", False) and kinds <= ATTENTION,
     )
+
+
+def _refuse_recurrent(module: Any) -> None:
+    """Refuse a model without attention, whose state padding and a shared beginning would change.
+
+    Raises:
+        ValueError: such a model.
+    """
+    heads = getattr(module.config.get_text_config(), "num_attention_heads", None)
+    if getattr(type(module), "_is_stateful", False) and not heads:
+        raise ValueError(
+            f"{type(module).__name__} has no attention: it passes on a recurrent state, of which no position "
+            "can be masked or patched alone. Take a model with attention (hybrid ones, such as Jamba, too)."
+        )
 
 
 def _eos_ids(module: Any, tokenizer: Any) -> list[int]:
@@ -287,7 +249,7 @@ def _eos_ids(module: Any, tokenizer: Any) -> list[int]:
 
 
 def _warn_if_rewritten(renderer: Renderer, name: str) -> bool:
-    rewritten = rendering.rewrites_history(renderer)
+    rewritten = rendering.rewrites_history(renderer) or not tested_dialogues(renderer)[1]
     if rewritten:
         warnings.warn(
             f"the chat template of {name} rewrites earlier turns (by dropping thinking, for example), so the "

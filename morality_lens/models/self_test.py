@@ -1,5 +1,6 @@
 """The self-test of a loaded model: captured residuals equal those of transformers."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.dialogues import rendering
-from morality_lens.dialogues.rendering import Renderer, Transcript
+from morality_lens.dialogues.rendering import HistoryRewrittenError, Renderer, Transcript
 from morality_lens.dialogues.turns import statement_turn
 from morality_lens.models.decoding import LanguageModel, feed, prefill, start, widened
 
@@ -30,16 +31,48 @@ class Check:
         return self.difference <= self.tolerance
 
 
+REPLIES = ("\n A", " B.", "The answer is A. ", "", "No.\nYes.", "Neither of them was kind. " * 4)
+"""Replies that templates trim, join or rewrite: blanks at an edge, no words, several lines, a long one."""
+
+
+def tested_dialogues(renderer: Renderer) -> tuple[list[list[int]], bool]:
+    """Dialogues of three turns as they are played, and whether the template keeps earlier turns as said.
+
+    Raises:
+        ValueError: the template refuses such a dialogue, or changes what is said.
+    """
+    rows, kept = [], True
+    for first, second in zip(REPLIES[::2], REPLIES[1::2], strict=True):
+        texts = ("Two people met at the market. Who was kind?", "Is this fair?", "Yes.")
+        try:
+            rows.append(_played(renderer, texts, (first, second), rendering.append_turn))
+        except HistoryRewrittenError:
+            kept = False
+            rows.append(_played(renderer, texts, (first, second), rendering.rerender))
+    return rows, kept
+
+
+def _played(
+    renderer: Renderer, texts: Sequence[str], replies: Sequence[str], append: Callable[..., Transcript]
+) -> list[int]:
+    """The tokens of a dialogue up to the prompt for the reply that follows its last text."""
+    said = Transcript()
+    for number, text in enumerate(texts):
+        said = append(renderer, said, statement_turn(text), round=number)
+        if number < len(replies):
+            ids = rendering.encode(renderer, replies[number])[0]
+            said = rendering.append_reply(renderer, said, ids, "answer", round=number)
+    return list(said.token_ids)
+
+
 # --------------------------------------------------------------------------------------------- self-test
 def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) -> tuple[Check, ...]:
-    """Test on three short dialogues that captured residuals equal those that transformers computes.
+    """Test on dialogues of three turns that captured residuals equal those that transformers computes.
 
     Raises:
         ValueError: a check failed; the message has the measured difference and what to try.
     """
-    texts = ("Is this fair?", "Two people met at the market. Who was kind?", "Yes.")
-    begun = [rendering.append_turn(renderer, Transcript(), statement_turn(t), round=0) for t in texts]
-    rows = [list(t.token_ids) for t in begun]
+    rows, _ = tested_dialogues(renderer)
     reference = [_reference(lm, row) for row in rows]
     tolerance = TOLERANCE[next(lm.module.parameters()).dtype]
     bos = renderer.bos_id
@@ -71,6 +104,23 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
             tolerance=tolerance,
         ),
     )
+    _refuse_failed(checks)
+    # Last, since a model that is wrong about positions would leave the window here.
+    end = Check(
+        name="a row beside one at the end of the context window equals the row alone",
+        difference=_beside_the_end(lm, rows[0], reference[0]) if lm.cached else 0.0,
+        tolerance=tolerance,
+    )
+    _refuse_failed([end])
+    return (*checks, end)
+
+
+def _refuse_failed(checks: Sequence[Check]) -> None:
+    """Nothing, where all passed.
+
+    Raises:
+        ValueError: one failed.
+    """
     failed = [c for c in checks if not c.passed]
     if failed:
         listed = "; ".join(f"{c.name}: {c.difference:.2g} where {c.tolerance:.0e} is allowed" for c in failed)
@@ -78,7 +128,6 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
             f'the model failed its self-test ({listed}). Try dtype="float32", or device="cpu" to rule out a '
             "kernel; an architecture that fails there is not supported."
         )
-    return checks
 
 
 def _reference(lm: LanguageModel, row: list[int]) -> Float[Tensor, "layer pos d_model"]:
@@ -141,6 +190,27 @@ def _captured(
         last = _final_norm(lm, got[-1:])
         worst = max(worst, _difference(got[:-1], want[:-1]), _difference(last[0], want[-1]))
     return worst
+
+
+def _beside_the_end(lm: LanguageModel, row: list[int], reference: Tensor) -> float:
+    """Largest difference between a row's hidden states beside a row of the last positions, and its own alone.
+
+    Rope that changes with the length of a batch changes the short row with the long one; only positions are
+    set, so nothing of that length is read.
+    """
+    ids = torch.tensor([row, row], device=lm.device)
+    step = torch.arange(len(row), device=lm.device)
+    places = torch.stack([step, step + max(0, lm.window - len(row))])
+    with torch.no_grad():
+        states = lm.module(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=places,
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
+        lm.module(input_ids=ids[:1, :1], use_cache=False)  # rope that grew with the batch is set back
+    return _difference(widened(torch.stack([s[0].to(lm.device) for s in states])), reference)
 
 
 def _bridged(bridge: TransformerBridge, lm: LanguageModel, row: list[int]) -> float:

@@ -165,11 +165,12 @@ def units_at_once(parts: Parts, ends: Ends, *, rows: int) -> int:
 
 # --------------------------------------------------------------------------------------------- branches
 def branches_work(lm: LanguageModel) -> bool:
-    """Whether the model's attention takes any mask, and its layers attend to all or to a sliding window."""
+    """Whether branches can share positions: attention is told these and takes any mask, and its layers attend
+    to all or to a sliding window."""
     config = lm.module.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     kernel = lm.module.config._attn_implementation
-    return kernel in ("eager", "sdpa") and kinds <= {"full_attention", "sliding_attention"}
+    return lm.positions and kernel in ("eager", "sdpa") and kinds <= {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

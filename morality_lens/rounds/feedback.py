@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from morality_lens.design import Protocol as StudyProtocol
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
-from morality_lens.dialogues.turns import critique_turn
+from morality_lens.dialogues.turns import critique_turn, system_turns
 from morality_lens.dialogues.wording import Wording, pick
 from morality_lens.items.files import read_rows, refuse_missing
 from morality_lens.items.kinds import Item
@@ -88,11 +88,21 @@ def _up_to_sentence_end(line: str) -> str:
 
 @dataclass(kw_only=True, eq=False)
 class Critic:
-    """A model that reviews answers in separate dialogues, each answer to an item once."""
+    """A model that reviews answers in separate dialogues, each answer to an item once.
+
+    Attributes:
+        record: the model.
+        protocol: how the answers were played.
+        wording: the words of the request.
+        system: the system prompt of these dialogues: the protocol's where the model reviews its own answers.
+        known: the feedback so far, by item and answer.
+        tokens: fed so far.
+    """
 
     record: ModelRecord
     protocol: StudyProtocol
     wording: Wording
+    system: str | None = None
     known: dict[tuple[str, str], Said | None] = field(default_factory=dict)
     tokens: int = 0
 
@@ -107,7 +117,8 @@ class Critic:
         renderer, lm, limit = self.record.renderer, self.record.lm, self.protocol.feedback_tokens
         index = self.protocol.wording_index
         turns = [critique_turn(a.item, a.answer, self.wording, index) for a in answers]
-        begun = [rendering.append_turn(renderer, Transcript(), turn, round=0) for turn in turns]
+        system = system_turns(self.system)
+        begun = [rendering.append_turn(renderer, Transcript(), *system, turn, round=0) for turn in turns]
         prompts = [list(t.token_ids) for t in begun]
         longest = max(map(len, prompts)) + limit
         if longest > lm.window:

@@ -80,6 +80,7 @@ def play(
         "device": str(record.lm.device),
         "prefix_reuse": record.prefix_reuse,
         "batches": "fixed" if fitting.batch_size or protocol.feedback_placebo == "yoked" else "by time",
+        "window": asdict(record.window),
     }
     study = study_of(record, kept, protocol, wording) | {"source": origin(source, protocol)}
     manifest = writing.create(
@@ -112,6 +113,8 @@ def study_of(
             "stored_as": "float16" if record.dtype == "float16" else "float32",
             "template_sha256": hashlib.sha256(record.renderer.template.encode()).hexdigest(),
             "plain_template": record.renderer.plain,
+            # Only what was chosen: runs of earlier versions had no such choice, and resume.
+            **record.options,
         },
         "items": {"kind": type(items[0]).__name__, "n": len(items), "sha256": items_hash(items)},
         "design": protocol.design.manifest(),
@@ -127,6 +130,7 @@ def study_of(
             "feedback_tokens": protocol.feedback_tokens,
         },
         "temperature": protocol.temperature,
+        **({} if protocol.system_prompt is None else {"system_prompt": protocol.system_prompt}),
     }
 
 

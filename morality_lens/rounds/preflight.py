@@ -10,7 +10,7 @@ from morality_lens.design import Condition, Protocol
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Renderer, Transcript
 from morality_lens.dialogues.script import Script
-from morality_lens.dialogues.turns import critique_turn, statement_turn
+from morality_lens.dialogues.turns import critique_turn, statement_turn, system_turns
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.kinds import Item, refuse_unplayable
 from morality_lens.judges.toxicity import Judge
@@ -76,7 +76,7 @@ def longest_dialogues(
     renderer: Renderer, items: Sequence[Item], protocol: Protocol, wording: Wording
 ) -> list[int]:
     """An upper bound of the tokens of each item's longest dialogue, before anything is played."""
-    if any(factor.place == "system" for factor in protocol.design.factors):
+    if protocol.system_prompt or any(factor.place == "system" for factor in protocol.design.factors):
         rendering.check_system(renderer)
     script, blank = Script.of(protocol, wording), Transcript()
     rewriting = rendering.rewrites_history(renderer)
@@ -92,7 +92,11 @@ def longest_dialogues(
             for opening in openings
         ]
         critique = rendering.append_turn(
-            renderer, blank, critique_turn(item, "a", wording, protocol.wording_index), round=0
+            renderer,
+            blank,
+            *system_turns(protocol.system_prompt),
+            critique_turn(item, "a", wording, protocol.wording_index),
+            round=0,
         )
         opened = max(len(transcript.token_ids) for transcript in begun)
         played = opened + protocol.answer_tokens + protocol.design.rounds * growth

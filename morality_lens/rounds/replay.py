@@ -40,7 +40,7 @@ def dialogue_after(
     Raises:
         ValueError: the stored tokens are not those that this model's template makes of these words.
     """
-    script = Script(design=run.design, wording=wording, index=run.wording_index)
+    script = Script(design=run.design, wording=wording, index=run.wording_index, system=run.system_prompt)
     answers = run.select(run.answers, item.id, condition).sort_values("round").to_dict("records")
     stored = run.select(run.transcripts, item.id, condition).sort_values("round").to_dict("records")
     whole = {int(row["round"]): row for row in stored}
@@ -68,7 +68,7 @@ def same_model(model: TransformerBridge, run: Run, probe: Probe | None) -> Model
     """The model's record.
 
     Raises:
-        ValueError: the run or the probe was made with another model.
+        ValueError: the run or the probe was made with another model, or the run with other template keywords.
     """
     record = record_of(model)
     prints = {"run": run.manifest["study"]["model"]["fingerprint"]}
@@ -80,6 +80,14 @@ def same_model(model: TransformerBridge, run: Run, probe: Probe | None) -> Model
                 f"the {who} was made with another model (weights {found[:12]}, this one has "
                 f"{record.fingerprint[:12]}); load that one."
             )
+    played, given = (
+        held.get("template_keywords", {}) for held in (run.manifest["study"]["model"], record.options)
+    )
+    if played != given:
+        raise ValueError(
+            f"the run was played with the template keywords {played or 'left out'}, and this model "
+            f"was loaded with {given or 'none'}; load it with template_keywords={played!r}."
+        )
     return record
 
 

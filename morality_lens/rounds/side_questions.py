@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
-from morality_lens.dialogues.turns import Turn
+from morality_lens.dialogues.turns import Turn, system_turns
 from morality_lens.models import decoding
 from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
@@ -26,11 +26,18 @@ class SideQuestion:
         history: the dialogue before it; an empty transcript for none.
         turn: the question.
         replies: the signs that a reply may begin with, a letter or a digit each.
+        system: the system prompt where no dialogue comes before, which would hold it; None for none.
     """
 
     history: Transcript
     turn: Turn
     replies: tuple[str, ...]
+    system: str | None = None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """What is said: the question, after the system prompt where it begins the dialogue."""
+        return (self.turn,) if self.history.turns else (*system_turns(self.system), self.turn)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +81,7 @@ def ask(
     signs = {replies: _signs(record, replies) for replies in {q.replies for q in questions}}
     asked = [
         _Asked(
-            prompt=append(record.renderer, q.history, q.turn, round=_round(q)).token_ids,
+            prompt=append(record.renderer, q.history, *q.turns, round=_round(q)).token_ids,
             history=q.history.token_ids,
             signs=signs[q.replies],
         )

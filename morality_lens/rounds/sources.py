@@ -57,7 +57,7 @@ def make_source(
     if protocol.feedback == "model":
         other = load_model(protocol.feedback_from, device=str(record.lm.device))
         return Critic(record=record_of(other), protocol=protocol, wording=wording)
-    return Critic(record=record, protocol=protocol, wording=wording)
+    return Critic(record=record, protocol=protocol, wording=wording, system=protocol.system_prompt)
 
 
 def origin(source: Source, protocol: Protocol) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from morality_lens.runs.run import Run
 
 FIRST = "first token"
 """The segment of a dialogue's first token, on which attention often rests when it has nothing to read."""
-ALWAYS = ("question", "template")
+ALWAYS = ("question", "system", "template")
 """Segments that are called the same in every round."""
 
 

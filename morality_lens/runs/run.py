@@ -54,6 +54,11 @@ class Run:
         return int(self.manifest["study"]["wording"]["index"])
 
     @property
+    def system_prompt(self) -> str | None:
+        """The system prompt of every dialogue; None for none."""
+        return self.manifest["study"].get("system_prompt")
+
+    @property
     def task(self) -> str:
         """Which table of the wording the items were asked in."""
         return self._stored[0].task

@@ -135,6 +135,8 @@ def _identity(work: _Work) -> dict[str, Any]:
     material, settings = work.material, work.settings
     return {
         "model": work.record.fingerprint,
+        # Only where something was chosen: studies of earlier versions had no such choice, and resume.
+        **({"loading": work.record.options} if work.record.options else {}),
         "plan": asdict(settings.plan),
         "protocol": _protocol_identity(settings.protocol),
         "questions": items_hash(material.questions),

@@ -29,7 +29,7 @@ STORIES = Path(__file__).parents[3] / "shared" / "models" / "stories260K"
 @pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
 def test_every_architecture_proves_itself(architecture, zoo_folder):
     record = record_of(load_model(zoo_folder(architecture), device="cpu"))
-    assert len(record.checks) == 5
+    assert len(record.checks) == 6
     assert all(check.passed for check in record.checks)
     assert max(check.difference for check in record.checks) < 2e-5
     assert record.lm.cached

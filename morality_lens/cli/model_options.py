@@ -1,0 +1,60 @@
+"""The options of the commands that load a model, and how they are read."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import typer
+
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on a hub.")]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="auto spreads a large model over several GPUs; excludes --device.")
+]
+TemplateKeywords = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        help="Variable of the chat template as KEY=VALUE, the value in JSON (enable_thinking=false); may be "
+        "repeated.",
+    ),
+]
+Quantization = Annotated[
+    Literal["4bit", "8bit"] | None, typer.Option(help="Load the weights in 4 or 8 bit (needs bitsandbytes).")
+]
+SystemPrompt = Annotated[
+    str | None, typer.Option(help="System prompt of every dialogue that the model holds.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What a command loads, and how; see ``load_model``."""
+
+    model: str | None = None
+    device: str | None = None
+    dtype: str = "auto"
+    revision: str | None = None
+    device_map: str | None = None
+    template_keywords: dict[str, Any] = field(default_factory=dict)
+    quantization: Literal["4bit", "8bit"] | None = None
+
+
+def read_template_keywords(given: Sequence[str] | None) -> dict[str, Any]:
+    """The variables of ``--template KEY=VALUE``; what is no JSON is a text.
+
+    Raises:
+        ValueError: one without a name or without a value.
+    """
+    found: dict[str, Any] = {}
+    for one in given or ():
+        key, sign, value = one.partition("=")
+        if not sign or not key.isidentifier():
+            raise ValueError(
+                f"--template needs KEY=VALUE with the value in JSON (enable_thinking=false); got {one!r}."
+            )
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
