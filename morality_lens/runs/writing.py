@@ -169,7 +169,12 @@ def _write_table(file: Path, table: pd.DataFrame) -> None:
 
 def finish(path: Path) -> None:
     """Put the timings of all batches into the manifest."""
-    write_json(path / "manifest.json", {**read_manifest(path), "timings": timings(path)})
+    keep_in_manifest(path, timings=timings(path))
+
+
+def keep_in_manifest(path: Path, **entries: Any) -> None:
+    """Add entries to the manifest, which are no part of what identifies the run."""
+    write_json(path / "manifest.json", {**read_manifest(path), **entries})
 
 
 def write_scores(path: Path, scores: pd.DataFrame) -> None:
