@@ -1,6 +1,7 @@
 """What a long computation says while it runs: its stages, and how far it is, with or without a terminal."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ class Counter:
 
     def __init__(self, what: str, total: int, *, done: int = 0, shown: bool = True) -> None:
         self._what, self._total, self._done, self._new, self._tokens = what, total, done, 0, 0
-        self._began = self._last = time.monotonic()
+        self._began, self._over = time.monotonic(), threading.Event()
         live = sys.stderr.isatty() or "ipykernel" in sys.modules
         self._lines = shown and not live
         self._bar: Any = tqdm(desc=what, total=total, initial=done, disable=not (shown and live))
@@ -60,10 +61,6 @@ class Counter:
         """Count ``n`` more; ``tokens`` is how many were read and written since the count began."""
         self._new, self._tokens = self._new + n, max(tokens, self._tokens)
         self._bar.update(n)
-        now = time.monotonic()
-        if self._lines and now - self._last >= EVERY:
-            self._last = now
-            print(self.line, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """Print a line without disturbing the bar."""
@@ -83,10 +80,17 @@ class Counter:
         return ", ".join(parts)
 
     def __enter__(self) -> "Counter":
+        if self._lines:
+            threading.Thread(target=self._say, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._bar.close()
+
+    def _say(self) -> None:
+        while not self._over.wait(EVERY):
+            print(self.line, file=sys.stderr, flush=True)
 
 
 def counted(values: Sequence[T], what: str, *, shown: bool = True) -> Iterator[T]:

@@ -43,7 +43,7 @@ def missing_feedback(answers: pd.DataFrame, design: Design) -> dict[str, tuple[i
         return {}  # runs of earlier versions
     found = {}
     for condition in design.conditions:
-        mask = _texts(answers, "feedback_text")
+        mask = _texts(answers, "feedback_text").copy()
         for name, level in condition.coords.items():
             mask &= answers[name].eq(level).to_numpy(dtype=bool)
         gone = int(_flags(answers, "feedback_missing")[mask].sum())
