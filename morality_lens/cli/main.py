@@ -33,7 +33,7 @@ from morality_lens.cli.model_options import (
 from morality_lens.cli.places import asked, refuse_missing, refuse_missing_run
 from morality_lens.design import FeedbackSource
 from morality_lens.probes.kinds import KINDS, Kind
-from morality_lens.progress import stage
+from morality_lens.progress import listening, stage
 
 if TYPE_CHECKING:
     from morality_lens.cli.run_config import RunConfig
@@ -155,7 +155,7 @@ def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", *, least_p
     from morality_lens.runs.rates import missing_feedback, said_missing
 
     steps.say(f"playing {len(items)} items", step=True)
-    with stoppable():
+    with stoppable(), listening(steps.say):
         played = play(
             loaded,
             items,

@@ -15,6 +15,7 @@ from morality_lens.design import Protocol
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.files import read_jsonl, replace_file
+from morality_lens.progress import stage
 from morality_lens.rounds.feedback import ReviewedAnswer, Said, said, without_thoughts
 
 try:
@@ -115,6 +116,8 @@ class Endpoint:
             finally:
                 pool.shutdown(cancel_futures=True)
         self._refuse_frequent_failure()
+        if any(self._key(text) in self.failed for text in new):
+            stage(f"{self._name} gave no feedback on {self.failures}; neutral words stand in for it")
         return [self.known.get(self._key(text)) for text in turns]
 
     @property

@@ -13,6 +13,7 @@ from morality_lens.design import Design, Protocol
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import load_wording
 from morality_lens.models.loading import load_model
+from morality_lens.progress import listening
 from morality_lens.rounds import endpoint
 from morality_lens.rounds.endpoint import Endpoint
 from morality_lens.rounds.feedback import ReviewedAnswer, Said, said, without_thoughts
@@ -108,8 +109,11 @@ def test_a_reply_without_feedback_is_asked_again_then_missing_counted_and_not_ke
     server, tmp_path, reply, counted
 ):
     server.always = reply
-    one = make_endpoint(server, tmp_path / "kept.jsonl")
-    assert one.feedback(reviews(1)) == [None]
+    one, heard = make_endpoint(server, tmp_path / "kept.jsonl"), []
+    with listening(heard.append):
+        assert one.feedback(reviews(1)) == [None]
+    assert len(heard) == 1
+    assert counted in heard[0]
     assert len(server.asked) == 1 + endpoint.AGAIN
     assert len({asked["seed"] for asked in server.asked}) == 1 + endpoint.AGAIN
     assert one.failures.startswith("1 of 1 requests: ")
