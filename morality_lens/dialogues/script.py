@@ -29,15 +29,19 @@ class Script:
     """Who says what, in which order, for every item and condition of a design.
 
     Attributes:
-        design: what is crossed.
+        design: the factors.
         wording: the words.
         index: which of the alternative wordings.
+        thinking: whether a model whose template marks thoughts is to think before its replies.
+        answer_prefix: how every answer begins.
         system: the system prompt of every dialogue; None for none.
     """
 
     design: Design
     wording: Wording
     index: int = 0
+    thinking: bool = False
+    answer_prefix: str = ""
     system: str | None = None
 
     @staticmethod
@@ -47,8 +51,14 @@ class Script:
             design=protocol.design,
             wording=wording,
             index=protocol.wording_index,
+            thinking=protocol.limits.thinking > 0,
+            answer_prefix=protocol.answer_prefix,
             system=protocol.system_prompt,
         )
+
+    def prefix(self, reply: str) -> str:
+        """How a reply of that name begins, in the words of the protocol."""
+        return self.answer_prefix if reply == "answer" else ""
 
     def round(
         self, item: Item, condition: Condition, number: int, feedback: str | None = None

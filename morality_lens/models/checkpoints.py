@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,9 @@ def _merged(module: Any, folder: Path) -> Any:
     """
     peft: Any = importlib.import_module("peft")
     try:
-        wrapped = peft.PeftModel.from_pretrained(module, str(folder))
+        with warnings.catch_warnings():  # of names that peft still uses and transformers will drop
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = peft.PeftModel.from_pretrained(module, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -253,7 +256,7 @@ def _text_inside(where: str, config: Any, more: dict[str, Any]) -> Any:
     """
     whole: Any = AutoModelForCausalLM.from_pretrained(where, config=config, **more)
     text = config.get_text_config()
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
     text.architectures = [kind.__name__]
     with torch.device("meta"):
         module = kind(text)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from morality_lens.design import ReplyLimits
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Renderer
 from morality_lens.models.checkpoints import Loading, read_checkpoint
 from morality_lens.models.decoding import LanguageModel
 from morality_lens.models.finding import BUNDLED as BUNDLED, find_model as find_model
-from morality_lens.models.self_test import Check, self_test, tested_dialogues
+from morality_lens.models.self_test import Check, self_test
 from morality_lens.models.windows import Window, context_window, warn_if_limited
 from morality_lens.progress import stage
 
@@ -41,6 +42,7 @@ class ModelRecord:
         lm: the same weights as a plain transformers model, by which dialogues are played.
         renderer: its tokenizer and chat template.
         stops: tokens that end a reply.
+        reply_limits: most tokens of its replies, where a protocol names none.
         prefix_reuse: whether later turns keep earlier tokens as they are (no rewriting chat template).
         checks: the self-test.
         window: its context window, and why it is shorter than stated where it is.
@@ -59,6 +61,7 @@ class ModelRecord:
     lm: LanguageModel
     renderer: Renderer
     stops: frozenset[int]
+    reply_limits: ReplyLimits
     prefix_reuse: bool
     checks: tuple[Check, ...]
     window: Window
@@ -135,6 +138,7 @@ def load_model(
         lm=lm,
         renderer=renderer,
         stops=rendering.stop_tokens(renderer, _eos_ids(module, read.tokenizer)),
+        reply_limits=BUNDLED_LIMITS if shown in BUNDLED else ReplyLimits(),
         prefix_reuse=not _warn_if_rewritten(renderer, shown),
         checks=tested,
         window=window,
@@ -194,6 +198,10 @@ def record_of(bridge: TransformerBridge) -> ModelRecord:
     return record
 
 
+BUNDLED_LIMITS = ReplyLimits(answer=16, rationale=48, feedback=32)
+"""Most tokens of the replies of the bundled models: theirs are shorter, and so is their context window."""
+
+
 def _bridge(source: str, module: Any, tokenizer: Any) -> LoadedBridge:
     """A bridge over a structural copy of ``module`` that shares its weights.
 
@@ -251,7 +259,7 @@ def _eos_ids(module: Any, tokenizer: Any) -> list[int]:
 
 
 def _warn_if_rewritten(renderer: Renderer, name: str) -> bool:
-    rewritten = rendering.rewrites_history(renderer) or not tested_dialogues(renderer)[1]
+    rewritten = rendering.rewrites_history(renderer)
     if rewritten:
         warnings.warn(
             f"the chat template of {name} rewrites earlier turns (by dropping thinking, for example), so the "

@@ -1,6 +1,6 @@
 """The self-test of a loaded model: captured residuals equal those of transformers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,30 +35,28 @@ REPLIES = ("\n A", " B.", "The answer is A. ", "", "No.\nYes.", "Neither of them
 """Replies that templates trim, join or rewrite: blanks at an edge, no words, several lines, a long one."""
 
 
-def tested_dialogues(renderer: Renderer) -> tuple[list[list[int]], bool]:
-    """Dialogues of three turns as they are played, and whether the template keeps earlier turns as said.
+def played_dialogues(renderer: Renderer) -> list[list[int]]:
+    """The tokens of dialogues of three turns, made as they are when they are played.
 
     Raises:
         ValueError: the template refuses such a dialogue, or changes what is said.
     """
-    rows, kept = [], True
+    rows = []
     for first, second in zip(REPLIES[::2], REPLIES[1::2], strict=True):
         texts = ("Two people met at the market. Who was kind?", "Is this fair?", "Yes.")
-        try:
-            rows.append(_played(renderer, texts, (first, second), rendering.append_turn))
-        except HistoryRewrittenError:
-            kept = False
-            rows.append(_played(renderer, texts, (first, second), rendering.rerender))
-    return rows, kept
+        rows.append(_played(renderer, texts, (first, second)))
+    return rows
 
 
-def _played(
-    renderer: Renderer, texts: Sequence[str], replies: Sequence[str], append: Callable[..., Transcript]
-) -> list[int]:
+def _played(renderer: Renderer, texts: Sequence[str], replies: Sequence[str]) -> list[int]:
     """The tokens of a dialogue up to the prompt for the reply that follows its last text."""
     said = Transcript()
     for number, text in enumerate(texts):
-        said = append(renderer, said, statement_turn(text), round=number)
+        try:
+            said = rendering.append_turn(renderer, said, statement_turn(text), round=number)
+        except HistoryRewrittenError:
+            said = rendering.rerender(renderer, said, statement_turn(text), round=number)
+        said = rendering.begin_reply(renderer, said, round=number)
         if number < len(replies):
             ids = rendering.encode(renderer, replies[number])[0]
             said = rendering.append_reply(renderer, said, ids, "answer", round=number)
@@ -72,7 +70,7 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
     Raises:
         ValueError: a check failed; the message has the measured difference and what to try.
     """
-    rows, _ = tested_dialogues(renderer)
+    rows = played_dialogues(renderer)
     reference = [_reference(lm, row) for row in rows]
     tolerance = TOLERANCE[next(lm.module.parameters()).dtype]
     bos = renderer.bos_id

@@ -144,14 +144,14 @@ class Endpoint:
 
     def _key(self, text: str) -> str:
         p = self.protocol
-        request = [p.feedback_from, p.feedback_model, p.feedback_tokens, p.temperature, p.design.seed, text]
+        request = [p.feedback_from, p.feedback_model, p.limits.feedback, p.temperature, p.design.seed, text]
         if p.feedback_request:
             request.append(dict(p.feedback_request))
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
     def _request(self, text: str) -> None:
         """Ask for one feedback, some times over where the reply holds none, and keep what came."""
-        key, limit = self._key(text), self.protocol.feedback_tokens
+        key, limit = self._key(text), self.protocol.limits.feedback
         found: Said | _Failure = _Failure(kind="not asked")
         for attempt in range(1 + AGAIN):
             found = self._attempt(text, limit, attempt)

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from morality_lens.design import Protocol as StudyProtocol
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
+from morality_lens.dialogues.thinking import THOUGHT
 from morality_lens.dialogues.turns import critique_turn, system_turns
 from morality_lens.dialogues.wording import Wording, pick
 from morality_lens.items.files import read_rows, refuse_missing
@@ -114,33 +118,59 @@ class Critic:
         return [self.known[a.item.id, a.answer] for a in answers]
 
     def _review(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
-        renderer, lm, limit = self.record.renderer, self.record.lm, self.protocol.feedback_tokens
-        index = self.protocol.wording_index
+        renderer, lm, limits = self.record.renderer, self.record.lm, self.protocol.limits
+        index, thinking = self.protocol.wording_index, self.protocol.limits.thinking > 0
         turns = [critique_turn(a.item, a.answer, self.wording, index) for a in answers]
         system = system_turns(self.system)
-        begun = [rendering.append_turn(renderer, Transcript(), *system, turn, round=0) for turn in turns]
-        prompts = [list(t.token_ids) for t in begun]
-        longest = max(map(len, prompts)) + limit
+        asked = [rendering.append_turn(renderer, Transcript(), *system, turn, round=0) for turn in turns]
+        thinking = thinking and rendering.thinks(renderer, asked[0])
+        begun = [rendering.begin_reply(renderer, t, round=0, thinking=thinking) for t in asked]
+        longest = max(len(t.token_ids) for t in begun) + limits.feedback + thinking * limits.thinking
         if longest > lm.window:
             raise ValueError(
                 f"the request to {self.record.name} for feedback takes up to {longest} tokens, and the "
                 f"context window holds {lm.window}; lower answer_tokens, or take another model."
             )
         batch = decoding.start(lm, len(begun))
-        logits, _ = decoding.prefill(lm, batch, prompts)
+        logits, unfinished = self._feed(batch, begun), [False] * len(begun)
         keys = [f"{a.item.id}|{a.answer}|critique" for a in answers]
-        reply = decoding.generate(
-            lm,
-            batch,
-            logits,
-            limit=limit,
-            stops=self.record.stops,
-            draws=Draws.of(self.protocol.design.seed, keys, limit, self.protocol.temperature),
-            read=False,
-        )
-        self.tokens += sum(map(len, prompts)) + sum(map(len, reply.tokens))
+        if thinking:
+            assert renderer.thinking is not None  # it thinks
+            ends = self.record.stops | {renderer.thinking.end}
+            thoughts = self._generate(batch, logits, [f"{k}|{THOUGHT}" for k in keys], limits.thinking, ends)
+            unfinished = [not stopped for stopped in thoughts.stopped]
+            begun = [
+                rendering.append_reply(renderer, t, tokens, THOUGHT, round=0)
+                for t, tokens in zip(begun, thoughts.tokens, strict=True)
+            ]
+            begun = [rendering.begin_reply(renderer, t, round=0) for t in begun]
+            logits = self._feed(batch, begun)
+        reply = self._generate(batch, logits, keys, limits.feedback, self.record.stops, done=unfinished)
         texts = renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
-        return [said(text) for text in texts]
+        return [said(text, cut=not stopped) for text, stopped in zip(texts, reply.stopped, strict=True)]
+
+    def _feed(self, batch: decoding.Batch, dialogues: Sequence[Transcript]) -> Float[Tensor, "row vocab"]:
+        """Feed what of the dialogues the batch has not read yet."""
+        new = [list(t.token_ids[len(read) :]) for t, read in zip(dialogues, batch.tokens, strict=True)]
+        self.tokens += sum(map(len, new))
+        return decoding.prefill(self.record.lm, batch, new)[0]
+
+    def _generate(
+        self,
+        batch: decoding.Batch,
+        logits: Float[Tensor, "row vocab"],
+        keys: Sequence[str],
+        limit: int,
+        stops: frozenset[int],
+        done: Sequence[bool] | None = None,
+    ) -> decoding.Reply:
+        """Thoughts or feedback of every row."""
+        draws = Draws.of(self.protocol.design.seed, keys, limit, self.protocol.temperature)
+        reply = decoding.generate(
+            self.record.lm, batch, logits, limit=limit, stops=stops, draws=draws, done=done, read=False
+        )
+        self.tokens += sum(map(len, reply.tokens))
+        return reply
 
 
 def shortened(record: ModelRecord, given: Said, limit: int) -> Said:
@@ -151,7 +181,7 @@ def shortened(record: ModelRecord, given: Said, limit: int) -> Said:
         given: the feedback.
         limit: most tokens.
     """
-    ids = rendering.encode(record.renderer, given.text)[0]
+    ids = rendering.encode_words(record.renderer, given.text)
     if len(ids) <= limit:
         return given
     room = max(1, limit - len(rendering.encode(record.renderer, CUT_MARK)[0]))

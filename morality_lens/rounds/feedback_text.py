@@ -68,7 +68,7 @@ class FeedbackPolicy:
         if given is None:
             return FeedbackText(text=neutral, missing=missing)
         if self.protocol.feedback != "oracle":
-            given = feedback.shortened(self.record, given, self.protocol.feedback_tokens)
+            given = feedback.shortened(self.record, given, self.protocol.limits.feedback)
         named = row.item.named_in(given.text)
         withheld = named and self.protocol.feedback_named == "withheld"
         return FeedbackText(

@@ -21,6 +21,9 @@ from morality_lens.design import Condition, Design, design_from
 from morality_lens.items.kinds import BehaviourMeasure, Item, Statement, items_from_jsonl, items_to_frame
 from morality_lens.runs.manifest import done_batches, read_manifest
 
+OPTIONS = ("template_keywords", "quantization", "device_map", "adapter")
+"""What a manifest says about a model only where it was chosen."""
+
 
 def open_run(path: str | Path) -> "Run":
     """The run in a folder; nothing but the manifest is read until it is needed.
@@ -213,6 +216,9 @@ class Run:
             ("Wording", f"{study['wording']['name']} #{study['wording']['index']}"),
             ("Feedback", study["feedback"]),
         ]
+        chosen = {"System prompt": study.get("system_prompt")}
+        chosen |= {name.replace("_", " ").capitalize(): study["model"].get(name) for name in OPTIONS}
+        rows += [(name, str(value)) for name, value in chosen.items() if value]
         if done_batches(self.path):
             parsed = self.answers["parsed"]
             rows.append(("Answers", f"{len(parsed)}, {100 * np.mean(parsed.to_numpy(float)):.1f} % parsed"))

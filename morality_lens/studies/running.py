@@ -152,9 +152,8 @@ def _identity(work: _Work) -> dict[str, Any]:
 
 def _protocol_identity(protocol: Protocol) -> dict[str, Any]:
     plain = {**asdict(protocol), "design": protocol.design.manifest()}
-    if not plain["feedback_request"]:
-        del plain["feedback_request"]  # studies begun before there were such fields are the same studies
-    return plain
+    # Studies begun before there were such settings are the same studies.
+    return {key: value for key, value in plain.items() if value not in ({}, "")}
 
 
 # ----------------------------------------------------------------------------------------------- runs

@@ -354,3 +354,51 @@ def test_a_config_with_a_fault_says_where(tmp_path, text, message):
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_study(tmp_path / "s.toml")
+
+
+def test_a_model_and_its_system_prompt_are_chosen_from_the_shell_and_a_file_alike(
+    command, own_data, few_statements, tmp_path
+):
+    loud = zoo.CHATML.replace("{% for m", "{% if loud %}LOUD {{ loud }}\n{% endif %}{% for m", 1)
+    folder, out = zoo.save_model(tmp_path / "m", "llama", template=loud), tmp_path / "r"
+    common = ("--model", folder, "--data", own_data, "--statements", few_statements, "--rounds", 1)
+    code, _, err = command(
+        "run", *common, "--limit", 8, "--out", out, "--template", "loud=[1, 2]", "--system-prompt", "Be fair."
+    )
+    assert code == 0, err
+    kept = load_study(out / "study.toml")
+    assert (kept.template_keywords, kept.protocol.system_prompt) == ({"loud": [1, 2]}, "Be fair.")
+    study = open_run(out).manifest["study"]
+    assert study["model"]["template_keywords"] == {"loud": [1, 2]}
+    assert study["system_prompt"] == "Be fair."
+    # The file alone is the same run; without its options it is another one.
+    code, _, err = command("run", "--config", out / "study.toml")
+    assert code == 0, err
+    code, _, err = command("run", *common, "--limit", 8, "--out", out, "--system-prompt", "Be fair.")
+    assert code == 2
+    assert "model.template_keywords: there {'loud': [1, 2]}, now None" in err
+    # Commands on the run load the model as the run did.
+    code, _, err = command("probe", out, "--statements", few_statements)
+    assert code == 0, err
+
+
+def test_check_reads_the_template_with_its_keywords_and_system_prompt(command, tmp_path):
+    strict = "{% if not voice %}{{ raise_exception('no voice') }}{% endif %}" + zoo.CHATML.replace(
+        "{% for m in messages %}", "{% for m in messages if m.role != 'system' %}", 1
+    )
+    folder = zoo.save_model(tmp_path / "m", "llama", template=strict)
+    for given, words in (
+        ((), "no voice"),
+        (("--template", "voice"), "--template needs KEY=VALUE"),
+        (("--template", "voice=null"), "null is no value"),
+        (("--template", "voice=low", "--system-prompt", "Be fair."), "has no system turn"),
+        (("--template", "voice=low", "--quantization", "4bit"), "bitsandbytes"),
+        (("--template", "voice=low", "--revision", "main"), "one version only"),
+        (("--template", "voice=low", "--device-map", "auto", "--device", "cpu"), "exclude each other"),
+    ):
+        code, _, err = command("check", "--model", folder, *given)
+        last = err.strip().splitlines()[-1]
+        assert (code, last.startswith("error: "), words in last) == (2, True, True), err
+    code, out, err = command("check", "--model", folder, "--template", "voice=low")
+    assert code == 0, err
+    assert "context window: 768 tokens" in out
