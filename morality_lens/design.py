@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -435,6 +435,42 @@ def design_from(value: Mapping[str, Any]) -> Design:
     )
 
 
+_SECRET_FIELD = re.compile(
+    r"(^|[_.-])(api)?(key|token|secret|passw(or)?d|auth|authorization|sig|signature|credential)$", re.I
+)
+_USER_INFO = re.compile(r"^([A-Za-z][\w+.-]*://)?[^/?#]*@")
+_OWN_FIELDS = {"model", "messages", "max_tokens", "temperature", "seed", "stream", "n"}
+"""Fields of a request to a server that the protocol fills in itself."""
+
+
+def _refuse_secrets(address: str | None, fields: Iterable[str]) -> None:
+    """Nothing, where no key or password is part of what a run's folder will hold; none is repeated."""
+    query = re.split(r"[?#&;]", address or "")[1:]
+    named = [part.partition("=")[0] for part in query] + list(fields)
+    found = [name for name in named if _SECRET_FIELD.search(name)]
+    if _USER_INFO.match(address or ""):
+        found.append("a user name or password before the @")
+    if re.search(r"\bsk-\w{8}", address or ""):
+        found.append("a key that begins with sk-")
+    if found:
+        raise ValueError(
+            "the address of a server and the further fields of its requests are stored with the run, so they "
+            f"may hold no secret; found {', '.join(found)}. Leave it out, and put the key into the "
+            "environment variable OPENAI_API_KEY."
+        )
+
+
+def _check_request(fields: Mapping[str, Any], feedback: str) -> None:
+    """Refuse further fields where no server is asked, and those that the protocol fills in."""
+    own = sorted(_OWN_FIELDS & set(fields))
+    if own or (fields and feedback != "endpoint"):
+        raise ValueError(
+            "feedback_request holds further fields of the requests to a server (feedback='endpoint'), such "
+            f"as top_p or reasoning_effort; got feedback={feedback!r} and {', '.join(own or fields)}. "
+            f"{', '.join(sorted(_OWN_FIELDS))} have settings of their own."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReplyLimits:
     """Most tokens of what a model writes.
@@ -476,6 +512,8 @@ class Protocol:
         feedback_from: the other model (hub name or folder), the server's address (None is the official
             one), or the file.
         feedback_model: the name of the model behind the server.
+        feedback_request: further fields of each request to the server (``top_p``, ``reasoning_effort``); with
+            ``max_completion_tokens`` among them, ``max_tokens`` is not sent.
         feedback_placebo: what the level ``placebo`` of feedback says: ``neutral`` words, or ``yoked``: what
             the source said of another item of the batch. A yoked text has the source's own form and length,
             but it may fit the answer by chance.
@@ -495,7 +533,7 @@ class Protocol:
 
     Raises:
         ValueError: a limit below one token, a negative temperature, an unknown feedback source, or one
-            without what it needs.
+            without what it needs, or a key or password in what is stored of a server.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -506,6 +544,7 @@ class Protocol:
     feedback: FeedbackSource = "self"
     feedback_from: str | None = None
     feedback_model: str | None = None
+    feedback_request: Mapping[str, Any] = field(default_factory=dict)
     feedback_placebo: Literal["neutral", "yoked"] = "neutral"
     feedback_named: Literal["kept", "withheld"] = "kept"
     answer_tokens: int | None = None
@@ -532,6 +571,9 @@ class Protocol:
                 "feedback='endpoint' needs the name of the server's model as feedback_model (and its address "
                 "as feedback_from, where it is not the official one)."
             )
+        _check_request(self.feedback_request, self.feedback)
+        if self.feedback == "endpoint":
+            _refuse_secrets(self.feedback_from, self.feedback_request)
         policy = (self.feedback_placebo, self.feedback_named)
         if policy[0] not in ("neutral", "yoked") or policy[1] not in ("kept", "withheld"):
             raise ValueError(

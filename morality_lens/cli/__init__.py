@@ -4,6 +4,7 @@
 - ``console``: What all commands print, and how they stop.
 - ``main``: The command line: study, run, probe, analyze, attribute, patch, report and check.
 - ``model_options``: The options of the commands that load a model, and how they are read.
+- ``places``: Whether what a command is given is there: checked before anything large is imported.
 - ``run_config``: The configuration of a run as one value that a TOML file can hold.
 - ``study``: The command for a whole study: ``morality-lens study``.
 """

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from morality_lens.cli.console import console, print_lines, print_report, reload
+from morality_lens.cli.console import phase, print_lines, print_report, reload, steps
+from morality_lens.cli.places import refuse_missing_run
 from morality_lens.design import Condition
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ def _mediate(
 
 
 def _open(folder: Path) -> "tuple[Run, Probe]":
+    refuse_missing_run(folder)
     from morality_lens.probes.probe import load_probe
     from morality_lens.runs.run import open_run
 
@@ -250,13 +252,14 @@ def _open(folder: Path) -> "tuple[Run, Probe]":
 
 
 def _load(played: "Run", device: str | None) -> Any:
-    with console.status("loading the model and running its self-test"):
+    steps.start(2)
+    with phase("loading the model and running its self-test"):
         return reload(played, device)
 
 
 def _report(played: "Run", fitted: "Probe") -> None:
     from morality_lens.report.writing import write_report
 
-    with console.status("writing the report"):
+    with phase("writing the report"):
         written = write_report(played, path=played.path / "report.html", probe=fitted)
     print_report(written)

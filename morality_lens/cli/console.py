@@ -1,8 +1,11 @@
 """What all commands print, and how they stop."""
 
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +13,65 @@ import typer
 from rich.console import Console
 
 from morality_lens.cli.model_options import ModelOptions
+from morality_lens.progress import EVERY, listening
 
 if TYPE_CHECKING:
     from morality_lens.runs.run import Run
 
 console = Console()
+LEAST_PARSED = 0.5
+"""The share of the first answers that must parse for the others to be played."""
+
+
+@dataclass(kw_only=True)
+class Steps:
+    """The steps of one command from load to report, numbered and with the time since it began."""
+
+    total: int = 0
+    number: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def start(self, total: int) -> None:
+        """Begin a command of so many steps."""
+        self.total, self.number, self.began = total, 0, time.monotonic()
+
+    def say(self, what: str, *, step: bool = False) -> None:
+        """Print what is done now, with the time; a step has its number."""
+        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
+        self.number += step
+        number = f"step {self.number} of {self.total}: " if step and self.total else ""
+        print_lines(f"[{minutes}:{seconds:02d}] {number}{what}", style="dim")
+
+
+steps = Steps()
+
+
+@contextmanager
+def phase(what: str) -> Iterator[None]:
+    """A step of a command: shown as it begins, with its stages, and without a terminal every half minute."""
+    steps.say(what, step=True)
+    if console.is_terminal:
+        with console.status(what) as status, listening(status.update):
+            yield
+        return
+    now, over = [what], threading.Event()
+
+    def stage(text: str) -> None:
+        now[0] = text
+        steps.say(text)
+
+    def remind() -> None:
+        while not over.wait(EVERY):
+            steps.say(f"still {now[0]}")
+
+    reminder = threading.Thread(target=remind, daemon=True)
+    reminder.start()
+    try:
+        with listening(stage):
+            yield
+    finally:
+        over.set()
+        reminder.join()
 
 
 def load(options: ModelOptions) -> Any:
@@ -43,7 +100,7 @@ def load_and_show(options: ModelOptions) -> Any:
     """A loaded model that passed its self-test, after a line about it was printed."""
     from morality_lens.models.loading import record_of
 
-    with console.status("loading the model and running its self-test"):
+    with phase("loading the model and running its self-test"):
         loaded = load(options)
     record = record_of(loaded)
     console.print(f"model {record.name}: {record.n_layers} layers x {record.d_model}, self-test passed")

@@ -10,12 +10,15 @@ from rich.table import Table
 
 from morality_lens.cli import circuits as circuit_commands, study as study_commands
 from morality_lens.cli.console import (
+    LEAST_PARSED,
     console,
     load,
     load_and_show,
+    phase,
     print_lines,
     print_report,
     reload,
+    steps,
     stoppable,
 )
 from morality_lens.cli.model_options import (
@@ -27,8 +30,10 @@ from morality_lens.cli.model_options import (
     TemplateKeywords,
     read_template_keywords,
 )
+from morality_lens.cli.places import asked, refuse_missing, refuse_missing_run
 from morality_lens.design import FeedbackSource
 from morality_lens.probes.kinds import KINDS, Kind
+from morality_lens.progress import listening, stage
 
 if TYPE_CHECKING:
     from morality_lens.cli.run_config import RunConfig
@@ -86,6 +91,9 @@ def run(
     template: TemplateKeywords = None,
     quantization: Quantization = None,
     system_prompt: SystemPrompt = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Play on where fewer than half of the first answers parse.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/first).")] = None,
 ) -> None:
     """Play all conditions, fit the probe, estimate the effects and write the report. Resumes."""
@@ -117,10 +125,13 @@ def run(
             "out": None if out is None else str(out),
         },
     )
+    models, files = asked(study.protocol.feedback, study.protocol.feedback_from)
+    refuse_missing(models=[study.model, *models], files=[study.data, study.statements, *files])
     items, labelled = _items(study), _statements(study.statements, study.probe)
     _refuse_early(study, items)
+    steps.start(5 + ("score" in {measure.name for measure in items[0].measures}))
     loaded = load_and_show(study.model_options)
-    played = _play(loaded, items, study)
+    played = _play(loaded, items, study, least_parsed=0.0 if anyway else LEAST_PARSED)
     fitted = _fit(loaded, played, labelled, study.probe, study.seed)
     if "score" in played.measures:
         _score(played, study, labelled)
@@ -137,19 +148,26 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
     words.task(items[0])
 
 
-def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig") -> "Run":
+def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", *, least_parsed: float) -> "Run":
     from morality_lens.items.files import write_text
     from morality_lens.rounds.playing import play
     from morality_lens.rounds.preflight import Fitting
+    from morality_lens.runs.rates import missing_feedback, said_missing
 
-    with stoppable():
+    steps.say(f"playing {len(items)} items", step=True)
+    with stoppable(), listening(steps.say):
         played = play(
             loaded,
             items,
             out=study.out,
             protocol=study.protocol,
-            fitting=Fitting(batch_size=study.batch_size, drop_long=study.drop_long),
+            fitting=Fitting(
+                batch_size=study.batch_size, drop_long=study.drop_long, least_parsed=least_parsed
+            ),
         )
+    missing = said_missing(missing_feedback(played.answers, played.design))
+    if missing:
+        print_lines(missing, style="yellow")
     write_text(played.path / "study.toml", study.to_toml())
     return played
 
@@ -158,8 +176,9 @@ def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
     from morality_lens.report.analysis import analyze
     from morality_lens.report.writing import write_report
 
-    with console.status("estimating effects"):
+    with phase("estimating effects and writing the report"):
         analysis = analyze(played, probe=fitted, seed=seed)
+        stage("writing the report")
         written = write_report(played, path=played.path / "report.html", probe=fitted, analysis=analysis)
     _print_left_out(played)
     _print_findings(analysis)
@@ -175,11 +194,14 @@ def probe(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Fit a direction on the run's model and keep it, with coloured transcripts, in the run's folder."""
+    refuse_missing_run(folder)
+    refuse_missing(files=[statements])
     from morality_lens.runs.run import open_run
 
     played, labelled = open_run(folder), _statements(statements, kind)
+    steps.start(3)
 
-    with console.status("loading the model"):
+    with phase("loading the model"):
         loaded = reload(played, device)
     fitted = _fit(loaded, played, labelled, kind, seed)
     table = Table("layer", "held-out AUROC", "95 % interval")
@@ -191,8 +213,6 @@ def probe(
             f"{float(q['auroc_low']):.3f} to {float(q['auroc_high']):.3f}",
         )
     console.print(table)
-    if fitted.card is not None:
-        print_lines(fitted.card.sentence)
 
 
 @app.command(name="analyze")
@@ -200,6 +220,7 @@ def analyze_run(
     folder: RunFolder, seed: Annotated[int, typer.Option(help="Random seed of the resampling.")] = 0
 ) -> None:
     """Print the effects of a run in sentences, and write them to effects.csv in its folder."""
+    refuse_missing_run(folder)
     from morality_lens.items.files import write_text
     from morality_lens.report.analysis import analyze
     from morality_lens.runs.run import open_run
@@ -221,6 +242,7 @@ def report(
     folder: RunFolder, out: Annotated[Path | None, typer.Option(help="The HTML file to write.")] = None
 ) -> None:
     """Write the report of a run; needs no model."""
+    refuse_missing_run(folder)
     from morality_lens.report.writing import write_report
     from morality_lens.runs.run import open_run
 
@@ -241,9 +263,7 @@ def check(
     system_prompt: SystemPrompt = None,
 ) -> None:
     """Load a model and print its self-test."""
-    from morality_lens.models.finding import find_model
-
-    find_model(model)
+    refuse_missing(models=[model])
     options = ModelOptions(
         model=model,
         device=device,
@@ -256,7 +276,8 @@ def check(
     from morality_lens.dialogues.rendering import check_system
     from morality_lens.models.loading import record_of
 
-    with console.status("loading the model"):
+    steps.start(1)
+    with phase("loading the model and running its self-test"):
         record = record_of(load(options))
     if system_prompt is not None:
         check_system(record.renderer)
@@ -306,9 +327,10 @@ def _statements(path: str | None, kind: Kind) -> "tuple[Statement, ...]":
 
 def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Kind, seed: int) -> "Probe":
     """Fit the probe; keep it and some coloured transcripts in the run's folder."""
-    from morality_lens.probes.from_statements import fit_probe
+    from morality_lens.probes.from_statements import affordable_statements, fit_probe
     from morality_lens.report.writing import keep_transcripts
     from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
+    from morality_lens.runs.writing import keep_in_manifest, timings
     from morality_lens.studies.plan import LARGEST_RANDOM_MODEL
 
     card = KINDS[kind].card
@@ -321,10 +343,21 @@ def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Ki
             f"the model has {parameters / 1e9:.1f} billion parameters, so no random-initialised copies of it "
             "are made; ml.fit_probe(..., card=True) makes them."
         )
-    with console.status(f"fitting the probe on {len(labelled)} statements"):
-        fitted = fit_probe(loaded, labelled, kind=kind, card=card, random_models=random_models, seed=seed)
+    with phase("reading statements and fitting the probe"):
+        few = affordable_statements(
+            loaded,
+            labelled,
+            random_models=random_models if card else 0,
+            tokens=timings(played.path)["tokens"],
+            seed=seed,
+        )
+        fitted = fit_probe(loaded, few, kind=kind, card=card, random_models=random_models, seed=seed)
+        fitted = fitted.drawn_from(len(labelled))
         fitted.save(played.path / "probe.safetensors")
-    with console.status("reading some transcripts"):
+        keep_in_manifest(played.path, statements={"read": len(few), "given": len(labelled), "seed": seed})
+    if fitted.card is not None:
+        print_lines(fitted.card.sentence)
+    with phase("reading some transcripts"):
         keep_transcripts(played, read_transcripts(loaded, played, fitted, rows=sample_dialogues(played)))
     return fitted
 
@@ -335,7 +368,7 @@ def _score(played: "Run", study: "RunConfig", labelled: "tuple[Statement, ...]")
     from morality_lens.judges.outcomes import score_answers
     from morality_lens.judges.toxicity import fit_toxicity_judge
 
-    with console.status("judging the completions"):
+    with phase("judging the completions"):
         if study.judge is None:
             judge = fit_toxicity_judge(labelled, seed=study.seed)
         else:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from morality_lens.cli.console import console, load_and_show, print_report, stoppable
+from morality_lens.cli.console import (
+    LEAST_PARSED,
+    console,
+    load_and_show,
+    print_report,
+    steps,
+    stoppable,
+)
 from morality_lens.cli.model_options import (
     DeviceMap,
     ModelOptions,
@@ -17,7 +24,9 @@ from morality_lens.cli.model_options import (
     TemplateKeywords,
     read_template_keywords,
 )
+from morality_lens.cli.places import asked, refuse_missing
 from morality_lens.design import FeedbackSource
+from morality_lens.progress import listening
 
 if TYPE_CHECKING:
     from morality_lens.judges.toxicity import Judge
@@ -69,12 +78,17 @@ def study(
     template: TemplateKeywords = None,
     quantization: Quantization = None,
     system_prompt: SystemPrompt = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Play on where fewer than half of the first answers parse.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/study"),
 ) -> None:
     """A whole study with a verdict for each of the five claims; the same command resumes it.
 
     Without --data and --prompts the bundled questions and prompts are played.
     """
+    models, files = asked(feedback, feedback_from)
+    refuse_missing(models=[model, *models], files=[data, prompts, statements, evidence, wording, *files])
     from morality_lens.design import Protocol
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.studies.settings import Settings
@@ -90,7 +104,14 @@ def study(
         feedback_placebo=feedback_placebo,
         system_prompt=system_prompt,
     )
-    settings = Settings(plan=_plan(profile, rounds, limit), protocol=protocol, drop_long=drop_long, seed=seed)
+    settings = Settings(
+        plan=_plan(profile, rounds, limit),
+        protocol=protocol,
+        drop_long=drop_long,
+        least_parsed=0.0 if anyway else LEAST_PARSED,
+        seed=seed,
+    )
+    steps.start(0)
     loaded = load_and_show(
         ModelOptions(
             model=model,
@@ -110,14 +131,8 @@ def study(
 def _study(loaded: Any, material: "Material", settings: "Settings", out: Path) -> Path:
     from morality_lens.studies.running import study as run_study
 
-    with stoppable():
-        return run_study(
-            loaded,
-            material,
-            settings,
-            out=out,
-            say=lambda line: console.print(line, highlight=False, markup=False),
-        )
+    with stoppable(), listening(steps.say):
+        return run_study(loaded, material, settings, out=out, say=steps.say)
 
 
 def _plan(profile: str, rounds: int | None, limit: int | None) -> "Plan":

@@ -21,6 +21,7 @@ from morality_lens.models.decoding import LanguageModel
 from morality_lens.models.finding import BUNDLED as BUNDLED, find_model as find_model
 from morality_lens.models.self_test import Check, self_test
 from morality_lens.models.windows import Window, context_window, warn_if_limited
+from morality_lens.progress import stage
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -117,6 +118,7 @@ def load_model(
     renderer = rendering.make_renderer(read.tokenizer, keywords)
     bridge = _bridge(read.source, module, read.tokenizer)
     lm = _language_model(module, bridge, window)
+    stage("running the self-test")
     tested = self_test(bridge, lm, renderer)
     options = {
         "template_keywords": keywords,

@@ -152,7 +152,13 @@ class TrustCard:
             parts += [f"{name}: {', '.join(said)}"] if said else []
         parts += [self.causes] if self.causes else []
         absent = self.lines.loc[self.lines["verdict"] == "not checked", "line"].tolist()
-        return "; ".join([*parts, *([f"not checked: {', '.join(absent)}"] if absent else [])])
+        if absent:
+            parts.append(f"not checked: {', '.join(absent)}")
+        if "drawn_from" in self.training:
+            parts.append(
+                f"on {self.training['n']} of {self.training['drawn_from']} statements, drawn by cluster"
+            )
+        return "; ".join(parts)
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines as plain values."""

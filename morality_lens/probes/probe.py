@@ -80,6 +80,14 @@ class Probe:
             "probe": self.kind,
         }
 
+    def drawn_from(self, given: int) -> "Probe":
+        """The probe with the number of statements that its own were drawn from, on its card too."""
+        if given == self.training["n"]:
+            return self
+        more = {"drawn_from": given}
+        card = self.card and replace(self.card, training={**self.card.training, **more})
+        return replace(self, training={**self.training, **more}, card=card)
+
     def with_card(self, card: TrustCard) -> "Probe":
         """The probe with the card of its own statements.
 

@@ -6,6 +6,7 @@
 - ``feedback``: Where feedback comes from: the model itself, another model, an oracle, or a file.
 - ``feedback_text``: The feedback text of each dialogue: its source's, a neutral one, or that of another
   item.
+- ``pacing``: How many items are played together, by measured time, and what the first few say of the rest.
 - ``player``: One batch of items: every turn is added, every reply generated, and every residual read once.
 - ``playing``: Play every condition's rounds with one shared prefix, and capture residuals as they are
   computed.

@@ -26,7 +26,7 @@ from morality_lens.models.loading import ModelRecord
 
 CUT_MARK = " [...]"
 """What ends a feedback text that was cut before the end of its first sentence."""
-_SENTENCE_END = re.compile("[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\\]]*(?=\\s|$)")
+_SENTENCE_END = re.compile(r"""[.!?\u2026]["'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]""")
 TOXIC = 0.5
 """The judge's score from which on a text is called cruel."""
 
@@ -77,6 +77,12 @@ def said(text: str, *, cut: bool = False) -> Said | None:
     if not line:
         return None
     return Said(text=_up_to_sentence_end(line) if cut else line, cut=cut)
+
+
+def without_thoughts(text: str) -> str:
+    """The text without what a model thinks aloud in ``<think>`` tags, also where they are not closed."""
+    after = re.split(r"</think(?:ing)?>", text)[-1]
+    return re.split(r"<think(?:ing)?>", after)[0].strip()
 
 
 def _up_to_sentence_end(line: str) -> str:

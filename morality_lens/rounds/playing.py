@@ -7,14 +7,13 @@ each dialogue only adds its new turns to its cache.
 import hashlib
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.design import Protocol
@@ -22,12 +21,14 @@ from morality_lens.dialogues.wording import Wording, load_wording
 from morality_lens.items.kinds import Item, items_hash
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, record_of
+from morality_lens.progress import Counter
+from morality_lens.rounds.pacing import Pace, missing_stretches, outlook, refuse_unparsed
 from morality_lens.rounds.player import Player
 from morality_lens.rounds.preflight import Fitting, affordable_batch, check_items, fit_window
 from morality_lens.rounds.replay import on_day
 from morality_lens.rounds.sources import make_source, origin
 from morality_lens.runs import writing
-from morality_lens.runs.manifest import done_batches, read_manifest
+from morality_lens.runs.manifest import read_manifest
 from morality_lens.runs.run import Run, open_run
 
 
@@ -52,12 +53,14 @@ def play(
         protocol: how to play; None is ``Protocol()``.
         judge: scores texts; needed where an oracle gives feedback on open prompts.
         fitting: batch size, and whether items that could exceed the context window are skipped.
-        progress: show a progress bar with the remaining time.
+        progress: show how far the run is and, after the first items, its speed, time left and how replies
+            come out.
 
     Raises:
         ValueError: no items, ids that are not unique, items of several kinds or outcomes, dialogues that
             could exceed the context window, oracle feedback where no reply is right or for prompts without a
-            judge, feedback that the source does not have, or a folder with another run.
+            judge, feedback that the source does not have, a folder with another run, or fewer answers that
+            parse than ``fitting`` asks for; finished batches are kept.
         ConnectionError: a server that gives feedback does not answer; finished batches are kept.
         TypeError: the model is not from ``load_model``.
     """
@@ -79,6 +82,7 @@ def play(
         "versions": _versions(),
         "device": str(record.lm.device),
         "prefix_reuse": record.prefix_reuse,
+        "batches": "fixed" if fitting.batch_size or protocol.feedback_placebo == "yoked" else "by time",
         "window": asdict(record.window),
         "today": record.renderer.today.isoformat(),
         "control_tokens": _spelled(record, kept, protocol, wording),
@@ -87,10 +91,11 @@ def play(
     manifest = writing.create(
         path, study=study, about=about, items=ordered, batch_size=min(size, len(ordered))
     )
-    size = int(manifest["batch_size"])
-    batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    # A yoked placebo comes from the same batch, so there the batches must not depend on time.
+    pace = Pace(most=int(manifest["batch_size"]), fixed=manifest.get("batches", "fixed") == "fixed")
     player = Player(record=record, protocol=protocol, wording=wording, source=source)
-    _play_missing(player, path, batches, progress=progress)
+    playing = _Playing(player=player, path=path, items=ordered, pace=pace, least_parsed=fitting.least_parsed)
+    playing.rest(progress=progress)
     writing.finish(path)
     return open_run(path)
 
@@ -160,16 +165,50 @@ def _versions() -> dict[str, str]:
 
 
 # --------------------------------------------------------------------------------------------- batches
-def _play_missing(player: Player, path: Path, batches: Sequence[Sequence[Item]], *, progress: bool) -> None:
-    """Play the batches that the run in a folder does not have yet, and store each."""
-    done = done_batches(path)
-    design = player.protocol.design
-    each = len(design.conditions) * design.n_rounds
-    before, total = sum(len(batches[n]) for n in done) * each, sum(map(len, batches)) * each
-    with tqdm(desc="dialogue rounds", total=total, initial=before, disable=not progress) as bar:
-        for number, batch in enumerate(batches):
-            if number not in done:
-                writing.commit(path, number, _play_fitting(player, batch, bar.update))
+@dataclass(kw_only=True, eq=False)
+class _Playing:
+    """A run in progress: its items in playing order, how they are divided, and the tokens so far."""
+
+    player: Player
+    path: Path
+    items: Sequence[Item]
+    pace: Pace
+    least_parsed: float
+    tokens: int = 0
+
+    def rest(self, *, progress: bool) -> None:
+        """Play the items that the run does not have yet, batch by batch, and store each batch."""
+        design, total = self.player.protocol.design, len(self.items)
+        each = len(design.conditions) * design.n_rounds
+        done = total - sum(map(len, missing_stretches(self.path, total)))
+        with Counter("dialogue rounds", total * each, done=done * each, shown=progress) as counter:
+            if done:
+                self._look_ahead(counter, progress=progress)
+            while stretches := missing_stretches(self.path, total):
+                self._batch(stretches[0], counter)
+                if not done:
+                    self._look_ahead(counter, progress=progress)
+                    done = 1
+
+    def _batch(self, stretch: range, counter: Counter) -> None:
+        """Play and store the first items of a stretch."""
+        first, size = stretch.start, self.pace.size(len(stretch))
+        chosen = self.items[first : first + size]
+
+        def advance(n: int) -> None:
+            counter.advance(n, tokens=self.tokens + self.player.tokens)
+
+        batch = _play_fitting(self.player, chosen, advance)
+        writing.commit(self.path, first, batch)
+        self.tokens, self.pace.each = self.tokens + batch.tokens, batch.seconds / size
+
+    def _look_ahead(self, counter: Counter, *, progress: bool) -> None:
+        """Say what the finished items tell of the others, and stop where too few of their answers parse."""
+        run = open_run(self.path)
+        if len(run.items) < len(self.items) and progress:
+            for line in outlook(run, len(self.items)):
+                counter.note(line)
+        refuse_unparsed(run, len(self.items), self.least_parsed)
 
 
 def _play_fitting(

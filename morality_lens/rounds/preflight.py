@@ -28,12 +28,17 @@ class Fitting:
     """How items are fitted into memory and into the context window.
 
     Attributes:
-        batch_size: items played together (each becomes one row a condition); None fits it to memory.
+        batch_size: items played together (each becomes one row a condition); None fits it to memory and so
+            that some are finished about every minute.
         drop_long: skip items that could exceed the context window, rather than refuse.
+        least_parsed: the share of the first items' answers that must parse for the others to be played. The
+            command line asks for half. From Python none is asked for: the caller has the answers at hand, and
+            models that are not meant to answer (random ones) are played there too.
     """
 
     batch_size: int | None = None
     drop_long: bool = False
+    least_parsed: float = 0.0
 
 
 def check_items(items: Sequence[Item], protocol: Protocol, judge: Judge | None) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from morality_lens.design import Protocol
 from morality_lens.dialogues import rendering
@@ -59,7 +60,7 @@ def make_source(
     return Critic(record=record, protocol=protocol, wording=wording, system=protocol.system_prompt)
 
 
-def origin(source: Source, protocol: Protocol) -> dict[str, str | None]:
+def origin(source: Source, protocol: Protocol) -> dict[str, Any]:
     """The provenance of feedback, as recorded in the manifest."""
     exact = None
     if isinstance(source, FromFile):
@@ -72,4 +73,5 @@ def origin(source: Source, protocol: Protocol) -> dict[str, str | None]:
         "exact": exact,
         "placebo": protocol.feedback_placebo,
         "named": protocol.feedback_named,
+        **({"request": dict(protocol.feedback_request)} if protocol.feedback_request else {}),
     }

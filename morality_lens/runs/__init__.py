@@ -6,6 +6,8 @@
 - ``manifest``: The manifest of a run: what was played, by what, in which format, how far.
 - ``passages``: The dialogues of a run, to be read again: tokens, places of a site in every round, and who
   wrote what.
+- ``rates``: How replies came out: shares of answers that parse, stop by themselves, were cut or lack their
+  feedback.
 - ``requests``: Whether a folder holds what is requested, the same request begun earlier, or something
   else.
 - ``results``: Results kept in the folder of a run, each in a file replaced whole.

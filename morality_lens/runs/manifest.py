@@ -8,9 +8,23 @@ FORMAT = 1
 """Version of the folder's layout."""
 
 
-def done_batches(path: Path) -> set[int]:
-    """Numbers of the batches that were committed."""
-    return {int(p.stem.removeprefix("part-")) for p in (path / "answers").glob("part-*.parquet")}
+def done_batches(path: Path) -> list[range]:
+    """The items of every batch that was committed, as ranges of the playing order.
+
+    A batch's file is named by its first item and its number of items; in runs of earlier versions by its
+    number alone, all batches but the last having the manifest's size.
+    """
+    named = [[int(n) for n in p.stem.split("-")[1:]] for p in (path / "answers").glob("part-*.parquet")]
+    if not named:
+        return []
+    size = int(read_manifest(path)["batch_size"])
+    ends = [(n[0], n[0] + n[1]) if len(n) > 1 else (n[0] * size, (n[0] + 1) * size) for n in named]
+    return [range(*pair) for pair in sorted(ends)]
+
+
+def part_name(first: int, items: int) -> str:
+    """The name of the batch of some items, from the first on."""
+    return f"part-{first:05d}-{items:05d}.parquet"
 
 
 # --------------------------------------------------------------------------------------------- reading

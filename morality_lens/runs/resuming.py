@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from tqdm.auto import tqdm
 
+from morality_lens.progress import counted
 from morality_lens.runs.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
 from morality_lens.runs.requests import Request
 
@@ -29,7 +29,7 @@ def in_parts(
         size: items of a part.
         request: what is computed and with which settings; the items are added to them.
         out: a folder in which parts are kept; None keeps none.
-        progress: whether to show a progress bar.
+        progress: whether to show how much is done.
 
     Raises:
         ValueError: the folder holds another result, or something else.
@@ -38,7 +38,7 @@ def in_parts(
     folder = None if out is None else whole.begin(Path(out), "request.json")
     found = []
     chunks = [items[i : i + size] for i in range(0, len(items), size)]
-    for number, chunk in enumerate(tqdm(chunks, desc=request.what, disable=not progress)):
+    for number, chunk in enumerate(counted(chunks, request.what, shown=progress)):
         name = f"part-{number:04d}"
         file = None if folder is None else find_dataset(folder, name)
         if file is not None:

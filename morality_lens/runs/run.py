@@ -105,9 +105,8 @@ class Run:
     @cached_property
     def _order(self) -> np.ndarray:
         """Place on disk of each finished item, in the items' own order."""
-        size, done = int(self.manifest["batch_size"]), done_batches(self.path)
-        ids = [item.id for item in self._stored]
-        place = {name: i for i, name in enumerate(ids) if i // size in done}
+        done = {i for batch in done_batches(self.path) for i in batch}
+        place = {item.id: i for i, item in enumerate(self._stored) if i in done}
         return np.array([place[n] for n in self.manifest["order"] if n in place], dtype=np.int64)
 
     @property
@@ -156,7 +155,8 @@ class Run:
         return self._array("option_mass")
 
     def _table(self, name: str) -> pd.DataFrame:
-        files = sorted((self.path / name).glob("part-*.parquet"))
+        # Only what has answers was committed: other tables of a batch are written before them.
+        files = [self.path / name / p.name for p in sorted((self.path / "answers").glob("part-*.parquet"))]
         if not files:
             raise ValueError(f"the run in {self.path} has no finished batch yet; run the same command again.")
         table = pd.concat([pq.read_table(f).to_pandas() for f in files], ignore_index=True)

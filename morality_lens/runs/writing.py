@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec
 from morality_lens.design import Design, design_from
 from morality_lens.items.files import replace_file, write_json
 from morality_lens.items.kinds import Item, items_to_jsonl
-from morality_lens.runs.manifest import FORMAT, read_manifest
+from morality_lens.runs.manifest import FORMAT, part_name, read_manifest
 from morality_lens.runs.requests import Request
 
 
@@ -57,7 +57,7 @@ def create(
             holds another study is refused.
         about: further records, taken from the first start.
         items: the items in playing order.
-        batch_size: items of a batch; a resumed run keeps the size it was begun with.
+        batch_size: most items of a batch; a resumed run keeps the size it was begun with.
 
     Raises:
         ValueError: the folder holds another study, or something that is no run, or the disk is too full.
@@ -121,7 +121,8 @@ def _create_arrays(path: Path, study: Mapping[str, Any], items: Sequence[Item], 
             dimension_names=tuple(dims),
         )
 
-    # One chunk holds a batch of one site and layer: a layer is read without touching the others.
+    # One chunk holds the largest batch of one site and layer: a layer is read without touching the others. A
+    # smaller batch rewrites its chunk, which is replaced whole: what was committed in it is never lost.
     chunks = (batch_size, *shape[1:-3], 1, 1, shape[-1])
     create_array("residuals", design.cube_dims, shape, chunks, model["stored_as"])
     answers, options = shape[:-3], max((len(item.replies) for item in items), default=0)
@@ -131,22 +132,34 @@ def _create_arrays(path: Path, study: Mapping[str, Any], items: Sequence[Item], 
             create_array(name, dims, size, (batch_size, *size[1:]), "float64")
 
 
-def commit(path: Path, number: int, batch: PlayedBatch) -> None:
-    """Write one batch; it counts from the moment its answers are in place."""
-    manifest = read_manifest(path)
-    first = number * int(manifest["batch_size"])
-    region = slice(first, first + batch.residuals.shape[0])
+def commit(path: Path, first: int, batch: PlayedBatch) -> None:
+    """Write a batch whose items begin at a place; it counts from the moment its answers are in place."""
+    items = batch.residuals.shape[0]
+    region = slice(first, first + items)
     group = zarr.open_group(path / "arrays.zarr", mode="r+")
     for name in ("residuals", "option_probabilities", "option_mass"):
         if name in group:
             array: Any = group[name]
             array[region] = getattr(batch, name)
-    name = f"part-{number:05d}.parquet"
+    name = part_name(first, items)
     _write_table(path / "transcripts" / name, batch.transcripts)
-    write_json(
-        path / "answers" / f"time-{number:05d}.json", {"seconds": batch.seconds, "tokens": batch.tokens}
-    )
+    write_json(_times(path / "answers" / name), {"seconds": batch.seconds, "tokens": batch.tokens})
     _write_table(path / "answers" / name, batch.answers)
+
+
+def _times(part: Path) -> Path:
+    """The file with the time of a batch."""
+    return part.with_name(part.name.replace("part-", "time-")).with_suffix(".json")
+
+
+def timings(path: Path) -> dict[str, Any]:
+    """Seconds and tokens of all committed batches."""
+    files = [_times(part) for part in sorted((path / "answers").glob("part-*.parquet"))]
+    times = [json.loads(file.read_text()) for file in files]
+    return {
+        "seconds": round(sum(t["seconds"] for t in times), 3),
+        "tokens": sum(t["tokens"] for t in times),
+    }
 
 
 def _write_table(file: Path, table: pd.DataFrame) -> None:
@@ -156,13 +169,12 @@ def _write_table(file: Path, table: pd.DataFrame) -> None:
 
 def finish(path: Path) -> None:
     """Put the timings of all batches into the manifest."""
-    manifest = read_manifest(path)
-    times = [json.loads(p.read_text()) for p in sorted((path / "answers").glob("time-*.json"))]
-    manifest["timings"] = {
-        "seconds": round(sum(t["seconds"] for t in times), 3),
-        "tokens": sum(t["tokens"] for t in times),
-    }
-    write_json(path / "manifest.json", manifest)
+    keep_in_manifest(path, timings=timings(path))
+
+
+def keep_in_manifest(path: Path, **entries: Any) -> None:
+    """Add entries to the manifest, which are no part of what identifies the run."""
+    write_json(path / "manifest.json", {**read_manifest(path), **entries})
 
 
 def write_scores(path: Path, scores: pd.DataFrame) -> None:

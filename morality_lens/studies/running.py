@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from morality_lens.items.kinds import items_hash
 from morality_lens.judges.outcomes import score_answers
 from morality_lens.judges.toxicity import Judge, fit_toxicity_judge
 from morality_lens.models.loading import ModelRecord, record_of
-from morality_lens.probes.from_statements import fit_probe
+from morality_lens.probes.from_statements import affordable_statements, fit_probe
 from morality_lens.probes.kinds import KINDS, check_kind
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.report.writing import keep_transcripts
@@ -33,6 +33,7 @@ from morality_lens.runs.datasets import find_dataset
 from morality_lens.runs.requests import Request
 from morality_lens.runs.results import write_result
 from morality_lens.runs.run import Run
+from morality_lens.runs.writing import timings
 from morality_lens.studies.analysis import write_study_report
 from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS, RESULTS
 from morality_lens.studies.plan import LARGEST_RANDOM_MODEL, Estimate, placebo_factors
@@ -100,8 +101,8 @@ def study(
     )
     Request(what="study", settings=_identity(work)).begin(work.folder, "study.json")
     say(f"this takes {estimate(model, work.material, chosen)}")
-    probe = _probe(work)
     mains = _main_runs(work)
+    probe = _probe(work, mains)
     for name, played in mains.items():
         _colour(work, name, played, probe)
     if QUESTIONS in mains:
@@ -138,7 +139,7 @@ def _identity(work: _Work) -> dict[str, Any]:
         # Only where something was chosen: studies of earlier versions had no such choice, and resume.
         **({"loading": work.record.options} if work.record.options else {}),
         "plan": asdict(settings.plan),
-        "protocol": {**asdict(settings.protocol), "design": settings.protocol.design.manifest()},
+        "protocol": _protocol_identity(settings.protocol),
         "questions": items_hash(material.questions),
         "prompts": items_hash(material.prompts),
         "statements": items_hash(material.statements),
@@ -149,6 +150,12 @@ def _identity(work: _Work) -> dict[str, Any]:
     }
 
 
+def _protocol_identity(protocol: Protocol) -> dict[str, Any]:
+    plain = {**asdict(protocol), "design": protocol.design.manifest()}
+    # Studies begun before there were such settings are the same studies.
+    return {key: value for key, value in plain.items() if value not in ({}, "")}
+
+
 # ----------------------------------------------------------------------------------------------- runs
 def _play(work: _Work, name: str, items: Sequence, protocol: Protocol) -> Run:
     work.say(f"playing {name}")
@@ -157,7 +164,7 @@ def _play(work: _Work, name: str, items: Sequence, protocol: Protocol) -> Run:
         items,
         out=work.folder / name,
         protocol=protocol,
-        fitting=Fitting(drop_long=work.settings.drop_long),
+        fitting=Fitting(drop_long=work.settings.drop_long, least_parsed=work.settings.least_parsed),
         judge=work.material.judges[0],
         progress=work.progress,
     )
@@ -287,21 +294,25 @@ def _colour(work: _Work, name: str, played: Run, probe: Probe) -> None:
     keep_transcripts(played, read_transcripts(work.model, played, probe, rows=rows))
 
 
-def _probe(work: _Work) -> Probe:
-    """The study's probe with its trust card, fitted once."""
+def _probe(work: _Work, mains: Mapping[str, Run]) -> Probe:
+    """The study's probe with its trust card, fitted once on what costs no more to read than the play."""
     file = work.folder / "probe.safetensors"
     if file.is_file():
         return load_probe(file)
     work.say("fitting the probe and its trust card")
     parameters = sum(p.numel() for p in work.record.lm.module.parameters())
+    statements, seed = work.material.statements, work.settings.seed
+    random_models = work.settings.plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0
+    tokens = sum(timings(run.path)["tokens"] for run in mains.values())
+    few = affordable_statements(work.model, statements, random_models=random_models, tokens=tokens, seed=seed)
     found = fit_probe(
         work.model,
-        work.material.statements,
+        few,
         kind=work.settings.probe_kind,
         card=KINDS[check_kind(work.settings.probe_kind)].card,
-        random_models=work.settings.plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0,
-        seed=work.settings.seed,
-    )
+        random_models=random_models,
+        seed=seed,
+    ).drawn_from(len(statements))
     found.save(file)
     return found
 

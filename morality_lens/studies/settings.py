@@ -38,6 +38,8 @@ class Settings:
         protocol: how dialogues are played; the number of rounds comes from the plan.
         probe_kind: the kind of direction.
         drop_long: skip items that may exceed the context window.
+        least_parsed: the share of the first items' answers that must parse for a run to be played on; see
+            :class:`morality_lens.rounds.preflight.Fitting`.
         seed: random seed of drawings, folds and samples.
     """
 
@@ -45,4 +47,5 @@ class Settings:
     protocol: Protocol = field(default_factory=Protocol)
     probe_kind: str = "mean_difference"
     drop_long: bool = False
+    least_parsed: float = 0.0
     seed: int = 0

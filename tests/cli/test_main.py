@@ -1,6 +1,8 @@
 """The command line: a whole study, and one clear line for every mistake."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,6 +74,13 @@ def test_a_study_on_the_bundled_model_ends_in_a_report(command, few_statements, 
     assert code == 0, err
     assert str((out / "report.html").resolve()) in text
     assert "self-test passed" in text
+    steps = re.findall(r"(?m)^\[\d+:\d\d\] step (\d) of 5: (\w+)", text)
+    words = ["loading", "playing", "reading", "reading", "estimating"]
+    assert steps == [(str(i), word) for i, word in enumerate(words, start=1)]
+    for stage in ("running the self-test", "reading 2,400 statements", "trust card", "writing the report"):
+        assert stage in text
+    assert "after 2 of 16 items: " in err
+    assert "100% of the answers parse" in err
     html = (out / "report.html").read_text()
     assert "not evidence about language models" in " ".join(html.split())
     run = open_run(out)
@@ -104,6 +113,7 @@ def test_the_same_command_again_plays_nothing_twice(command, own_data, few_state
         few_statements,
         "--rounds",
         1,
+        "--anyway",
         "--out",
         tmp_path / "r",
     )
@@ -120,7 +130,7 @@ def test_a_model_that_knows_nothing_gets_a_report_that_claims_nothing(command, t
     out = tmp_path / "run"
     code, text, err = command(
         "run", "--model", SHARED / "models" / "stories260K", "--data", SHARED / "data" / "bbq",
-        "--limit", 20, "--rounds", 1, "--drop-long", "--out", out,
+        "--limit", 20, "--rounds", 1, "--drop-long", "--anyway", "--out", out,
     )  # fmt: skip
     assert code == 0, err
     assert "could not be parsed" in text
@@ -139,7 +149,7 @@ def test_every_kind_of_direction_can_be_fitted_from_the_shell(command, own_data,
     rows = [{name: getattr(s, name) for name in names} for s in load_statements()[:200]]
     few.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out, graded = tmp_path / "r", ("--statements", few)
-    arguments = ("--model", zoo_folder("llama"), "--data", own_data, "--out", out, "--rounds", 1)
+    arguments = ("--model", zoo_folder("llama"), "--data", own_data, "--out", out, "--rounds", 1, "--anyway")
     code, _, err = command("run", *arguments, "--probe", "ridge", *graded)
     assert code == 0, err
     assert load_study(out / "study.toml").probe == "ridge"
@@ -235,7 +245,7 @@ def test_a_folder_of_another_run_is_refused_on_the_command_line(
 ):
     arguments = (
         *("run", "--model", zoo_folder("llama"), "--data", own_data, "--out", tmp_path / "r"),
-        *("--statements", few_statements),
+        *("--statements", few_statements, "--anyway"),
     )
     assert command(*arguments, "--rounds", 1)[0] == 0
     code, _, err = command(*arguments, "--rounds", 2)
@@ -254,6 +264,57 @@ def test_an_interrupted_run_says_how_to_go_on(command, own_data, zoo_folder, tmp
     )
     assert code == 130
     assert "run the same command again" in err
+
+
+def test_a_run_stops_early_where_few_answers_parse_and_resumes_anyway(
+    command, own_data, few_statements, zoo_folder, tmp_path
+):
+    arguments = ("run", "--model", zoo_folder("llama"), "--data", own_data, "--statements", few_statements)
+    arguments += ("--limit", 4, "--rounds", 1, "--out", tmp_path / "r")
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert "of the answers to the first 2 items parse" in err
+    assert "--anyway" in err
+    assert len(open_run(tmp_path / "r").items) == 2
+    assert command(*arguments, "--anyway")[0] == 0
+    assert len(open_run(tmp_path / "r").items) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--model", "/not/there"),
+        ("run", "--model", "/not/there"),
+        ("run", "--data", "/not/there"),
+        ("run", "--statements", "/not/there"),
+        ("run", "--feedback", "model", "--feedback-from", "/not/there"),
+        ("run", "--feedback", "file", "--feedback-from", "/not/there"),
+        ("run", "--config", "/not/there"),
+        ("study", "--model", "/not/there"),
+        ("study", "--prompts", "/not/there"),
+        ("study", "--evidence", "/not/there"),
+        ("study", "--wording", "/not/there"),
+        ("probe", "/not/there"),
+        ("analyze", "/not/there"),
+        ("report", "/not/there"),
+        ("attribute", "/not/there"),
+        ("patch", "/not/there"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_missing_is_named_before_anything_large_is_imported(arguments):
+    program = (
+        "import sys; from morality_lens.cli import main\n"
+        "try: main.main()\n"
+        "finally: print([m for m in ('torch', 'transformers', 'pandas', 'xarray') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == "[]\n"
+    assert done.stderr.startswith("error: ")
+    assert "/not/there" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["probe", "analyze", "report"])

@@ -1,20 +1,16 @@
 """Feedback from every source: what is asked, of whom, once, and what reaches the dialogue."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_questions
 
 from morality_lens.design import Design, Factor, Protocol
 from morality_lens.dialogues import rendering
@@ -25,9 +21,7 @@ from morality_lens.items.choices import names_option
 from morality_lens.items.kinds import OpenPrompt
 from morality_lens.items.loaders import load_items
 from morality_lens.models.loading import load_model, record_of
-from morality_lens.rounds import endpoint
-from morality_lens.rounds.endpoint import Endpoint
-from morality_lens.rounds.feedback import Critic, ReviewedAnswer, Said, read_feedback, said as said_of
+from morality_lens.rounds.feedback import Critic, ReviewedAnswer, read_feedback, said as said_of
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.preflight import Fitting
 
@@ -234,110 +228,6 @@ def test_an_oracle_on_prompts_says_what_the_judge_finds(llama, tmp_path):
 def test_a_source_without_what_it_needs_is_refused(wrong, match):
     with pytest.raises(ValueError, match=match):
         Protocol(**wrong)
-
-
-# ------------------------------------------------------------------------------------------- a server
-class Server:
-    """A server that answers as told, and counts."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict] = []
-        self.failures: list[int] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append({**body, "key": self.headers["Authorization"]})
-                if outer.failures:
-                    status = outer.failures.pop(0)
-                    reply = {"error": {"message": f"no, {self.headers['Authorization']}"}}
-                else:
-                    status = 200
-                    message = {"role": "assistant", "content": f"  remark {len(outer.asked)}\n"}
-                    choice = {"index": 0, "finish_reason": "stop", "message": message}
-                    reply = {
-                        "id": "1",
-                        "object": "chat.completion",
-                        "created": 0,
-                        "model": "m",
-                        "choices": [choice],
-                    }
-                text = json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Retry-After", "0.01")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def server():
-    one = Server()
-    yield one
-    one.server.shutdown()
-    one.server.server_close()
-
-
-def make_endpoint(server: Server, cache: Path, **more) -> Endpoint:
-    protocol = replace(SHORT, feedback="endpoint", feedback_from=server.address, feedback_model="m")
-    return Endpoint(protocol=protocol, wording=WORDING, cache=cache, **more)
-
-
-def test_a_server_is_asked_each_thing_once_over_all_starts(server, tmp_path, monkeypatch):
-    monkeypatch.setenv(endpoint.KEY, "sk-secret")
-    asked = [ReviewedAnswer(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
-    asked += [replace(one, answer="B") for one in asked[:2]]
-    first = make_endpoint(server, tmp_path / "kept.jsonl").feedback([*asked, asked[1]])
-    assert len(server.asked) == 5
-    assert all(one.text.startswith("remark ") and "\n" not in one.text for one in first)
-    assert {a["key"] for a in server.asked} == {"Bearer sk-secret"}
-    turn = critique_turn(asked[0].item, "A", WORDING)
-    assert turn.content in [a["messages"][0]["content"] for a in server.asked]
-    assert all((a["max_tokens"], a["temperature"], a["model"]) == (12, 0, "m") for a in server.asked)
-    with (tmp_path / "kept.jsonl").open("a") as file:
-        file.write('{"key": "torn')  # killed while it was written
-    again = make_endpoint(server, tmp_path / "kept.jsonl").feedback(asked)
-    assert again == first[:5]
-    assert len(server.asked) == 5
-    assert "sk-secret" not in (tmp_path / "kept.jsonl").read_text()
-
-
-def test_rate_limits_and_failures_of_a_server_are_waited_out(server, tmp_path):
-    server.failures = [429, 500, 503]
-    said = make_endpoint(server, tmp_path / "kept.jsonl").feedback(
-        [ReviewedAnswer(item=make_questions(1)[0], answer="A", condition="", round=1)]
-    )
-    assert said == [Said(text="remark 4")]
-
-
-def test_a_server_that_refuses_is_an_error_without_the_key_and_nothing_is_lost(server, tmp_path, monkeypatch):
-    monkeypatch.setenv(endpoint.KEY, "sk-secret")
-    asked = [ReviewedAnswer(item=q, answer="A", condition="", round=1) for q in make_questions(3)]
-    one = make_endpoint(server, tmp_path / "kept.jsonl")
-    one.feedback(asked[:2])
-    server.failures = [401]
-    with pytest.raises(ConnectionError, match="Its earlier replies are kept") as caught:
-        one.feedback(asked)
-    assert "sk-secret" not in str(caught.value)
-    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2
-    make_endpoint(server, tmp_path / "kept.jsonl").feedback(asked)
-    assert len(server.asked) == 4
-
-
-def test_the_official_server_needs_a_key(tmp_path, monkeypatch):
-    monkeypatch.delenv(endpoint.KEY, raising=False)
-    protocol = replace(SHORT, feedback="endpoint", feedback_model="m")
-    with pytest.raises(ValueError, match=endpoint.KEY):
-        Endpoint(protocol=protocol, wording=WORDING, cache=tmp_path / "kept.jsonl")
 
 
 @pytest.mark.slow(seconds=20)

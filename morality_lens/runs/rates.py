@@ -1,0 +1,60 @@
+"""How replies came out: shares of answers that parse, stop by themselves, were cut or lack their feedback."""
+
+import numpy as np
+import pandas as pd
+
+from morality_lens.design import Design
+
+_TEXT_OF = {"feedback": "feedback_text", "rationale": "rationale"}
+
+
+def reply_rates(answers: pd.DataFrame) -> dict[str, float]:
+    """Shares of the answers, by name; a name is left out where nothing is there to count.
+
+    ``parsed`` and ``stopped`` are shares of all answers. ``feedback_missing`` and every column that ends in
+    ``_cut`` are shares of the answers that have such a text.
+    """
+    found = {}
+    if "parsed" in answers and not bool(answers["parsed"].isna().all()):
+        found["parsed"] = _flags(answers, "parsed").mean()
+    if "stopped" in answers:
+        found["stopped"] = _flags(answers, "stopped").mean()
+    for name in map(str, answers.columns):
+        if name == "feedback_missing" or name.endswith("_cut"):
+            there = _texts(answers, _TEXT_OF.get(name.rpartition("_")[0], "text"))
+            if there.any():
+                found[name] = _flags(answers, name)[there].mean()
+    return {name: float(rate) for name, rate in found.items()}
+
+
+def _flags(answers: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as yes or no; what is missing is no."""
+    return answers[name].eq(True).to_numpy(dtype=bool)
+
+
+def _texts(answers: pd.DataFrame, name: str) -> np.ndarray:
+    """Where a column has a text."""
+    return answers[name].astype(str).ne("").to_numpy(dtype=bool)
+
+
+def missing_feedback(answers: pd.DataFrame, design: Design) -> dict[str, tuple[int, int]]:
+    """Answers whose feedback is missing, and answers to which some was given, by condition, where any is."""
+    if "feedback_missing" not in answers:
+        return {}  # runs of earlier versions
+    found = {}
+    for condition in design.conditions:
+        mask = _texts(answers, "feedback_text").copy()
+        for name, level in condition.coords.items():
+            mask &= answers[name].eq(level).to_numpy(dtype=bool)
+        gone = int(_flags(answers, "feedback_missing")[mask].sum())
+        if gone:
+            found[condition.label] = (gone, int(mask.sum()))
+    return found
+
+
+def said_missing(missing: dict[str, tuple[int, int]]) -> str:
+    """The missing feedback in a sentence; empty where none is missing."""
+    if not missing:
+        return ""
+    parts = ", ".join(f"{gone} of {given} under {label}" for label, (gone, given) in missing.items())
+    return f"feedback is missing, and neutral words stand in for it: {parts}"
