@@ -24,6 +24,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
 from morality_lens.report.sections import Section
+from morality_lens.runs.option_notes import mass_lines
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
 
@@ -94,6 +95,7 @@ def _context(page: Page) -> dict[str, Any]:
         "left_out": tables.records(study.get("left_out", [])),
         "listed": tables.LISTED,
         "unparsed": tables.unparsed(page.run.answers),
+        "option_lines": mass_lines(page.run),
         "findings": [
             _findings(title, result, page.run.design.early) for title, result in titled if result is not None
         ],

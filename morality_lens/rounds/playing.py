@@ -22,6 +22,7 @@ from morality_lens.dialogues.wording import Wording, load_wording
 from morality_lens.items.kinds import Item, items_hash
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, record_of
+from morality_lens.rounds.capture import sign_tokens
 from morality_lens.rounds.player import Player
 from morality_lens.rounds.preflight import Fitting, affordable_batch, check_items, fit_window
 from morality_lens.rounds.sources import make_source, origin
@@ -77,6 +78,7 @@ def play(
         "versions": _versions(),
         "device": str(record.lm.device),
         "prefix_reuse": record.prefix_reuse,
+        "reply_tokens": sign_tokens(record.renderer, kept),
     }
     study = study_of(record, kept, protocol, wording) | {"source": origin(source, protocol)}
     manifest = writing.create(
