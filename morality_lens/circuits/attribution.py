@@ -110,9 +110,7 @@ def attribute_answer(
     """
     record = same_model(model, run, None)
     target = AnswerTarget(record=record, items=run.asked, letters=option_letters(record, run))
-    note = option_note(
-        run, items=selection.items, conditions=selection.conditions, rounds=selection.rounds
-    )
+    note = option_note(run, items=selection.items, conditions=selection.conditions, rounds=selection.rounds)
     request = _Request(
         run=run,
         split=Splitting(

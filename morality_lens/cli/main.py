@@ -1,4 +1,4 @@
-"""The command line: study, run, probe, analyze, attribute, patch, report and check."""
+"""The command line: study, run, score, probe, analyze, attribute, patch, report and check."""
 
 import sys
 import warnings
@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from morality_lens.cli import circuits as circuit_commands, study as study_commands
+from morality_lens.cli import (
+    circuits as circuit_commands,
+    scoring as scoring_commands,
+    study as study_commands,
+)
 from morality_lens.cli.console import console, load_and_show, print_lines, print_report, stoppable
 from morality_lens.design import FeedbackSource
 from morality_lens.probes.kinds import KINDS, Kind
@@ -30,6 +34,7 @@ app = typer.Typer(
 app.command(name="attribute")(circuit_commands.attribute)
 app.command(name="patch")(circuit_commands.patch)
 app.command(name="study")(study_commands.study)
+app.command(name="score")(scoring_commands.score)
 BUNDLED_LIMIT = 80
 RANDOM_MODELS = 3
 """Random-initialised controls of a trust card."""
@@ -57,6 +62,14 @@ def run(
         str | None, typer.Option(help="Other model, server address, or file of feedback.")
     ] = None,
     feedback_model: Annotated[str | None, typer.Option(help="Model on the server.")] = None,
+    permute_options: Annotated[
+        bool | None,
+        typer.Option("--permute-options", help="Permute the options of each question, balanced by position."),
+    ] = None,
+    score_options: Annotated[
+        bool | None,
+        typer.Option("--score-options", help="Score the options by their full text too."),
+    ] = None,
     probe: Annotated[Kind | None, typer.Option(help="Kind of direction.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="Toxicity classifier for open prompts: name or folder.")
@@ -82,6 +95,8 @@ def run(
             "limit": limit,
             "seed": seed,
             "drop_long": drop_long,
+            "permute_options": permute_options,
+            "score_options": score_options,
             "judge": judge,
             "probe": probe,
             "batch_size": batch_size,
@@ -94,6 +109,8 @@ def run(
     _refuse_early(study, items)
     loaded = load_and_show(study.model, study.device, study.dtype)
     played = _play(loaded, items, study)
+    if study.score_options:
+        scoring_commands.score_run(loaded, played)
     fitted = _fit(loaded, played, labelled, study.probe, study.seed)
     if "score" in played.measures:
         _score(played, study, labelled)
@@ -105,6 +122,8 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.items.kinds import refuse_unplayable
 
+    if study.score_options:
+        scoring_commands.refuse_unscorable(items)
     words = load_wording(study.protocol.wording)
     refuse_unplayable(items, oracle=study.protocol.feedback == "oracle")
     words.task(items[0])
@@ -130,12 +149,14 @@ def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig") -> "Run":
 def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
     from morality_lens.report.analysis import analyze
     from morality_lens.report.writing import write_report
+    from morality_lens.runs.option_notes import mass_lines
 
     with console.status("estimating effects"):
         analysis = analyze(played, probe=fitted, seed=seed)
         written = write_report(played, path=played.path / "report.html", probe=fitted, analysis=analysis)
     _print_left_out(played)
     _print_findings(analysis)
+    print_lines(*mass_lines(played), style="yellow")
     print_report(written)
 
 
@@ -177,11 +198,13 @@ def analyze_run(
     """Print the effects of a run in sentences, and write them to effects.csv in its folder."""
     from morality_lens.items.files import write_text
     from morality_lens.report.analysis import analyze
+    from morality_lens.runs.option_notes import mass_lines
     from morality_lens.runs.run import open_run
 
     played = open_run(folder)
     analysis = analyze(played, probe=_kept_probe(played), seed=seed)
     _print_findings(analysis)
+    print_lines(*mass_lines(played), style="yellow")
     for name, effects in (
         ("effects.csv", analysis.effects),
         ("behaviour_effects.csv", analysis.behaviour_effects),
@@ -246,10 +269,14 @@ def _config(config: Path | None, *, protocol: dict[str, Any], entries: dict[str,
 
 def _items(study: "RunConfig") -> "tuple[Item, ...]":
     from morality_lens.items.loaders import load_data, load_items
+    from morality_lens.items.permuting import permute_options
 
+    items: tuple[Item, ...]
     if study.data is None:
-        return load_items(limit=study.limit or BUNDLED_LIMIT, seed=study.seed)
-    return load_data(study.data, limit=study.limit, seed=study.seed)
+        items = load_items(limit=study.limit or BUNDLED_LIMIT, seed=study.seed)
+    else:
+        items = load_data(study.data, limit=study.limit, seed=study.seed)
+    return permute_options(items, seed=study.seed) if study.permute_options else items
 
 
 def _statements(path: str | None, kind: Kind) -> "tuple[Statement, ...]":
@@ -317,8 +344,13 @@ def _print_left_out(played: "Run") -> None:
 
 def _print_findings(analysis: Any) -> None:
     from morality_lens.interactions.describing import describe
+    from morality_lens.judges.positions import describe_positions
 
-    for title, effects in (("Behaviour", analysis.behaviour_effects), ("Projection", analysis.effects)):
+    for title, effects in (
+        ("Behaviour", analysis.behaviour_effects),
+        ("Full text of the right option", analysis.text_effects),
+        ("Projection", analysis.effects),
+    ):
         if effects is None:
             continue
         console.print(f"\n[bold]{title}[/bold]")
@@ -328,6 +360,8 @@ def _print_findings(analysis: Any) -> None:
             *lines, footing = describe(effects, str(name), site=site).splitlines()
             print_lines(f"- {' '.join(lines)}")
         print_lines(footing, style="dim")
+    if analysis.positions is not None:
+        print_lines(f"\n{describe_positions(analysis.positions)}")
     for line in analysis.refused:
         print_lines(f"not answered: {line}", style="yellow")
 

@@ -1,5 +1,6 @@
 """What is said? Wording, turns and their rendering as tokens.
 
+- ``continuing``: The tokens of a given text as a reply, in their place after a prompt.
 - ``rendering``: Dialogues as tokens, by the model's own chat template, with the exact span of every
   segment.
 - ``script``: The order of turns: what is said in each round of a dialogue, and which replies follow, said

@@ -37,9 +37,7 @@ def _tail(renderer: Renderer, prompt: Sequence[int]) -> str:
     control = set(renderer.tokenizer.convert_tokens_to_ids(list(renderer.control)))
     last = max((i for i, token in enumerate(prompt) if token in control), default=0)
     ids = list(prompt[max(last, len(prompt) - LONGEST_TAIL) :])
-    return str(
-        renderer.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
+    return str(renderer.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _blank(renderer: Renderer, tail: str) -> str:

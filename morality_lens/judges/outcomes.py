@@ -9,7 +9,7 @@ import xarray as xr
 
 from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
-from morality_lens.items.kinds import BehaviourMeasure
+from morality_lens.items.kinds import SCORINGS, BehaviourMeasure
 from morality_lens.judges.toxicity import Agreement, Judge, agreement
 from morality_lens.runs.option_notes import NOTE, option_note
 from morality_lens.runs.run import Run
@@ -131,8 +131,40 @@ def _of_texts(run: Run, one: BehaviourMeasure, chosen: dict[str, BehaviourMeasur
 
 def text_shares(scores: xr.DataArray) -> xr.DataArray:
     """The softmax over the options of scores of their texts; NaN past an item's last option."""
-    shares = np.exp(scores - scores.max("option"))
+    shares = xr.apply_ufunc(np.exp, scores - scores.max("option"))
     return shares / shares.sum("option")
+
+
+def compare_scorings(run: Run) -> pd.DataFrame:
+    """What the options' full texts choose beside their letters, by condition and round.
+
+    Returns:
+        The factors' levels, ``round``, and shares of the items: ``right by letters`` and ``right by text``
+        (by the sum; the same per byte, per token and PMI), of those whose most probable letter, or
+        highest-scored text, is the right option's (only where every item names one); ``same as letters`` for
+        each scoring, NaN where the letters have no probabilities.
+
+    Raises:
+        ValueError: the options were not scored by their text.
+    """
+    scored = run.option_scores
+    letters = run.option_probabilities.sel(item=scored["item"].values).load().transpose(*scored["sum"].dims)
+    there = letters.notnull().any("option")
+    by_letter = letters.fillna(-1.0).argmax("option").where(there)
+    choices = {SCORINGS[str(name)]: scored["choice"].sel(scoring=name) for name in scored["scoring"].values}
+    shares = {}
+    if run.names_good:
+        good = xr.DataArray([run.asked[name].good for name in scored["item"].values.tolist()], dims="item")
+        shares["right by letters"] = (by_letter == good).where(there)
+        shares |= {f"right by text{suffix}": choice == good for suffix, choice in choices.items()}
+    for suffix, choice in choices.items():
+        shares[f"text{suffix} same as letters"] = (choice == by_letter).where(there)
+    rows = []
+    for cell, number in itertools.product(run.design.conditions, scored["round"].values.tolist()):
+        at = {**cell.coords, "round": number}
+        means = {name: float(share.astype(float).sel(at).mean()) for name, share in shares.items()}
+        rows.append({**cell.coords, "round": number, **means})
+    return pd.DataFrame(rows)
 
 
 def _measure(measures: Sequence[BehaviourMeasure], name: str) -> BehaviourMeasure:

@@ -12,8 +12,8 @@ from morality_lens.plots.style import (
     finish,
     interval,
     number,
-    significance,
     provisos,
+    significance,
     with_unit,
 )
 

@@ -60,7 +60,13 @@ def patching_map(patched: xr.Dataset, *, of: str = "log_odds", head: int | None 
     subtitle = f"source - target {difference:+.3f}; intervals (pointwise 95 %) on hover"
     title = f"Patching {patched.attrs['source']} into {patched.attrs['target']}{_round(patched)}"
     more = "" if shares else "; no shares, since that difference is not distinguishable from zero"
-    return finish(fig, title, subtitle + more, height=210 + 34 * len(names), trust=provisos(patched, options=of == "log_odds", direction=of == "projection"))
+    return finish(
+        fig,
+        title,
+        subtitle + more,
+        height=210 + 34 * len(names),
+        trust=provisos(patched, options=of == "log_odds", direction=of == "projection"),
+    )
 
 
 def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figure:
@@ -274,4 +280,3 @@ def _layer(layer: int) -> str:
 
 def _round(data: xr.Dataset) -> str:
     return f", round {data.attrs['round']}" if "round" in data.attrs else ""
-

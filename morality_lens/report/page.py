@@ -86,6 +86,7 @@ def _context(page: Page) -> dict[str, Any]:
     titled = (
         ("In behaviour", found.behaviour_effects),
         ("In behaviour, on - placebo", found.behaviour_content),
+        ("In the options' full text", found.text_effects),
         ("In the representation", found.effects),
     )
     return {
@@ -108,7 +109,9 @@ def _context(page: Page) -> dict[str, Any]:
         "verdicts": list(page.verdicts),
         "tables": tables.cell_means(found.effects, found.behaviour, layer)
         + tables.two_scales(found.behaviour_effects, found.behaviour_odds)
-        + tables.reply_shares(found.replies),
+        + tables.reply_shares(found.replies)
+        + tables.option_scores(page.run)
+        + tables.positions(found.positions),
         "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),
         "transcripts": Markup(transcript_html(page.transcripts)) if page.transcripts else "",
         "probe": None if page.probe is None else _probe(page.probe),

@@ -99,9 +99,7 @@ def _patched(kept: dict[str, xr.Dataset]) -> Section | None:
         "At the last layer's answer_start the share is 1 by construction."
     )
     shown = [data for name, data in kept.items() if name.startswith("patched-")]
-    return Section(
-        title="Activation patching", lines=tuple(_once([line], *shown)), figures=tuple(figures)
-    )
+    return Section(title="Activation patching", lines=tuple(_once([line], *shown)), figures=tuple(figures))
 
 
 def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
@@ -117,6 +115,4 @@ def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
         return None
     line = "Random directions of equal length are the control for the size of the change."
     shown = [kept[name] for name in ("steered", "ablated-on", "ablated-off") if name in kept]
-    return Section(
-        title="Steering and ablation", lines=tuple(_once([line], *shown)), figures=tuple(figures)
-    )
+    return Section(title="Steering and ablation", lines=tuple(_once([line], *shown)), figures=tuple(figures))

@@ -167,8 +167,8 @@ class _Trial:
         longest, window = len(tokens) + max(map(len, replies)), self.record.lm.window
         if longest > window:
             raise ValueError(
-                f"an option of item {item} after its dialogue takes {longest} tokens, and the model's context "
-                f"window holds {window}; leave the item or the last rounds out with a selection."
+                f"an option of item {item} after its dialogue takes {longest} tokens, and the model's "
+                f"context window holds {window}; leave the item or the last rounds out with a selection."
             )
         return _Prompt(tokens=tuple(tokens), replies=replies)
 

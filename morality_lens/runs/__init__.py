@@ -4,6 +4,8 @@
   can be moved.
 - ``datasets``: Results of any shape on disk, one file each: a zip archive of zarr arrays, replaced whole.
 - ``manifest``: The manifest of a run: what was played, by what, in which format, how far.
+- ``option_notes``: Whether the signs of the replies (letters, digits) are what the model says next, in
+  sentences.
 - ``passages``: The dialogues of a run, to be read again: tokens, places of a site in every round, and who
   wrote what.
 - ``requests``: Whether a folder holds what is requested, the same request begun earlier, or something
