@@ -21,6 +21,7 @@ from morality_lens.models.decoding import Batch, LanguageModel
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.replay import same_model
 from morality_lens.rounds.selection import Execution, Selection
+from morality_lens.rounds.side_questions import common_length
 from morality_lens.runs.passages import Passage, passages
 from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
@@ -176,20 +177,27 @@ class _Trial:
         """The sums of some items, in their dialogues and after the neutral prompt."""
         design, rounds = self.run.design, sorted({r for p in self.found for r in p.rounds})
         mine = [p for p in self.found if p.item in set(chunk)]
-        dialogues, places = [], []
+        # Conditions that begin alike have the same prompts there: each is scored once, for all its places.
+        dialogues: list[list[_Prompt]] = []
+        places: dict[tuple[str, tuple[int, ...]], list[tuple[int, ...]]] = {}
         for passage in mine:
-            starts = [passage.places("answer_start", number)[0] + 1 for number in passage.rounds]
-            dialogues.append([self.prompt(passage.token_ids[:n], passage.item) for n in starts])
+            new = []
             cell = (chunk.index(passage.item), *design.place(passage.condition))
-            places += [(*cell, rounds.index(number)) for number in passage.rounds]
+            for number in passage.rounds:
+                tokens = passage.token_ids[: passage.places("answer_start", number)[0] + 1]
+                if (passage.item, tokens) not in places:
+                    new.append(self.prompt(tokens, passage.item))
+                places.setdefault((passage.item, tokens), []).append((*cell, rounds.index(number)))
+            dialogues += [new] if new else []
         size = max(len(item.replies) for item in self.run.asked.values())
         shape = (len(chunk), *map(len, design.levels.values()), len(rounds), size)
         total, count = np.full(shape, np.nan), np.full(shape, np.nan)
         prompts = list(itertools.chain.from_iterable(dialogues))
         found = log_probabilities(self.record.lm, dialogues, self.rows)
-        for place, prompt, sums in zip(places, prompts, found, strict=True):
-            total[place][: len(sums)] = sums
-            count[place][: len(sums)] = [len(reply) for reply in prompt.replies]
+        for same, prompt, sums in zip(places.values(), prompts, found, strict=True):
+            for place in same:
+                total[place][: len(sums)] = sums
+                count[place][: len(sums)] = [len(reply) for reply in prompt.replies]
         cube = (*design.dims, "option")
         return xr.Dataset(
             {
@@ -270,13 +278,31 @@ def _read(
     if not lm.cached:
         batch = decoding.start(lm, len(prompts))
         return batch, decoding.prefill(lm, batch, prompts)[0]
-    batch = decoding.start(lm, len(dialogues))
-    longest = [list(max((p.tokens for p in dialogue), key=len)) for dialogue in dialogues]
-    decoding.prefill(lm, batch, [tokens[:-1] for tokens in longest])
+    batch = _read_once(lm, [max((p.tokens for p in dialogue), key=len)[:-1] for dialogue in dialogues])
     # The last token of every prompt is read in its own row, where its logits are wanted.
     branch = decoding.cropped(lm, batch, owner, [len(tokens) - 1 for tokens in prompts])
     logits, _ = decoding.prefill(lm, branch, [tokens[-1:] for tokens in prompts])
     return branch, logits
+
+
+def _read_once(lm: LanguageModel, texts: Sequence[tuple[int, ...]]) -> Batch:
+    """A row for every text; what neighbours begin with alike, for half of their length or more, is read once."""
+    stems: list[tuple[int, ...]] = []
+    owner: list[int] = []
+    for text in texts:
+        same = stems[-1][: common_length(stems[-1], text)] if stems else ()
+        if stems and 2 * len(same) >= len(text):
+            stems[-1] = same
+        else:
+            stems.append(text)
+        owner.append(len(stems) - 1)
+    batch = decoding.start(lm, len(stems))
+    decoding.prefill(lm, batch, stems)
+    rows = decoding.take(lm, batch, owner)
+    rest = [text[len(stems[s]) :] for text, s in zip(texts, owner, strict=True)]
+    if any(rest):
+        decoding.prefill(lm, rows, rest)
+    return rows
 
 
 def _continue(

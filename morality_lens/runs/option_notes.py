@@ -96,7 +96,8 @@ def mass_lines(run: Run) -> list[str]:
     advice = (
         "Score the options by their full text (morality-lens score, ml.rounds.score_options) and compare."
     )
-    return [*lines, f"It is below {LEAST_MASS:.0%} {where}. {advice}"]
+    signs = f"The probability of the replies' letters or digits together is below {LEAST_MASS:.0%} {where}."
+    return [*lines, f"{signs} {advice}"]
 
 
 def option_masses(run: Run) -> xr.DataArray | None:
