@@ -286,12 +286,12 @@ def _read(
 
 
 def _read_once(lm: LanguageModel, texts: Sequence[tuple[int, ...]]) -> Batch:
-    """A row for every text; what neighbours begin with alike, for half of their length or more, is read once."""
+    """A row for every text; what neighbours begin with alike, if it is a quarter of them, is read once."""
     stems: list[tuple[int, ...]] = []
     owner: list[int] = []
     for text in texts:
         same = stems[-1][: common_length(stems[-1], text)] if stems else ()
-        if stems and 2 * len(same) >= len(text):
+        if stems and 4 * len(same) >= len(text):
             stems[-1] = same
         else:
             stems.append(text)
