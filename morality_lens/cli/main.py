@@ -149,14 +149,12 @@ def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig") -> "Run":
 def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
     from morality_lens.report.analysis import analyze
     from morality_lens.report.writing import write_report
-    from morality_lens.runs.option_notes import mass_lines
 
     with console.status("estimating effects"):
         analysis = analyze(played, probe=fitted, seed=seed)
         written = write_report(played, path=played.path / "report.html", probe=fitted, analysis=analysis)
     _print_left_out(played)
     _print_findings(analysis)
-    print_lines(*mass_lines(played), style="yellow")
     print_report(written)
 
 
@@ -198,13 +196,11 @@ def analyze_run(
     """Print the effects of a run in sentences, and write them to effects.csv in its folder."""
     from morality_lens.items.files import write_text
     from morality_lens.report.analysis import analyze
-    from morality_lens.runs.option_notes import mass_lines
     from morality_lens.runs.run import open_run
 
     played = open_run(folder)
     analysis = analyze(played, probe=_kept_probe(played), seed=seed)
     _print_findings(analysis)
-    print_lines(*mass_lines(played), style="yellow")
     for name, effects in (
         ("effects.csv", analysis.effects),
         ("behaviour_effects.csv", analysis.behaviour_effects),
@@ -362,6 +358,7 @@ def _print_findings(analysis: Any) -> None:
         print_lines(footing, style="dim")
     if analysis.positions is not None:
         print_lines(f"\n{describe_positions(analysis.positions)}")
+    print_lines(*analysis.option_lines, style="yellow")
     for line in analysis.refused:
         print_lines(f"not answered: {line}", style="yellow")
 

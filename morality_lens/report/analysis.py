@@ -18,6 +18,7 @@ from morality_lens.judges.outcomes import (
     OPTION_TEXT,
     behaviour_cube,
     behaviour_table,
+    compare_scorings,
     reply_shares,
     too_many_unparsed,
 )
@@ -25,6 +26,7 @@ from morality_lens.judges.positions import position_bias
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.refits import project_means, run_cell_means
 from morality_lens.report.refusals import Refusals
+from morality_lens.runs.option_notes import mass_lines
 from morality_lens.runs.run import Run
 
 
@@ -45,6 +47,8 @@ class Analysis:
             holds.
         text_effects: factorial effects on the share of the good option's text, where the options were scored
             by their full text; else None.
+        scorings: what the options' full texts choose beside their letters, where they were scored; else None.
+        option_lines: sentences about the probability of the letters, where it is low; see ``mass_lines``.
         positions: by how much each position is preferred, or None.
         replies: the share of each reply by condition and round, where no reply is the good one; else None.
         refused: what was not estimated and why, one sentence each.
@@ -58,6 +62,8 @@ class Analysis:
     behaviour_content: xr.Dataset | None = None
     claims: tuple[xr.Dataset, ...] = ()
     text_effects: xr.Dataset | None = None
+    scorings: pd.DataFrame | None = None
+    option_lines: tuple[str, ...] = ()
     positions: xr.Dataset | None = None
     replies: pd.DataFrame | None = None
     refused: tuple[str, ...] = ()
@@ -110,6 +116,8 @@ def analyze(
     return replace(
         found,
         text_effects=_text_effects(request),
+        scorings=compare_scorings(run) if _scored(run) else None,
+        option_lines=tuple(mass_lines(run)),
         positions=_positions(request),
         replies=reply_shares(run),
         refused=refusals.lines,
@@ -148,7 +156,7 @@ def _behaviour_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset |
 
 def _text_effects(request: _Request) -> xr.Dataset | None:
     """Effects on the share of the good option's full text, where the options were scored by it."""
-    if OPTION_TEXT not in request.run.measures or request.measure == OPTION_TEXT:
+    if OPTION_TEXT not in request.run.measures or request.measure == OPTION_TEXT:  # none is the right one
         return None
     return request.refusals.attempt(
         "Effects on the share of the right option's text",
@@ -160,6 +168,11 @@ def _text_effects(request: _Request) -> xr.Dataset | None:
             seed=request.seed,
         ),
     )
+
+
+def _scored(run: Run) -> bool:
+    """Whether the options were scored by their full text."""
+    return any(name.startswith(OPTION_TEXT) for name in run.measures)
 
 
 def _positions(request: _Request) -> xr.Dataset | None:

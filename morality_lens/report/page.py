@@ -24,7 +24,6 @@ from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
 from morality_lens.report.sections import Section
-from morality_lens.runs.option_notes import mass_lines
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
 
@@ -96,7 +95,7 @@ def _context(page: Page) -> dict[str, Any]:
         "left_out": tables.records(study.get("left_out", [])),
         "listed": tables.LISTED,
         "unparsed": tables.unparsed(page.run.answers),
-        "option_lines": mass_lines(page.run),
+        "option_lines": list(found.option_lines),
         "findings": [
             _findings(title, result, page.run.design.early) for title, result in titled if result is not None
         ],
@@ -110,7 +109,7 @@ def _context(page: Page) -> dict[str, Any]:
         "tables": tables.cell_means(found.effects, found.behaviour, layer)
         + tables.two_scales(found.behaviour_effects, found.behaviour_odds)
         + tables.reply_shares(found.replies)
-        + tables.option_scores(page.run)
+        + tables.option_scores(found.scorings)
         + tables.positions(found.positions),
         "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),
         "transcripts": Markup(transcript_html(page.transcripts)) if page.transcripts else "",

@@ -10,9 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from morality_lens.design import RESERVED
-from morality_lens.judges.outcomes import OPTION_TEXT, compare_scorings
 from morality_lens.plots.style import cell_name, number, with_unit
-from morality_lens.runs.run import Run
 
 LISTED = 12
 """Longest list of names that is shown in full."""
@@ -159,11 +157,10 @@ def reply_shares(shares: pd.DataFrame | None) -> list[dict[str, Any]]:
     return [{"caption": caption, "columns": ["components", *signs], "rows": rows}]
 
 
-def option_scores(run: Run) -> list[dict[str, Any]]:
+def option_scores(found: pd.DataFrame | None) -> list[dict[str, Any]]:
     """The options' full texts beside their letters in the last round: a row per condition."""
-    if not any(name.startswith(OPTION_TEXT) for name in run.measures):
+    if found is None:
         return []
-    found = compare_scorings(run)
     last = found.loc[found["round"] == found["round"].max()]
     names = [str(c) for c in last.columns]
     factors, shown = names[: names.index("round")], names[names.index("round") + 1 :]
@@ -174,7 +171,7 @@ def option_scores(run: Run) -> list[dict[str, Any]]:
     caption = (
         "Options scored by their full text, last round: share of items whose highest-scored option is the "
         "right one, and whose choice is that of the letters"
-        if run.names_good
+        if "right by letters" in shown
         else "Options scored by their full text, last round: share of items whose choice is the letters'"
     )
     return [{"caption": caption, "columns": ["components", *shown], "rows": rows}]
