@@ -52,6 +52,8 @@ def design_rows(items: pd.DataFrame, study: Mapping[str, Any]) -> list[tuple[str
     if "sites" in design:
         rows.append(("Sites", ", ".join(design["sites"])))
     rows.append(("Items", f"{len(items)} in {len(set(items['cluster']))} clusters"))
+    if "order" in items.columns:
+        rows.append(("Order of the options", "permuted, balanced over roles and positions"))
     counts = Counter(items["category"]) if "category" in items.columns else Counter()
     if any(counts):
         rows.append(("Categories", ", ".join(f"{name or 'none'} ({n})" for name, n in counts.items())))
