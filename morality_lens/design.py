@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict
@@ -58,7 +58,9 @@ _IN_TABLES = {
     "judge",
     "score",
 }
+_IN_TABLES |= {"thought", "answer_prefix", "thinking_cut", "rationale_cut"}
 _IN_TABLES |= {"feedback_text", "feedback_named", "feedback_withheld", "feedback_cut", "token_ids", "tokens"}
+_IN_TABLES |= {"feedback_missing"}
 _IN_TABLES |= {"spans", "category", "mean", "ci_low", "ci_high", "n", "unparsed", "token", "cell", "place"}
 _IN_DIALOGUES = {"question", "answer", "review", "cot_request", "answer_request", "context", "evidence"}
 _IN_DIALOGUES |= {
@@ -322,7 +324,7 @@ class Design:
     @property
     def segments(self) -> tuple[str, ...]:
         """Segments whose mean residual can be captured as a further site."""
-        return ("question", "review", *(name for factor in self.factors for name in factor.segments))
+        return ("question", "review", "thought", *(n for factor in self.factors for n in factor.segments))
 
     @property
     def levels(self) -> dict[str, list[str]]:
@@ -433,6 +435,30 @@ def design_from(value: Mapping[str, Any]) -> Design:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplyLimits:
+    """Most tokens of what a model writes.
+
+    Attributes:
+        answer: of an answer.
+        rationale: of a rationale.
+        feedback: of a feedback text.
+        thinking: of the thoughts before any of them, for a model that thinks.
+    """
+
+    answer: int = 32
+    rationale: int = 256
+    feedback: int = 128
+    thinking: int = 512
+
+    def __post_init__(self) -> None:
+        if min(self.answer, self.rationale, self.feedback) < 1 or self.thinking < 0:
+            raise ValueError(
+                "answers, rationales and feedback need at least one token, and thoughts none or more; got "
+                f"{self}."
+            )
+
+
 FeedbackSource = Literal["self", "oracle", "model", "endpoint", "file"]
 
 
@@ -455,9 +481,14 @@ class Protocol:
             but it may fit the answer by chance.
         feedback_named: what becomes of feedback that names one of the options: it is ``kept`` and counted,
             or ``withheld`` and the neutral words take its place.
-        answer_tokens: most tokens of an answer.
-        rationale_tokens: most tokens of a rationale.
-        feedback_tokens: most tokens of a feedback.
+        answer_tokens: most tokens of an answer; None is what suits the model: 32 (see
+            :class:`ReplyLimits`), or less for the bundled models, which write short replies.
+        rationale_tokens: most tokens of a rationale; None is 256, or what suits the bundled model.
+        feedback_tokens: most tokens of a feedback; None is 128, or what suits the bundled model.
+        thinking_tokens: most tokens of the thoughts before each of them, for a model whose chat template
+            marks thoughts; 0 skips them, None is 512. Other models are not affected.
+        answer_prefix: how every answer begins, such as ``Answer:``, for models that do not begin with a
+            letter of their own accord; it stands in the transcript as a segment of that name.
         temperature: 0 takes the most probable token; above 0 tokens are drawn with the design's seed.
 
     Raises:
@@ -475,15 +506,15 @@ class Protocol:
     feedback_model: str | None = None
     feedback_placebo: Literal["neutral", "yoked"] = "neutral"
     feedback_named: Literal["kept", "withheld"] = "kept"
-    answer_tokens: int = 16
-    rationale_tokens: int = 48
-    feedback_tokens: int = 32
+    answer_tokens: int | None = None
+    rationale_tokens: int | None = None
+    feedback_tokens: int | None = None
+    thinking_tokens: int | None = None
+    answer_prefix: str = ""
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        limits = (self.answer_tokens, self.rationale_tokens, self.feedback_tokens)
-        if min(limits) < 1:
-            raise ValueError(f"answers, rationales and feedback need at least one token; got {limits}.")
+        _ = self.limits
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 or above; got {self.temperature}.")
         if self.feedback not in get_args(FeedbackSource):
@@ -503,3 +534,16 @@ class Protocol:
             )
         if self.wording_index < 0:
             raise ValueError(f"wording_index must be 0 or above; got {self.wording_index}.")
+
+    @property
+    def limits(self) -> ReplyLimits:
+        """The most tokens of each reply, with the usual number where the protocol names none."""
+        return self._limits(ReplyLimits())
+
+    def _limits(self, usual: ReplyLimits) -> ReplyLimits:
+        given = {name: getattr(self, f"{name}_tokens") for name in asdict(usual)}
+        return replace(usual, **{name: value for name, value in given.items() if value is not None})
+
+    def with_limits(self, usual: ReplyLimits) -> "Protocol":
+        """The protocol with a number for every limit, the model's usual one where it names none."""
+        return replace(self, **{f"{name}_tokens": n for name, n in asdict(self._limits(usual)).items()})

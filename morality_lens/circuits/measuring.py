@@ -1,6 +1,7 @@
 """What is measured when activations are changed: log-odds, probabilities, projections."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from morality_lens.models.hooks import KINDS
 from morality_lens.models.loading import ModelRecord
 from morality_lens.models.suffixes import Outcome
 from morality_lens.probes.projecting import projections
+from morality_lens.rounds.endings import line_ends
 from morality_lens.rounds.replay import reply_tokens
 from morality_lens.runs.passages import Passage
 from morality_lens.runs.run import Run
@@ -139,8 +141,9 @@ class Measure:
     def read(self, passed: Outcome, names: Sequence[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Arrays [*shape, item, ...] of a pass in whose rows the item varies fastest."""
         size = (*shape, len(names))
-        found = self._replies(passed, [self.items[name] for name in names], size) if self.letters else {}
-        reply = self._generated(passed) if self.speaking else None
+        items = [self.items[name] for name in names]
+        found = self._replies(passed, items, size) if self.letters else {}
+        reply = self._generated(passed, items * math.prod(shape)) if self.speaking else None
         if self.direction is not None and self.intercept is not None:
             at = self._residuals(passed, reply).double().cpu().numpy()
             values = projections(at, self.direction, self.intercept)
@@ -172,7 +175,7 @@ class Measure:
             found["rating"] = rating
         return {**found, "probability": probability}
 
-    def _generated(self, passed: Outcome) -> decoding.Reply:
+    def _generated(self, passed: Outcome, items: Sequence[Item]) -> decoding.Reply:
         assert passed.batch is not None  # kept whenever replies are generated
         return decoding.generate(
             self.record.lm,
@@ -180,6 +183,7 @@ class Measure:
             passed.logits,
             limit=self.limit,
             stops=self.record.stops,
+            ends=line_ends(self.record.renderer, items),
             read=self.direction is not None and self.site != "answer_start",
         )
 

@@ -24,7 +24,7 @@ def reply_in_place(renderer: Renderer, prompt: Sequence[int], text: str) -> tupl
         text: the reply.
     """
     tail = _tail(renderer, prompt)
-    said = _blank(renderer, tail) + text.strip()
+    said = _blank(renderer, tail) + renderer.control.as_text(text.strip())
     before, _ = rendering.encode(renderer, tail)
     together, _ = rendering.encode(renderer, tail + said)
     if together[: len(before)] == before:
@@ -34,8 +34,7 @@ def reply_in_place(renderer: Renderer, prompt: Sequence[int], text: str) -> tupl
 
 def _tail(renderer: Renderer, prompt: Sequence[int]) -> str:
     """The text of a prompt from its last control token on."""
-    control = set(renderer.tokenizer.convert_tokens_to_ids(list(renderer.control)))
-    last = max((i for i, token in enumerate(prompt) if token in control), default=0)
+    last = max((i for i, token in enumerate(prompt) if token in renderer.control.ids), default=0)
     ids = list(prompt[max(last, len(prompt) - LONGEST_TAIL) :])
     return str(renderer.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
@@ -45,7 +44,7 @@ def _blank(renderer: Renderer, tail: str) -> str:
     if not tail or tail[-1].isspace():
         return ""
     own = rendering.append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
-    if not any(tail.endswith(mark) for mark in renderer.control) and not own.text.endswith(tail):
+    if not any(tail.endswith(mark) for mark in renderer.control.texts) and not own.text.endswith(tail):
         return " "
     if renderer.plain:
         return " "

@@ -26,16 +26,36 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """Who says what, in which order, for every item and condition of a design."""
+    """Who says what, in which order, for every item and condition of a design.
+
+    Attributes:
+        design: the factors.
+        wording: the words.
+        index: which of the alternative wordings.
+        thinking: whether a model whose template marks thoughts is to think before its replies.
+        answer_prefix: how every answer begins.
+    """
 
     design: Design
     wording: Wording
     index: int = 0
+    thinking: bool = False
+    answer_prefix: str = ""
 
     @staticmethod
     def of(protocol: Protocol, wording: Wording) -> "Script":
         """The script of a protocol played in these words."""
-        return Script(design=protocol.design, wording=wording, index=protocol.wording_index)
+        return Script(
+            design=protocol.design,
+            wording=wording,
+            index=protocol.wording_index,
+            thinking=protocol.limits.thinking > 0,
+            answer_prefix=protocol.answer_prefix,
+        )
+
+    def prefix(self, reply: str) -> str:
+        """How a reply of that name begins, in the words of the protocol."""
+        return self.answer_prefix if reply == "answer" else ""
 
     def round(
         self, item: Item, condition: Condition, number: int, feedback: str | None = None

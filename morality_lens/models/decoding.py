@@ -7,7 +7,7 @@ columns with padding only are dropped.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,9 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
+
+Ends = Callable[[int, Sequence[int]], bool]
+"""Whether a reply ends: of a row number and its tokens so far."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -320,16 +323,21 @@ class _Replies:
     total: Tensor | None = None
 
     @staticmethod
-    def none(rows: int) -> "_Replies":
-        """Replies without tokens."""
-        return _Replies(tokens=[[] for _ in range(rows)], active=[True] * rows, stopped=[False] * rows)
+    def none(done: Sequence[bool]) -> "_Replies":
+        """Replies without tokens; those that are done stay so."""
+        rows = len(done)
+        return _Replies(
+            tokens=[[] for _ in range(rows)], active=[not d for d in done], stopped=[False] * rows
+        )
 
-    def add(self, chosen: Sequence[int], stops: frozenset[int]) -> None:
+    def add(self, chosen: Sequence[int], stops: frozenset[int], ends: Ends | None) -> None:
         """Add a token to every row that has not ended; a stop token ends it."""
         for row, token in enumerate(chosen):
-            if self.active[row] and token in stops:
+            if not self.active[row]:
+                continue
+            if token in stops or (ends is not None and ends(row, [*self.tokens[row], token])):
                 self.active[row], self.stopped[row] = False, True
-            elif self.active[row]:
+            else:
                 self.tokens[row].append(token)
 
     def read(self, here: Float[Tensor, "row layer d_model"], weights: Tensor) -> None:
@@ -362,6 +370,8 @@ def generate(
     limit: int,
     stops: frozenset[int],
     draws: Draws | None = None,
+    done: Sequence[bool] | None = None,
+    ends: Ends | None = None,
     read: bool = True,
 ) -> Reply:
     """Generate up to ``limit`` tokens in every row; each is fed and its residual read in the same pass.
@@ -373,12 +383,15 @@ def generate(
         limit: most tokens of a reply.
         stops: tokens that end a reply; they are not fed.
         draws: random numbers for sampling; None takes the most probable token.
+        done: rows that write nothing; None lets all write.
+        ends: whether a row's reply ends at the last of its tokens, which is then neither kept nor fed, as a
+            stop token.
         read: whether residuals are read.
     """
-    replies = _Replies.none(len(batch.tokens))
+    replies = _Replies.none(done or [False] * len(batch.tokens))
     for step in range(limit):
         chosen = (logits.argmax(-1) if draws is None else draws.token(logits, step)).tolist()
-        replies.add(chosen, stops)
+        replies.add(chosen, stops, ends)
         active = replies.active
         if not any(active):
             break

@@ -15,6 +15,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from morality_lens.design import ReplyLimits
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Renderer
 from morality_lens.items.bundled import asset
@@ -40,6 +41,7 @@ class ModelRecord:
         lm: the same weights as a plain transformers model, by which dialogues are played.
         renderer: its tokenizer and chat template.
         stops: tokens that end a reply.
+        reply_limits: most tokens of its replies, where a protocol names none.
         prefix_reuse: whether later turns keep earlier tokens as they are (no rewriting chat template).
         checks: the self-test.
     """
@@ -55,6 +57,7 @@ class ModelRecord:
     lm: LanguageModel
     renderer: Renderer
     stops: frozenset[int]
+    reply_limits: ReplyLimits
     prefix_reuse: bool
     checks: tuple[Check, ...]
 
@@ -117,6 +120,7 @@ def load_model(
         lm=lm,
         renderer=renderer,
         stops=rendering.stop_tokens(renderer, _eos_ids(module, tokenizer)),
+        reply_limits=BUNDLED_LIMITS if shown in BUNDLED else ReplyLimits(),
         prefix_reuse=not _warn_if_rewritten(renderer, shown),
         checks=checks,
     )
@@ -142,6 +146,8 @@ def record_of(bridge: TransformerBridge) -> ModelRecord:
 BUNDLED = {"bundled": "organism", "bundled-natural": "natural", "bundled-null": "null"}
 """Names of the bundled models, and their folders: effects planted with a causal direction of moral valence;
 the same effects without it; no effects."""
+BUNDLED_LIMITS = ReplyLimits(answer=16, rationale=48, feedback=32)
+"""Most tokens of the replies of the bundled models: theirs are shorter, and so is their context window."""
 
 
 def find_model(name: str | Path | None) -> str:

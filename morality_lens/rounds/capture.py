@@ -18,10 +18,10 @@ from morality_lens.rounds.row import Row
 class Capture:
     """Arrays of one batch, filled while it is played; what is not captured stays NaN."""
 
-    def __init__(self, record: ModelRecord, design: Design, items: Sequence[Item]) -> None:
+    def __init__(self, record: ModelRecord, design: Design, items: Sequence[Item], prefix: str = "") -> None:
         self.design = design
         shape = (len(items), len(design.conditions), design.n_rounds)
-        signs = sign_tokens(record.renderer, items)
+        signs = sign_tokens(record.renderer, items, prefix)
         layers = len(record.lm.blocks) + 1
         self.residuals = np.full((*shape, len(design.sites), layers, record.d_model), np.nan, np.float32)
         self.probabilities = np.full((*shape, len(signs)), np.nan)
@@ -57,16 +57,24 @@ class Capture:
         shares = torch.softmax(logits.double(), dim=-1)
         each = torch.stack([shares[:, list(t)].sum(-1) for t in self.signs], dim=-1).cpu().numpy()
         for r, row in enumerate(rows):
+            if row.thinking:
+                continue
             own = each[r, : len(row.item.replies)]
             for cell in row.cells:
                 self.probabilities[row.place, cell, row.number, : len(own)] = own / own.sum()
                 self.mass[row.place, cell, row.number] = own.sum()
 
 
-def sign_tokens(renderer: Renderer, items: Sequence[Item]) -> dict[str, list[int]]:
-    """The tokens that begin a reply with each of its signs, letter or digit; empty without signs."""
+def sign_tokens(renderer: Renderer, items: Sequence[Item], prefix: str = "") -> dict[str, list[int]]:
+    """The tokens that begin a reply with each of its signs, letter or digit; empty without signs.
+
+    Args:
+        renderer: of the model.
+        items: of a run.
+        prefix: how every answer begins.
+    """
     signs = max((item.replies for item in items), key=len, default=())
-    return dict(zip(signs, map(list, rendering.first_tokens(renderer, signs)), strict=True))
+    return dict(zip(signs, map(list, rendering.first_tokens(renderer, signs, prefix)), strict=True))
 
 
 def site_weights(
@@ -74,16 +82,17 @@ def site_weights(
     sites: Sequence[str],
     offsets: Sequence[int],
     new: Sequence[Sequence[int]],
-    written: Sequence[str],
 ) -> tuple[Float[np.ndarray, "row site token"], Bool[np.ndarray, "row site"]]:
     """The new tokens that make up each site, as weights of a mean, and which sites are present.
+
+    What the model generated is read while it is; it is among the new tokens only where the template changed
+    what was said before it, and then holds for the dialogue as it is now.
 
     Args:
         rows: the dialogues, their transcripts with the new tokens.
         sites: what may be read.
         offsets: number of tokens that each row had before.
         new: the tokens that are new.
-        written: replies that the model generates: they are read during generation.
     """
     weights = np.zeros((len(rows), len(sites), max(map(len, new))), np.float32)
     present = np.zeros((len(rows), len(sites)), bool)
@@ -93,7 +102,7 @@ def site_weights(
                 start, stop = len(new[r]) - 1, len(new[r])
             else:
                 span = row.transcript.span(site, row.number)
-                if span is None or span.name in written:
+                if span is None:
                     continue
                 start, stop = span.start - offsets[r], span.stop - offsets[r]
             if 0 <= start < stop:

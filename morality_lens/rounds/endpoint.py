@@ -14,7 +14,7 @@ from morality_lens.design import Protocol
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.files import read_jsonl, replace_file
-from morality_lens.rounds.feedback import ReviewedAnswer, one_line
+from morality_lens.rounds.feedback import ReviewedAnswer, Said, said
 
 try:
     import openai
@@ -73,7 +73,7 @@ class Endpoint:
             if self.cache.stat().st_size:
                 self.known = {row["key"]: _stored(row) for _, row in read_jsonl(self.cache)}
 
-    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[str]:
+    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
         """The feedback of the server's model on each answer; every request is made once.
 
         Raises:
@@ -86,7 +86,7 @@ class Endpoint:
         if new:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(self._request, new))
-        return [self.known[self._key(text)] for text in turns]
+        return [said(self.known[self._key(text)]) for text in turns]
 
     def _key(self, text: str) -> str:
         p = self.protocol
@@ -103,7 +103,7 @@ class Endpoint:
                 temperature=p.temperature,
                 seed=p.design.seed,
             )
-            feedback = one_line(answer.choices[0].message.content or "")
+            feedback = answer.choices[0].message.content or ""
         except (openai.OpenAIError, IndexError, AttributeError) as error:
             where = p.feedback_from or "the official server"
             raise ConnectionError(

@@ -1,14 +1,19 @@
 """Where feedback comes from: the model itself, another model, an oracle, or a file."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from morality_lens.design import Protocol as StudyProtocol
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
+from morality_lens.dialogues.thinking import THOUGHT
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import Wording, pick
 from morality_lens.items.files import read_rows, refuse_missing
@@ -19,8 +24,9 @@ from morality_lens.models import decoding
 from morality_lens.models.decoding import Draws
 from morality_lens.models.loading import ModelRecord
 
-NOTHING = "(nothing)"
-"""The feedback text where a source writes nothing."""
+CUT_MARK = " [...]"
+"""What ends a feedback text that was cut before the end of its first sentence."""
+_SENTENCE_END = re.compile("[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\\]]*(?=\\s|$)")
 TOXIC = 0.5
 """The judge's score from which on a text is called cruel."""
 
@@ -35,20 +41,47 @@ class ReviewedAnswer:
     round: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a source said of an answer.
+
+    Attributes:
+        text: without line breaks, and not empty.
+        cut: whether its end is missing.
+    """
+
+    text: str
+    cut: bool = False
+
+
 @runtime_checkable
 class Source(Protocol):
     """A source of feedback; ``tokens`` counts those fed to a local model so far."""
 
     tokens: int
 
-    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[str]:
-        """The feedback text on each answer."""
+    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
+        """The feedback on each answer; None where the source gave none."""
         ...
 
 
-def one_line(text: str) -> str:
-    """The feedback text without line breaks; :data:`NOTHING` where it is empty."""
-    return " ".join(text.split()) or NOTHING
+def said(text: str, *, cut: bool = False) -> Said | None:
+    """The feedback in one line; None where nothing was said.
+
+    Args:
+        text: as the source wrote it.
+        cut: whether it was stopped at a limit: it then ends after its last whole sentence, and one that does
+            not reach the end of its first sentence ends in :data:`CUT_MARK`.
+    """
+    line = " ".join(text.split())
+    if not line:
+        return None
+    return Said(text=_up_to_sentence_end(line) if cut else line, cut=cut)
+
+
+def _up_to_sentence_end(line: str) -> str:
+    ends = [found.end() for found in _SENTENCE_END.finditer(line)]
+    return line[: ends[-1]] if ends else line + CUT_MARK
 
 
 @dataclass(kw_only=True, eq=False)
@@ -58,55 +91,85 @@ class Critic:
     record: ModelRecord
     protocol: StudyProtocol
     wording: Wording
-    known: dict[tuple[str, str], str] = field(default_factory=dict)
+    known: dict[tuple[str, str], Said | None] = field(default_factory=dict)
     tokens: int = 0
 
-    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[str]:
+    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
         """The model's feedback on each answer, greedy or sampled at the protocol's temperature."""
         new = {(a.item.id, a.answer): a for a in answers if (a.item.id, a.answer) not in self.known}
         if new:
             self.known |= zip(new, self._review(list(new.values())), strict=True)
         return [self.known[a.item.id, a.answer] for a in answers]
 
-    def _review(self, answers: Sequence[ReviewedAnswer]) -> list[str]:
-        renderer, lm, limit = self.record.renderer, self.record.lm, self.protocol.feedback_tokens
-        index = self.protocol.wording_index
+    def _review(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
+        renderer, lm, limits = self.record.renderer, self.record.lm, self.protocol.limits
+        index, thinking = self.protocol.wording_index, self.protocol.limits.thinking > 0
         turns = [critique_turn(a.item, a.answer, self.wording, index) for a in answers]
-        begun = [rendering.append_turn(renderer, Transcript(), turn, round=0) for turn in turns]
-        prompts = [list(t.token_ids) for t in begun]
-        longest = max(map(len, prompts)) + limit
+        asked = [rendering.append_turn(renderer, Transcript(), turn, round=0) for turn in turns]
+        thinking = thinking and rendering.thinks(renderer, asked[0])
+        begun = [rendering.begin_reply(renderer, t, round=0, thinking=thinking) for t in asked]
+        longest = max(len(t.token_ids) for t in begun) + limits.feedback + thinking * limits.thinking
         if longest > lm.window:
             raise ValueError(
                 f"the request to {self.record.name} for feedback takes up to {longest} tokens, and the "
                 f"context window holds {lm.window}; lower answer_tokens, or take another model."
             )
         batch = decoding.start(lm, len(begun))
-        logits, _ = decoding.prefill(lm, batch, prompts)
+        logits, unfinished = self._feed(batch, begun), [False] * len(begun)
         keys = [f"{a.item.id}|{a.answer}|critique" for a in answers]
-        reply = decoding.generate(
-            lm,
-            batch,
-            logits,
-            limit=limit,
-            stops=self.record.stops,
-            draws=Draws.of(self.protocol.design.seed, keys, limit, self.protocol.temperature),
-            read=False,
-        )
-        self.tokens += sum(map(len, prompts)) + sum(map(len, reply.tokens))
+        if thinking:
+            assert renderer.thinking is not None  # it thinks
+            ends = self.record.stops | {renderer.thinking.end}
+            thoughts = self._generate(batch, logits, [f"{k}|{THOUGHT}" for k in keys], limits.thinking, ends)
+            unfinished = [not stopped for stopped in thoughts.stopped]
+            begun = [
+                rendering.append_reply(renderer, t, tokens, THOUGHT, round=0)
+                for t, tokens in zip(begun, thoughts.tokens, strict=True)
+            ]
+            begun = [rendering.begin_reply(renderer, t, round=0) for t in begun]
+            logits = self._feed(batch, begun)
+        reply = self._generate(batch, logits, keys, limits.feedback, self.record.stops, done=unfinished)
         texts = renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
-        return [one_line(text) for text in texts]
+        return [said(text, cut=not stopped) for text, stopped in zip(texts, reply.stopped, strict=True)]
+
+    def _feed(self, batch: decoding.Batch, dialogues: Sequence[Transcript]) -> Float[Tensor, "row vocab"]:
+        """Feed what of the dialogues the batch has not read yet."""
+        new = [list(t.token_ids[len(read) :]) for t, read in zip(dialogues, batch.tokens, strict=True)]
+        self.tokens += sum(map(len, new))
+        return decoding.prefill(self.record.lm, batch, new)[0]
+
+    def _generate(
+        self,
+        batch: decoding.Batch,
+        logits: Float[Tensor, "row vocab"],
+        keys: Sequence[str],
+        limit: int,
+        stops: frozenset[int],
+        done: Sequence[bool] | None = None,
+    ) -> decoding.Reply:
+        """Thoughts or feedback of every row."""
+        draws = Draws.of(self.protocol.design.seed, keys, limit, self.protocol.temperature)
+        reply = decoding.generate(
+            self.record.lm, batch, logits, limit=limit, stops=stops, draws=draws, done=done, read=False
+        )
+        self.tokens += sum(map(len, reply.tokens))
+        return reply
 
 
-def shortened(record: ModelRecord, text: str, limit: int) -> str:
-    """The feedback text in one line, cut to its limit.
+def shortened(record: ModelRecord, given: Said, limit: int) -> Said:
+    """The feedback with at most as many tokens as its limit allows.
 
     Args:
         record: the model that will read it.
-        text: the feedback text.
+        given: the feedback.
         limit: most tokens.
     """
-    ids = rendering.encode(record.renderer, text.strip())[0]
-    return one_line(record.renderer.tokenizer.decode(ids[:limit]) if len(ids) > limit else text)
+    ids = rendering.encode_words(record.renderer, given.text)
+    if len(ids) <= limit:
+        return given
+    room = max(1, limit - len(rendering.encode(record.renderer, CUT_MARK)[0]))
+    shorter = said(record.renderer.tokenizer.decode(ids[:room]), cut=True)
+    return shorter or Said(text=CUT_MARK.strip(), cut=True)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -118,7 +181,7 @@ class Oracle:
     judge: Judge | None = None
     tokens: int = 0
 
-    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[str]:
+    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
         """The wording's text for what each answer is: correct, biased, other or unparsed.
 
         Raises:
@@ -132,7 +195,8 @@ class Oracle:
         verdicts = dict(zip(closed, _judged([answers[i] for i in closed]), strict=True))
         verdicts |= zip(free, self._scored([answers[i] for i in free]), strict=True)
         return [
-            pick(getattr(self.wording.oracle(a.item), verdicts[i]), self.index) for i, a in enumerate(answers)
+            Said(text=pick(getattr(self.wording.oracle(a.item), verdicts[i]), self.index))
+            for i, a in enumerate(answers)
         ]
 
     def _scored(self, answers: Sequence[ReviewedAnswer]) -> list[str]:
@@ -167,13 +231,13 @@ class FromFile:
     rows: dict[str, list[dict[str, str]]]
     tokens: int = 0
 
-    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[str]:
+    def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
         """For each answer the most specific row that matches it.
 
         Raises:
             ValueError: no row of the item matches.
         """
-        return [one_line(self._row(a)["feedback"]) for a in answers]
+        return [said(self._row(a)["feedback"]) for a in answers]
 
     def _row(self, review: ReviewedAnswer) -> dict[str, str]:
         here = {"answer": review.answer.strip(), "condition": review.condition, "round": str(review.round)}

@@ -8,7 +8,7 @@ from morality_lens.dialogues.script import Script
 from morality_lens.dialogues.wording import pick
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds import feedback
-from morality_lens.rounds.feedback import ReviewedAnswer, Source
+from morality_lens.rounds.feedback import ReviewedAnswer, Said, Source
 from morality_lens.rounds.row import Row
 
 
@@ -20,13 +20,15 @@ class FeedbackText:
         text: the text.
         named: whether it names an option.
         withheld: whether a neutral text replaces one that does.
-        cut: whether it was cut to its limit.
+        cut: whether its end is missing.
+        missing: whether a neutral text stands in for feedback that the source did not give.
     """
 
     text: str
     named: bool = False
     withheld: bool = False
     cut: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,22 +58,21 @@ class FeedbackPolicy:
         ]
         texts = dict(zip(about, self.source.feedback(answers), strict=True)) if answers else {}
         return [
-            None if level == "off" else self._text(row, texts.get(r))
+            None if level == "off" else self._text(row, texts.get(r), missing=r in about and texts[r] is None)
             for r, (row, level) in enumerate(zip(rows, levels, strict=True))
         ]
 
-    def _text(self, row: Row, given: str | None) -> FeedbackText:
+    def _text(self, row: Row, given: Said | None, *, missing: bool) -> FeedbackText:
         """The source's text, cut to its limit, or a neutral one."""
         neutral = pick(self.script.wording.task(row.item).feedback_placebo, self.script.index)
         if given is None:
-            return FeedbackText(text=neutral)
-        text = given
+            return FeedbackText(text=neutral, missing=missing)
         if self.protocol.feedback != "oracle":
-            text = feedback.shortened(self.record, given, self.protocol.feedback_tokens)
-        named = row.item.named_in(text)
+            given = feedback.shortened(self.record, given, self.protocol.limits.feedback)
+        named = row.item.named_in(given.text)
         withheld = named and self.protocol.feedback_named == "withheld"
         return FeedbackText(
-            text=neutral if withheld else text, named=named, withheld=withheld, cut=text != given
+            text=neutral if withheld else given.text, named=named, withheld=withheld, cut=given.cut
         )
 
 

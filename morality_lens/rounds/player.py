@@ -10,15 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from morality_lens.design import Condition, Protocol
+from morality_lens.design import Condition, Protocol, ReplyLimits
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.script import Exchange, Script, until_reply
+from morality_lens.dialogues.thinking import THOUGHT
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.kinds import Item
 from morality_lens.models import decoding
 from morality_lens.models.decoding import Draws
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.capture import Capture, site_weights
+from morality_lens.rounds.endings import line_ends
 from morality_lens.rounds.feedback import Source
 from morality_lens.rounds.feedback_text import FeedbackPolicy, FeedbackText
 from morality_lens.rounds.row import Row, say
@@ -44,11 +46,16 @@ class Player:
             record=self.record, protocol=self.protocol, script=self.script, source=self.source
         )
 
+    @property
+    def limits(self) -> ReplyLimits:
+        """Most tokens of each reply."""
+        return self.protocol.limits
+
     def play(self, items: Sequence[Item], advance: Callable[[int], object]) -> PlayedBatch:
         """All rounds of all conditions of these items; ``advance`` gets the dialogue rounds done."""
         began, self.tokens, before = time.perf_counter(), 0, self.source.tokens
         design, lm = self.protocol.design, self.record.lm
-        self.capture = Capture(self.record, design, items)
+        self.capture = Capture(self.record, design, items, self.script.prefix("answer"))
         self.answers: list[dict[str, Any]] = []
 
         rows = self._opening_rows(items)
@@ -105,7 +112,7 @@ class Player:
     def _round(self, batch: decoding.Batch, rows: list[Row], number: int) -> decoding.Batch:
         """One round of all rows, in which the model generates the same replies: their turns and replies."""
         for row in rows:
-            row.number = number
+            row.number, row.before, row.rationale_cut = number, row.transcript, False
         feedback = self.policy.texts(rows) if number else [None] * len(rows)
         scripts = [
             until_reply(self.script.round(row.item, row.condition, number, text.text if text else None))
@@ -115,44 +122,80 @@ class Player:
         rationales = [""] * len(rows)
         for step, name in enumerate(written):
             stretches = [script[step] for script in scripts]
-            batch, logits = self._say(batch, rows, stretches, written)
+            batch = self._say(batch, rows, stretches)
+            logits = self._think(batch, rows, name)
             if name == "answer":
                 self._answer(batch, rows, logits, rationales, feedback)
             else:
-                reply, rationales = self._reply(batch, rows, logits, name, self.protocol.rationale_tokens)
+                reply, rationales = self._reply(batch, rows, logits, name, self.limits.rationale)
                 self.capture.store(rows, name, reply.mean)
+                for row, stopped in zip(rows, reply.stopped, strict=True):
+                    row.rationale_cut = not stopped
         return batch
 
     def _say(
-        self,
-        batch: decoding.Batch,
-        rows: list[Row],
-        stretches: Sequence[Sequence[Exchange]],
-        written: Sequence[str],
-    ) -> tuple[decoding.Batch, Float[Tensor, "row vocab"]]:
-        """Add a stretch of exchanges to every row, feed it, and store the sites in it."""
-        lm = self.record.lm
+        self, batch: decoding.Batch, rows: list[Row], stretches: Sequence[Sequence[Exchange]]
+    ) -> decoding.Batch:
+        """Add a stretch of exchanges to every row; a new batch where the template changed earlier tokens."""
+        lm, changed = self.record.lm, False
         for row, stretch in zip(rows, stretches, strict=True):
             for exchange in stretch:
-                row.transcript = say(self.record, row.transcript, exchange, round=row.number)
+                row.transcript, anew = say(
+                    self.record, self.script, row.transcript, exchange, round=row.number
+                )
+                changed = changed or anew
+                if anew and self.record.prefix_reuse and row.number and row.before not in row.kept:
+                    row.kept.append(row.before)
             if len(row.transcript.token_ids) > lm.window:
                 raise RuntimeError(
                     f"the dialogue of item {row.item.id} exceeded the context window of {lm.window} tokens."
                 )
-        if not self.record.prefix_reuse:
-            batch = decoding.start(lm, len(rows))
+        return decoding.start(lm, len(rows)) if changed else batch
+
+    def _feed(self, batch: decoding.Batch, rows: list[Row], *, answering: bool) -> Float[Tensor, "row vocab"]:
+        """Feed what of the transcripts the batch has not read yet, and store the sites in it.
+
+        Args:
+            batch: changed in place.
+            rows: the dialogues.
+            answering: whether the last token chooses the answer's first one.
+        """
+        lm = self.record.lm
         offsets = [len(tokens) for tokens in batch.tokens]
         new = [list(row.transcript.token_ids[n:]) for row, n in zip(rows, offsets, strict=True)]
-        sites = self.capture.sites(answering=stretches[0][-1].reply == "answer")
-        weights, present = site_weights(rows, sites, offsets, new, written)
+        sites = self.capture.sites(answering=answering)
+        weights, present = site_weights(rows, sites, offsets, new)
         wanted = torch.from_numpy(weights).to(lm.device) if sites else None
         logits, reads = decoding.prefill(lm, batch, new, wanted)
         self.tokens += sum(map(len, new))
         if reads is not None:
             values = reads.cpu().numpy()
+            there = np.array([not row.thinking for row in rows])  # no answer follows a thought that was cut
             for s, site in enumerate(sites):
-                self.capture.store(rows, site, values[:, s], present[:, s])
-        return batch, logits
+                here = present[:, s] & there if site == "answer_start" else present[:, s]
+                self.capture.store(rows, site, values[:, s], here)
+        return logits
+
+    def _think(self, batch: decoding.Batch, rows: list[Row], name: str) -> Float[Tensor, "row vocab"]:
+        """Feed the new turns, let the model think where it does; the logits of the reply's first token."""
+        renderer = self.record.renderer
+        for row in rows:
+            row.thought, row.thinking = "", False
+        if not (self.script.thinking and rendering.thinks(renderer, rows[0].transcript)):
+            return self._feed(batch, rows, answering=name == "answer")
+        assert renderer.thinking is not None  # it thinks
+        logits = self._feed(batch, rows, answering=False)
+        ends = self.record.stops | {renderer.thinking.end}
+        thoughts, texts = self._write(
+            batch, rows, logits, THOUGHT, f"{name}|{THOUGHT}", limit=self.limits.thinking, stops=ends
+        )
+        self.capture.store(rows, THOUGHT, thoughts.mean)
+        for row, text, stopped in zip(rows, texts, thoughts.stopped, strict=True):
+            row.thought, row.thinking = text, not stopped
+            row.transcript = rendering.begin_reply(
+                renderer, row.transcript, round=row.number, prefix=self.script.prefix(name)
+            )
+        return self._feed(batch, rows, answering=name == "answer")
 
     def _reply(
         self,
@@ -162,19 +205,34 @@ class Player:
         name: str,
         limit: int,
     ) -> tuple[decoding.Reply, list[str]]:
-        """Generate a reply in every row, and add it to its transcript."""
-        keys = [self._key(row, name) for row in rows]
+        """Generate a reply in every row that has ended its thoughts."""
+        return self._write(batch, rows, logits, name, name, limit=limit, stops=self.record.stops)
+
+    def _write(
+        self,
+        batch: decoding.Batch,
+        rows: list[Row],
+        logits: Float[Tensor, "row vocab"],
+        name: str,
+        key: str,
+        *,
+        limit: int,
+        stops: frozenset[int],
+    ) -> tuple[decoding.Reply, list[str]]:
+        """Generate a segment in every row, and add it to its transcript."""
+        keys = [self._key(row, key) for row in rows]
+        renderer = self.record.renderer
         reply = decoding.generate(
             self.record.lm,
             batch,
             logits,
             limit=limit,
-            stops=self.record.stops,
+            stops=stops,
             draws=Draws.of(self.protocol.design.seed, keys, limit, self.protocol.temperature),
-            read=True,
+            done=[row.thinking for row in rows],
+            ends=line_ends(renderer, [row.item for row in rows]) if name == "answer" else None,
         )
         self.tokens += sum(map(len, reply.tokens))
-        renderer = self.record.renderer
         for row, tokens in zip(rows, reply.tokens, strict=True):
             row.transcript = rendering.append_reply(renderer, row.transcript, tokens, name, round=row.number)
         texts = renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
@@ -196,7 +254,7 @@ class Player:
     ) -> None:
         """Generate all answers; store them, their sites and the probabilities of replies."""
         self.capture.options(rows, logits)
-        reply, texts = self._reply(batch, rows, logits, "answer", self.protocol.answer_tokens)
+        reply, texts = self._reply(batch, rows, logits, "answer", self.limits.answer)
         self.capture.store(rows, "answer_end", reply.end)
         self.capture.store(rows, "answer_mean", reply.mean)
         for r, row in enumerate(rows):
@@ -211,10 +269,14 @@ class Player:
                     "round": row.number,
                     "text": texts[r],
                     "rationale": rationales[r],
+                    "rationale_cut": row.rationale_cut,
+                    "thought": row.thought,
+                    "thinking_cut": row.thinking,
                     "feedback_text": given.text,
                     "feedback_named": given.named,
                     "feedback_withheld": given.withheld,
                     "feedback_cut": given.cut,
+                    "feedback_missing": given.missing,
                     "n_tokens": len(reply.tokens[r]),
                     "stopped": reply.stopped[r],
                 }

@@ -25,9 +25,10 @@ from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.rounds.capture import sign_tokens
 from morality_lens.rounds.player import Player
 from morality_lens.rounds.preflight import Fitting, affordable_batch, check_items, fit_window
+from morality_lens.rounds.replay import on_day
 from morality_lens.rounds.sources import make_source, origin
 from morality_lens.runs import writing
-from morality_lens.runs.manifest import done_batches
+from morality_lens.runs.manifest import done_batches, read_manifest
 from morality_lens.runs.run import Run, open_run
 
 
@@ -62,10 +63,11 @@ def play(
         TypeError: the model is not from ``load_model``.
     """
     record = record_of(model)
-    protocol = protocol or Protocol()
+    protocol = (protocol or Protocol()).with_limits(record.reply_limits)
     if rounds is not None:
         protocol = replace(protocol, design=replace(protocol.design, rounds=rounds))
     wording, path = load_wording(protocol.wording), Path(out)
+    record = on_day(record, _begun_on(path))
     check_items(items, protocol, judge)
     source = make_source(record, protocol, wording, items, path, judge)
     lengths, kept, left_out = fit_window(record, items, protocol, wording, drop_long=fitting.drop_long)
@@ -78,7 +80,9 @@ def play(
         "versions": _versions(),
         "device": str(record.lm.device),
         "prefix_reuse": record.prefix_reuse,
-        "reply_tokens": sign_tokens(record.renderer, kept),
+        "reply_tokens": sign_tokens(record.renderer, kept, protocol.answer_prefix),
+        "today": record.renderer.today.isoformat(),
+        "control_tokens": _spelled(record, kept, protocol, wording),
     }
     study = study_of(record, kept, protocol, wording) | {"source": origin(source, protocol)}
     manifest = writing.create(
@@ -120,11 +124,31 @@ def study_of(
         },
         "feedback": protocol.feedback,
         "limits": {
-            "answer_tokens": protocol.answer_tokens,
-            "rationale_tokens": protocol.rationale_tokens,
-            "feedback_tokens": protocol.feedback_tokens,
+            "answer_tokens": protocol.limits.answer,
+            "rationale_tokens": protocol.limits.rationale,
+            "feedback_tokens": protocol.limits.feedback,
+            **({"thinking_tokens": protocol.limits.thinking} if record.renderer.thinking else {}),
         },
+        **({"answer_prefix": protocol.answer_prefix} if protocol.answer_prefix else {}),
         "temperature": protocol.temperature,
+    }
+
+
+def _begun_on(path: Path) -> str | None:
+    """The day on which the run in a folder was begun, for templates that print it; None if there is none."""
+    return read_manifest(path).get("today") if (path / "manifest.json").is_file() else None
+
+
+def _spelled(
+    record: ModelRecord, items: Sequence[Item], protocol: Protocol, wording: Wording
+) -> dict[str, object]:
+    """The control tokens of the model, and which items and words spell one (it is read as text)."""
+    control = record.renderer.control
+    texts = {item.id: item.format_prompt("{text}") for item in items}
+    return {
+        "texts": list(control.texts),
+        "items": [name for name, text in texts.items() if control.found_in(text)],
+        "wording": control.found_in(f"{wording.model_dump_json()}\n{protocol}"),
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from morality_lens.design import Condition, Protocol
+from morality_lens.design import Condition, Protocol, ReplyLimits
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Renderer, Transcript
 from morality_lens.dialogues.script import Script
@@ -73,7 +73,7 @@ def longest_dialogues(
     """An upper bound of the tokens of each item's longest dialogue, before anything is played."""
     if any(factor.place == "system" for factor in protocol.design.factors):
         rendering.check_system(renderer)
-    script, blank = Script.of(protocol, wording), Transcript()
+    script, blank, limits = Script.of(protocol, wording), Transcript(), protocol.limits
     rewriting = rendering.rewrites_history(renderer)
     growth = max(
         _round_tokens(renderer, script, protocol, items[0], condition, rewriting=rewriting)
@@ -90,8 +90,10 @@ def longest_dialogues(
             renderer, blank, critique_turn(item, "a", wording, protocol.wording_index), round=0
         )
         opened = max(len(transcript.token_ids) for transcript in begun)
-        played = opened + protocol.answer_tokens + protocol.design.rounds * growth
-        asked = len(critique.token_ids) + protocol.answer_tokens + protocol.feedback_tokens + SLACK
+        thought = _thought(renderer, begun[0], limits)
+        prefix = len(rendering.encode_words(renderer, protocol.answer_prefix))
+        played = opened + thought + prefix + limits.answer + protocol.design.rounds * growth
+        asked = len(critique.token_ids) + thought + limits.answer + limits.feedback + SLACK
         bounds.append(max(played, asked if protocol.feedback == "self" else 0))
     return bounds
 
@@ -110,17 +112,28 @@ def _round_tokens(
     word = tuple(rendering.encode(renderer, " a")[0][-1:])
     said = rendering.append_turn(renderer, Transcript(), statement_turn("a"), round=0)
     said = rendering.append_reply(renderer, said, word, "answer", round=0)
-    size = protocol.answer_tokens
+    limits = protocol.limits
+    size = limits.answer + len(rendering.encode_words(renderer, protocol.answer_prefix))
     if script.level(condition, "feedback") != "off":
-        size += protocol.feedback_tokens
+        size += limits.feedback
     for exchange in script.round(item, condition, 1, "a"):
         after = append(renderer, said, *exchange.turns, round=1)
         size += len(after.token_ids) - len(said.token_ids) + SLACK
+        size += _thought(renderer, after, limits) if exchange.given is None else 0
         said = rendering.append_reply(renderer, after, word, exchange.reply, round=1)
         if exchange.reply != "answer":
             given = [] if exchange.given is None else reply_tokens(renderer, exchange.given)
-            size += max(protocol.rationale_tokens, len(given))
+            size += max(limits.rationale, len(given))
     return size
+
+
+def _thought(renderer: Renderer, prompt: Transcript, limits: ReplyLimits) -> int:
+    """An upper bound of the tokens of the thoughts before a reply, with their marks."""
+    marks = renderer.thinking
+    if marks is None or not rendering.thinks(renderer, prompt):
+        return 0
+    texts = (marks.opening, marks.closing) if limits.thinking else (marks.skipped,)
+    return limits.thinking + sum(len(rendering.encode(renderer, text)[0]) for text in texts)
 
 
 def affordable_batch(record: ModelRecord, protocol: Protocol, longest: int) -> int:

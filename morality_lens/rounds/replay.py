@@ -1,15 +1,22 @@
 """Replaying stored dialogues: their wording, their turns, and the check that the model is the same."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.design import Condition
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
-from morality_lens.dialogues.script import Script
+from morality_lens.dialogues.script import Exchange, Script
+from morality_lens.dialogues.thinking import THOUGHT
 from morality_lens.dialogues.wording import Wording, load_wording
 from morality_lens.items.kinds import Item
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.probe import Probe
+from morality_lens.rounds.row import say
 from morality_lens.runs.run import Run
 
 
@@ -32,6 +39,18 @@ def wording_of(run: Run, path: str | None = None) -> Wording:
     return wording
 
 
+def script_of(run: Run, wording: Wording) -> Script:
+    """The script that a run was played by."""
+    study = run.manifest["study"]
+    return Script(
+        design=run.design,
+        wording=wording,
+        index=run.wording_index,
+        thinking=bool(study["limits"].get("thinking_tokens", 0)),
+        answer_prefix=study.get("answer_prefix", ""),
+    )
+
+
 def dialogue_after(
     record: ModelRecord, run: Run, item: Item, condition: Condition, wording: Wording
 ) -> list[Transcript]:
@@ -40,19 +59,25 @@ def dialogue_after(
     Raises:
         ValueError: the stored tokens are not those that this model's template makes of these words.
     """
-    script = Script(design=run.design, wording=wording, index=run.wording_index)
+    script = script_of(run, wording)
     answers = run.select(run.answers, item.id, condition).sort_values("round").to_dict("records")
     stored = run.select(run.transcripts, item.id, condition).sort_values("round").to_dict("records")
     whole = {int(row["round"]): row for row in stored}
-    append = rendering.append_turn if record.prefix_reuse else rendering.rerender
     renderer, transcript, found = record.renderer, Transcript(), []
     for number, answer in enumerate(answers):
-        row = whole[number] if number in whole else stored[-1]
-        for exchange in script.round(item, condition, number, answer["feedback_text"] or None):
-            transcript = append(renderer, transcript, *exchange.turns, round=number)
-            # Where history is rewritten, a later dialogue may lack earlier replies, but not its own round's.
-            span = [s for s in row["spans"] if s["name"] == exchange.reply and int(s["round"]) == number][-1]
-            words = [int(t) for t in row["token_ids"][span["start"] : span["stop"]]]
+        # Where history is rewritten, a later dialogue may lack earlier replies, but not its own round's.
+        row = whole[min(n for n in whole if n >= number)]
+        said = _said(row, number)
+        exchanges = script.round(item, condition, number, answer["feedback_text"] or None)
+        for exchange, thought in zip(exchanges, _thoughts(exchanges, said), strict=True):
+            transcript, _ = say(record, script, transcript, exchange, round=number)
+            if exchange.given is not None:
+                continue
+            if script.thinking and rendering.thinks(renderer, transcript):
+                transcript = rendering.append_reply(renderer, transcript, thought, THOUGHT, round=number)
+                prefix = script.prefix(exchange.reply)
+                transcript = rendering.begin_reply(renderer, transcript, round=number, prefix=prefix)
+            words = ([ids for name, ids in said if name == exchange.reply] or [[]])[-1]
             transcript = rendering.append_reply(renderer, transcript, words, exchange.reply, round=number)
         found.append(transcript)
     kept = tuple(int(t) for t in stored[-1]["token_ids"])
@@ -64,13 +89,34 @@ def dialogue_after(
     return found
 
 
+def _said(row: dict[str, Any], number: int) -> list[tuple[str, list[int]]]:
+    """The segments of a stored dialogue that were said in a round, and their tokens."""
+    ids = [int(token) for token in row["token_ids"]]
+    return [(s["name"], ids[s["start"] : s["stop"]]) for s in row["spans"] if s["round"] == number]
+
+
+def _thoughts(exchanges: Sequence[Exchange], said: Sequence[tuple[str, list[int]]]) -> list[list[int]]:
+    """The thoughts before the reply of each exchange of a round; empty where the template dropped them."""
+    stored = [ids for name, ids in said if name == THOUGHT]
+    written = [exchange.given is None for exchange in exchanges]
+    stored = [[]] * (sum(written) - len(stored)) + stored
+    return [stored.pop(0) if own else [] for own in written]
+
+
+def on_day(record: ModelRecord, today: str | None) -> ModelRecord:
+    """The record with a chat template that prints this date as today's; None leaves it as it is."""
+    if today is None:
+        return record
+    return replace(record, renderer=replace(record.renderer, today=date.fromisoformat(today)))
+
+
 def same_model(model: TransformerBridge, run: Run, probe: Probe | None) -> ModelRecord:
-    """The model's record.
+    """The model's record, its chat template on the day that the run was begun.
 
     Raises:
         ValueError: the run or the probe was made with another model.
     """
-    record = record_of(model)
+    record = on_day(record_of(model), run.manifest.get("today"))
     prints = {"run": run.manifest["study"]["model"]["fingerprint"]}
     if probe is not None:
         prints["probe"] = probe.training["model_fingerprint"]
@@ -104,7 +150,8 @@ def reply_tokens(record: ModelRecord, run: Run) -> tuple[tuple[int, ...], ...]:
         ValueError: signs without a token of their own.
     """
     signs = max((item.replies for item in run.asked.values()), key=len)
-    tokens = rendering.first_tokens(record.renderer, signs)
+    prefix = run.manifest["study"].get("answer_prefix", "")
+    tokens = rendering.first_tokens(record.renderer, signs, prefix)
     if not all(tokens):
         raise ValueError(
             f"this tokenizer has no token of its own for each sign of a reply ({', '.join(signs)})."

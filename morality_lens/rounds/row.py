@@ -1,11 +1,13 @@
 """One dialogue while it is played."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from morality_lens.design import Condition
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Renderer, Transcript
-from morality_lens.dialogues.script import Exchange
+from morality_lens.dialogues.script import Exchange, Script
+from morality_lens.dialogues.turns import Turn
 from morality_lens.items.kinds import Item
 from morality_lens.models.loading import ModelRecord
 
@@ -23,6 +25,10 @@ class Row:
         kept: transcripts that will be stored.
         answer: the last one.
         number: index of the round.
+        before: the dialogue at the end of the round before.
+        thought: the model's thoughts before its last reply.
+        thinking: whether they were cut by their limit, so that no reply followed.
+        rationale_cut: whether the round's rationale was cut by its limit.
     """
 
     place: int
@@ -33,18 +39,45 @@ class Row:
     kept: list[Transcript] = field(default_factory=list)
     answer: str = ""
     number: int = 0
+    before: Transcript = field(default_factory=Transcript)
+    thought: str = ""
+    thinking: bool = False
+    rationale_cut: bool = False
 
 
 def reply_tokens(renderer: Renderer, text: str) -> list[int]:
     """Tokens of a given reply, which the model does not generate."""
-    return rendering.encode(renderer, text if not renderer.plain else " " + text)[0]
+    return rendering.encode_words(renderer, text if not renderer.plain else " " + text)
 
 
-def say(record: ModelRecord, transcript: Transcript, exchange: Exchange, *, round: int) -> Transcript:
-    """The transcript with an exchange's turns added, and its reply if that is given."""
-    append = rendering.append_turn if record.prefix_reuse else rendering.rerender
-    transcript = append(record.renderer, transcript, *exchange.turns, round=round)
+def said(
+    record: ModelRecord, transcript: Transcript, turns: Sequence[Turn], *, round: int
+) -> tuple[Transcript, bool]:
+    """The transcript with turns added, and whether earlier tokens changed, as in some templates they do.
+
+    A template that keeps what was said may still change one dialogue, because of a reply of odd form.
+    """
+    if record.prefix_reuse:
+        try:
+            return rendering.append_turn(record.renderer, transcript, *turns, round=round), False
+        except rendering.HistoryRewrittenError:
+            pass
+    return rendering.rerender(record.renderer, transcript, *turns, round=round), True
+
+
+def say(
+    record: ModelRecord, script: Script, transcript: Transcript, exchange: Exchange, *, round: int
+) -> tuple[Transcript, bool]:
+    """The transcript with an exchange's turns, what precedes the model's own words, and a given reply.
+
+    Also whether earlier tokens changed: see :func:`said`.
+    """
+    renderer = record.renderer
+    transcript, changed = said(record, transcript, exchange.turns, round=round)
+    thinking = script.thinking and exchange.given is None
+    prefix = script.prefix(exchange.reply)
+    transcript = rendering.begin_reply(renderer, transcript, round=round, thinking=thinking, prefix=prefix)
     if exchange.given is None:
-        return transcript
-    words = reply_tokens(record.renderer, exchange.given)
-    return rendering.append_reply(record.renderer, transcript, words, exchange.reply, round=round)
+        return transcript, changed
+    words = reply_tokens(renderer, exchange.given)
+    return rendering.append_reply(renderer, transcript, words, exchange.reply, round=round), changed

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ def score_options(
     Args:
         model: the run's model.
         run: a finished run of questions.
-        selection: items, conditions and rounds; what is not read is NaN, and nothing is kept.
+        selection: items, conditions and rounds; what is not read, or was still thinking, is NaN; of a
+            selection nothing is kept.
         neutral: what the user says in the neutral prompt of ``pmi``.
         rows: most options that are read together.
         execution: the folder for finished items, and the progress bar.
@@ -156,6 +158,15 @@ class _Trial:
     def items(self) -> list[str]:
         return list(dict.fromkeys(p.item for p in self.found))
 
+    @cached_property
+    def unfinished(self) -> set[tuple[str | int, ...]]:
+        """Item, levels and round of the answers that no finished thought comes before: no option follows."""
+        table = self.run.answers
+        if "thinking_cut" not in table:
+            return set()
+        cut = table.loc[table["thinking_cut"].to_numpy(bool), list(self.run.design.dims)]
+        return {tuple(row) for row in cut.itertuples(index=False)}
+
     def prompt(self, tokens: Sequence[int], item: str) -> _Prompt:
         """The options of an item as replies to a prompt.
 
@@ -184,6 +195,8 @@ class _Trial:
             new = []
             cell = (chunk.index(passage.item), *design.place(passage.condition))
             for number in passage.rounds:
+                if (passage.item, *passage.condition.coords.values(), number) in self.unfinished:
+                    continue
                 tokens = passage.token_ids[: passage.places("answer_start", number)[0] + 1]
                 if (passage.item, tokens) not in places:
                     new.append(self.prompt(tokens, passage.item))
@@ -212,8 +225,10 @@ class _Trial:
     def _after_neutral(self, chunk: Sequence[str], size: int) -> Float[np.ndarray, "item option"]:
         """The sums of the items' options after the prompt that says nothing about the question."""
         turn = statement_turn(self.neutral)
-        start = rendering.append_turn(self.record.renderer, Transcript(), turn, round=0).token_ids
-        prompts = [self.prompt(start, item) for item in chunk]
+        asked = rendering.append_turn(self.record.renderer, Transcript(), turn, round=0)
+        prefix = self.run.manifest["study"].get("answer_prefix", "")
+        start = rendering.begin_reply(self.record.renderer, asked, round=0, prefix=prefix)
+        prompts = [self.prompt(start.token_ids, item) for item in chunk]
         found = np.full((len(chunk), size), np.nan)
         for row, sums in zip(found, log_probabilities(self.record.lm, [prompts], self.rows), strict=True):
             row[: len(sums)] = sums

@@ -13,6 +13,7 @@ from morality_lens.dialogues.turns import Turn
 from morality_lens.models import decoding
 from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
+from morality_lens.rounds.row import said
 
 ROWS = 64
 """Most questions of a batch."""
@@ -70,11 +71,10 @@ def ask(
     Raises:
         ValueError: a question that exceeds the context window, or signs without a token of their own.
     """
-    append = rendering.append_turn if record.prefix_reuse else rendering.rerender
     signs = {replies: _signs(record, replies) for replies in {q.replies for q in questions}}
     asked = [
         _Asked(
-            prompt=append(record.renderer, q.history, q.turn, round=_round(q)).token_ids,
+            prompt=_prompt(record, q).token_ids,
             history=q.history.token_ids,
             signs=signs[q.replies],
         )
@@ -109,8 +109,12 @@ class _Asked:
     signs: tuple[tuple[int, ...], ...]
 
 
-def _round(question: SideQuestion) -> int:
-    return question.history.turns[-1][0] if question.history.turns else 0
+def _prompt(record: ModelRecord, question: SideQuestion) -> Transcript:
+    """The dialogue, the question, and the prompt for a reply, before which the model does not think."""
+    history = question.history
+    number = history.turns[-1][0] if history.turns else 0
+    asked, _ = said(record, history, [question.turn], round=number)
+    return rendering.begin_reply(record.renderer, asked, round=number)
 
 
 def _signs(record: ModelRecord, replies: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:

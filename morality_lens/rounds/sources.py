@@ -40,11 +40,11 @@ def make_source(
     if protocol.feedback == "file":
         source = read_feedback(str(protocol.feedback_from), items)
         texts = (row["feedback"] for rows in source.rows.values() for row in rows)
-        longest = max(len(rendering.encode(record.renderer, text)[0]) for text in texts)
-        if longest > protocol.feedback_tokens:
+        longest = max(len(rendering.encode_words(record.renderer, text)) for text in texts)
+        if longest > protocol.limits.feedback:
             raise ValueError(
                 f"{source.path} holds feedback of up to {longest} tokens and at most "
-                f"{protocol.feedback_tokens} are read; raise feedback_tokens to {longest}."
+                f"{protocol.limits.feedback} are read; raise feedback_tokens to {longest}."
             )
         return source
     if protocol.feedback == "endpoint":

@@ -102,11 +102,13 @@ def passages(
             )
     table = run.transcripts
     kept = table.loc[table["item"].isin(chosen)]
-    # Where the chat template rewrites history, each round's dialogue is stored for itself.
-    whole = not table.duplicated(["item", *design.names]).any()
+    # Where the chat template rewrites history, a dialogue is stored as it was before each time.
+    covered: dict[tuple[str, ...], int] = {}
     for row in kept.to_dict("records"):
         condition = Condition(**{name: row[name] for name in design.names})
-        here = numbers if whole else [n for n in numbers if n == row["round"]]
+        key = (str(row["item"]), *condition.coords.values())
+        here = [n for n in numbers if covered.get(key, -1) < n <= int(row["round"])]
+        covered[key] = int(row["round"])
         if condition in wanted and here:
             yield _passage(row, condition, here)
 

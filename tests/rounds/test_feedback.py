@@ -27,7 +27,7 @@ from morality_lens.items.loaders import load_items
 from morality_lens.models.loading import load_model, record_of
 from morality_lens.rounds import endpoint
 from morality_lens.rounds.endpoint import Endpoint
-from morality_lens.rounds.feedback import Critic, ReviewedAnswer, read_feedback
+from morality_lens.rounds.feedback import Critic, ReviewedAnswer, Said, read_feedback, said as said_of
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.preflight import Fitting
 
@@ -81,7 +81,7 @@ def test_a_critic_says_what_plain_generation_says_and_is_asked_once(llama, quest
     spent = critic.tokens
     assert critic.feedback(asked) == said[:-1]
     assert critic.tokens == spent
-    for one, text in zip(asked, said, strict=False):
+    for one, given in zip(asked, said, strict=False):  # the last answer came twice
         turn = critique_turn(one.item, one.answer, WORDING)
         begun = rendering.append_turn(record.renderer, rendering.Transcript(), turn, round=0)
         ids = torch.tensor([list(begun.token_ids)])
@@ -89,8 +89,8 @@ def test_a_critic_says_what_plain_generation_says_and_is_asked_once(llama, quest
             ids, do_sample=False, max_new_tokens=12, eos_token_id=list(record.stops), pad_token_id=0
         )[0, ids.shape[1] :].tolist()
         plain = [t for t in out if t not in record.stops]
-        expected = " ".join(record.renderer.tokenizer.decode(plain, skip_special_tokens=True).split())
-        assert text == (expected or "(nothing)")
+        text = record.renderer.tokenizer.decode(plain, skip_special_tokens=True)
+        assert given == said_of(text, cut=len(plain) == len(out))
 
 
 def test_another_model_gives_the_feedback_and_is_recorded(llama, zoo_folder, tmp_path, questions):
@@ -106,7 +106,9 @@ def test_another_model_gives_the_feedback_and_is_recorded(llama, zoo_folder, tmp
         before = last[row["item"], row["instruction"], row["cot"], row["feedback"], row["round"] - 1]
         asked = ReviewedAnswer(item=by_id[row["item"]], answer=before, condition="", round=0)
         said = critic.feedback([asked])[0]
-        assert row["feedback_text"] == said or (row["feedback_cut"] and row["feedback_text"] != "")
+        neutral = WORDING.choice.feedback_placebo[0]
+        assert row["feedback_missing"] == (said is None)
+        assert row["feedback_text"] == (said.text if said else neutral) or row["feedback_cut"]
 
 
 def test_a_file_gives_the_row_that_fits_most_closely(llama, tmp_path, questions):
@@ -296,7 +298,7 @@ def test_a_server_is_asked_each_thing_once_over_all_starts(server, tmp_path, mon
     asked += [replace(one, answer="B") for one in asked[:2]]
     first = make_endpoint(server, tmp_path / "kept.jsonl").feedback([*asked, asked[1]])
     assert len(server.asked) == 5
-    assert all(text.startswith("remark ") and "\n" not in text for text in first)
+    assert all(one.text.startswith("remark ") and "\n" not in one.text for one in first)
     assert {a["key"] for a in server.asked} == {"Bearer sk-secret"}
     turn = critique_turn(asked[0].item, "A", WORDING)
     assert turn.content in [a["messages"][0]["content"] for a in server.asked]
@@ -314,7 +316,7 @@ def test_rate_limits_and_failures_of_a_server_are_waited_out(server, tmp_path):
     said = make_endpoint(server, tmp_path / "kept.jsonl").feedback(
         [ReviewedAnswer(item=make_questions(1)[0], answer="A", condition="", round=1)]
     )
-    assert said == ["remark 4"]
+    assert said == [Said(text="remark 4")]
 
 
 def test_a_server_that_refuses_is_an_error_without_the_key_and_nothing_is_lost(server, tmp_path, monkeypatch):
