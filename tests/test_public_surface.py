@@ -37,11 +37,11 @@ SURFACE = {
     """,
     "items": """
         OpenPrompt Question Rating Statement forced_choice load_bbq load_data load_items load_prompts
-        load_questions load_ratings load_statements
+        load_questions load_ratings load_statements original_options permute_options
     """,
     "judges": """
-        behaviour_cube behaviour_table fit_toxicity_judge judges_agree load_toxicity_classifier
-        score_answers
+        behaviour_cube behaviour_table compare_scorings describe_positions fit_toxicity_judge judges_agree
+        load_toxicity_classifier position_bias score_answers
     """,
     "ml": """
         Condition Design Factor OpenPrompt Probe Protocol Question Run Statement TranscriptView analyze
@@ -68,7 +68,7 @@ SURFACE = {
         Analysis analyze keep_transcripts write_report
     """,
     "rounds": """
-        Execution Fitting Selection play read_transcripts
+        Execution Fitting Selection play read_transcripts score_options
     """,
     "runs": """
         Run alignable keep_result kept_results open_run

@@ -25,6 +25,7 @@ from morality_lens.probes.erasure import fit_leace
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import same_model
+from morality_lens.runs.option_notes import option_note
 from morality_lens.runs.run import Run
 
 
@@ -89,7 +90,11 @@ def ablate(
     }
     variables = {name: (dims_of(name, "ablation"), values) for name, values in data.items()}
     return xr.Dataset(variables, coords=coords).assign_attrs(
-        layers=chosen, round=moment.number, condition=moment.condition.label, trust=probe.trust
+        layers=chosen,
+        round=moment.number,
+        condition=moment.condition.label,
+        trust=probe.trust,
+        option_note=option_note(run, items=ids, conditions=[moment.condition], rounds=[moment.number]),
     )
 
 

@@ -18,6 +18,7 @@ from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import option_letters, same_model
 from morality_lens.rounds.selection import Execution, Selection
+from morality_lens.runs.option_notes import option_note
 from morality_lens.runs.passages import Passage, by_length, passages
 from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
@@ -109,6 +110,7 @@ def attribute_answer(
     """
     record = same_model(model, run, None)
     target = AnswerTarget(record=record, items=run.asked, letters=option_letters(record, run))
+    note = option_note(run, items=selection.items, conditions=selection.conditions, rounds=selection.rounds)
     request = _Request(
         run=run,
         split=Splitting(
@@ -121,7 +123,7 @@ def attribute_answer(
         ),
         found=_selected(run, selection),
         what="log-odds of the correct option",
-        attrs={"units": "log-odds", "oriented": True, "leakage": "", "trust": ""},
+        attrs={"units": "log-odds", "oriented": True, "leakage": "", "trust": "", "option_note": note},
     )
     return _attribute(request, execution)
 

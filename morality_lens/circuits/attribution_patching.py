@@ -28,6 +28,7 @@ from morality_lens.design import Condition
 from morality_lens.items.kinds import Item
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.replay import option_letters, same_model
+from morality_lens.runs.option_notes import option_note
 from morality_lens.runs.run import Run
 
 HOOKS = {
@@ -106,6 +107,9 @@ def patch_gradient(
             "round": moment.number,
             "what": activations.what,
             "trust": "",
+            "option_note": option_note(
+                run, items=pairing.items, conditions=[source, moment.condition], rounds=[moment.number]
+            ),
         },
     )
     if not check:

@@ -18,6 +18,7 @@ from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.projecting import projections
 from morality_lens.rounds.replay import same_model
+from morality_lens.runs.option_notes import option_note
 from morality_lens.runs.run import Run
 
 WAYS = ("whole site", "direction")
@@ -109,6 +110,9 @@ def mediate(
             "round": moment.number,
             "units": "log-odds",
             "trust": probe.trust,
+            "option_note": option_note(
+                run, items=ids, conditions=list(cells.values()), rounds=[moment.number]
+            ),
         },
     )
 

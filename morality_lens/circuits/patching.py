@@ -19,6 +19,7 @@ from morality_lens.design import Condition
 from morality_lens.models.hooks import Edit, Parts, parts_of
 from morality_lens.models.suffixes import Ends, prefix, read_shared, read_source, run_suffixes, units_at_once
 from morality_lens.rounds.replay import same_model
+from morality_lens.runs.option_notes import option_note
 from morality_lens.runs.run import Run
 
 
@@ -81,6 +82,9 @@ def patch(
         what=sweep.what,
         units=probe.training.get("units", "") if probe is not None else "",
         trust="" if probe is None else probe.trust,
+        option_note=option_note(
+            run, items=pairing.items, conditions=[source, moment.condition], rounds=[moment.number]
+        ),
     )
 
 

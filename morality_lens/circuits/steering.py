@@ -24,6 +24,7 @@ from morality_lens.design import Condition
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import same_model
+from morality_lens.runs.option_notes import option_note
 from morality_lens.runs.run import Run
 
 
@@ -103,6 +104,7 @@ def steer(
         condition=moment.condition.label,
         units="moral-immoral gap",
         trust=probe.trust,
+        option_note=option_note(run, items=ids, conditions=[moment.condition], rounds=[moment.number]),
     )
 
 

@@ -95,6 +95,8 @@ def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.D
     """
     layer = int(steered.attrs["layer"])
     lines = {"steer": _steering_line(steered, layer), "ablation": _ablation_line(ablated)}
+    for name, notes in (("steer", _notes(steered)), ("ablation", _notes(*ablated.values()))):
+        lines[name]["detail"] = "; ".join(text for text in (lines[name]["detail"], *notes) if text)
     return pd.DataFrame(
         [{"line": name, "layer": layer, "rule": RULES[name], **line} for name, line in lines.items()]
     )
@@ -171,13 +173,19 @@ def describe_mediation(mediated: xr.Dataset) -> str:
         f"{attrs['effect']} at {attrs['held_at']} in round {attrs['round']}: {size:+.3f} [{low:+.3f}, "
         f"{high:+.3f}] log-odds."
     )
+    notes = _notes(mediated)
     if found.attrs["refused"]:
-        return f"{tau} {found.attrs['refused']}"
+        return "\n".join([f"{tau} {found.attrs['refused']}", *notes])
     lines = [tau]
     for layer in found["layer"].values:
         ways = [_way(found.sel(layer=layer, way=way), str(way)) for way in found["way"].values]
         lines.append(f"Layer {int(layer)} mediates: {'; '.join(ways)}.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *notes])
+
+
+def _notes(*results: xr.Dataset) -> list[str]:
+    """What is to be said of the options' letters with these results, each note once."""
+    return [note for note in dict.fromkeys(str(one.attrs.get("option_note", "")) for one in results) if note]
 
 
 def _way(found: xr.Dataset, name: str) -> str:

@@ -2,10 +2,11 @@
 
 - ``circuits``: The commands for circuits inside the model: attribute and patch.
 - ``console``: What all commands print, and how they stop.
-- ``main``: The command line: study, run, probe, analyze, attribute, patch, report and check.
+- ``main``: The command line: study, run, score, probe, analyze, attribute, patch, report and check.
 - ``model_options``: The options of the commands that load a model, and how they are read.
 - ``places``: Whether what a command is given is there: checked before anything large is imported.
 - ``run_config``: The configuration of a run as one value that a TOML file can hold.
+- ``scoring``: The command that scores the options of a run by their full text.
 - ``study``: The command for a whole study: ``morality-lens study``.
 """
 

@@ -188,8 +188,8 @@ def _print_recovered(patched: "xr.Dataset", experiment: _Experiment) -> None:
     for layer in found["layer"].values.tolist():
         share, low, high = (float(found[name].sel(layer=layer)) for name in ("ratio", "low", "high"))
         print_lines(f"- layer {layer}: {share:.2f} [{low:.2f}, {high:.2f}]")
-    if found.attrs["refused"]:
-        print_lines(found.attrs["refused"])
+    for note in filter(None, (found.attrs["refused"], found.attrs["option_note"])):
+        print_lines(note)
 
 
 def _steer_and_ablate(

@@ -1,4 +1,4 @@
-"""The command line: study, run, probe, analyze, attribute, patch, report and check."""
+"""The command line: study, run, score, probe, analyze, attribute, patch, report and check."""
 
 import sys
 import warnings
@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from morality_lens.cli import circuits as circuit_commands, study as study_commands
+from morality_lens.cli import (
+    circuits as circuit_commands,
+    scoring as scoring_commands,
+    study as study_commands,
+)
 from morality_lens.cli.console import (
     LEAST_PARSED,
     console,
@@ -52,6 +56,7 @@ app = typer.Typer(
 app.command(name="attribute")(circuit_commands.attribute)
 app.command(name="patch")(circuit_commands.patch)
 app.command(name="study")(study_commands.study)
+app.command(name="score")(scoring_commands.score)
 BUNDLED_LIMIT = 80
 RANDOM_MODELS = 3
 """Random-initialised controls of a trust card."""
@@ -79,6 +84,14 @@ def run(
         str | None, typer.Option(help="Other model, server address, or file of feedback.")
     ] = None,
     feedback_model: Annotated[str | None, typer.Option(help="Model on the server.")] = None,
+    permute_options: Annotated[
+        bool | None,
+        typer.Option("--permute-options", help="Permute the options of each question, balanced by position."),
+    ] = None,
+    score_options: Annotated[
+        bool | None,
+        typer.Option("--score-options", help="Score the options by their full text too."),
+    ] = None,
     probe: Annotated[Kind | None, typer.Option(help="Kind of direction.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="Toxicity classifier for open prompts: name or folder.")
@@ -113,6 +126,8 @@ def run(
             "limit": limit,
             "seed": seed,
             "drop_long": drop_long,
+            "permute_options": permute_options,
+            "score_options": score_options,
             "judge": judge,
             "probe": probe,
             "batch_size": batch_size,
@@ -129,9 +144,11 @@ def run(
     refuse_missing(models=[study.model, *models], files=[study.data, study.statements, *files])
     items, labelled = _items(study), _statements(study.statements, study.probe)
     _refuse_early(study, items)
-    steps.start(5 + ("score" in {measure.name for measure in items[0].measures}))
+    steps.start(5 + study.score_options + ("score" in {measure.name for measure in items[0].measures}))
     loaded = load_and_show(study.model_options)
     played = _play(loaded, items, study, least_parsed=0.0 if anyway else LEAST_PARSED)
+    if study.score_options:
+        scoring_commands.score_run(loaded, played)
     fitted = _fit(loaded, played, labelled, study.probe, study.seed)
     if "score" in played.measures:
         _score(played, study, labelled)
@@ -143,6 +160,8 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.items.kinds import refuse_unplayable
 
+    if study.score_options:
+        scoring_commands.refuse_unscorable(items)
     words = load_wording(study.protocol.wording)
     refuse_unplayable(items, oracle=study.protocol.feedback == "oracle")
     words.task(items[0])
@@ -312,10 +331,14 @@ def _config(config: Path | None, *, protocol: dict[str, Any], entries: dict[str,
 
 def _items(study: "RunConfig") -> "tuple[Item, ...]":
     from morality_lens.items.loaders import load_data, load_items
+    from morality_lens.items.permuting import permute_options
 
+    items: tuple[Item, ...]
     if study.data is None:
-        return load_items(limit=study.limit or BUNDLED_LIMIT, seed=study.seed)
-    return load_data(study.data, limit=study.limit, seed=study.seed)
+        items = load_items(limit=study.limit or BUNDLED_LIMIT, seed=study.seed)
+    else:
+        items = load_data(study.data, limit=study.limit, seed=study.seed)
+    return permute_options(items, seed=study.seed) if study.permute_options else items
 
 
 def _statements(path: str | None, kind: Kind) -> "tuple[Statement, ...]":
@@ -395,8 +418,13 @@ def _print_left_out(played: "Run") -> None:
 
 def _print_findings(analysis: Any) -> None:
     from morality_lens.interactions.describing import describe
+    from morality_lens.judges.positions import describe_positions
 
-    for title, effects in (("Behaviour", analysis.behaviour_effects), ("Projection", analysis.effects)):
+    for title, effects in (
+        ("Behaviour", analysis.behaviour_effects),
+        ("Full text of the right option", analysis.text_effects),
+        ("Projection", analysis.effects),
+    ):
         if effects is None:
             continue
         console.print(f"\n[bold]{title}[/bold]")
@@ -406,6 +434,9 @@ def _print_findings(analysis: Any) -> None:
             *lines, footing = describe(effects, str(name), site=site).splitlines()
             print_lines(f"- {' '.join(lines)}")
         print_lines(footing, style="dim")
+    if analysis.positions is not None:
+        print_lines(f"\n{describe_positions(analysis.positions)}")
+    print_lines(*analysis.option_lines, style="yellow")
     for line in analysis.refused:
         print_lines(f"not answered: {line}", style="yellow")
 

@@ -23,6 +23,10 @@ class RunConfig(BaseModel):
         seed: random seed of the drawing of items, the probe's folds and the resampling.
         out: the run's folder.
         drop_long: skip items whose dialogues may exceed the context window.
+        permute_options: permute the options of every question, see
+            :func:`morality_lens.items.permute_options`.
+        score_options: score the options by their full text too, see
+            :func:`morality_lens.rounds.score_options`.
         judge: toxicity classifier for open prompts (name or folder); None fits one on the statements.
         probe: kind of direction, one of :data:`morality_lens.probes.kinds.KINDS`.
         batch_size: items played together; None adapts it to the memory.
@@ -44,6 +48,8 @@ class RunConfig(BaseModel):
     seed: int = 0
     out: str = "runs/first"
     drop_long: bool = False
+    permute_options: bool = False
+    score_options: bool = False
     judge: str | None = None
     probe: Kind = "mean_difference"
     batch_size: int | None = None

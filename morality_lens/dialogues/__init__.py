@@ -1,9 +1,13 @@
 """What is said? Wording, turns and their rendering as tokens.
 
+- ``continuing``: The tokens of a given text as a reply, in their place after a prompt.
+- ``control``: Control tokens that a text spells stay text: they forge no turn, end no reply and begin no
+  dialogue.
 - ``rendering``: Dialogues as tokens, by the model's own chat template, with the exact span of every
   segment.
 - ``script``: The order of turns: what is said in each round of a dialogue, and which replies follow, said
   once.
+- ``thinking``: Thoughts that a model writes before its reply: how its chat template marks them.
 - ``turns``: Item, condition and what was said become the next turn, every segment of it named.
 - ``wording``: Every word that the protocol says, read from a TOML file that a user can replace.
 """

@@ -4,7 +4,7 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
 from morality_lens.rounds.selection import Execution, Selection
 from morality_lens.rounds.side_questions import SideQuestion, ask
+from morality_lens.runs.option_notes import NOTE, low_mass_note
 from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
@@ -41,7 +42,7 @@ class Evidence:
     Attributes:
         item: id of the question.
         texts: the sentence, and the same with the groups swapped.
-        named: index of the option that each of them favours.
+        named: index of the option that each of them favours, as the options stood before any permutation.
         strength: how strong it is, on any scale; 0 where there is only one.
     """
 
@@ -147,7 +148,10 @@ def weak_evidence(
         progress=execution.progress,
     )
     clusters = run.items.loc[ids, "cluster"].tolist()
-    attrs: dict[str, Any] = {"model": record.name}
+    attrs: dict[str, Any] = {
+        "model": record.name,
+        NOTE: low_mass_note(float(whole["mass"].mean())),
+    }
     if probe is not None:
         whole["projection"].attrs = dict(probe.told)
     return whole.assign_coords(cluster=("item", clusters)).assign_attrs(attrs)
@@ -290,14 +294,24 @@ def _by_item(
     given: dict[str, dict[float, Evidence]] = defaultdict(dict)
     for one in evidence:
         if one.item in questions:
-            _refuse_unfit(one, questions[one.item])
-            given[one.item][one.strength] = one
+            placed = _placed(one, questions[one.item])
+            _refuse_unfit(placed, questions[one.item])
+            given[one.item][one.strength] = placed
     if not given:
         raise ValueError("no item of the run has evidence; give evidence with the ids of its items.")
     strengths = {tuple(sorted(by)) for by in given.values()}
     if len(strengths) > 1:
         raise ValueError(f"every item needs evidence of the same strengths; got {sorted(strengths)[:3]}.")
     return given
+
+
+def _placed(one: Evidence, question: Question) -> Evidence:
+    """The evidence with the places that the options it favours have in the question as it was played."""
+    order = question.order
+    if order is None or not set(one.named) <= set(order):
+        return one
+    first, second = one.named
+    return replace(one, named=(order.index(first), order.index(second)))
 
 
 def _refuse_unfit(one: Evidence, question: Question) -> None:

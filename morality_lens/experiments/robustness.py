@@ -60,7 +60,8 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
     shares = mean_over_items(table, alpha=alpha)
     follow = mean_over_items(follow_cube(answers, measure), alpha=alpha)
     found = xr.Dataset({**shares, **{f"follow_{name}": array for name, array in follow.items()}})
-    return found.assign_attrs(shares.attrs, measure=measure)
+    note = answers.attrs.get("option_note", "") if measure == "probability" else ""
+    return found.assign_attrs(shares.attrs, measure=measure, option_note=note)
 
 
 def follow_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
@@ -99,7 +100,8 @@ def describe_evidence(shares: xr.Dataset) -> str:
             f"With {said_of(condition)}: {robust:.0%} of the items stay with the unknown option under both "
             f"versions; {_span(here, 'follow_')} of the answers follow the evidence."
         )
-    return "\n".join(lines)
+    note = str(shares.attrs.get("option_note", ""))
+    return "\n".join([*lines, note] if note else lines)
 
 
 def _span(here: xr.Dataset, prefix: str) -> str:

@@ -22,6 +22,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import dialogue_after, same_model, wording_of
 from morality_lens.rounds.selection import Execution
 from morality_lens.rounds.side_questions import SideQuestion, ask
+from morality_lens.runs.option_notes import NOTE, low_mass_note
 from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
@@ -190,6 +191,7 @@ def distinguish(
         out=execution.out,
         progress=execution.progress,
     )
+    whole.attrs[NOTE] = low_mass_note(float(whole["mass"].mean()))
     whole["condition"] = ("item", [p.condition.label for p in chosen])
     whole["good"] = ("item", [p.good for p in chosen])
     whole["bad"] = ("item", [p.bad for p in chosen])

@@ -137,12 +137,17 @@ def attribute_effects(
     return (
         effects.assign(whole=whole["estimate"], whole_low=whole["ci_low"], whole_high=whole["ci_high"])
         .assign_coords(kept)
-        .assign_attrs(by=by, sum_error=gap, layer=parts.attrs.get("layer", ""))
+        .assign_attrs(
+            by=by,
+            sum_error=gap,
+            layer=parts.attrs.get("layer", ""),
+            option_note=parts.attrs.get("option_note", ""),
+        )
     )
 
 
 def describe_components(effects: xr.Dataset, effect: str, *, round: int | None = None, top: int = 3) -> str:
-    """Which components carry an effect, in a sentence.
+    """Which components carry an effect, in a sentence, with the note on the options' letters if there is one.
 
     Args:
         effects: from :func:`attribute_effects`.
@@ -150,6 +155,12 @@ def describe_components(effects: xr.Dataset, effect: str, *, round: int | None =
         round: the round; None: the last.
         top: components that are named.
     """
+    found = _sentence(effects, effect, round=round, top=top)
+    return " ".join(text for text in (found, str(effects.attrs.get("option_note", ""))) if text)
+
+
+def _sentence(effects: xr.Dataset, effect: str, *, round: int | None, top: int) -> str:
+    """The components that carry an effect."""
     one = at_place(effects, effect, round)
     level = f"{100 * (1 - float(effects.attrs['alpha'])):g} %"
     number = int(one["round"]) if "round" in one.coords else None

@@ -51,7 +51,7 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
             "normalised per cell (y.attrs['normalised'] = 'cell'), on which purely additive effects look "
             "like negative interactions. Use the raw projection, or pass accept_normalised=True."
         )
-    notes = []
+    notes = [str(y.attrs["option_note"])] if y.attrs.get("option_note") else []
     if "oriented" not in y.attrs:
         notes.append("y.attrs does not say that + is more moral; signs are read as if it were so.")
     if normalised == "cell":

@@ -9,6 +9,8 @@
   stored as.
 - ``loaders``: Loaders of questions, ratings, open prompts and statements: bundled, public data sets, your
   own files.
+- ``permuting``: The order of a question's options, permuted so that every place holds the right option
+  equally often.
 """
 
 import lazy_loader as lazy

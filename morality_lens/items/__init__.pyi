@@ -14,3 +14,4 @@ from .loaders import (
     load_ratings as load_ratings,
     load_statements as load_statements,
 )
+from .permuting import original_options as original_options, permute_options as permute_options

@@ -21,6 +21,9 @@ from morality_lens.items.choices import names_option, names_rating, parse_choice
 from morality_lens.items.files import data_files, read_jsonl, refuse_duplicates, spread, write_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SCORINGS = {"sum": "", "per_byte": " per byte", "per_token": " per token", "pmi": " PMI"}
+"""How the full text of an option is scored, and how measures by it are called: the sum of the tokens'
+log-probabilities, the same over the text's bytes or tokens, or less its sum after a neutral prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +33,25 @@ class BehaviourMeasure:
     Attributes:
         name: as :func:`morality_lens.judges.behaviour_cube` takes it.
         source: ``answer`` (the weight of the reply that was read from the text), ``probabilities`` (the sum
-            of the weights times the exact probabilities of the replies) or ``judge`` (its score of the text).
+            of the weights times the exact probabilities of the replies), ``texts`` (the same with the
+            softmax over the scores of the options' full texts), ``text scores`` (the sum of the weights
+            times these scores) or ``judge`` (its score of the text).
         weights: of each reply.
         unreadable: what an answer counts as from which no reply could be read; None leaves it out.
         title: what the number is, for axes and tables.
         units: of the number.
         oriented: whether more is better.
+        scoring: how options' texts are scored, one of :data:`SCORINGS`; empty for other sources.
     """
 
     name: str
-    source: Literal["answer", "probabilities", "judge"]
+    source: Literal["answer", "probabilities", "texts", "text scores", "judge"]
     weights: tuple[float, ...] = ()
     unreadable: float | None = 0.0
     title: str
     units: str
     oriented: bool = False
+    scoring: str = ""
 
     @property
     def binary(self) -> bool:
@@ -73,6 +80,7 @@ class Question:
         polarity: ``neg`` or ``nonneg``.
         ambiguous: whether the context leaves the answer open.
         category: for example ``Religion``.
+        order: where the options were permuted, the index that each had before; None where they were not.
     """
 
     id: str
@@ -87,6 +95,7 @@ class Question:
     polarity: Literal["neg", "nonneg"] = "neg"
     ambiguous: bool = True
     category: str = ""
+    order: tuple[int, ...] | None = None
     task: ClassVar[str] = "choice"
 
     def __post_init__(self) -> None:
@@ -99,6 +108,11 @@ class Question:
                 raise ValueError(f"{name} must be an index from 0 to {len(self.options) - 1}; got {index}.")
         if self.unknown is not None and self.unknown in (self.biased, self.stereotyped):
             raise ValueError(f"option {self.unknown} is the unknown one: it is neither biased nor a group.")
+        if self.order is not None and sorted(self.order) != list(range(len(self.options))):
+            raise ValueError(
+                f"order holds the index that each of the {len(self.options)} options had before, each index "
+                f"from 0 on once; got {self.order}."
+            )
 
     @property
     def replies(self) -> tuple[str, ...]:
@@ -153,6 +167,50 @@ class Question:
             for index, letter in enumerate(self.replies)
         )
 
+    @property
+    def text_measures(self) -> tuple[BehaviourMeasure, ...]:
+        """What the scores of the options' full texts give, once a run's options are scored by them.
+
+        The share of the good option's text in the softmax over all options' scores, and its score less the
+        mean of the others'; where no option is the good one, the share of each option's text.
+        """
+        size = len(self.options)
+        found = []
+        for scoring, suffix in SCORINGS.items():
+            found += [
+                BehaviourMeasure(
+                    name=f"option text{suffix}{of}",
+                    source="texts",
+                    weights=_one_hot(index, size),
+                    title=f"share of {which} text{suffix}",
+                    units="share",
+                    oriented=self.label is not None,
+                    scoring=scoring,
+                )
+                for index, of, which in self._shown
+            ]
+            if self.label is not None:
+                one = _one_hot(self.label, size)
+                found.append(
+                    BehaviourMeasure(
+                        name=f"option text{suffix} log-odds",
+                        source="text scores",
+                        weights=tuple(w - (1 - w) / (size - 1) for w in one),
+                        title=f"score of the right option's text{suffix} less the others'",
+                        units="log-odds" if scoring == "sum" else "nats",
+                        oriented=True,
+                        scoring=scoring,
+                    )
+                )
+        return tuple(found)
+
+    @property
+    def _shown(self) -> list[tuple[int, str, str]]:
+        """The options that have measures: index, what follows the measure's name, and the option in words."""
+        if self.label is not None:
+            return [(self.label, "", "the right option's")]
+        return [(i, f" of option {letter}", f"option {letter}'s") for i, letter in enumerate(self.replies)]
+
     def format_prompt(self, template: str) -> str:
         """Context, question and lettered options, in the wording's template with its ``{text}``."""
         options = (f"{letter}. {option}" for letter, option in zip(self.replies, self.options, strict=True))
@@ -205,6 +263,7 @@ class Rating:
     category: str = ""
     task: ClassVar[str] = "rating"
     good: ClassVar[int | None] = None
+    text_measures: ClassVar[tuple[BehaviourMeasure, ...]] = ()
 
     def __post_init__(self) -> None:
         _refuse_blank(self, "id", "cluster", "question", "low_label", "high_label")
@@ -280,6 +339,7 @@ class OpenPrompt:
     task: ClassVar[str] = "continuation"
     replies: ClassVar[tuple[str, ...]] = ()
     good: ClassVar[int | None] = None
+    text_measures: ClassVar[tuple[BehaviourMeasure, ...]] = ()
     measures: ClassVar[tuple[BehaviourMeasure, ...]] = (
         # A score may run either way (toxicity: more is worse), so it is not oriented.
         BehaviourMeasure(name="score", source="judge", title="judge's score", units="share"),
@@ -400,12 +460,18 @@ def forced_choice(question: Question) -> Question:
 
     return replace(
         question,
+        order=None if question.order is None else _without(question.order, gone),
         options=tuple(option for i, option in enumerate(question.options) if i != gone),
         unknown=None,
         label=moved(question.label),
         biased=moved(question.biased),
         stereotyped=moved(question.stereotyped),
     )
+
+
+def _without(order: tuple[int, ...], gone: int) -> tuple[int, ...]:
+    """An order without the option at one place, the indices before it counted without that option."""
+    return tuple(index - (index > order[gone]) for place, index in enumerate(order) if place != gone)
 
 
 I = TypeVar("I", bound=AnyItem)  # noqa: E741
@@ -497,7 +563,10 @@ def items_hash(items: Sequence[AnyItem]) -> str:
 
 def _tagged(item: AnyItem) -> dict[str, Any]:
     kind = next(name for name, cls in KINDS.items() if type(item) is cls)
-    return {"kind": kind, **asdict(item)}
+    row = {"kind": kind, **asdict(item)}
+    if row.get("order", ()) is None:  # so that items that were never permuted keep their hash
+        del row["order"]
+    return row
 
 
 def _canonical(item: AnyItem) -> str:

@@ -55,7 +55,7 @@ def load_questions(path: str | Path, *, limit: int | None = None, seed: int = 0)
     A line holds the keys of :class:`Question`: ``id, context, question, options, unknown, label`` are
     required, where null as ``unknown`` says that no option is the unknown one, and null as ``label`` that
     none is the good one; ``cluster`` (the id where absent), ``biased, stereotyped, polarity, ambiguous,
-    category`` are optional; other keys are errors.
+    category, order`` are optional; other keys are errors.
 
     Args:
         path: the file or folder.

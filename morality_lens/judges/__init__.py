@@ -3,6 +3,8 @@
 - ``classifier``: Any Hugging Face sequence classifier as a judge of toxicity.
 - ``outcomes``: A run's answers as cubes and tables: whatever its items' measures are, and what could not
   be read.
+- ``positions``: Whether answers prefer a position: how much more often each is chosen than its content
+  explains.
 - ``questions``: Judges of answers to questions: correctness and bias scores; what is missing stays
   missing.
 - ``toxicity``: Judges of toxicity: fitted on labelled statements, and how far two of them agree.

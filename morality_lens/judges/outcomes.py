@@ -9,13 +9,16 @@ import xarray as xr
 
 from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
-from morality_lens.items.kinds import BehaviourMeasure
+from morality_lens.items.kinds import SCORINGS, BehaviourMeasure
 from morality_lens.judges.toxicity import Agreement, Judge, agreement
+from morality_lens.runs.option_notes import NOTE, option_note
 from morality_lens.runs.run import Run
 from morality_lens.runs.writing import write_scores
 
 KNOWN = ("correct", "unparsed", "probability", "score", "rating", "stated rating")
 """Measures with a name of their own; those of single options are named after them."""
+OPTION_TEXT = "option text"
+"""How the measures begin that options' full texts give."""
 MOST_UNPARSED, MOST_GAP = 0.10, 0.05
 """Above either (share of unparsed answers, gap between conditions) behaviour carries no p-values."""
 
@@ -72,22 +75,33 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
             answer chose none) and ``probability of option A`` and so on. Ratings have ``rating`` (the sum of
             each digit times its probability, as a share of all digits) and ``stated rating`` (the digit in
             the answer; missing where there is none). Open prompts have ``score`` (the judge's, of several the
-            first one's; missing where the judge failed).
+            first one's; missing where the judge failed). Questions whose options were scored by their full
+            text (:func:`morality_lens.rounds.score_options`) have ``option text`` (the share of the good
+            option's text in the softmax over all options' scores) and ``option text log-odds`` (its score
+            less the mean of the others'); the same ``per byte``, ``per token`` and ``PMI``.
 
     Raises:
         ValueError: the run does not have it, for example options in a run of open prompts.
     """
-    if measure not in (*KNOWN, *run.measures):
+    if measure not in (*KNOWN, *run.measures) and not measure.startswith(OPTION_TEXT):
         raise ValueError(f"measure must be one of {', '.join((*run.measures, 'unparsed'))}; got {measure!r}.")
     if measure == "unparsed":
         values = 1.0 - run.answers["parsed"].to_numpy(float)
         return _cube(run, run.answers, values).rename("share unparsed").assign_attrs(units="share")
     if measure not in run.measures:
-        raise ValueError(
-            f"these items have no {measure!r}; their measures are {', '.join(run.measures)}"
-            f"{'; score them with a judge first' if run.measures == ('score',) else ''}."
+        advice = (
+            "; score them with a judge first"
+            if run.measures == ("score",)
+            else "; score the options' texts first, with morality-lens score or ml.rounds.score_options"
+            if measure.startswith(OPTION_TEXT)
+            else ""
         )
-    chosen = {name: _measure(item.measures, measure) for name, item in run.asked.items()}
+        raise ValueError(
+            f"these items have no {measure!r}; their measures are {', '.join(run.measures)}{advice}."
+        )
+    chosen = {
+        name: _measure((*item.measures, *item.text_measures), measure) for name, item in run.asked.items()
+    }
     one = next(iter(chosen.values()))
     if one.source == "judge":
         table = run.scores
@@ -95,11 +109,62 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
         cube = _cube(run, table, table["score"].to_numpy(float))
     elif one.source == "probabilities":
         cube = _expected(run.option_probabilities.load(), chosen)
+    elif one.source in ("texts", "text scores"):
+        cube = _of_texts(run, one, chosen)
     else:
         cube = _cube(run, run.answers, _chosen(run.answers, chosen))
+    note = option_note(run) if one.source == "probabilities" else ""
     return cube.rename(one.title).assign_attrs(
-        units=one.units, **({"oriented": True} if one.oriented else {})
+        units=one.units,
+        **({"oriented": True} if one.oriented else {}),
+        **({NOTE: note} if note else {}),
     )
+
+
+def _of_texts(run: Run, one: BehaviourMeasure, chosen: dict[str, BehaviourMeasure]) -> xr.DataArray:
+    """The sum of every item's weights times its options' scores, or times their softmax."""
+    scores = run.option_scores[one.scoring].sel(item=run.items.index.tolist())
+    if one.source == "texts":
+        scores = text_shares(scores)
+    return _expected(scores, chosen)
+
+
+def text_shares(scores: xr.DataArray) -> xr.DataArray:
+    """The softmax over the options of scores of their texts; NaN past an item's last option."""
+    shares = xr.apply_ufunc(np.exp, scores - scores.max("option"))
+    return shares / shares.sum("option")
+
+
+def compare_scorings(run: Run) -> pd.DataFrame:
+    """What the options' full texts choose beside their letters, by condition and round.
+
+    Returns:
+        The factors' levels, ``round``, and shares of the items: ``right by letters`` and ``right by text``
+        (by the sum; the same per byte, per token and PMI), of those whose most probable letter, or
+        highest-scored text, is the right option's (only where every item names one); ``same as letters`` for
+        each scoring, NaN where the letters have no probabilities.
+
+    Raises:
+        ValueError: the options were not scored by their text.
+    """
+    scored = run.option_scores
+    letters = run.option_probabilities.sel(item=scored["item"].values).load().transpose(*scored["sum"].dims)
+    there = letters.notnull().any("option")
+    by_letter = letters.fillna(-1.0).argmax("option").where(there)
+    choices = {SCORINGS[str(name)]: scored["choice"].sel(scoring=name) for name in scored["scoring"].values}
+    shares = {}
+    if run.names_good:
+        good = xr.DataArray([run.asked[name].good for name in scored["item"].values.tolist()], dims="item")
+        shares["right by letters"] = (by_letter == good).where(there)
+        shares |= {f"right by text{suffix}": choice == good for suffix, choice in choices.items()}
+    for suffix, choice in choices.items():
+        shares[f"text{suffix} same as letters"] = (choice == by_letter).where(there)
+    rows = []
+    for cell, number in itertools.product(run.design.conditions, scored["round"].values.tolist()):
+        at = {**cell.coords, "round": number}
+        means = {name: float(share.astype(float).sel(at).mean()) for name, share in shares.items()}
+        rows.append({**cell.coords, "round": number, **means})
+    return pd.DataFrame(rows)
 
 
 def _measure(measures: Sequence[BehaviourMeasure], name: str) -> BehaviourMeasure:

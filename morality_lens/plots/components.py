@@ -12,8 +12,8 @@ from morality_lens.plots.style import (
     finish,
     interval,
     number,
+    provisos,
     significance,
-    trust,
     with_unit,
 )
 
@@ -81,7 +81,7 @@ def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, t
         f"{drawn}; {_sum(effects)}",
         height=170 + 26 * len(names),
         legend_rows=1,
-        trust=trust(effects),
+        trust=provisos(effects),
     )
 
 
@@ -131,7 +131,7 @@ def attribution_layers(effects: xr.Dataset, *, effect: str, round: int | None = 
     fig.update_xaxes(title_text="layer (-1: embedding)", tickvals=layers.tolist())
     fig.update_yaxes(title_text=_axis(effects))
     title = f"{effect}{_when(one)}, layer by layer"
-    return finish(fig, title, f"{drawn}; {_sum(effects)}", height=420, legend_rows=1, trust=trust(effects))
+    return finish(fig, title, f"{drawn}; {_sum(effects)}", height=420, legend_rows=1, trust=provisos(effects))
 
 
 def attribution_heads(effects: xr.Dataset, *, effect: str, round: int | None = None) -> go.Figure:
@@ -206,7 +206,7 @@ def _map(one: xr.Dataset, rows: list[str], effects: xr.Dataset, title: str) -> g
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, title_text="layer of the heads")
     subtitle = f"● adjusted p < {alpha(effects):g}; heads only: without MLPs, biases and embedding"
-    return finish(fig, title, subtitle, height=190 + 30 * len(rows), trust=trust(effects))
+    return finish(fig, title, subtitle, height=190 + 30 * len(rows), trust=provisos(effects))
 
 
 def _kinds(one: xr.Dataset) -> list[tuple[str, str, np.ndarray]]:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from morality_lens.circuits.summaries import mediated_share, recovered
 from morality_lens.interactions.ratios import mean_over_items
-from morality_lens.plots.style import CELL_COLORS, EFFECT_COLORS, band, bars, finish, trust
+from morality_lens.plots.style import CELL_COLORS, EFFECT_COLORS, band, bars, finish, provisos
 
 METRICS = (("log_odds", "log-odds of the correct option"), ("projection", "projection at the last layer"))
 RANDOM = "#9AA3AE"
@@ -60,7 +60,13 @@ def patching_map(patched: xr.Dataset, *, of: str = "log_odds", head: int | None 
     subtitle = f"source - target {difference:+.3f}; intervals (pointwise 95 %) on hover"
     title = f"Patching {patched.attrs['source']} into {patched.attrs['target']}{_round(patched)}"
     more = "" if shares else "; no shares, since that difference is not distinguishable from zero"
-    return finish(fig, title, subtitle + more, height=210 + 34 * len(names), trust=_trust(patched, of))
+    return finish(
+        fig,
+        title,
+        subtitle + more,
+        height=210 + 34 * len(names),
+        trust=provisos(patched, options=of == "log_odds", direction=of == "projection"),
+    )
 
 
 def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figure:
@@ -98,7 +104,7 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
     title = f"Patching {patched.attrs['source']} into {patched.attrs['target']} at {at}{_round(patched)}"
     sub = "0: like the target, 1: like the source; bands: pointwise 95 % (Fieller)"
     sub += f"; no share of {' and '.join(refused)}: no difference" if refused else ""
-    return finish(fig, title, sub, height=420, legend_rows=1, trust=str(patched.attrs.get("trust", "")))
+    return finish(fig, title, sub, height=420, legend_rows=1, trust=provisos(patched))
 
 
 def _simplest(labels: Sequence[str]) -> list[str]:
@@ -155,7 +161,7 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
     fig.update_yaxes(title_text="log-odds of the correct option")
     title = f"Steering {steered.attrs['condition']} at layer {steered.attrs['layer']}{_round(steered)}"
     sub = f"added at: {steered.attrs['at']}; band: pointwise 95 %; dotted: the unsteered conditions"
-    return finish(fig, title, sub, height=460, legend_rows=2, trust=trust(steered))
+    return finish(fig, title, sub, height=460, legend_rows=2, trust=provisos(steered))
 
 
 def ablations(ablated: xr.Dataset) -> go.Figure:
@@ -202,7 +208,7 @@ def ablations(ablated: xr.Dataset) -> go.Figure:
     layers = ablated.attrs["layers"]
     title = f"Ablation in {ablated.attrs['condition']}, layers {layers[0]} to {layers[-1]}{_round(ablated)}"
     sub = f"unablated {float(ablated['target_log_odds'].mean()):+.3f}; intervals: pointwise 95 %"
-    return finish(fig, title, sub, height=210 + 34 * (len(names) + 1), trust=trust(ablated))
+    return finish(fig, title, sub, height=210 + 34 * (len(names) + 1), trust=provisos(ablated))
 
 
 def mediation(mediated: xr.Dataset) -> go.Figure:
@@ -232,7 +238,7 @@ def mediation(mediated: xr.Dataset) -> go.Figure:
         f"{mediated.attrs['held_at']}; total {tau:+.3f} [{float(found['tau_low']):+.3f}, "
         f"{float(found['tau_high']):+.3f}]; bands: pointwise 95 %; the rest arises downstream"
     )
-    return finish(fig, title, sub, height=440, legend_rows=2, trust=trust(mediated))
+    return finish(fig, title, sub, height=440, legend_rows=2, trust=provisos(mediated))
 
 
 class Curve(NamedTuple):
@@ -274,7 +280,3 @@ def _layer(layer: int) -> str:
 
 def _round(data: xr.Dataset) -> str:
     return f", round {data.attrs['round']}" if "round" in data.attrs else ""
-
-
-def _trust(data: xr.Dataset, of: str) -> str:
-    return str(data.attrs.get("trust", "")) if of == "projection" else ""

@@ -122,6 +122,18 @@ def trust(data: xr.Dataset | xr.DataArray) -> str:
     return str(data.attrs.get("trust", ""))
 
 
+def provisos(data: xr.Dataset | xr.DataArray, *, options: bool = True, direction: bool = True) -> str:
+    """What is to be said with a figure's numbers: of the direction, and of the options' letters.
+
+    Args:
+        data: what is drawn.
+        options: whether numbers are made of the probabilities of the options' letters.
+        direction: whether numbers are projections.
+    """
+    found = [trust(data) if direction else "", data.attrs.get("option_note", "") if options else ""]
+    return "<br>".join(str(line) for line in found if line)
+
+
 def with_unit(name: str, unit: str) -> str:
     """An axis title."""
     return f"{name} ({unit})" if unit else name
@@ -241,10 +253,11 @@ def look() -> go.layout.Template:
 def finish(
     fig: go.Figure, title: str, subtitle: str, *, height: int, legend_rows: int = 0, trust: str = ""
 ) -> go.Figure:
-    """The figure with titles, height and the shared template; ``trust`` is a second line of the subtitle."""
+    """The figure with titles, height and the shared template; ``trust``: further lines of the subtitle."""
     top = 104 if fig["layout"]["annotations"] else 84  # titles of panels need room
     if trust:
-        subtitle, top, height = f"{subtitle}<br>{trust}", top + 18, height + 18
+        more = 18 * (1 + trust.count("<br>"))
+        subtitle, top, height = f"{subtitle}<br>{trust}", top + more, height + more
     fig.update_annotations(font_size=14)
     return fig.update_layout(
         template=look(),

@@ -13,10 +13,20 @@ from morality_lens.interactions.caveats import POPULATION
 from morality_lens.interactions.claims import claim_ladder
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.odds import marginal_log_odds
-from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, reply_shares, too_many_unparsed
+from morality_lens.items.kinds import Question
+from morality_lens.judges.outcomes import (
+    OPTION_TEXT,
+    behaviour_cube,
+    behaviour_table,
+    compare_scorings,
+    reply_shares,
+    too_many_unparsed,
+)
+from morality_lens.judges.positions import position_bias
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.refits import project_means, run_cell_means
 from morality_lens.report.refusals import Refusals
+from morality_lens.runs.option_notes import mass_lines
 from morality_lens.runs.run import Run
 
 
@@ -35,6 +45,11 @@ class Analysis:
         behaviour_content: the same for the content of the components, on - placebo, where all have a placebo.
         claims: for every two components, which claim about their interaction in the last round's behaviour
             holds.
+        text_effects: factorial effects on the share of the good option's text, where the options were scored
+            by their full text; else None.
+        scorings: what the options' full texts choose beside their letters, where they were scored; else None.
+        option_lines: sentences about the probability of the letters, where it is low; see ``mass_lines``.
+        positions: by how much each position is preferred, or None.
         replies: the share of each reply by condition and round, where no reply is the good one; else None.
         refused: what was not estimated and why, one sentence each.
     """
@@ -46,6 +61,10 @@ class Analysis:
     behaviour_odds: xr.Dataset | None = None
     behaviour_content: xr.Dataset | None = None
     claims: tuple[xr.Dataset, ...] = ()
+    text_effects: xr.Dataset | None = None
+    scorings: pd.DataFrame | None = None
+    option_lines: tuple[str, ...] = ()
+    positions: xr.Dataset | None = None
     replies: pd.DataFrame | None = None
     refused: tuple[str, ...] = ()
 
@@ -94,7 +113,15 @@ def analyze(
     if probe is not None:
         projections = probe.project(run)
         found = replace(found, projections=projections, effects=_on_projections(request, probe, projections))
-    return replace(found, replies=reply_shares(run), refused=refusals.lines)
+    return replace(
+        found,
+        text_effects=_text_effects(request),
+        scorings=compare_scorings(run) if _scored(run) else None,
+        option_lines=tuple(mass_lines(run)),
+        positions=_positions(request),
+        replies=reply_shares(run),
+        refused=refusals.lines,
+    )
 
 
 def _on_behaviour(request: _Request) -> Analysis:
@@ -125,6 +152,33 @@ def _behaviour_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset |
             outcome, request.names, family=("round",), draws=request.draws, seed=request.seed
         ),
     )
+
+
+def _text_effects(request: _Request) -> xr.Dataset | None:
+    """Effects on the share of the good option's full text, where the options were scored by it."""
+    if OPTION_TEXT not in request.run.measures or request.measure == OPTION_TEXT:  # none is the right one
+        return None
+    return request.refusals.attempt(
+        "Effects on the share of the right option's text",
+        lambda: factorial_effects(
+            behaviour_cube(request.run, OPTION_TEXT),
+            request.names,
+            family=("round",),
+            draws=request.draws,
+            seed=request.seed,
+        ),
+    )
+
+
+def _scored(run: Run) -> bool:
+    """Whether the options were scored by their full text."""
+    return any(name.startswith(OPTION_TEXT) for name in run.measures)
+
+
+def _positions(request: _Request) -> xr.Dataset | None:
+    if not all(isinstance(item, Question) for item in request.run.asked.values()):
+        return None
+    return request.refusals.attempt("Position bias", lambda: position_bias(request.run))
 
 
 def _content_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None:

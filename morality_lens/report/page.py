@@ -86,6 +86,7 @@ def _context(page: Page) -> dict[str, Any]:
     titled = (
         ("In behaviour", found.behaviour_effects),
         ("In behaviour, on - placebo", found.behaviour_content),
+        ("In the options' full text", found.text_effects),
         ("In the representation", found.effects),
     )
     return {
@@ -96,6 +97,7 @@ def _context(page: Page) -> dict[str, Any]:
         "listed": tables.LISTED,
         "unparsed": tables.unparsed(page.run.answers),
         "missing_feedback": said_missing(missing_feedback(page.run.answers, page.run.design)),
+        "option_lines": list(found.option_lines),
         "findings": [
             _findings(title, result, page.run.design.early) for title, result in titled if result is not None
         ],
@@ -108,7 +110,9 @@ def _context(page: Page) -> dict[str, Any]:
         "verdicts": list(page.verdicts),
         "tables": tables.cell_means(found.effects, found.behaviour, layer)
         + tables.two_scales(found.behaviour_effects, found.behaviour_odds)
-        + tables.reply_shares(found.replies),
+        + tables.reply_shares(found.replies)
+        + tables.option_scores(found.scorings)
+        + tables.positions(found.positions),
         "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),
         "transcripts": Markup(transcript_html(page.transcripts)) if page.transcripts else "",
         "probe": None if page.probe is None else _probe(page.probe),

@@ -37,7 +37,7 @@ def inside_groups(kept: dict[str, xr.Dataset]) -> list[Section]:
         _steered(kept),
     ]
     if "mediated" in kept:
-        lines = tuple(describe_mediation(kept["mediated"]).splitlines())
+        lines = tuple(_once(describe_mediation(kept["mediated"]).splitlines(), kept["mediated"]))
         figure = ("mediation", plots.mediation(kept["mediated"]), "")
         groups.append(Section(title="Mediation of an interaction", lines=lines, figures=(figure,)))
     return [group for group in groups if group is not None]
@@ -72,7 +72,15 @@ def _attributed(kept: dict[str, xr.Dataset], which: str, title: str) -> Section 
         f"The contributions add up to the projection to within {float(finest.attrs['sum_error']):.0e}; "
         f"every layer up to {finest.attrs['layer']} is decomposed."
     )
-    return Section(title=title, lines=tuple(lines), figures=tuple(figures))
+    return Section(title=title, lines=tuple(_once(lines, finest)), figures=tuple(figures))
+
+
+def _once(lines: list[str], *results: xr.Dataset) -> list[str]:
+    """The sentences with the notes on the options' letters once, at their end."""
+    notes = dict.fromkeys(str(one.attrs.get("option_note", "")) for one in results)
+    for note in filter(None, notes):
+        lines = [text for line in lines if (text := line.replace(note, "").strip())] + [note]
+    return lines
 
 
 def _patched(kept: dict[str, xr.Dataset]) -> Section | None:
@@ -90,7 +98,8 @@ def _patched(kept: dict[str, xr.Dataset]) -> Section | None:
         "At a share of 1 the target answers like the source. "
         "At the last layer's answer_start the share is 1 by construction."
     )
-    return Section(title="Activation patching", lines=(line,), figures=tuple(figures))
+    shown = [data for name, data in kept.items() if name.startswith("patched-")]
+    return Section(title="Activation patching", lines=tuple(_once([line], *shown)), figures=tuple(figures))
 
 
 def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
@@ -105,4 +114,5 @@ def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
     if not figures:
         return None
     line = "Random directions of equal length are the control for the size of the change."
-    return Section(title="Steering and ablation", lines=(line,), figures=tuple(figures))
+    shown = [kept[name] for name in ("steered", "ablated-on", "ablated-off") if name in kept]
+    return Section(title="Steering and ablation", lines=tuple(_once([line], *shown)), figures=tuple(figures))

@@ -52,6 +52,8 @@ def design_rows(items: pd.DataFrame, study: Mapping[str, Any]) -> list[tuple[str
     if "sites" in design:
         rows.append(("Sites", ", ".join(design["sites"])))
     rows.append(("Items", f"{len(items)} in {len(set(items['cluster']))} clusters"))
+    if "order" in items.columns:
+        rows.append(("Order of the options", "permuted, balanced over roles and positions"))
     counts = Counter(items["category"]) if "category" in items.columns else Counter()
     if any(counts):
         rows.append(("Categories", ", ".join(f"{name or 'none'} ({n})" for name, n in counts.items())))
@@ -155,6 +157,61 @@ def reply_shares(shares: pd.DataFrame | None) -> list[dict[str, Any]]:
     ]
     caption = "Share of each reply in the last round; no reply is designated as the good one"
     return [{"caption": caption, "columns": ["components", *signs], "rows": rows}]
+
+
+def option_scores(found: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """The options' full texts beside their letters in the last round: a row per condition."""
+    if found is None:
+        return []
+    last = found.loc[found["round"] == found["round"].max()]
+    names = [str(c) for c in last.columns]
+    factors, shown = names[: names.index("round")], names[names.index("round") + 1 :]
+    rows = [
+        [cell_name(factors, [str(row[c]) for c in factors]), *(as_share(row[name]) for name in shown)]
+        for row in last.to_dict("records")
+    ]
+    caption = (
+        "Options scored by their full text, last round: share of items whose highest-scored option is the "
+        "right one, and whose choice is that of the letters"
+        if "right by letters" in shown
+        else "Options scored by their full text, last round: share of items whose choice is the letters'"
+    )
+    return [{"caption": caption, "columns": ["components", *shown], "rows": rows}]
+
+
+def positions(bias: xr.Dataset | None) -> list[dict[str, Any]]:
+    """How much each position is preferred in the last round: a row per condition, a column per position."""
+    if bias is None:
+        return []
+    last = bias.isel(round=-1)
+    factors = [str(d) for d in last["estimate"].dims if d not in ("measure", "position")]
+    tables = []
+    for measure, name in (("choice", "share of the answers"), ("probability", "probability of the letters")):
+        frame = last.sel(measure=measure).to_dataframe().reset_index()
+        if frame["estimate"].isna().to_numpy().all():
+            continue
+        rows = [
+            [
+                cell_name(factors, [str(v) for v in np.atleast_1d(np.asarray(levels, dtype=object))]),
+                *(
+                    f"{number(e)} [{number(low)}, {number(high)}]"
+                    for e, low, high in zip(group["estimate"], group["ci_low"], group["ci_high"], strict=True)
+                ),
+            ]
+            for levels, group in frame.groupby(factors, sort=False)
+        ]
+        caption = (
+            f"Preference for a position in the last round: {name} beyond chance "
+            f"({bias.attrs['chance']:.2f}), content held equal, pointwise intervals. {bias.attrs['basis']}"
+        )
+        columns = ["components", *map(str, last["position"].values)]
+        tables.append({"caption": caption, "columns": columns, "rows": rows})
+    return tables
+
+
+def as_share(value: float) -> str:
+    """A share in per cent; a missing one reads as ``none``."""
+    return "none" if np.isnan(value) else f"{value:.1%}"
 
 
 def _wide(frame: pd.DataFrame, factors: Sequence[str], caption: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@
   same.
 - ``rereading``: Stored transcripts read again by their model, every token with its projection.
 - ``row``: One dialogue while it is played.
+- ``scoring``: Options scored by their full text: how probable each is as the reply, whatever the model
+  answers by.
 - ``selection``: Which stored dialogues are read, and how a long computation over them is carried out.
 - ``side_questions``: Side questions: asked in a fork of a played dialogue after any round, so that the
   dialogue is unchanged.

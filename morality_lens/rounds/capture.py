@@ -9,6 +9,7 @@ from torch import Tensor
 
 from morality_lens.design import Design
 from morality_lens.dialogues import rendering
+from morality_lens.dialogues.rendering import Renderer
 from morality_lens.items.kinds import Item
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.row import Row
@@ -20,13 +21,12 @@ class Capture:
     def __init__(self, record: ModelRecord, design: Design, items: Sequence[Item], prefix: str = "") -> None:
         self.design = design
         shape = (len(items), len(design.conditions), design.n_rounds)
-        signs = max((item.replies for item in items), key=len, default=())
+        signs = sign_tokens(record.renderer, items, prefix)
         layers = len(record.lm.blocks) + 1
         self.residuals = np.full((*shape, len(design.sites), layers, record.d_model), np.nan, np.float32)
         self.probabilities = np.full((*shape, len(signs)), np.nan)
         self.mass = np.full(shape, np.nan)
-        tokens = rendering.first_tokens(record.renderer, signs, prefix)
-        self.signs = tokens if all(tokens) else ()
+        self.signs = tuple(signs.values()) if all(signs.values()) else ()
 
     def sites(self, *, answering: bool) -> list[str]:
         """The sites that the next turns may contain; ``answering``: their reply is the answer."""
@@ -63,6 +63,18 @@ class Capture:
             for cell in row.cells:
                 self.probabilities[row.place, cell, row.number, : len(own)] = own / own.sum()
                 self.mass[row.place, cell, row.number] = own.sum()
+
+
+def sign_tokens(renderer: Renderer, items: Sequence[Item], prefix: str = "") -> dict[str, list[int]]:
+    """The tokens that begin a reply with each of its signs, letter or digit; empty without signs.
+
+    Args:
+        renderer: of the model.
+        items: of a run.
+        prefix: how every answer begins.
+    """
+    signs = max((item.replies for item in items), key=len, default=())
+    return dict(zip(signs, map(list, rendering.first_tokens(renderer, signs, prefix)), strict=True))
 
 
 def site_weights(

@@ -22,6 +22,7 @@ from morality_lens.items.kinds import Item, items_hash
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.progress import Counter
+from morality_lens.rounds.capture import sign_tokens
 from morality_lens.rounds.pacing import Pace, missing_stretches, outlook, refuse_unparsed
 from morality_lens.rounds.player import Player
 from morality_lens.rounds.preflight import Fitting, affordable_batch, check_items, fit_window
@@ -84,6 +85,7 @@ def play(
         "prefix_reuse": record.prefix_reuse,
         "batches": "fixed" if fitting.batch_size or protocol.feedback_placebo == "yoked" else "by time",
         "window": asdict(record.window),
+        "reply_tokens": sign_tokens(record.renderer, kept, protocol.answer_prefix),
         "today": record.renderer.today.isoformat(),
         "control_tokens": _spelled(record, kept, protocol, wording),
     }

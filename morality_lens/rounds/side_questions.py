@@ -206,11 +206,11 @@ def _branched(record: ModelRecord, forks: Sequence[Sequence[_Asked]]) -> tuple[d
     decoding.prefill(lm, batch, bases)
     # The last token is always read again, so that there is something to feed.
     asked = [a for fork in forks for a in fork]
-    shared = [_common(bases[b], a.prompt[:-1]) for a, b in zip(asked, owner, strict=True)]
+    shared = [common_length(bases[b], a.prompt[:-1]) for a, b in zip(asked, owner, strict=True)]
     return decoding.cropped(lm, batch, owner, shared), shared
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two rows begin with alike."""
     return next(
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))

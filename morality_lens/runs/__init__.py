@@ -4,6 +4,8 @@
   can be moved.
 - ``datasets``: Results of any shape on disk, one file each: a zip archive of zarr arrays, replaced whole.
 - ``manifest``: The manifest of a run: what was played, by what, in which format, how far.
+- ``option_notes``: Whether the signs of the replies (letters, digits) are what the model says next, in
+  sentences.
 - ``passages``: The dialogues of a run, to be read again: tokens, places of a site in every round, and who
   wrote what.
 - ``rates``: How replies came out: shares of answers that parse, stop by themselves, were cut or lack their

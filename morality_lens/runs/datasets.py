@@ -10,6 +10,8 @@ from zarr.storage import MemoryStore, ZipStore
 from morality_lens.items.files import replace_file
 
 SUFFIX = ".zarr.zip"
+OPTION_SCORES = "option_scores"
+"""Name of the result, in a run's folder, that holds the scores of its options' full texts."""
 OLD_SUFFIX = ".nc"
 """What earlier versions wrote: netCDF, which only the package netcdf4 reads."""
 

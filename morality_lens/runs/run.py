@@ -19,6 +19,7 @@ import xarray as xr
 
 from morality_lens.design import Condition, Design, design_from
 from morality_lens.items.kinds import BehaviourMeasure, Item, Statement, items_from_jsonl, items_to_frame
+from morality_lens.runs.datasets import OPTION_SCORES, find_dataset, read_dataset
 from morality_lens.runs.manifest import done_batches, read_manifest
 
 OPTIONS = ("template_keywords", "quantization", "device_map", "adapter")
@@ -69,7 +70,7 @@ class Run:
     @property
     def measures(self) -> tuple[str, ...]:
         """What can be measured of an answer, the main measure first."""
-        return tuple(measure.name for measure in self._stored[0].measures)
+        return tuple(measure.name for measure in self._measures)
 
     def measure(self, name: str) -> BehaviourMeasure:
         """The measure of that name, as the first item has it.
@@ -77,10 +78,17 @@ class Run:
         Raises:
             ValueError: these items have no such measure.
         """
-        found = [measure for measure in self._stored[0].measures if measure.name == name]
+        found = [measure for measure in self._measures if measure.name == name]
         if not found:
             raise ValueError(f"these items have no {name!r}; their measures are {', '.join(self.measures)}.")
         return found[0]
+
+    @property
+    def _measures(self) -> tuple[BehaviourMeasure, ...]:
+        """The measures of the first item, those of its options' texts only where these were scored."""
+        first = self._stored[0]
+        scored = find_dataset(self.path, OPTION_SCORES) is not None
+        return (*first.measures, *(first.text_measures if scored else ()))
 
     @property
     def names_good(self) -> bool:
@@ -187,6 +195,21 @@ class Run:
                 f"the run in {self.path} has no scores yet; score its answers with a judge first."
             )
         return pq.read_table(file).to_pandas()
+
+    @property
+    def option_scores(self) -> xr.Dataset:
+        """Scores of every option's full text, from :func:`morality_lens.rounds.score_options`.
+
+        Raises:
+            ValueError: the options were not scored.
+        """
+        file = find_dataset(self.path, OPTION_SCORES)
+        if file is None:
+            raise ValueError(
+                f"the options in {self.path} were not scored by their text yet; score them with "
+                "morality-lens score or ml.rounds.score_options."
+            )
+        return read_dataset(file)
 
     def select(self, table: pd.DataFrame, item: str, condition: Condition) -> pd.DataFrame:
         """The rows of a table that belong to one dialogue."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xarray as xr
 import zarr
 from jaxtyping import Float
 from zarr.codecs import BloscCodec
@@ -18,6 +19,7 @@ from zarr.codecs import BloscCodec
 from morality_lens.design import Design, design_from
 from morality_lens.items.files import replace_file, write_json
 from morality_lens.items.kinds import Item, items_to_jsonl
+from morality_lens.runs.datasets import OPTION_SCORES, SUFFIX, write_dataset
 from morality_lens.runs.manifest import FORMAT, part_name, read_manifest
 from morality_lens.runs.requests import Request
 
@@ -180,6 +182,11 @@ def keep_in_manifest(path: Path, **entries: Any) -> None:
 def write_scores(path: Path, scores: pd.DataFrame) -> None:
     """Replace the run's table of judges' scores (item, conditions, round, judge, score)."""
     _write_table(path / "scores.parquet", scores)
+
+
+def write_option_scores(path: Path, scores: xr.Dataset) -> None:
+    """Replace the run's scores of its options' full texts."""
+    write_dataset(path / f"{OPTION_SCORES}{SUFFIX}", scores)
 
 
 def _shape(design: Design, items: int, layers: int, d_model: int) -> tuple[int, ...]:

@@ -5,12 +5,11 @@ import xarray as xr
 from morality_lens.interactions.caveats import POPULATION
 from morality_lens.interactions.cube import factors_of
 from morality_lens.judges.outcomes import behaviour_cube, too_many_unparsed
+from morality_lens.runs.option_notes import LEAST_MASS
 from morality_lens.runs.run import Run
 from morality_lens.studies.folder import PROMPTS, QUESTIONS, StudyFolder
 from morality_lens.studies.verdicts import Task, of_components
 
-MASS = 0.5
-"""Mean probability mass on the options' letters from which on exact probabilities replace the answers."""
 LEAST_CLUSTERS = 5
 """Clusters that a category needs to be a task of its own."""
 
@@ -40,7 +39,7 @@ def probabilities_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | Non
         mass = float(run.option_mass.mean())
     except ValueError:
         mass = 0.0
-    return behaviour_cube(run, "probability" if mass >= MASS else "correct")
+    return behaviour_cube(run, "probability" if mass >= LEAST_MASS else "correct")
 
 
 def _scores(study: StudyFolder) -> xr.DataArray | None:

@@ -1,0 +1,62 @@
+"""The command that scores the options of a run by their full text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from morality_lens.cli.console import phase, print_lines, reload, stoppable
+from morality_lens.cli.places import refuse_missing_run
+
+if TYPE_CHECKING:
+    from morality_lens.items.kinds import Item
+    from morality_lens.runs.run import Run
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run of questions.")],
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+) -> None:
+    """Score each option by the probability of its full text; analyze and report use it from then on."""
+    refuse_missing_run(folder)
+    from morality_lens.runs.run import open_run
+
+    played = open_run(folder)
+    refuse_unscorable(list(played.asked.values()))
+    with phase("loading the model and running its self-test"):
+        loaded = reload(played, device)
+    score_run(loaded, played)
+
+
+def refuse_unscorable(items: "Sequence[Item]") -> None:
+    """Refuse items without options, before a model is loaded.
+
+    Raises:
+        ValueError: an item that is no question.
+    """
+    from morality_lens.items.kinds import Question
+
+    other = [item for item in items if not isinstance(item, Question)]
+    if other:
+        raise ValueError(
+            f"only the options of questions can be scored by their text; item {other[0].id!r} is a "
+            f"{type(other[0]).__name__}. Leave score_options out for these items."
+        )
+
+
+def score_run(loaded: Any, played: "Run") -> None:
+    """Score the options of a run, keep the scores with it, and print what they choose; resumes."""
+    from morality_lens.judges.outcomes import compare_scorings
+    from morality_lens.rounds.scoring import score_options
+    from morality_lens.rounds.selection import Execution
+    from morality_lens.runs.results import FOLDER
+
+    kept = played.path / FOLDER
+    kept.mkdir(exist_ok=True)
+    with phase("scoring the options by their full text"), stoppable():
+        score_options(loaded, played, execution=Execution(out=kept / "parts-option-text"))
+    found = compare_scorings(played)
+    shown = [name for name in found.columns if name not in (*played.design.names, "round")]
+    print_lines("\nOptions scored by their full text, all conditions and rounds", style="bold")
+    print_lines(*(f"- {name}: {found[name].mean():.1%}" for name in shown))
