@@ -58,7 +58,7 @@ _IN_TABLES = {
     "judge",
     "score",
 }
-_IN_TABLES |= {"thought", "answer_prefix", "thinking_cut", "rationale_cut"}
+_IN_TABLES |= {"thought", "answer_prefix", "thinking_cut", "rationale_cut", "spells_control"}
 _IN_TABLES |= {"feedback_text", "feedback_named", "feedback_withheld", "feedback_cut", "token_ids", "tokens"}
 _IN_TABLES |= {"feedback_missing"}
 _IN_TABLES |= {"spans", "category", "mean", "ci_low", "ci_high", "n", "unparsed", "token", "cell", "place"}

@@ -171,7 +171,7 @@ def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", *, least_p
     from morality_lens.items.files import write_text
     from morality_lens.rounds.playing import play
     from morality_lens.rounds.preflight import Fitting
-    from morality_lens.runs.rates import missing_feedback, said_missing
+    from morality_lens.runs.rates import failures
 
     steps.say(f"playing {len(items)} items", step=True)
     with stoppable(), listening(steps.say):
@@ -184,9 +184,7 @@ def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", *, least_p
                 batch_size=study.batch_size, drop_long=study.drop_long, least_parsed=least_parsed
             ),
         )
-    missing = said_missing(missing_feedback(played.answers, played.design))
-    if missing:
-        print_lines(missing, style="yellow")
+    _print_failures(failures(played.answers, played.design))
     write_text(played.path / "study.toml", study.to_toml())
     return played
 
@@ -414,6 +412,15 @@ def _print_left_out(played: "Run") -> None:
         console.print(
             f"left out, longer than the context window: {len(left)} items ({names})", highlight=False
         )
+
+
+def _print_failures(found: Any) -> None:
+    """Print how many replies were cut, not read or missing under each condition; nothing where none was."""
+    if len(found.columns) > 1:
+        table = Table(*found.columns, title="replies that failed, all rounds")
+        for row in found.astype(str).to_numpy().tolist():
+            table.add_row(*row)
+        console.print(table)
 
 
 def _print_findings(analysis: Any) -> None:

@@ -24,7 +24,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
 from morality_lens.report.sections import Section
-from morality_lens.runs.rates import missing_feedback, said_missing
+from morality_lens.runs.rates import failures, missing_feedback, said_missing
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
 
@@ -97,6 +97,7 @@ def _context(page: Page) -> dict[str, Any]:
         "listed": tables.LISTED,
         "unparsed": tables.unparsed(page.run.answers),
         "missing_feedback": said_missing(missing_feedback(page.run.answers, page.run.design)),
+        "spelled": tables.spelled(study.get("control_tokens", {}), page.run.answers),
         "option_lines": list(found.option_lines),
         "findings": [
             _findings(title, result, page.run.design.early) for title, result in titled if result is not None
@@ -111,6 +112,7 @@ def _context(page: Page) -> dict[str, Any]:
         "tables": tables.cell_means(found.effects, found.behaviour, layer)
         + tables.two_scales(found.behaviour_effects, found.behaviour_odds)
         + tables.reply_shares(found.replies)
+        + tables.failures(failures(page.run.answers, page.run.design))
         + tables.option_scores(found.scorings)
         + tables.positions(found.positions),
         "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),

@@ -159,6 +159,40 @@ def reply_shares(shares: pd.DataFrame | None) -> list[dict[str, Any]]:
     return [{"caption": caption, "columns": ["components", *signs], "rows": rows}]
 
 
+def spelled(found: Mapping[str, Any], answers: pd.DataFrame) -> str:
+    """What of a run's texts spells a control token of the model, in a sentence; empty where nothing does."""
+    parts = []
+    if found.get("items"):
+        names = ", ".join(found["items"][:LISTED])
+        parts.append(f"{len(found['items'])} items ({names})")
+    if found.get("wording"):
+        parts.append(f"the protocol's words ({', '.join(found['wording'])})")
+    said = int(answers["spells_control"].eq(True).to_numpy().sum()) if "spells_control" in answers else 0
+    if said:
+        parts.append(f"feedback or replies of {said} answers")
+    if not parts:
+        return ""
+    return (
+        f"Control tokens of the model are spelled in {'; '.join(parts)}. "
+        "They were read as text: they begin no turn and end no reply. A model whose chat template marks turns "
+        "by plain words may still take such words for a mark."
+    )
+
+
+def failures(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """Replies that failed: a row per condition; none where none did."""
+    if len(found.columns) < 2:
+        return []
+    caption = "Replies that were cut, could not be read or are missing, all rounds"
+    return [
+        {
+            "caption": caption,
+            "columns": list(found.columns),
+            "rows": found.astype(str).to_numpy().tolist(),
+        }
+    ]
+
+
 def option_scores(found: pd.DataFrame | None) -> list[dict[str, Any]]:
     """The options' full texts beside their letters in the last round: a row per condition."""
     if found is None:

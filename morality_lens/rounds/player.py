@@ -257,6 +257,7 @@ class Player:
         reply, texts = self._reply(batch, rows, logits, "answer", self.limits.answer)
         self.capture.store(rows, "answer_end", reply.end)
         self.capture.store(rows, "answer_mean", reply.mean)
+        control = self.record.renderer.control
         for r, row in enumerate(rows):
             given = feedback[r] or FeedbackText(text="")
             row.answer = texts[r]
@@ -272,6 +273,7 @@ class Player:
                     "rationale_cut": row.rationale_cut,
                     "thought": row.thought,
                     "thinking_cut": row.thinking,
+                    "spells_control": bool(control.found_in(f"{given.text}\n{rationales[r]}\n{texts[r]}")),
                     "feedback_text": given.text,
                     "feedback_named": given.named,
                     "feedback_withheld": given.withheld,

@@ -151,11 +151,10 @@ def _begun_on(path: Path) -> str | None:
 def _spelled(
     record: ModelRecord, items: Sequence[Item], protocol: Protocol, wording: Wording
 ) -> dict[str, object]:
-    """The control tokens of the model, and which items and words spell one (it is read as text)."""
+    """Which items and words spell a control token of the model; it is read as text."""
     control = record.renderer.control
     texts = {item.id: item.format_prompt("{text}") for item in items}
     return {
-        "texts": list(control.texts),
         "items": [name for name, text in texts.items() if control.found_in(text)],
         "wording": control.found_in(f"{wording.model_dump_json()}\n{protocol}"),
     }

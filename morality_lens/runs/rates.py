@@ -5,7 +5,17 @@ import pandas as pd
 
 from morality_lens.design import Design
 
-_TEXT_OF = {"feedback": "feedback_text", "rationale": "rationale"}
+_TEXT_OF = {"feedback": "feedback_text", "rationale": "rationale", "thinking": "thought"}
+_FAILS = {
+    "parsed": "answers not read",
+    "stopped": "answers cut",
+    "rationale_cut": "rationales cut",
+    "thinking_cut": "still thinking (unparsed)",
+    "feedback_cut": "feedback cut",
+    "feedback_missing": "feedback missing",
+    "spells_control": "replies or feedback that spell a control token",
+}
+"""Columns of the answers, and what they count; of the first two, what is not there."""
 
 
 def reply_rates(answers: pd.DataFrame) -> dict[str, float]:
@@ -35,6 +45,37 @@ def _flags(answers: pd.DataFrame, name: str) -> np.ndarray:
 def _texts(answers: pd.DataFrame, name: str) -> np.ndarray:
     """Where a column has a text."""
     return answers[name].astype(str).ne("").to_numpy(dtype=bool)
+
+
+def failures(answers: pd.DataFrame, design: Design) -> pd.DataFrame:
+    """How often a reply failed, as ``12 of 64``: a row per condition, a column per failure that occurred.
+
+    ``answers cut`` are those that neither stopped by themselves nor ended with their line; thoughts that were
+    cut leave no answer, which is unparsed. A cell is empty where there is no such text.
+    """
+    rows = []
+    for condition in design.conditions:
+        mask = np.ones(len(answers), bool)
+        for name, level in condition.coords.items():
+            mask &= answers[name].eq(level).to_numpy(dtype=bool)
+        rows.append({"condition": condition.label} | _failed(answers.loc[mask]))
+    found = pd.DataFrame(rows)
+    quiet = [name for name in found.columns[1:] if not any(str(n)[:2] not in ("", "0 ") for n in found[name])]
+    return found.drop(columns=quiet)
+
+
+def _failed(answers: pd.DataFrame) -> dict[str, str]:
+    """The failures among these answers."""
+    found = {}
+    for name, said in _FAILS.items():
+        if name not in answers or bool(answers[name].isna().all()):
+            continue
+        there = np.ones(len(answers), bool)
+        if name.startswith(("feedback", "rationale", "thinking")):
+            there = _texts(answers, _TEXT_OF[name.partition("_")[0]])
+        wrong = _flags(answers, name) != (name in ("parsed", "stopped"))
+        found[said] = f"{int(wrong[there].sum())} of {int(there.sum())}" if there.any() else ""
+    return found
 
 
 def missing_feedback(answers: pd.DataFrame, design: Design) -> dict[str, tuple[int, int]]:
