@@ -1,14 +1,17 @@
 """The engine compared with the usual way and with a lower bound, in one run.
 
     python benchmarks/engine.py [--items 16] [--rounds 5] [--sample 4] [--large-items 2]
+    python benchmarks/engine.py --model MODEL --data FOLDER --items 8 --rounds 1
 
-Three ways to the same residuals, each in a separate process, over the same dialogues token by token:
+Three ways to the same residuals, each in a separate process, over the same dialogues token by token, the
+model's feedback on its own answers included:
 
 * engine: `morality_lens.rounds.play`, everything it does (judging, rendering, writing the store) included;
-* today: `TransformerBridge.generate` of every reply from scratch, then `run_with_cache` of the transcript for
-  the residuals of all layers; measured on a sample of dialogues and scaled to all of them. Each represents a
-  batch of 16 of its length (it is repeated 16 times), so that this way has no padding;
-* floor: plain transformers, the distinct tokens only, prefilled and decoded batch by batch, nothing captured.
+* today: `TransformerBridge.generate` of every reply and feedback from scratch, then `run_with_cache` of the
+  transcript for the residuals of all layers; measured on a sample of dialogues and scaled to all of them.
+  Each represents a batch of 16 of its length (it is repeated 16 times), so that this way has no padding;
+* floor: plain transformers, the distinct tokens only, prefilled and decoded batch by batch, nothing captured;
+  its cache has room for what comes and is not copied at every step.
 """
 
 import argparse
@@ -55,17 +58,28 @@ def save_large(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def engine(model: str | None, run: Path, items: int, rounds: int) -> dict:
+def questions(data: str | None, items: int) -> tuple:
+    """The questions that are played."""
+    import morality_lens as ml
+
+    return ml.load_items(limit=items) if data is None else ml.load_data(data, limit=items)
+
+
+def engine(model: str | None, run: Path, data: str | None, items: int, rounds: int) -> dict:
     """Time of a whole run."""
     import morality_lens as ml
     from morality_lens.rounds.playing import play
 
-    loaded = ml.load_model(model)
-    questions = ml.load_items(limit=items)
-    began = time.perf_counter()
-    played = play(loaded, questions, out=run, rounds=rounds, progress=False)
-    seconds = time.perf_counter() - began
-    return {"seconds": seconds, "tokens": played.manifest["timings"]["tokens"], "peak_mb": peak_mb()}
+    loaded, asked = ml.load_model(model), questions(data, items)
+    began, spent = time.perf_counter(), time.process_time()
+    played = play(loaded, asked, out=run, rounds=rounds, progress=False)
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - spent,
+        "tokens": played.manifest["timings"]["tokens"],
+        "peak_mb": peak_mb(),
+        "parsed": float(played.answers["parsed"].eq(True).mean()),
+    }
 
 
 def replies(row) -> list[tuple[int, int]]:
@@ -73,50 +87,84 @@ def replies(row) -> list[tuple[int, int]]:
     return [(s["start"], s["stop"]) for s in row["spans"] if s["name"] in ("answer", "rationale")]
 
 
+def critiques(run, renderer, row) -> list[tuple[list[int], int]]:
+    """The requests for feedback on a dialogue's answers: the prompt's tokens, and how many were written."""
+    from morality_lens.dialogues import rendering
+    from morality_lens.dialogues.turns import critique_turn
+    from morality_lens.dialogues.wording import load_wording
+
+    if row["feedback"] != "on":
+        return []
+    mine = run.answers
+    for name in ("item", *run.design.names):
+        mine = mine[mine[name] == row[name]]
+    mine, wording, found = mine.sort_values("round"), load_wording(), []
+    heard = mine["feedback_text"].tolist()[1:]
+    for answer, text in zip(mine["text"].tolist(), heard, strict=False):
+        turn = critique_turn(run.asked[row["item"]], answer, wording)
+        begun = rendering.append_turn(renderer, rendering.Transcript(), turn, round=0)
+        found.append((list(begun.token_ids), len(rendering.encode_words(renderer, text))))
+    return found
+
+
 def today(model: str | None, run: Path, sample: int) -> dict:
     """Generate every reply from scratch, then read the transcript with a cache of residuals."""
     import torch
 
     import morality_lens as ml
+    from morality_lens.models.loading import record_of
 
-    loaded = ml.load_model(model)
-    table = ml.open_run(run).transcripts
+    loaded, played = ml.load_model(model), ml.open_run(run)
+    renderer, table = record_of(loaded).renderer, played.transcripts
     rows = table.sample(min(sample, len(table)), random_state=0)
-    tokens, began = 0, time.perf_counter()
+    prompts = []
     for _, row in rows.iterrows():
-        ids = torch.tensor([row["token_ids"].tolist()]).repeat(TOGETHER, 1)
-        for start, stop in replies(row):
-            if stop > start:
+        ids = row["token_ids"].tolist()
+        said = [(ids[:start], stop - start) for start, stop in replies(row)]
+        prompts.append((ids, [*said, *critiques(played, renderer, row)]))
+    tokens, began, spent = 0, time.perf_counter(), time.process_time()
+    for whole, written in prompts:
+        for prompt, new in written:
+            if new:
                 loaded.generate(
-                    ids[:, :start],
-                    max_new_tokens=stop - start,
+                    torch.tensor([prompt]).repeat(TOGETHER, 1),
+                    max_new_tokens=new,
                     stop_at_eos=False,
                     do_sample=False,
                     prepend_bos=False,
                     return_type="tokens",
                     verbose=False,
                 )
-                tokens += stop
+                tokens += len(prompt) + new
+        ids = torch.tensor([whole]).repeat(TOGETHER, 1)
         loaded.run_with_cache(ids, names_filter=lambda n: n.endswith("hook_resid_post") or n == "hook_embed")
         tokens += ids.shape[1]
     scale = len(table) / len(rows)
-    seconds = (time.perf_counter() - began) / TOGETHER * scale
-    return {"seconds": seconds, "tokens": int(tokens * scale), "peak_mb": peak_mb(), "sampled": len(rows)}
+    return {
+        "seconds": (time.perf_counter() - began) / TOGETHER * scale,
+        "cpu": (time.process_time() - spent) / TOGETHER * scale,
+        "tokens": int(tokens * scale),
+        "peak_mb": peak_mb(),
+        "sampled": len(rows),
+        "of": len(table),
+    }
 
 
 def floor(model: str | None, run: Path) -> dict:
     """Prefill and decode the distinct tokens with plain transformers, in the engine's batches."""
     import torch
-    from transformers import DynamicCache
 
     import morality_lens as ml
+    from morality_lens.models.decoding import roomy_cache
     from morality_lens.models.loading import record_of
+    from morality_lens.runs.manifest import done_batches
 
     played = ml.open_run(run)
-    module = record_of(ml.load_model(model)).lm.module
+    record = record_of(ml.load_model(model))
+    module, renderer = record.lm.module, record.renderer
     order = [item.id for item in played._stored]
-    size = played.manifest["batch_size"]
     table = played.transcripts
+    reviews = {n: critiques(played, renderer, row) for n, row in enumerate(table.to_dict("records"))}
     fed = 0
 
     def feed(cache, mask, parts):
@@ -129,34 +177,55 @@ def floor(model: str | None, run: Path) -> dict:
         module(input_ids=ids, attention_mask=mask.long(), past_key_values=cache, logits_to_keep=1)
         return mask
 
-    def say(cache, mask, rows, at):
-        """Feed one stretch of prompt, then the reply token by token."""
-        spans = [replies(r) for r in rows]
-        begin = [0 if at == 0 else s[at - 1][1] for s in spans]
-        ids = [r["token_ids"].tolist() for r in rows]
-        mask = feed(cache, mask, [t[b : s[at][0]] for t, b, s in zip(ids, begin, spans, strict=True)])
-        said = [t[s[at][0] : s[at][1]] for t, s in zip(ids, spans, strict=True)]
+    def write(cache, mask, prompts, said):
+        """Feed prompts, then the replies token by token."""
+        mask = feed(cache, mask, prompts)
         for step in range(max(map(len, said))):
             mask = feed(cache, mask, [t[step : step + 1] for t in said])
         return mask
 
-    began = time.perf_counter()
+    def say(cache, mask, rows, at):
+        """Feed one stretch of prompt, then the reply."""
+        spans = [replies(r) for r in rows]
+        begin = [0 if at == 0 else s[at - 1][1] for s in spans]
+        ids = [r["token_ids"].tolist() for r in rows]
+        prompts = [t[b : s[at][0]] for t, b, s in zip(ids, begin, spans, strict=True)]
+        return write(cache, mask, prompts, [t[s[at][0] : s[at][1]] for t, s in zip(ids, spans, strict=True)])
+
+    def review(group, number):
+        """The requests for feedback of a round that are new in this batch."""
+        new = {tuple(p): n for r in group for p, n in reviews[r][number - 1 : number]}
+        new = {prompt: n for prompt, n in new.items() if prompt not in known}
+        known.update(new)
+        if new:
+            none = torch.zeros(len(new), 0, dtype=torch.bool)
+            write(roomy_cache(), none, [list(p) for p in new], [[0] * n for n in new.values()])
+
+    known, began, spent = {}, time.perf_counter(), time.process_time()
     with torch.no_grad():
-        for first in range(0, len(order), size):
-            items = order[first : first + size]
+        for batch in done_batches(run):
+            items = [order[n] for n in batch]
             opening = [table[table["item"] == i].iloc[0] for i in items]
-            shared = DynamicCache()
+            shared = roomy_cache()
             begun = say(shared, torch.zeros(len(items), 0, dtype=torch.bool), opening, 0)
             for thinking in ("off", "on"):
                 group = table[table["item"].isin(items) & (table["cot"] == thinking)]
                 rows = [r for _, r in group.iterrows()]
                 index = torch.tensor([items.index(r["item"]) for r in rows])
-                cache, mask = DynamicCache(), begun[index]
+                cache, mask = roomy_cache(), begun[index]
                 for number, layer in enumerate(shared.layers):
                     cache.update(layer.keys[index], layer.values[index], number)
+                each = 2 if thinking == "on" else 1  # replies of a correction round
                 for at in range(1, len(replies(rows[0]))):
+                    if (at - 1) % each == 0:
+                        review(group.index, (at - 1) // each + 1)
                     mask = say(cache, mask, rows, at)
-    return {"seconds": time.perf_counter() - began, "tokens": fed, "peak_mb": peak_mb()}
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - spent,
+        "tokens": fed,
+        "peak_mb": peak_mb(),
+    }
 
 
 def measure(mode: str, *arguments: object) -> dict:
@@ -168,30 +237,32 @@ def measure(mode: str, *arguments: object) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(title: str, model: str | None, items: int, rounds: int, sample: int) -> None:
+def compare(title: str, model: str | None, data: str | None, items: int, rounds: int, sample: int) -> None:
     """Print a table of the three ways."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        ours = measure("engine", model or "-", run, items, rounds)
+        ours = measure("engine", model or "-", run, data or "-", items, rounds)
         old = measure("today", model or "-", run, sample)
         least = measure("floor", model or "-", run)
     print(f"\n{title}: {items} items x 8 conditions x {rounds} correction rounds")
-    print(f"{'':8}{'seconds':>10}{'x engine':>10}{'tokens':>12}{'peak MB':>10}")
+    print(f"{'':8}{'seconds':>10}{'CPU s':>10}{'x engine':>10}{'tokens':>12}{'tokens/s':>10}{'peak MB':>10}")
     for name, one in (("engine", ours), ("today", old), ("floor", least)):
-        note = f"  scaled from {one['sampled']} of {items * 8} dialogues" if "sampled" in one else ""
+        note = f"  scaled from {one['sampled']} of {one['of']} dialogues" if "sampled" in one else ""
         print(
-            f"{name:8}{one['seconds']:10.1f}{one['seconds'] / ours['seconds']:10.2f}"
-            f"{one['tokens']:12,}{one['peak_mb']:10,.0f}{note}"
+            f"{name:8}{one['seconds']:10.1f}{one['cpu']:10.1f}{one['cpu'] / ours['cpu']:10.2f}"
+            f"{one['tokens']:12,}{one['tokens'] / one['seconds']:10.0f}{one['peak_mb']:10,.0f}{note}"
         )
     print(
-        f"engine is {old['seconds'] / ours['seconds']:.1f} times faster than today's way and takes "
-        f"{ours['seconds'] / least['seconds']:.2f} times the floor"
+        f"by CPU time the engine is {old['cpu'] / ours['cpu']:.1f} times faster than today's way and takes "
+        f"{ours['cpu'] / least['cpu']:.2f} times the floor; {ours['parsed']:.0%} of its answers parse"
     )
 
 
 def main() -> None:
-    """Compare on the bundled model and on a random larger one."""
+    """Compare on the bundled model and on a random larger one, or on the model that is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", help="compare on this model alone")
+    parser.add_argument("--data", help="its questions (default: the bundled ones)")
     parser.add_argument("--items", type=int, default=16)
     parser.add_argument("--large-items", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -201,14 +272,17 @@ def main() -> None:
     if given.way:
         mode, model, run, *rest = given.way
         ways = {"engine": engine, "today": today, "floor": floor}
-        chosen = None if model == "-" else model
-        print(json.dumps(ways[mode](chosen, Path(run), *map(int, rest))))
+        named = [None if text == "-" else int(text) if text.isdigit() else text for text in rest]
+        print(json.dumps(ways[mode](None if model == "-" else model, Path(run), *named)))
         return
-    compare("bundled model", None, given.items, given.rounds, given.sample)
+    if given.model:
+        compare(Path(given.model).stem, given.model, given.data, given.items, given.rounds, given.sample)
+        return
+    compare("bundled model", None, None, given.items, given.rounds, given.sample)
     with tempfile.TemporaryDirectory() as folder:
         save_large(Path(folder))
         title = "random Llama, 12 layers x 768"
-        compare(title, folder, given.large_items, given.rounds, given.sample)
+        compare(title, folder, None, given.large_items, given.rounds, given.sample)
 
 
 if __name__ == "__main__":

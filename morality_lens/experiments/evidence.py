@@ -83,7 +83,7 @@ def weak_evidence(
     probe: Probe | None = None,
     selection: Selection = Selection(),
     wording: str | None = None,
-    answer_tokens: int = 8,
+    answer_tokens: int = 32,
     execution: Execution = Execution(),
 ) -> xr.Dataset:
     """The answers when, after a round, the question is asked again with weak evidence in its context.
@@ -241,6 +241,7 @@ class _Trial:
                         turn=turn,
                         replies=question.replies,
                         system=run.system_prompt,
+                        item=question,
                     ),
                 )
 

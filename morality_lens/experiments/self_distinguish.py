@@ -254,7 +254,7 @@ class _Comparison:
 
     def answers(self, chunk: Sequence[str]) -> xr.Dataset:
         """What the model answers for some items."""
-        replies = ask(self.record, self.side_questions(chunk), limit=4)
+        replies = ask(self.record, self.side_questions(chunk), limit=8)
         chosen = [re.search(r"(?<!\d)[12](?!\d)", reply.text) for reply in replies]
         arrays = {
             "says_first": [r.probabilities[0] for r in replies],
@@ -371,7 +371,11 @@ class _Naming:
                     shown = _with_stereotyped(question, better)
                     turn = stereotype_turn(shown, self.wording, self.run.wording_index)
                     side = SideQuestion(
-                        history=before, turn=turn, replies=tuple(LETTERS[:3]), system=self.run.system_prompt
+                        history=before,
+                        turn=turn,
+                        replies=tuple(LETTERS[:3]),
+                        system=self.run.system_prompt,
+                        item=shown,
                     )
                     found.append((shown, side))
         return found
@@ -379,7 +383,7 @@ class _Naming:
     def answers(self, chunk: Sequence[str]) -> xr.Dataset:
         """What the model answers for some items."""
         questions = self.side_questions(chunk)
-        replies = ask(self.record, [question for _, question in questions], limit=8)
+        replies = ask(self.record, [question for _, question in questions], limit=16)
         arrays: dict[str, list[float | int]] = {"says_first": [], "unknown": [], "mass": [], "said": []}
         for (shown, _), reply in zip(questions, replies, strict=True):
             one, two = _groups(shown)

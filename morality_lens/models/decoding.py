@@ -90,10 +90,10 @@ def widened(values: Tensor) -> Tensor:
 def start(lm: LanguageModel, rows: int) -> Batch:
     """An empty batch."""
     mask = torch.zeros(rows, 0, dtype=torch.bool, device=lm.device)
-    return Batch(tokens=[[] for _ in range(rows)], mask=mask, cache=_empty_cache())
+    return Batch(tokens=[[] for _ in range(rows)], mask=mask, cache=roomy_cache())
 
 
-class _Roomy(DynamicLayer):
+class RoomyLayer(DynamicLayer):
     """Keys and values of one block, with room for further slots: a step copies what is new, not all."""
 
     ROOM = 32
@@ -127,17 +127,17 @@ def _moved(kept: Tensor, new: Tensor, size: int) -> Tensor:
     return buffer
 
 
-def _empty_cache() -> DynamicCache:
-    """A cache that keeps every slot: one built from a model's config drops those outside a sliding window."""
+def roomy_cache() -> DynamicCache:
+    """An empty cache that keeps every slot; one built from a model's config drops some (sliding windows)."""
     cache = DynamicCache()
-    cache.layer_class_to_replicate = _Roomy
+    cache.layer_class_to_replicate = RoomyLayer
     return cache
 
 
 def take(lm: LanguageModel, batch: Batch, rows: Sequence[int]) -> Batch:
     """A new batch of the given rows, in that order; a row may occur several times."""
     index = torch.tensor(list(rows), device=lm.device)
-    cache = _empty_cache()
+    cache = roomy_cache()
     for number, layer in enumerate(batch.cache.layers):
         at = index.to(layer.keys.device)
         cache.update(layer.keys.index_select(0, at), layer.values.index_select(0, at), number)
@@ -154,7 +154,7 @@ def cropped(lm: LanguageModel, batch: Batch, rows: Sequence[int], lengths: Seque
     mask = mask & (mask.cumsum(dim=1) <= keep[:, None])
     width = max(1, int(mask.sum(1).max()))
     order = torch.argsort(mask.byte(), dim=1, stable=True)[:, -width:]
-    cache = _empty_cache()
+    cache = roomy_cache()
     for number, layer in enumerate(batch.cache.layers):
         keys, values = (_reorder(stored, order, chosen) for stored in (layer.keys, layer.values))
         cache.update(keys, values, number)

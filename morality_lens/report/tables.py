@@ -174,8 +174,8 @@ def spelled(found: Mapping[str, Any], answers: pd.DataFrame) -> str:
         return ""
     return (
         f"Control tokens of the model are spelled in {'; '.join(parts)}. "
-        "They were read as text: they begin no turn and end no reply. A model whose chat template marks turns "
-        "by plain words may still take such words for a mark."
+        "They were read as text: they begin no turn and end no reply. A model whose chat template marks "
+        "turns by plain words may still take such words for a mark."
     )
 
 

@@ -10,9 +10,11 @@ from jaxtyping import Float
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import Turn, system_turns
+from morality_lens.items.kinds import Item
 from morality_lens.models import decoding
 from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
+from morality_lens.rounds.endings import line_ends
 from morality_lens.rounds.row import said
 
 ROWS = 64
@@ -28,12 +30,14 @@ class SideQuestion:
         turn: the question.
         replies: the signs that a reply may begin with, a letter or a digit each.
         system: the system prompt where no dialogue comes before, which would hold it; None for none.
+        item: what is answered, so that the reply ends with the line that chooses; None lets it go on.
     """
 
     history: Transcript
     turn: Turn
     replies: tuple[str, ...]
     system: str | None = None
+    item: Item | None = None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -84,6 +88,7 @@ def ask(
             prompt=_prompt(record, q).token_ids,
             history=q.history.token_ids,
             signs=signs[q.replies],
+            item=q.item,
         )
         for q in questions
     ]
@@ -109,11 +114,13 @@ class _Asked:
         prompt: the dialogue and the question.
         history: the dialogue.
         signs: the tokens of each reply's sign.
+        item: what is answered.
     """
 
     prompt: tuple[int, ...]
     history: tuple[int, ...]
     signs: tuple[tuple[int, ...], ...]
+    item: Item | None
 
 
 def _prompt(record: ModelRecord, question: SideQuestion) -> Transcript:
@@ -178,7 +185,8 @@ def _ask_group(
         projected = probe.project_all(reads[:, 0].double().cpu().numpy())
     texts = [""] * len(asked)
     if limit:
-        reply = decoding.generate(lm, branch, logits, limit=limit, stops=record.stops, read=False)
+        ends = line_ends(record.renderer, [a.item for a in asked])
+        reply = decoding.generate(lm, branch, logits, limit=limit, stops=record.stops, ends=ends, read=False)
         decoded = record.renderer.tokenizer.batch_decode(reply.tokens, skip_special_tokens=True)
         texts = [text.strip() for text in decoded]
     found = []

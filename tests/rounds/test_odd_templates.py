@@ -122,6 +122,7 @@ def test_a_template_that_raises_is_named_as_such(tmp_path):
         ("B. Not known\n", "B. Not known"),
         ("\n\nB\nA", "\n\nB"),
         ("Let me see.\nB", "Let me see.\nB"),
+        ("Let me see.\nB\nA", "Let me see.\nB"),
         ("The Vel\n\nbecause", "The Vel"),
     ],
 )
