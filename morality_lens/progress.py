@@ -40,6 +40,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
+def _in_notebook() -> bool:
+    """Whether this runs in IPython, as a notebook does."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
+
+
 class Counter:
     """How much of a computation is done: a bar in a terminal or notebook, else a line every half minute.
 
@@ -53,7 +59,7 @@ class Counter:
     def __init__(self, what: str, total: int, *, done: int = 0, shown: bool = True) -> None:
         self._what, self._total, self._done, self._new, self._tokens = what, total, done, 0, 0
         self._began, self._over = time.monotonic(), threading.Event()
-        live = sys.stderr.isatty() or "ipykernel" in sys.modules
+        live = sys.stderr.isatty() or _in_notebook()
         self._lines = shown and not live
         self._bar: Any = tqdm(desc=what, total=total, initial=done, disable=not (shown and live))
 

@@ -153,7 +153,7 @@ def refuse_unsplittable(bridge: TransformerBridge, names: Sequence[str]) -> None
         ValueError: such a model.
     """
     record = record_of(bridge)
-    if "quantization" in record.options or getattr(record.lm.module, "is_quantized", False):
+    if not all(weights.is_floating_point() for weights in record.lm.module.parameters()):
         raise ValueError(
             "what heads add is computed from the weights of their output, which are quantized here; load the "
             "model without quantization."

@@ -26,12 +26,17 @@ from morality_lens.cli.console import (
     stoppable,
 )
 from morality_lens.cli.model_options import (
+    AnswerPrefix,
+    AnswerTokens,
     DeviceMap,
+    FeedbackTokens,
     ModelOptions,
     Quantization,
+    RationaleTokens,
     Revision,
     SystemPrompt,
     TemplateKeywords,
+    ThinkingTokens,
     read_template_keywords,
 )
 from morality_lens.cli.places import asked, refuse_missing, refuse_missing_run
@@ -104,6 +109,11 @@ def run(
     template: TemplateKeywords = None,
     quantization: Quantization = None,
     system_prompt: SystemPrompt = None,
+    answer_tokens: AnswerTokens = None,
+    rationale_tokens: RationaleTokens = None,
+    feedback_tokens: FeedbackTokens = None,
+    thinking_tokens: ThinkingTokens = None,
+    answer_prefix: AnswerPrefix = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Play on where fewer than half of the first answers parse.")
     ] = False,
@@ -118,6 +128,11 @@ def run(
             "feedback_from": feedback_from,
             "feedback_model": feedback_model,
             "system_prompt": system_prompt,
+            "answer_tokens": answer_tokens,
+            "rationale_tokens": rationale_tokens,
+            "feedback_tokens": feedback_tokens,
+            "thinking_tokens": thinking_tokens,
+            "answer_prefix": answer_prefix,
         },
         entries={
             "model": model,

@@ -22,6 +22,26 @@ TemplateKeywords = Annotated[
 Quantization = Annotated[
     Literal["4bit", "8bit"] | None, typer.Option(help="Load the weights in 4 or 8 bit (needs bitsandbytes).")
 ]
+AnswerTokens = Annotated[
+    int | None, typer.Option("--answer-tokens", min=1, help="Most tokens of an answer (default: 32).")
+]
+RationaleTokens = Annotated[
+    int | None, typer.Option("--rationale-tokens", min=1, help="Most tokens of a rationale (default: 256).")
+]
+FeedbackTokens = Annotated[
+    int | None, typer.Option("--feedback-tokens", min=1, help="Most tokens of a feedback (default: 128).")
+]
+ThinkingTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--thinking-tokens",
+        min=0,
+        help="Most tokens of the thoughts of a model that thinks; 0 skips them (default: 512).",
+    ),
+]
+AnswerPrefix = Annotated[
+    str | None, typer.Option("--answer-prefix", help='How every answer begins, such as "Answer:".')
+]
 SystemPrompt = Annotated[
     str | None, typer.Option(help="System prompt of every dialogue that the model holds.")
 ]

@@ -16,12 +16,17 @@ from morality_lens.cli.console import (
     stoppable,
 )
 from morality_lens.cli.model_options import (
+    AnswerPrefix,
+    AnswerTokens,
     DeviceMap,
+    FeedbackTokens,
     ModelOptions,
     Quantization,
+    RationaleTokens,
     Revision,
     SystemPrompt,
     TemplateKeywords,
+    ThinkingTokens,
     read_template_keywords,
 )
 from morality_lens.cli.places import asked, refuse_missing
@@ -78,6 +83,11 @@ def study(
     template: TemplateKeywords = None,
     quantization: Quantization = None,
     system_prompt: SystemPrompt = None,
+    answer_tokens: AnswerTokens = None,
+    rationale_tokens: RationaleTokens = None,
+    feedback_tokens: FeedbackTokens = None,
+    thinking_tokens: ThinkingTokens = None,
+    answer_prefix: AnswerPrefix = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Play on where fewer than half of the first answers parse.")
     ] = False,
@@ -103,6 +113,11 @@ def study(
         feedback_named=feedback_named,
         feedback_placebo=feedback_placebo,
         system_prompt=system_prompt,
+        answer_tokens=answer_tokens,
+        rationale_tokens=rationale_tokens,
+        feedback_tokens=feedback_tokens,
+        thinking_tokens=thinking_tokens,
+        answer_prefix=answer_prefix or "",
     )
     settings = Settings(
         plan=_plan(profile, rounds, limit),

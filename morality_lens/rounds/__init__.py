@@ -2,6 +2,8 @@
 
 - ``capture``: What is captured of a batch while it is played: residuals at the sites, and probabilities of
   replies.
+- ``endings``: Where an answer ends although the model writes on: at the first line break after it has
+  chosen.
 - ``endpoint``: Feedback from a model behind an OpenAI-compatible server, whose replies are cached.
 - ``feedback``: Where feedback comes from: the model itself, another model, an oracle, or a file.
 - ``feedback_text``: The feedback text of each dialogue: its source's, a neutral one, or that of another

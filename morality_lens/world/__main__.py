@@ -40,7 +40,8 @@ def items(
 
 
 def _rows(items: Sequence[AnyItem]) -> tuple[dict[str, Any], ...]:
-    return tuple(asdict(item) for item in items)
+    rows = [asdict(item) for item in items]
+    return tuple({key: held for key, held in row.items() if key != "order"} for row in rows)
 
 
 if __name__ == "__main__":

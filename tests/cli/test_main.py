@@ -19,6 +19,8 @@ from morality_lens.runs import writing
 from morality_lens.runs.run import open_run
 
 SHARED = Path(__file__).parents[3] / "shared"
+SHORT = ("--answer-tokens", 16, "--rationale-tokens", 24, "--feedback-tokens", 16)
+"""Limits for models that never stop of their own accord."""
 
 
 @pytest.fixture
@@ -130,7 +132,7 @@ def test_a_model_that_knows_nothing_gets_a_report_that_claims_nothing(command, t
     out = tmp_path / "run"
     code, text, err = command(
         "run", "--model", SHARED / "models" / "stories260K", "--data", SHARED / "data" / "bbq",
-        "--limit", 20, "--rounds", 1, "--drop-long", "--anyway", "--out", out,
+        "--limit", 20, "--rounds", 1, "--drop-long", "--anyway", "--out", out, *SHORT,
     )  # fmt: skip
     assert code == 0, err
     assert "could not be parsed" in text
@@ -245,7 +247,7 @@ def test_a_folder_of_another_run_is_refused_on_the_command_line(
 ):
     arguments = (
         *("run", "--model", zoo_folder("llama"), "--data", own_data, "--out", tmp_path / "r"),
-        *("--statements", few_statements, "--anyway"),
+        *("--statements", few_statements, "--anyway", *SHORT),
     )
     assert command(*arguments, "--rounds", 1)[0] == 0
     code, _, err = command(*arguments, "--rounds", 2)
@@ -364,7 +366,7 @@ def test_a_model_and_its_system_prompt_are_chosen_from_the_shell_and_a_file_alik
     short = tmp_path / "short.toml"
     short.write_text("[protocol]\nanswer_tokens = 3\nrationale_tokens = 4\nfeedback_tokens = 4\n")
     common = ("--model", folder, "--data", own_data, "--statements", few_statements, "--rounds", 1)
-    common = (*common, "--config", short)
+    common = (*common, "--config", short, "--anyway")
     code, _, err = command(
         "run", *common, "--limit", 8, "--out", out, "--template", "loud=[1, 2]", "--system-prompt", "Be fair."
     )
@@ -375,7 +377,7 @@ def test_a_model_and_its_system_prompt_are_chosen_from_the_shell_and_a_file_alik
     assert study["model"]["template_keywords"] == {"loud": [1, 2]}
     assert study["system_prompt"] == "Be fair."
     # The file alone is the same run; without its options it is another one.
-    code, _, err = command("run", "--config", out / "study.toml")
+    code, _, err = command("run", "--config", out / "study.toml", "--anyway")
     assert code == 0, err
     code, _, err = command("run", *common, "--limit", 8, "--out", out, "--system-prompt", "Be fair.")
     assert code == 2

@@ -53,7 +53,7 @@ def files(tmp_path):
 def test_options_are_permuted_and_scored_from_the_shell(command, files, zoo_folder, tmp_path):
     out = tmp_path / "run"
     arguments = ("run", "--model", zoo_folder("llama"), *files, "--rounds", 1, "--out", out)
-    code, text, err = command(*arguments, "--permute-options")
+    code, text, err = command(*arguments, "--permute-options", "--anyway")
     assert code == 0, err
     assert "they are not what this model says next" in text
     assert "balanced over roles and positions" in text
@@ -85,7 +85,7 @@ def test_options_are_scored_with_the_run(command, files, zoo_folder, tmp_path):
     out = tmp_path / "run"
     code, text, err = command(
         "run", "--model", zoo_folder("llama"), *files, "--limit", 8, "--rounds", 1, "--out", out,
-        "--score-options",
+        "--score-options", "--anyway",
     )  # fmt: skip
     assert code == 0, err
     assert "option text log-odds" in open_run(out).measures

@@ -563,13 +563,17 @@ def test_ratings_and_two_option_questions_go_through_the_command_line(command, d
 
 def test_an_oracle_that_cannot_know_is_refused_before_a_model_is_loaded(command, tmp_path):
     items_to_jsonl([RATING], tmp_path / "ratings.jsonl")
+    broken = tmp_path / "broken"  # its files are there, so it is refused no earlier than it is loaded
+    broken.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (broken / name).write_text("{}")
     code, _, err = command(
-        "run", "--data", tmp_path / "ratings.jsonl", "--model", tmp_path / "absent", "--feedback", "oracle",
+        "run", "--data", tmp_path / "ratings.jsonl", "--model", broken, "--feedback", "oracle",
         "--out", tmp_path / "run",
     )  # fmt: skip
     assert code == 2
     assert "these items name none" in err
-    code, _, err = command("study", "--data", tmp_path / "ratings.jsonl", "--model", tmp_path / "absent")
+    code, _, err = command("study", "--data", tmp_path / "ratings.jsonl", "--model", broken)
     assert code == 2
     assert "morality-lens run" in err
 
