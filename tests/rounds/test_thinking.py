@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import families
 import numpy as np
 import pytest
 import torch
@@ -80,14 +81,9 @@ def load(folder, template, *, often=True, **keywords):
     return model
 
 
-@pytest.mark.filterwarnings("ignore:the chat template of")
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_thoughts_are_a_segment_and_every_site_equals_a_fresh_forward(name, tmp_path):
-    model, questions = load(tmp_path / "m", TEMPLATES[name]), make_questions(3)
-    run = play(model, questions, out=tmp_path / "run", protocol=PROTOCOL, progress=False)
-    record, cube, answers = record_of(model), run.residuals.load(), run.answers
-    assert record.prefix_reuse == (name == "keeping")
-    assert run.manifest["study"]["limits"]["thinking_tokens"] == 8
+def check_thoughts(record, run, limit):
+    """Thoughts, answers after them and all that is captured equal plain transformers on what is stored."""
+    cube, answers = run.residuals.load(), run.answers
     compared = 0
     for passage in passages(run):
         residuals, logits = zoo.fresh_pass(record, passage.token_ids)
@@ -115,7 +111,7 @@ def test_thoughts_are_a_segment_and_every_site_equals_a_fresh_forward(name, tmp_
                 assert np.linalg.norm(got - want) < 1e-5 * np.linalg.norm(want)
                 compared += 1
             if row["thinking_cut"]:
-                assert (row["text"], row["parsed"], len(ids)) == ("", False, 8)
+                assert (row["text"], row["parsed"], len(ids)) == ("", False, limit)
                 assert np.isnan(run.option_probabilities.sel(**where, round=number)).all()
             else:
                 letters = rendering.letter_tokens(record.renderer, 3)
@@ -125,8 +121,35 @@ def test_thoughts_are_a_segment_and_every_site_equals_a_fresh_forward(name, tmp_
                 np.testing.assert_allclose(got, want / want.sum(), rtol=1e-4)
     assert compared > 100
     assert 0 < answers["thinking_cut"].mean() < 1
+
+
+@pytest.mark.filterwarnings("ignore:the chat template of")
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_thoughts_are_a_segment_and_every_site_equals_a_fresh_forward(name, tmp_path):
+    model, questions = load(tmp_path / "m", TEMPLATES[name]), make_questions(3)
+    run = play(model, questions, out=tmp_path / "run", protocol=PROTOCOL, progress=False)
+    record = record_of(model)
+    assert record.prefix_reuse == (name == "keeping")
+    assert run.manifest["study"]["limits"]["thinking_tokens"] == 8
+    check_thoughts(record, run, 8)
     for condition in run.design.conditions[::3]:
         dialogue_after(record, run, questions[0], condition, load_wording())  # refuses what differs
+
+
+@pytest.mark.slow(seconds=20)
+@pytest.mark.filterwarnings("ignore:the chat template of")
+@pytest.mark.parametrize("name", ["Qwen3", "GPT-OSS"])
+def test_families_that_think_do_so_with_their_own_tokenizers(name, tmp_path):
+    model, questions = (
+        load_model(families.save_family(families.FAMILIES[name], tmp_path / "m")),
+        make_questions(2),
+    )
+    stops = record_of(model).stops | set(range(0, 200_000, 6))
+    object.__setattr__(model, "morality_lens_record", replace(record_of(model), stops=stops))
+    run = play(model, questions, out=tmp_path / "run", protocol=PROTOCOL, progress=False)
+    check_thoughts(record_of(model), run, 8)
+    for condition in run.design.conditions[::3]:
+        dialogue_after(record_of(model), run, questions[1], condition, load_wording())
 
 
 @pytest.mark.filterwarnings("ignore:the chat template of")
