@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from morality_lens.dialogues.control import ControlTokens
+from morality_lens.dialogues.control import MARK, ControlTokens
 from morality_lens.dialogues.thinking import THOUGHT, Thinking, find_thinking
 from morality_lens.dialogues.turns import Segment, Turn, statement_turn
 from morality_lens.items.kinds import LETTERS
@@ -21,8 +21,6 @@ PLAIN_TEMPLATE = (
 """Template for models that have none: named speakers, a blank line after each turn."""
 
 
-MARK = "\ue000"
-"""Stands for a message while its place in the rendered text is looked up."""
 TEMPLATE = "template"
 """The segment of what belongs to no message."""
 
@@ -478,7 +476,9 @@ def append_reply(
 ) -> Transcript:
     """The transcript with the model's own tokens added, exactly as generated (no stop token)."""
     start = len(transcript.token_ids)
-    segment = Segment(name=name, text=renderer.control.as_text(_decoded(renderer, transcript, token_ids)))
+    segment = Segment(
+        name=name, text=renderer.control.reply_as_text(_decoded(renderer, transcript, token_ids))
+    )
     span = Span(name=name, round=round, start=start, stop=start + len(token_ids))
     return _spoken(transcript, token_ids, segment, [span], round=round)
 
@@ -616,7 +616,9 @@ def first_tokens(renderer: Renderer, replies: Sequence[str], prefix: str = "") -
     """For each of these short replies, a letter or a digit, the tokens that begin a reply with it.
 
     A reply can begin with the bare sign or with a blank before it, whichever the tokenizer joins to it;
-    both are read in their place after the prompt. A token that begins more than one of them (a lone blank)
+    both are read in their place after the prompt. Where the tokenizer would join the prompt's end with the
+    sign (a colon, or the last blank of a prefix), the prompt is there already when the reply begins, and the
+    sign is read by itself, as at the beginning of a line. A token that begins more than one of them (a lone blank)
     tells nothing and is left out, so an entry can be empty: then option probabilities do not exist.
     """
     start = append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
@@ -626,15 +628,23 @@ def first_tokens(renderer: Renderer, replies: Sequence[str], prefix: str = "") -
     for sign in replies:
         firsts = []
         for reply in (sign, " " + sign):
-            ids, offsets = encode(renderer, before + reply)
-            first = next(
-                (t for t, (a, b) in zip(ids, offsets, strict=True) if a >= len(before) and b > a), None
-            )
+            first = _first_after(renderer, before, reply)
+            if first is None:
+                first = _first_after(renderer, "\n", reply)
             if first is not None and first not in firsts:
                 firsts.append(first)
         tokens.append(firsts)
     shared = {t for firsts in tokens for t in firsts if sum(t in other for other in tokens) > 1}
     return tuple(tuple(t for t in firsts if t not in shared) for firsts in tokens)
+
+
+def _first_after(renderer: Renderer, before: str, reply: str) -> int | None:
+    """The token that begins a reply after a text; None where it is joined with the text's end."""
+    ids, offsets = encode(renderer, before + reply)
+    at = len(before)
+    if any(a < at < b for a, b in offsets):
+        return None
+    return next((t for t, (a, b) in zip(ids, offsets, strict=True) if a >= at and b > a), None)
 
 
 def stop_tokens(renderer: Renderer, eos_ids: Sequence[int]) -> frozenset[int]:
