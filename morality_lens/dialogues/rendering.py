@@ -165,7 +165,12 @@ def _message(renderer: Renderer, turn: Turn) -> dict[str, str]:
     return {"role": "assistant", "content": "".join(s.text for s in turn.segments)}
 
 
-CLOCK = ("%-d", "%-m", "%-j", *(f"%{letter}" for letter in "aAwdbBmyYjUWVGuHIMSpcxXfzZ%"))
+PERCENT = "\U0010fffe"
+"""Stands for a percent sign that is written as two, while directives are filled in."""
+CLOCK = (
+    *(f"%{flag}{letter}" for flag in "-_#" for letter in "demyjHIMSklUWV"),
+    *(f"%{letter}" for letter in "aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYfzZ"),
+)
 """Directives of a date's format."""
 
 
@@ -177,7 +182,8 @@ def _clock(renderer: Renderer) -> str:
     if "strftime_now" not in renderer.template:
         return ""
     start = datetime.combine(renderer.today, time())
-    filters = "".join(f" | replace({d!r}, {start.strftime(d)!r})" for d in CLOCK)
+    known = [("%%", PERCENT), *((d, start.strftime(d)) for d in CLOCK), (PERCENT, "%")]
+    filters = "".join(f" | replace({form!r}, {filled!r})" for form, filled in known)
     return f"{{%- macro strftime_now(format) -%}}{{{{ format{filters} }}}}{{%- endmacro %}}\n"
 
 

@@ -124,6 +124,9 @@ def test_a_template_that_raises_is_named_as_such(tmp_path):
         ("Let me see.\nB", "Let me see.\nB"),
         ("Let me see.\nB\nA", "Let me see.\nB"),
         ("The Vel\n\nbecause", "The Vel"),
+        ("Option A seems likely, let me think:\nB\nA", "Option A seems likely, let me think:\nB"),
+        ("Not A\nB\nA", "Not A\nB"),
+        ("The answer cannot be A\nB\nA", "The answer cannot be A\nB"),
     ],
 )
 def test_an_answer_ends_at_the_first_line_break_after_a_choice(text, kept):
@@ -157,3 +160,13 @@ def test_a_playing_model_stops_at_the_line_break(tmp_path):
         handle.remove()
     assert run.answers["text"].iloc[0] == "B. Not known"
     assert run.answers["stopped"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    "form", ["%d %b %Y", "%Y-%m-%d", "%e %F %D %R %T %C %G-%u %h", "%-m/%-d/%y %-H", "100%% %d", "%%d"]
+)
+def test_a_date_is_written_in_every_form(form):
+    template = f"{{% macro day() %}}{{{{ strftime_now('{form}') }}}}{{% endmacro %}}{{{{ day() }}}}|{zoo.CHATML}"
+    renderer = replace(rendering.make_renderer(zoo.make_tokenizer(template)), today=TODAY)
+    said = rendering.append_turn(renderer, rendering.Transcript(), statement_turn("Which day?"), round=0)
+    assert said.text.partition("|")[0] == datetime.datetime(2024, 2, 29).strftime(form)
