@@ -28,7 +28,7 @@ _HINT = re.compile(
 )
 _NOT = re.compile(
     r"(?:\bnot|n't|\bcannot|\bnever|\bneither|\bnor|\brather than|\binstead of|\bno longer|\bdoubt|\bunlikely)"
-    r"(?: (?:be|the|an?|it|was|is|it's|to|that|think|believe|say|answer|option|choice))*[^\S\n]*$",
+    r"(?: (?:be|the|an?|it|was|is|it's|to|that|think|believe|say|answer|option|choice))*[^\S\n]*\Z",
     re.IGNORECASE,
 )
 
