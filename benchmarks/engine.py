@@ -62,7 +62,7 @@ def questions(data: str | None, items: int) -> tuple:
     """The questions that are played."""
     import morality_lens as ml
 
-    return ml.load_items(limit=items) if data is None else ml.load_data(data, limit=items)
+    return ml.load_items(limit=items) if data is None else ml.items.load_data(data, limit=items)
 
 
 def engine(model: str | None, run: Path, data: str | None, items: int, rounds: int) -> dict:

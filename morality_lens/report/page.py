@@ -139,8 +139,11 @@ def _group(group: Section, prefix: str) -> dict[str, Any]:
 
 
 def _model_name(model: Mapping[str, Any]) -> str:
+    """The model as a title shows it: a folder or file without the path that leads to it."""
     name = str(model.get("name", "a language model"))
-    return "the bundled model" if name == "bundled" else name
+    local = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    shown = (Path(name).stem if name.endswith(".gguf") else Path(name).name) if local else name
+    return "the bundled model" if name == "bundled" else shown
 
 
 def _headless(line: str, name: str) -> str:

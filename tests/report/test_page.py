@@ -318,3 +318,17 @@ def test_the_analysis_side_never_imports_torch():
     code = f"import sys, morality_lens.report.page; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("bundled", "the bundled model"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("/some/where/SmolLM2.Q4_1.gguf", "SmolLM2.Q4_1"),
+        ("./models/mine", "mine"),
+        ("a/b/c", "c"),
+    ],
+)
+def test_the_title_names_a_local_model_without_its_path(name, shown):
+    assert page._model_name({"name": name}) == shown
