@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -431,9 +432,18 @@ def begin_reply(
         text = marks.closing if begun else marks.before_reply(transcript.text, thinking=thinking)
         transcript = _append_text(renderer, transcript, text, TEMPLATE, round=round)
     if prefix and not thinking:
-        blank = " " if renderer.plain and not transcript.reply else ""
+        blank = " " if not transcript.reply and (renderer.plain or _puts_blank(renderer)) else ""
         transcript = _append_text(renderer, transcript, blank + prefix, "answer_prefix", round=round)
     return transcript
+
+
+@lru_cache(maxsize=8)
+def _puts_blank(renderer: Renderer) -> bool:
+    """Whether the template itself puts a blank before a reply, which its prompt for one lacks (Llama-2)."""
+    asked = append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
+    reply = Turn(role="assistant", segments=(Segment(name="answer", text="An answer."),))
+    answered = _render_text(renderer, [*asked.turns, (0, reply)], prompt=False)
+    return answered.startswith(f"{asked.text} An answer.")
 
 
 def thinks(renderer: Renderer, transcript: Transcript) -> bool:
@@ -624,8 +634,8 @@ def first_tokens(renderer: Renderer, replies: Sequence[str], prefix: str = "") -
     A reply can begin with the bare sign or with a blank before it, whichever the tokenizer joins to it;
     both are read in their place after the prompt. Where the tokenizer would join the prompt's end with the
     sign (a colon, or the last blank of a prefix), the prompt is there already when the reply begins, and the
-    sign is read by itself, as at the beginning of a line. A token that begins more than one of them (a lone blank)
-    tells nothing and is left out, so an entry can be empty: then option probabilities do not exist.
+    sign is read by itself, as at the beginning of a line. A token that begins more than one of them (a lone
+    blank) tells nothing and is left out, so an entry can be empty: then option probabilities do not exist.
     """
     start = append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
     start = begin_reply(renderer, start, round=0, prefix=prefix)

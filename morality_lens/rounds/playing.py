@@ -34,8 +34,8 @@ from morality_lens.runs.manifest import read_manifest
 from morality_lens.runs.run import Run, open_run
 
 RULES = 2
-"""Which rules replies are played by: raised where answers or feedback end elsewhere than before, so that no run
-is played by two of them. Runs of earlier versions name none."""
+"""Which rules replies are played by: raised where answers or feedback end elsewhere than before, so that no
+run is played by two of them. Runs of earlier versions name none."""
 
 
 def play(
@@ -159,9 +159,9 @@ def _refuse_mixed(path: Path, manifest: dict[str, Any]) -> None:
     """
     if manifest.get("rules") != RULES and missing_stretches(path, manifest["study"]["items"]["n"]):
         raise ValueError(
-            f"the run in {path} was begun by another version of this package, which ends answers and feedback "
-            "at other places (and may print another date), so its rest would not be comparable. Finish it "
-            "with that version, or play it anew in another folder; finished items stay readable."
+            f"the run in {path} was begun by another version of this package, which ends answers and "
+            "feedback at other places (and may print another date), so its rest would not be comparable. "
+            "Finish it with that version, or play it anew in another folder; finished items stay readable."
         )
 
 

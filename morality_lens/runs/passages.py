@@ -122,7 +122,7 @@ def passages(
 
 
 def answering(run: Run, *, items: Sequence[str] | None, condition: Condition, round: int) -> list[Passage]:
-    """The dialogues of one condition in which an answer begins in a round: none follows thoughts that were cut.
+    """The dialogues of one condition in which an answer begins in a round: not those with cut thoughts.
 
     Raises:
         ValueError: an item, condition or round that the run does not have, or no such dialogue.

@@ -395,3 +395,20 @@ def test_a_reply_begins_with_the_bare_letter_or_a_blank_whatever_the_prompt_ends
     assert len(wrapped(":A").input_ids) == 1 < len(wrapped(":B").input_ids)
     found = rendering.first_tokens(rendering.make_renderer(wrapped), "AB", prefix)
     assert [[wrapped.decode([t]) for t in tokens] for tokens in found] == [["A", " A"], ["B", " B"]]
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_prefix_stands_where_the_template_puts_a_reply(blank):
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<s>[INST] {{ m.content }} [/INST]{% else %}"
+        + blank
+        + "{{ m.content | trim }}</s>{% endif %}{% endfor %}"
+    )
+    renderer = rendering.make_renderer(zoo.make_tokenizer(template))
+    said = rendering.append_turn(renderer, Transcript(), statement_turn("Who?"), round=0)
+    said = rendering.begin_reply(renderer, said, round=0, prefix="Answer:")
+    said = rendering.append_reply(renderer, said, rendering.encode(renderer, " B")[0], "answer", round=0)
+    later = rendering.append_turn(renderer, said, statement_turn("Again?"), round=1)
+    assert later.token_ids[: len(said.token_ids)] == said.token_ids
+    assert renderer.tokenizer.decode(later.token_ids) == later.text
+    assert f"[/INST]{blank}Answer: B</s>" in later.text
