@@ -79,8 +79,8 @@ class ControlTokens:
         if odd:
             raise ValueError(
                 f"the text {text[:40]!r} holds the character U+{ord(odd[0]):X}, which means nothing in a "
-                "text (half of a surrogate pair, or one for private use that stands for control tokens here); "
-                "remove it."
+                "text (half of a surrogate pair, or one for private use that stands for control tokens "
+                "here); remove it."
             )
         return self._pattern.sub(lambda found: chr(SPELLED + self._numbers[found[0]]), text)
 
