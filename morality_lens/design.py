@@ -2,9 +2,10 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
+from urllib.parse import unquote
 
 from pydantic import BeforeValidator, ConfigDict
 
@@ -436,28 +437,47 @@ def design_from(value: Mapping[str, Any]) -> Design:
 
 
 _SECRET_FIELD = re.compile(
-    r"(^|[_.-])(api)?(key|token|secret|passw(or)?d|auth|authorization|sig|signature|credential)$", re.I
+    r"(^|[_.-])(api|access|auth)?_?(key|token|secret|passw(or)?d|pwd|auth|authorization|bearer|sig|signature"
+    r"|credentials?)$",
+    re.I,
 )
-_USER_INFO = re.compile(r"^([A-Za-z][\w+.-]*://)?[^/?#]*@")
+_SECRET_VALUE = re.compile(r"\bsk-\w{8}|\bhf_\w{16}|^Bearer\s|^Basic\s")
+_USER_INFO = re.compile(
+    r"^([A-Za-z][\w+.-]*:)?(//)?[^/?#]*@|^[A-Za-z][\w+.-]*://[^/?#:@]+:(?!\d*([/?#]|$))[^@]*@"
+)
 _OWN_FIELDS = {"model", "messages", "max_tokens", "temperature", "seed", "stream", "n"}
 """Fields of a request to a server that the protocol fills in itself."""
 
 
-def _refuse_secrets(address: str | None, fields: Iterable[str]) -> None:
+def _refuse_secrets(address: str | None, fields: Mapping[str, Any]) -> None:
     """Nothing, where no key or password is part of what a run's folder will hold; none is repeated."""
-    query = re.split(r"[?#&;]", address or "")[1:]
-    named = [part.partition("=")[0] for part in query] + list(fields)
-    found = [name for name in named if _SECRET_FIELD.search(name)]
-    if _USER_INFO.match(address or ""):
+    address = unquote(address or "")
+    held = list(_leaves(fields))
+    named = [part.partition("=")[0] for part in re.split(r"[?#&;]", address)[1:]]
+    named += [name for name, _ in held]
+    found = [name for name in named if _SECRET_FIELD.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))]
+    if _USER_INFO.match(address):
         found.append("a user name or password before the @")
-    if re.search(r"\bsk-\w{8}", address or ""):
-        found.append("a key that begins with sk-")
+    if any(_SECRET_VALUE.search(text) for text in (address, *(str(value) for _, value in held))):
+        found.append("a key that begins with sk-, hf_ or Bearer")
     if found:
         raise ValueError(
             "the address of a server and the further fields of its requests are stored with the run, so they "
             f"may hold no secret; found {', '.join(found)}. Leave it out, and put the key into the "
             "environment variable OPENAI_API_KEY."
         )
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values inside tables and lists, each with the name it stands under."""
+    if isinstance(value, Mapping):
+        for key, held in value.items():
+            yield from _leaves(held, str(key))
+    elif isinstance(value, list | tuple):
+        for held in value:
+            yield from _leaves(held, name)
+    else:
+        yield name, value
 
 
 def _check_request(fields: Mapping[str, Any], feedback: str) -> None:
@@ -559,6 +579,8 @@ class Protocol:
         _ = self.limits
         if self.system_prompt is not None and not self.system_prompt.strip():
             raise ValueError("system_prompt needs words; give None for no system turn.")
+        if self.answer_prefix and not self.answer_prefix.strip():
+            raise ValueError(f"answer_prefix needs words, or is empty; got {self.answer_prefix!r}.")
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 or above; got {self.temperature}.")
         if self.feedback not in get_args(FeedbackSource):

@@ -17,7 +17,7 @@ from morality_lens.models.hooks import Edit, Parts, parts_of
 from morality_lens.models.suffixes import Ends, prefix, run_suffixes, units_at_once
 from morality_lens.probes.probe import Probe
 from morality_lens.runs.alignment import positions
-from morality_lens.runs.passages import Passage, passages
+from morality_lens.runs.passages import Passage, answering
 from morality_lens.runs.run import Run
 
 ModelChange = Callable[
@@ -53,7 +53,8 @@ def intervene(
     moment: Moment,
     batching: Batching,
 ) -> dict[str, Any]:
-    """A run's prompts answered under interventions.
+    """A run's prompts answered under interventions; those that no answer follows, as thoughts were cut, are
+    left out.
 
     Args:
         model: the run's model.
@@ -70,7 +71,7 @@ def intervene(
         ValueError: an unknown place, item, condition or round.
     """
     parts, number = parts_of(model), moment.number
-    found = list(passages(run, items=moment.items, conditions=[moment.condition], rounds=[number]))
+    found = answering(run, items=moment.items, condition=moment.condition, round=number)
     spots = {p.item: np.array(positions(p, interventions.at, number)) for p in found}
     bar = tqdm(batching.chunks(found), desc="intervening", disable=not batching.progress)
     gathered = [

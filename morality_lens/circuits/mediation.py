@@ -19,6 +19,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.probes.projecting import projections
 from morality_lens.rounds.replay import same_model
 from morality_lens.runs.option_notes import option_note
+from morality_lens.runs.passages import answering
 from morality_lens.runs.run import Run
 
 WAYS = ("whole site", "direction")
@@ -72,7 +73,7 @@ def mediate(
     _refuse_unfit(run)
     levels = [(a, b) for a in ("off", "on") for b in ("off", "on")]
     cells = {(a, b): run.design.condition(Condition(**{one: a, two: b, **held})) for a, b in levels}
-    ids = run.items.index.tolist() if moment.items is None else list(moment.items)
+    ids = _answered(run, list(cells.values()), moment)
     stored = run.residuals.sel(item=ids, site="answer_start", round=moment.number, layer=chosen).load()
     m = {k: _site(stored.sel(cell.coords), record.d_model) for k, cell in cells.items()}
     additive = m["on", "off"] + m["off", "on"] - m["off", "off"]
@@ -118,6 +119,24 @@ def mediate(
 
 
 # --------------------------------------------------------------------------------------------- pieces
+def _answered(run: Run, cells: Sequence[Condition], moment: Moment) -> list[str]:
+    """The items that have an answer in all of these conditions.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = [answering(run, items=moment.items, condition=c, round=moment.number) for c in cells]
+    common = set.intersection(*({passage.item for passage in some} for some in found))
+    wanted = run.items.index.tolist() if moment.items is None else moment.items
+    ids = [name for name in wanted if name in common]
+    if not ids:
+        raise ValueError(
+            "no item has an answer under all four conditions: thoughts before it were cut. Play the run with "
+            "more thinking_tokens."
+        )
+    return ids
+
+
 def _refuse_unfit(run: Run) -> None:
     """Refuse runs without the site, or whose items have no correct option."""
     if "answer_start" not in run.design.sites:

@@ -11,6 +11,10 @@ from tokenizers import Tokenizer
 SPELLED, MEANT = 0x100000, 0xF0000
 """First code points (of planes for private use) that stand for the control tokens: as a message spells them,
 and as the template means them."""
+MARK = "\U0010fffd"
+"""Stands for a message while its place in the rendered text is looked up."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,26 +57,43 @@ class ControlTokens:
 
     @cached_property
     def _stand_ins(self) -> re.Pattern[str]:
-        return re.compile(f"[{chr(SPELLED)}-{chr(SPELLED + len(self.texts))}]")
+        return re.compile("|".join(chr(SPELLED + number) for number in range(len(self.texts))) or r"(?!)")
+
+    @cached_property
+    def _private(self) -> re.Pattern[str]:
+        last = len(self.texts)
+        ranges = "".join(f"{chr(first)}-{chr(first + last)}" for first in (SPELLED, MEANT))
+        return re.compile(f"[{ranges}{MARK}]")
 
     def found_in(self, text: str) -> list[str]:
         """The control tokens that a text spells, each once."""
         return list(dict.fromkeys(self._pattern.findall(text)))
 
     def as_text(self, text: str) -> str:
-        """The text with each control token that it spells as one private character."""
+        """The text with each control token that it spells as one private character.
+
+        Raises:
+            ValueError: the text holds such a private character itself, or half of a surrogate pair.
+        """
+        odd = self._private.search(text) or _SURROGATE.search(text)
+        if odd:
+            raise ValueError(
+                f"the text {text[:40]!r} holds the character U+{ord(odd[0]):X}, which means nothing in a "
+                "text (half of a surrogate pair, or one for private use that stands for control tokens "
+                "here); remove it."
+            )
         return self._pattern.sub(lambda found: chr(SPELLED + self._numbers[found[0]]), text)
+
+    def reply_as_text(self, text: str) -> str:
+        """The same for what a model wrote, whose private characters become the sign for an unknown one."""
+        return self.as_text(self._private.sub("\ufffd", text))
 
     def spelled(self, text: str) -> str:
         """The text with the private characters spelled out again."""
         return self._stand_ins.sub(lambda found: self.texts[ord(found[0]) - SPELLED], text)
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text, no special ones added, and the characters that each one covers.
-
-        Raises:
-            ValueError: a text that spells a control token beside a private character that stands for one.
-        """
+        """Token ids of a text, no special ones added, and the characters that each one covers."""
         if not self._stand_ins.search(text):
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             return list(encoded["input_ids"]), [tuple(o) for o in encoded["offset_mapping"]]
@@ -85,11 +106,6 @@ class ControlTokens:
 
     def _rewritten(self, text: str) -> tuple[str, list[int], list[int]]:
         """Spelled tokens spelled out, meant ones as private characters, and where each character was."""
-        if any(MEANT <= ord(letter) < MEANT + len(self.texts) for letter in text):
-            raise ValueError(
-                f"a text that spells a control token holds a private character of U+{MEANT:X} and above as "
-                "well; remove it."
-            )
         pieces, starts, stops, at = [], [], [], 0
         either = re.compile(f"{self._pattern.pattern}|{self._stand_ins.pattern}")
         for found in (*either.finditer(text), None):

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 
-from morality_lens.dialogues.control import ControlTokens
+from morality_lens.dialogues.control import MARK, ControlTokens
 from morality_lens.dialogues.thinking import THOUGHT, Thinking, find_thinking
 from morality_lens.dialogues.turns import Segment, Turn, statement_turn
 from morality_lens.items.kinds import LETTERS
@@ -21,8 +22,6 @@ PLAIN_TEMPLATE = (
 """Template for models that have none: named speakers, a blank line after each turn."""
 
 
-MARK = "\ue000"
-"""Stands for a message while its place in the rendered text is looked up."""
 TEMPLATE = "template"
 """The segment of what belongs to no message."""
 
@@ -167,7 +166,12 @@ def _message(renderer: Renderer, turn: Turn) -> dict[str, str]:
     return {"role": "assistant", "content": "".join(s.text for s in turn.segments)}
 
 
-CLOCK = ("%-d", "%-m", "%-j", *(f"%{letter}" for letter in "aAwdbBmyYjUWVGuHIMSpcxXfzZ%"))
+PERCENT = "\U0010fffe"
+"""Stands for a percent sign that is written as two, while directives are filled in."""
+CLOCK = (
+    *(f"%{flag}{letter}" for flag in "-_#" for letter in "demyjHIMSklUWV"),
+    *(f"%{letter}" for letter in "aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYfzZ"),
+)
 """Directives of a date's format."""
 
 
@@ -179,7 +183,8 @@ def _clock(renderer: Renderer) -> str:
     if "strftime_now" not in renderer.template:
         return ""
     start = datetime.combine(renderer.today, time())
-    filters = "".join(f" | replace({d!r}, {start.strftime(d)!r})" for d in CLOCK)
+    known = [("%%", PERCENT), *((d, start.strftime(d)) for d in CLOCK), (PERCENT, "%")]
+    filters = "".join(f" | replace({form!r}, {filled!r})" for form, filled in known)
     return f"{{%- macro strftime_now(format) -%}}{{{{ format{filters} }}}}{{%- endmacro %}}\n"
 
 
@@ -427,9 +432,18 @@ def begin_reply(
         text = marks.closing if begun else marks.before_reply(transcript.text, thinking=thinking)
         transcript = _append_text(renderer, transcript, text, TEMPLATE, round=round)
     if prefix and not thinking:
-        blank = " " if renderer.plain and not transcript.reply else ""
+        blank = " " if not transcript.reply and (renderer.plain or _puts_blank(renderer)) else ""
         transcript = _append_text(renderer, transcript, blank + prefix, "answer_prefix", round=round)
     return transcript
+
+
+@lru_cache(maxsize=8)
+def _puts_blank(renderer: Renderer) -> bool:
+    """Whether the template itself puts a blank before a reply, which its prompt for one lacks (Llama-2)."""
+    asked = append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
+    reply = Turn(role="assistant", segments=(Segment(name="answer", text="An answer."),))
+    answered = _render_text(renderer, [*asked.turns, (0, reply)], prompt=False)
+    return answered.startswith(f"{asked.text} An answer.")
 
 
 def thinks(renderer: Renderer, transcript: Transcript) -> bool:
@@ -478,7 +492,9 @@ def append_reply(
 ) -> Transcript:
     """The transcript with the model's own tokens added, exactly as generated (no stop token)."""
     start = len(transcript.token_ids)
-    segment = Segment(name=name, text=renderer.control.as_text(_decoded(renderer, transcript, token_ids)))
+    segment = Segment(
+        name=name, text=renderer.control.reply_as_text(_decoded(renderer, transcript, token_ids))
+    )
     span = Span(name=name, round=round, start=start, stop=start + len(token_ids))
     return _spoken(transcript, token_ids, segment, [span], round=round)
 
@@ -616,8 +632,10 @@ def first_tokens(renderer: Renderer, replies: Sequence[str], prefix: str = "") -
     """For each of these short replies, a letter or a digit, the tokens that begin a reply with it.
 
     A reply can begin with the bare sign or with a blank before it, whichever the tokenizer joins to it;
-    both are read in their place after the prompt. A token that begins more than one of them (a lone blank)
-    tells nothing and is left out, so an entry can be empty: then option probabilities do not exist.
+    both are read in their place after the prompt. Where the tokenizer would join the prompt's end with the
+    sign (a colon, or the last blank of a prefix), the prompt is there already when the reply begins, and the
+    sign is read by itself, as at the beginning of a line. A token that begins more than one of them (a lone
+    blank) tells nothing and is left out, so an entry can be empty: then option probabilities do not exist.
     """
     start = append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
     start = begin_reply(renderer, start, round=0, prefix=prefix)
@@ -626,15 +644,23 @@ def first_tokens(renderer: Renderer, replies: Sequence[str], prefix: str = "") -
     for sign in replies:
         firsts = []
         for reply in (sign, " " + sign):
-            ids, offsets = encode(renderer, before + reply)
-            first = next(
-                (t for t, (a, b) in zip(ids, offsets, strict=True) if a >= len(before) and b > a), None
-            )
+            first = _first_after(renderer, before, reply)
+            if first is None:
+                first = _first_after(renderer, "\n", reply)
             if first is not None and first not in firsts:
                 firsts.append(first)
         tokens.append(firsts)
     shared = {t for firsts in tokens for t in firsts if sum(t in other for other in tokens) > 1}
     return tuple(tuple(t for t in firsts if t not in shared) for firsts in tokens)
+
+
+def _first_after(renderer: Renderer, before: str, reply: str) -> int | None:
+    """The token that begins a reply after a text; None where it is joined with the text's end."""
+    ids, offsets = encode(renderer, before + reply)
+    at = len(before)
+    if any(a < at < b for a, b in offsets):
+        return None
+    return next((t for t, (a, b) in zip(ids, offsets, strict=True) if a >= at and b > a), None)
 
 
 def stop_tokens(renderer: Renderer, eos_ids: Sequence[int]) -> frozenset[int]:

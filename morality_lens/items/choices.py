@@ -27,7 +27,9 @@ _HINT = re.compile(
     rf"\b(?:say|think|believe|it's|is|be|so|thus|hence|therefore)\s*[:,]?\s*{_OPEN}$", re.IGNORECASE
 )
 _NOT = re.compile(
-    r"(?:\bnot|n't|\bnever|\bneither|\bnor|\brather than|\binstead of)(?: (?:be|the|an?|it|was))*\s*$",
+    r"(?:\bnot|n't|\bcannot|\bnever|\bneither|\bnor|\brather than|\binstead of|\bno longer|\bdoubt"
+    r"|\bunlikely)"
+    r"(?: (?:be|the|an?|it|was|is|it's|to|that|think|believe|say|answer|option|choice))*[^\S\n]*\Z",
     re.IGNORECASE,
 )
 

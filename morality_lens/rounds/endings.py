@@ -11,7 +11,8 @@ def line_ends(renderer: Renderer, items: Sequence[Item | None]) -> Ends:
     """The rule for answers to these items, one a row.
 
     A model that was asked for a letter often goes on with the other options, or explains itself, in the next
-    line. What it chose stands in the line that ends; a line without a choice does not end the answer. Open
+    line. What it chose stands in the line that ends; a line without a choice, or one that asks or announces
+    what follows (with a question mark or a colon), does not end the answer. Open
     prompts, and rows without an item, have no such rule.
     """
     breaks: dict[int, bool] = {}
@@ -24,6 +25,6 @@ def line_ends(renderer: Renderer, items: Sequence[Item | None]) -> Ends:
             return False
         text = renderer.tokenizer.decode(list(tokens))
         line = text[: text.rfind("\n")].strip().split("\n")[-1].strip()
-        return bool(line) and item.read(line) is not None
+        return bool(line) and not line.endswith((":", "?")) and item.read(line) is not None
 
     return ends

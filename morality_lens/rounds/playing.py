@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,10 @@ from morality_lens.rounds.sources import make_source, origin
 from morality_lens.runs import writing
 from morality_lens.runs.manifest import read_manifest
 from morality_lens.runs.run import Run, open_run
+
+RULES = 2
+"""Which rules replies are played by: raised where answers or feedback end elsewhere than before, so that no
+run is played by two of them. Runs of earlier versions name none."""
 
 
 def play(
@@ -61,7 +66,8 @@ def play(
         ValueError: no items, ids that are not unique, items of several kinds or outcomes, dialogues that
             could exceed the context window, oracle feedback where no reply is right or for prompts without a
             judge, feedback that the source does not have, a folder with another run, or fewer answers that
-            parse than ``fitting`` asks for; finished batches are kept.
+            parse than ``fitting`` asks for; finished batches are kept. Or the rest of a run that another
+            version began by other rules.
         ConnectionError: a server that gives feedback does not answer; finished batches are kept.
         TypeError: the model is not from ``load_model``.
     """
@@ -88,11 +94,13 @@ def play(
         "reply_tokens": sign_tokens(record.renderer, kept, protocol.answer_prefix),
         "today": record.renderer.today.isoformat(),
         "control_tokens": _spelled(record, kept, protocol, wording),
+        "rules": RULES,
     }
     study = study_of(record, kept, protocol, wording) | {"source": origin(source, protocol)}
     manifest = writing.create(
         path, study=study, about=about, items=ordered, batch_size=min(size, len(ordered))
     )
+    _refuse_mixed(path, manifest)
     # A yoked placebo comes from the same batch, so there the batches must not depend on time.
     pace = Pace(most=int(manifest["batch_size"]), fixed=manifest.get("batches", "fixed") == "fixed")
     player = Player(record=record, protocol=protocol, wording=wording, source=source)
@@ -141,6 +149,20 @@ def study_of(
         "temperature": protocol.temperature,
         **({} if protocol.system_prompt is None else {"system_prompt": protocol.system_prompt}),
     }
+
+
+def _refuse_mixed(path: Path, manifest: dict[str, Any]) -> None:
+    """Nothing, where a run is new, finished, or was begun under the same rules.
+
+    Raises:
+        ValueError: the rest of its items would be played by other rules than the first ones.
+    """
+    if manifest.get("rules") != RULES and missing_stretches(path, manifest["study"]["items"]["n"]):
+        raise ValueError(
+            f"the run in {path} was begun by another version of this package, which ends answers and "
+            "feedback at other places (and may print another date), so its rest would not be comparable. "
+            "Finish it with that version, or play it anew in another folder; finished items stay readable."
+        )
 
 
 def _begun_on(path: Path) -> str | None:

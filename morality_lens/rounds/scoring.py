@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -158,15 +157,6 @@ class _Trial:
     def items(self) -> list[str]:
         return list(dict.fromkeys(p.item for p in self.found))
 
-    @cached_property
-    def unfinished(self) -> set[tuple[str | int, ...]]:
-        """Item, levels and round of the answers that no finished thought comes before: no option follows."""
-        table = self.run.answers
-        if "thinking_cut" not in table:
-            return set()
-        cut = table.loc[table["thinking_cut"].to_numpy(bool), list(self.run.design.dims)]
-        return {tuple(row) for row in cut.itertuples(index=False)}
-
     def prompt(self, tokens: Sequence[int], item: str) -> _Prompt:
         """The options of an item as replies to a prompt.
 
@@ -195,7 +185,7 @@ class _Trial:
             new = []
             cell = (chunk.index(passage.item), *design.place(passage.condition))
             for number in passage.rounds:
-                if (passage.item, *passage.condition.coords.values(), number) in self.unfinished:
+                if number in passage.unfinished:
                     continue
                 tokens = passage.token_ids[: passage.places("answer_start", number)[0] + 1]
                 if (passage.item, tokens) not in places:

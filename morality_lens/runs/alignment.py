@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from morality_lens.design import Condition
-from morality_lens.runs.passages import Passage, passages
+from morality_lens.runs.passages import Passage, answering
 from morality_lens.runs.run import Run
 
 SINGLE = ("answer_start", "answer_end")
@@ -35,7 +35,9 @@ def positions(passage: Passage, place: str, round: int) -> tuple[int, ...]:
         raise ValueError(f"a place is a name, or name@round; got {place!r}.")
     at = int(number) if number else 0 if name == "question" else round
     if name in ("turn", "all"):
-        start = passage.places("answer_start", at)[0]
+        (start,) = passage.places("answer_start", at) or (None,)
+        if start is None:
+            raise ValueError(f"{passage.described} has no answer in round {at}: its thoughts were cut.")
         ends = [stop for n, _, _, stop in passage.spans if n in REPLIES and stop <= start]
         return tuple(range(max(ends, default=0) if name == "turn" else 0, start + 1))
     found = passage.places(name, at)
@@ -116,11 +118,18 @@ def paired(
 ) -> list[tuple[Passage, Passage]]:
     """The dialogues of two conditions, item by item, up to the answer of a round.
 
+    Items whose thoughts were cut before that answer, under either condition, are left out.
+
     Raises:
-        ValueError: a condition, round or item that the run does not have.
+        ValueError: a condition, round or item that the run does not have, or no item with both answers.
     """
     both = [
-        {p.item: p for p in passages(run, items=items, conditions=[c], rounds=[round])}
-        for c in (source, target)
+        {p.item: p for p in answering(run, items=items, condition=c, round=round)} for c in (source, target)
     ]
-    return [(both[0][item], both[1][item]) for item in both[1]]
+    found = [(both[0][item], both[1][item]) for item in both[1] if item in both[0]]
+    if not found:
+        raise ValueError(
+            f"in round {round} no item has an answer under both {source.label} and {target.label}: thoughts "
+            "before it were cut. Play the run with more thinking_tokens."
+        )
+    return found

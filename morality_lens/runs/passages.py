@@ -1,7 +1,7 @@
 """The dialogues of a run, to be read again: tokens, places of a site in every round, and who wrote what."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Passage:
         rounds: the rounds that are read in it.
         token_ids: up to the last token of the last of those rounds' answers.
         spans: name, round, first token and the one after the last.
+        unfinished: the rounds in which the model's thoughts were cut before an answer.
     """
 
     item: str
@@ -31,12 +32,16 @@ class Passage:
     rounds: tuple[int, ...]
     token_ids: tuple[int, ...]
     spans: tuple[tuple[str, int, int, int], ...]
+    unfinished: tuple[int, ...] = ()
 
     def places(self, site: str, round: int) -> tuple[int, ...]:
         """Tokens of a site or segment in a round; none where it is not there.
 
-        ``answer_start`` is the token whose logits choose the answer's first one.
+        ``answer_start`` is the token whose logits choose the answer's first one. Where the thoughts before an
+        answer were cut, there is none.
         """
+        if site in SITES and round in self.unfinished:
+            return ()
         name = "answer" if site in SITES else site
         found = [(start, stop) for n, r, start, stop in self.spans if (n, r) == (name, round)]
         if not found:
@@ -104,13 +109,41 @@ def passages(
     kept = table.loc[table["item"].isin(chosen)]
     # Where the chat template rewrites history, a dialogue is stored as it was before each time.
     covered: dict[tuple[str, ...], int] = {}
+    cut = _unfinished(run)
     for row in kept.to_dict("records"):
         condition = Condition(**{name: row[name] for name in design.names})
         key = (str(row["item"]), *condition.coords.values())
         here = [n for n in numbers if covered.get(key, -1) < n <= int(row["round"])]
         covered[key] = int(row["round"])
         if condition in wanted and here:
-            yield _passage(row, condition, here)
+            yield replace(
+                _passage(row, condition, here), unfinished=tuple(n for n in numbers if (*key, n) in cut)
+            )
+
+
+def answering(run: Run, *, items: Sequence[str] | None, condition: Condition, round: int) -> list[Passage]:
+    """The dialogues of one condition in which an answer begins in a round: not those with cut thoughts.
+
+    Raises:
+        ValueError: an item, condition or round that the run does not have, or no such dialogue.
+    """
+    found = list(passages(run, items=items, conditions=[condition], rounds=[round]))
+    left = [passage for passage in found if round not in passage.unfinished]
+    if not left:
+        raise ValueError(
+            f"in round {round} under {condition.label} no answer was begun: all thoughts before it were cut. "
+            "Play the run with more thinking_tokens, or choose another condition, round or items."
+        )
+    return left
+
+
+def _unfinished(run: Run) -> set[tuple[str | int, ...]]:
+    """Item, levels and round of the answers that no finished thought comes before."""
+    table = run.answers
+    if "thinking_cut" not in table:  # runs of earlier versions
+        return set()
+    cut = table.loc[table["thinking_cut"].eq(True).to_numpy(dtype=bool), list(run.design.dims)]
+    return {tuple(row) for row in cut.itertuples(index=False)}
 
 
 def _passage(row: dict, condition: Condition, rounds: Sequence[int]) -> Passage:

@@ -7,6 +7,8 @@ import pytest
 import zoo
 from conftest import make_questions
 from hypothesis import HealthCheck, given, settings, strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from morality_lens.design import Condition, Design
 from morality_lens.dialogues import rendering, wording
@@ -355,3 +357,58 @@ def test_every_component_has_five_wordings_and_placebos_as_long(task):
         assert abs(len(said.split()) - len(neutral.split())) <= 3
     longest = max(len(t.split()) for t in (*words.oracle.correct, *words.oracle.biased))
     assert all(abs(len(t.split()) - longest) <= 5 for t in words.feedback_placebo)
+
+
+def test_a_character_for_private_use_stays_a_character():
+    renderer = rendering.make_renderer(zoo.make_tokenizer(zoo.CHATML))
+    said = rendering.append_turn(renderer, Transcript(), statement_turn("An \ue000 icon."), round=0)
+    ids, _ = rendering.encode(renderer, "A \U0010fffd\U00100001.")
+    said = rendering.append_reply(renderer, said, ids, "answer", round=0)
+    said = rendering.append_turn(renderer, said, statement_turn("icon?"), round=1)
+    again = rendering.rerender(renderer, said, statement_turn("A"), round=2)
+    for transcript, number in ((said, 0), (said, 1), (again, 0), (again, 1), (again, 2)):
+        span = transcript.span("statement", number)
+        text = renderer.tokenizer.decode(transcript.token_ids[span.start : span.stop]).strip()
+        assert text == ("An \ue000 icon.", "icon?", "A")[number]
+    assert said.token_ids[said.span("answer", 0).start : said.span("answer", 0).stop] == tuple(ids)
+
+
+@pytest.mark.parametrize("odd", ["\U00100000", "\U00100004", "\U000f0000", "\U0010fffd", "\ud800"])
+def test_a_character_that_no_text_needs_is_refused(odd):
+    renderer = rendering.make_renderer(zoo.make_tokenizer(zoo.CHATML))
+    with pytest.raises(ValueError, match=f"U\\+{ord(odd):X}.*remove it"):
+        rendering.append_turn(renderer, Transcript(), statement_turn(f"Is {odd} it?"), round=0)
+
+
+@pytest.mark.parametrize("prefix", ["Answer: ", "Answer:", "Answer (", ""])
+def test_a_reply_begins_with_the_bare_letter_or_a_blank_whatever_the_prompt_ends_in(prefix):
+    text = "Answer:A Answer:A Answer:A"  # a tokenizer that joins the colon with the letter, but for two
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=270, special_tokens=["<s>", "</s>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator([text.split()[0][-2:], " A", " B"] * 9, trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    assert len(wrapped(":A").input_ids) == 1 < len(wrapped(":B").input_ids)
+    found = rendering.first_tokens(rendering.make_renderer(wrapped), "AB", prefix)
+    assert [[wrapped.decode([t]) for t in tokens] for tokens in found] == [["A", " A"], ["B", " B"]]
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_prefix_stands_where_the_template_puts_a_reply(blank):
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<s>[INST] {{ m.content }} [/INST]{% else %}"
+        + blank
+        + "{{ m.content | trim }}</s>{% endif %}{% endfor %}"
+    )
+    renderer = rendering.make_renderer(zoo.make_tokenizer(template))
+    said = rendering.append_turn(renderer, Transcript(), statement_turn("Who?"), round=0)
+    said = rendering.begin_reply(renderer, said, round=0, prefix="Answer:")
+    said = rendering.append_reply(renderer, said, rendering.encode(renderer, " B")[0], "answer", round=0)
+    later = rendering.append_turn(renderer, said, statement_turn("Again?"), round=1)
+    assert later.token_ids[: len(said.token_ids)] == said.token_ids
+    assert renderer.tokenizer.decode(later.token_ids) == later.text
+    assert f"[/INST]{blank}Answer: B</s>" in later.text

@@ -261,6 +261,12 @@ def test_further_fields_are_part_of_the_run_and_of_its_file(server, tmp_path, zo
         "https://host/v1?api-key=hunter2",
         "https://host/v1#access_token=hunter2",
         "https://host/sk-hunter2hunter2/v1",
+        "//me:hunter2@host/v1",
+        "https://me:hunter2/x@host/v1",
+        "https://host/v1?api%2Dkey=hunter2",
+        "https://host/v1?accessToken=hunter2",
+        "https://host/v1;token=hunter2",
+        "https://host/hf_hunter2hunter2hunter2/v1",
     ],
 )
 def test_a_secret_in_the_address_is_refused_and_not_repeated(address):
@@ -286,6 +292,9 @@ def test_an_address_with_harmless_parts_is_taken_and_the_key_itself_is_not(tmp_p
     [
         ({"messages": []}, "messages have|got feedback='endpoint' and messages"),
         ({"api_key": "x"}, "OPENAI_API_KEY"),
+        ({"headers": {"Authorization": "x"}}, "OPENAI_API_KEY"),
+        ({"tools": [{"server": {"apiKey": "x"}}]}, "OPENAI_API_KEY"),
+        ({"note": "Bearer hunter2"}, "OPENAI_API_KEY"),
     ],
 )
 def test_fields_that_are_not_the_users_are_refused(fields, match):

@@ -1,6 +1,7 @@
 """Templates that print a date, change a dialogue only now and then, or write no prompt for a reply."""
 
 import datetime
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,9 @@ def test_a_template_that_raises_is_named_as_such(tmp_path):
         ("Let me see.\nB", "Let me see.\nB"),
         ("Let me see.\nB\nA", "Let me see.\nB"),
         ("The Vel\n\nbecause", "The Vel"),
+        ("Option A seems likely, let me think:\nB\nA", "Option A seems likely, let me think:\nB"),
+        ("Not A\nB\nA", "Not A\nB"),
+        ("The answer cannot be A\nB\nA", "The answer cannot be A\nB"),
     ],
 )
 def test_an_answer_ends_at_the_first_line_break_after_a_choice(text, kept):
@@ -157,3 +161,45 @@ def test_a_playing_model_stops_at_the_line_break(tmp_path):
         handle.remove()
     assert run.answers["text"].iloc[0] == "B. Not known"
     assert run.answers["stopped"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    "form", ["%d %b %Y", "%Y-%m-%d", "%e %F %D %R %T %C %G-%u %h", "%-m/%-d/%y %-H", "100%% %d", "%%d"]
+)
+def test_a_date_is_written_in_every_form(form):
+    template = (
+        f"{{% macro day() %}}{{{{ strftime_now('{form}') }}}}{{% endmacro %}}{{{{ day() }}}}|{zoo.CHATML}"
+    )
+    renderer = replace(rendering.make_renderer(zoo.make_tokenizer(template)), today=TODAY)
+    said = rendering.append_turn(renderer, rendering.Transcript(), statement_turn("Which day?"), round=0)
+    assert said.text.partition("|")[0] == datetime.datetime(2024, 2, 29).strftime(form)
+
+
+def test_a_run_that_an_earlier_version_began_is_not_finished_by_other_rules(tmp_path, monkeypatch):
+    model, questions = load(tmp_path / "m", zoo.CHATML), make_questions(4)
+    commit = writing.commit
+
+    def commit_then_die(*given):
+        commit(*given)
+        raise KeyboardInterrupt
+
+    def again():
+        return play(model, questions, out=tmp_path / "run", protocol=SHORT, fitting=Fitting(batch_size=2),
+                    progress=False)  # fmt: skip
+
+    def forget(which):
+        file = tmp_path / "run" / "manifest.json"
+        file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != which}))
+
+    monkeypatch.setattr(writing, "commit", commit_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    monkeypatch.undo()
+    whole = (tmp_path / "run" / "manifest.json").read_text()
+    forget("rules")
+    with pytest.raises(ValueError, match="begun by another version"):
+        again()
+    (tmp_path / "run" / "manifest.json").write_text(whole)
+    finished = again()
+    forget("rules")
+    assert again().answers["text"].tolist() == finished.answers["text"].tolist()

@@ -8,16 +8,23 @@ import pytest
 import torch
 import zoo
 from conftest import make_questions
+from probes.test_statements import STATEMENTS
 from rounds.test_playing import expected_site
 from transformers import LlamaConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from morality_lens.design import COMPONENTS, SITES, Design, Protocol
+from morality_lens.circuits import Batching, Moment, patch, steer
+from morality_lens.circuits.attribution import attribute_answer
+from morality_lens.circuits.measuring import log_odds_of
+from morality_lens.design import COMPONENTS, SITES, Condition, Design, Protocol
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import critique_turn, statement_turn
 from morality_lens.dialogues.wording import load_wording
+from morality_lens.experiments.masking import mask_words
 from morality_lens.models.loading import load_model, record_of
+from morality_lens.probes import fit_probe
+from morality_lens.rounds import Execution
 from morality_lens.rounds.feedback import Critic, ReviewedAnswer, said as said_of
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.replay import dialogue_after
@@ -253,3 +260,39 @@ def test_a_prefix_begins_every_answer_and_stands_in_the_transcript(template, tmp
     with pytest.raises(ValueError, match="answer_prefix"):
         play(model, make_questions(2), out=tmp_path / "run", protocol=replace(protocol, answer_prefix=""),
              progress=False)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:the chat template of")
+@pytest.mark.parametrize("name", ["keeping", "forgetting"])
+def test_no_reader_of_a_run_measures_answers_that_no_finished_thought_comes_before(name, tmp_path):
+    model, questions = load(tmp_path / "m", TEMPLATES[name]), make_questions(6)
+    run = play(model, questions, out=tmp_path / "run", protocol=replace(PROTOCOL, thinking_tokens=4),
+               progress=False)  # fmt: skip
+    table, quiet = run.answers, Batching(progress=False)
+    assert 0 < table["thinking_cut"].mean() < 1
+    for passage in passages(run):
+        for number in passage.rounds:
+            missing = np.isnan(
+                run.option_probabilities.sel(item=passage.item, **passage.condition.coords, round=number)
+            )
+            assert bool(missing.all()) == (not passage.places("answer_start", number))
+    plain, told = Condition(), Condition(instruction="on")
+    answered = {
+        c.label: {p.item for p in passages(run, conditions=[c], rounds=[1]) if p.places("answer_start", 1)}
+        for c in (plain, told)
+    }
+    both = answered["none"] & answered["instruction"]
+    assert 0 < len(both) < len(questions)
+    patched = patch(model, run, source=told, target=Moment(condition=plain, round=1), batching=quiet)
+    assert set(patched["item"].values) == both
+    stored = log_odds_of(run, patched["item"].values.tolist(), 1).sel(run.design.condition(plain).coords)
+    np.testing.assert_allclose(patched["target_log_odds"], stored, rtol=1e-4)
+    split = attribute_answer(model, run, execution=Execution(progress=False))["projection"]
+    mass = run.option_mass.transpose(*split.dims).sel(item=split["item"])
+    np.testing.assert_array_equal(np.isnan(split), np.isnan(mass))
+    probe = fit_probe(model, STATEMENTS)
+    masked = mask_words(model, run, probe, execution=Execution(progress=False))
+    there = probe.project(run).sel(item=masked["item"], site=masked["site"]).transpose(*masked.dims)
+    np.testing.assert_array_equal(masked.isnull(), there.isnull())
+    steered = steer(model, run, probe, condition=Moment(condition=plain, round=1), batching=quiet)
+    assert set(steered["item"].values) == answered["none"]
