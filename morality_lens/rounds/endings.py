@@ -12,8 +12,8 @@ def line_ends(renderer: Renderer, items: Sequence[Item | None]) -> Ends:
 
     A model that was asked for a letter often goes on with the other options, or explains itself, in the next
     line. What it chose stands in the line that ends; a line without a choice, or one that asks or announces
-    what follows (with a question mark or a colon), does not end the answer. Open
-    prompts, and rows without an item, have no such rule.
+    what follows (with a question mark or a colon), does not end the answer. Open prompts, and rows without an
+    item, have no such rule.
     """
     breaks: dict[int, bool] = {}
 

@@ -128,7 +128,7 @@ def study_of(
             "stored_as": "float16" if record.dtype == "float16" else "float32",
             "template_sha256": hashlib.sha256(record.renderer.template.encode()).hexdigest(),
             "plain_template": record.renderer.plain,
-            # Only what was chosen: runs of earlier versions had no such choice, and resume.
+            # Only what was chosen: runs of earlier versions had no such choice, and open.
             **record.options,
         },
         "items": {"kind": type(items[0]).__name__, "n": len(items), "sha256": items_hash(items)},

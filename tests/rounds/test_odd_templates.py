@@ -126,6 +126,7 @@ def test_a_template_that_raises_is_named_as_such(tmp_path):
         ("Let me see.\nB\nA", "Let me see.\nB"),
         ("The Vel\n\nbecause", "The Vel"),
         ("Option A seems likely, let me think:\nB\nA", "Option A seems likely, let me think:\nB"),
+        ("Is it A?\nNo: B\nA", "Is it A?\nNo: B"),
         ("Not A\nB\nA", "Not A\nB"),
         ("The answer cannot be A\nB\nA", "The answer cannot be A\nB"),
     ],
