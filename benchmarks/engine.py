@@ -10,6 +10,7 @@ model's feedback on its own answers included:
 * today: `TransformerBridge.generate` of every reply and feedback from scratch, then `run_with_cache` of the
   transcript for the residuals of all layers; measured on a sample of dialogues and scaled to all of them.
   Each represents a batch of 16 of its length (it is repeated 16 times), so that this way has no padding;
+  `--together 1` is one dialogue at a time, as in most scripts;
 * floor: plain transformers, the distinct tokens only, prefilled and decoded batch by batch, nothing captured;
   its cache has room for what comes and is not copied at every step.
 """
@@ -25,9 +26,6 @@ import warnings
 from pathlib import Path
 
 warnings.filterwarnings("ignore")
-
-TOGETHER = 16
-"""Dialogues of the usual way that are run as one batch."""
 
 
 def peak_mb() -> float:
@@ -107,7 +105,7 @@ def critiques(run, renderer, row) -> list[tuple[list[int], int]]:
     return found
 
 
-def today(model: str | None, run: Path, sample: int) -> dict:
+def today(model: str | None, run: Path, sample: int, together: int) -> dict:
     """Generate every reply from scratch, then read the transcript with a cache of residuals."""
     import torch
 
@@ -127,7 +125,7 @@ def today(model: str | None, run: Path, sample: int) -> dict:
         for prompt, new in written:
             if new:
                 loaded.generate(
-                    torch.tensor([prompt]).repeat(TOGETHER, 1),
+                    torch.tensor([prompt]).repeat(together, 1),
                     max_new_tokens=new,
                     stop_at_eos=False,
                     do_sample=False,
@@ -136,13 +134,13 @@ def today(model: str | None, run: Path, sample: int) -> dict:
                     verbose=False,
                 )
                 tokens += len(prompt) + new
-        ids = torch.tensor([whole]).repeat(TOGETHER, 1)
+        ids = torch.tensor([whole]).repeat(together, 1)
         loaded.run_with_cache(ids, names_filter=lambda n: n.endswith("hook_resid_post") or n == "hook_embed")
         tokens += ids.shape[1]
     scale = len(table) / len(rows)
     return {
-        "seconds": (time.perf_counter() - began) / TOGETHER * scale,
-        "cpu": (time.process_time() - spent) / TOGETHER * scale,
+        "seconds": (time.perf_counter() - began) / together * scale,
+        "cpu": (time.process_time() - spent) / together * scale,
         "tokens": int(tokens * scale),
         "peak_mb": peak_mb(),
         "sampled": len(rows),
@@ -237,14 +235,14 @@ def measure(mode: str, *arguments: object) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(title: str, model: str | None, data: str | None, items: int, rounds: int, sample: int) -> None:
+def compare(title: str, model: str | None, given: argparse.Namespace, items: int) -> None:
     """Print a table of the three ways."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        ours = measure("engine", model or "-", run, data or "-", items, rounds)
-        old = measure("today", model or "-", run, sample)
+        ours = measure("engine", model or "-", run, given.data or "-", items, given.rounds)
+        old = measure("today", model or "-", run, given.sample, given.together)
         least = measure("floor", model or "-", run)
-    print(f"\n{title}: {items} items x 8 conditions x {rounds} correction rounds")
+    print(f"\n{title}: {items} items x 8 conditions x {given.rounds} correction rounds")
     print(f"{'':8}{'seconds':>10}{'CPU s':>10}{'x engine':>10}{'tokens':>12}{'tokens/s':>10}{'peak MB':>10}")
     for name, one in (("engine", ours), ("today", old), ("floor", least)):
         note = f"  scaled from {one['sampled']} of {one['of']} dialogues" if "sampled" in one else ""
@@ -267,6 +265,7 @@ def main() -> None:
     parser.add_argument("--large-items", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sample", type=int, default=6)
+    parser.add_argument("--together", type=int, default=16, help="dialogues of the usual way in one batch")
     parser.add_argument("--way", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
@@ -276,13 +275,13 @@ def main() -> None:
         print(json.dumps(ways[mode](None if model == "-" else model, Path(run), *named)))
         return
     if given.model:
-        compare(Path(given.model).stem, given.model, given.data, given.items, given.rounds, given.sample)
+        compare(Path(given.model).stem, given.model, given, given.items)
         return
-    compare("bundled model", None, None, given.items, given.rounds, given.sample)
+    compare("bundled model", None, given, given.items)
     with tempfile.TemporaryDirectory() as folder:
         save_large(Path(folder))
         title = "random Llama, 12 layers x 768"
-        compare(title, folder, None, given.large_items, given.rounds, given.sample)
+        compare(title, folder, given, given.large_items)
 
 
 if __name__ == "__main__":
