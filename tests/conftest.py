@@ -1,11 +1,13 @@
 """Shared pieces of the tests."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import zoo
 
+from morality_lens.cli.main import main
 from morality_lens.items.kinds import Question
 
 torch.set_num_threads(1)
@@ -18,6 +20,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow = item.get_closest_marker("slow")
         seconds[item.path] = seconds.get(item.path, 0.0) + (slow.kwargs["seconds"] if slow else 0.0)
     items.sort(key=lambda item: -seconds[item.path])
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function that runs the command line and gives exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["morality-lens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

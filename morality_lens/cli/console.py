@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,15 +78,8 @@ def load(options: ModelOptions) -> Any:
     """A loaded model that passed its self-test."""
     from morality_lens.models.loading import load_model
 
-    return load_model(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        revision=options.revision,
-        device_map=options.device_map,
-        template_keywords=options.template_keywords,
-        quantization=options.quantization,
-    )
+    given = asdict(options)
+    return load_model(given.pop("model"), **given)
 
 
 def reload(played: "Run", device: str | None) -> Any:

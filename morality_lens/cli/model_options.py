@@ -49,7 +49,7 @@ SystemPrompt = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What a command loads, and how; see ``load_model``."""
+    """What a command loads, and how: arguments of ``load_model``, and entries of a configuration."""
 
     model: str | None = None
     device: str | None = None

@@ -1,5 +1,6 @@
 """The configuration of a run as one value that a TOML file can hold."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,15 +65,7 @@ class RunConfig(BaseModel):
     @property
     def model_options(self) -> ModelOptions:
         """What is loaded, and how."""
-        return ModelOptions(
-            model=self.model,
-            device=self.device,
-            dtype=self.dtype,
-            revision=self.revision,
-            device_map=self.device_map,
-            template_keywords=self.template_keywords,
-            quantization=self.quantization,
-        )
+        return ModelOptions(**{field.name: getattr(self, field.name) for field in fields(ModelOptions)})
 
     def to_toml(self) -> str:
         """The configuration as TOML; entries that are None are left out."""

@@ -46,9 +46,4 @@ def _blank(renderer: Renderer, tail: str) -> str:
     own = rendering.append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
     if not any(tail.endswith(mark) for mark in renderer.control.texts) and not own.text.endswith(tail):
         return " "
-    if renderer.plain:
-        return " "
-    ids, _ = rendering.encode(renderer, "An answer.")
-    said = rendering.append_reply(renderer, own, ids, "answer", round=0)
-    later = rendering.rerender(renderer, said, statement_turn("Once more."), round=1).text
-    return " " if later.startswith(own.text + " An answer.") else ""
+    return " " if rendering.puts_blank(renderer) else ""

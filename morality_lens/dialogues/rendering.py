@@ -432,14 +432,16 @@ def begin_reply(
         text = marks.closing if begun else marks.before_reply(transcript.text, thinking=thinking)
         transcript = _append_text(renderer, transcript, text, TEMPLATE, round=round)
     if prefix and not thinking:
-        blank = " " if not transcript.reply and (renderer.plain or _puts_blank(renderer)) else ""
+        blank = " " if not transcript.reply and puts_blank(renderer) else ""
         transcript = _append_text(renderer, transcript, blank + prefix, "answer_prefix", round=round)
     return transcript
 
 
 @lru_cache(maxsize=8)
-def _puts_blank(renderer: Renderer) -> bool:
-    """Whether the template itself puts a blank before a reply, which its prompt for one lacks (Llama-2)."""
+def puts_blank(renderer: Renderer) -> bool:
+    """Whether a blank stands between the prompt for a reply and its words (Llama-2, the plain form)."""
+    if renderer.plain:
+        return True
     asked = append_turn(renderer, Transcript(), statement_turn("A question."), round=0)
     reply = Turn(role="assistant", segments=(Segment(name="answer", text="An answer."),))
     answered = _render_text(renderer, [*asked.turns, (0, reply)], prompt=False)

@@ -563,7 +563,12 @@ def items_hash(items: Sequence[AnyItem]) -> str:
 
 def _tagged(item: AnyItem) -> dict[str, Any]:
     kind = next(name for name, cls in KINDS.items() if type(item) is cls)
-    row = {"kind": kind, **asdict(item)}
+    return {"kind": kind, **item_row(item)}
+
+
+def item_row(item: AnyItem) -> dict[str, Any]:
+    """The fields of an item, as a line of a file holds them; the order of options only if it was permuted."""
+    row = asdict(item)
     if row.get("order", ()) is None:  # so that items that were never permuted keep their hash
         del row["order"]
     return row

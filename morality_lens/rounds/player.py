@@ -261,6 +261,7 @@ class Player:
         for r, row in enumerate(rows):
             given = feedback[r] or FeedbackText(text="")
             row.answer = texts[r]
+            spells = bool(control.found_in(f"{given.text}\n{rationales[r]}\n{texts[r]}"))
             if not self.record.prefix_reuse or row.number == self.protocol.design.rounds:
                 row.kept.append(row.transcript)
             self.answers += [
@@ -273,7 +274,7 @@ class Player:
                     "rationale_cut": row.rationale_cut,
                     "thought": row.thought,
                     "thinking_cut": row.thinking,
-                    "spells_control": bool(control.found_in(f"{given.text}\n{rationales[r]}\n{texts[r]}")),
+                    "spells_control": spells,
                     "feedback_text": given.text,
                     "feedback_named": given.named,
                     "feedback_withheld": given.withheld,

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from morality_lens.design import Design
+from morality_lens.design import Condition, Design
 
 _TEXT_OF = {"feedback": "feedback_text", "rationale": "rationale", "thinking": "thought"}
 _FAILS = {
@@ -47,6 +47,14 @@ def _texts(answers: pd.DataFrame, name: str) -> np.ndarray:
     return answers[name].astype(str).ne("").to_numpy(dtype=bool)
 
 
+def _of_condition(answers: pd.DataFrame, condition: Condition) -> np.ndarray:
+    """Which answers were given under a condition."""
+    mask = np.ones(len(answers), bool)
+    for name, level in condition.coords.items():
+        mask &= answers[name].eq(level).to_numpy(dtype=bool)
+    return mask
+
+
 def failures(answers: pd.DataFrame, design: Design) -> pd.DataFrame:
     """How often a reply failed, as ``12 of 64``: a row per condition, a column per failure that occurred.
 
@@ -55,10 +63,8 @@ def failures(answers: pd.DataFrame, design: Design) -> pd.DataFrame:
     """
     rows = []
     for condition in design.conditions:
-        mask = np.ones(len(answers), bool)
-        for name, level in condition.coords.items():
-            mask &= answers[name].eq(level).to_numpy(dtype=bool)
-        rows.append({"condition": condition.label} | _failed(answers.loc[mask]))
+        mine = answers.loc[_of_condition(answers, condition)]
+        rows.append({"condition": condition.label} | _failed(mine))
     found = pd.DataFrame(rows)
     quiet = [name for name in found.columns[1:] if not any(str(n)[:2] not in ("", "0 ") for n in found[name])]
     return found.drop(columns=quiet)
@@ -84,9 +90,7 @@ def missing_feedback(answers: pd.DataFrame, design: Design) -> dict[str, tuple[i
         return {}  # runs of earlier versions
     found = {}
     for condition in design.conditions:
-        mask = _texts(answers, "feedback_text").copy()
-        for name, level in condition.coords.items():
-            mask &= answers[name].eq(level).to_numpy(dtype=bool)
+        mask = _texts(answers, "feedback_text") & _of_condition(answers, condition)
         gone = int(_flags(answers, "feedback_missing")[mask].sum())
         if gone:
             found[condition.label] = (gone, int(mask.sum()))

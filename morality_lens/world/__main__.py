@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from morality_lens.items.files import write_text
-from morality_lens.items.kinds import AnyItem
+from morality_lens.items.kinds import AnyItem, item_row
 from morality_lens.world import sampling
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -40,8 +39,7 @@ def items(
 
 
 def _rows(items: Sequence[AnyItem]) -> tuple[dict[str, Any], ...]:
-    rows = [asdict(item) for item in items]
-    return tuple({key: held for key, held in row.items() if key != "order"} for row in rows)
+    return tuple(map(item_row, items))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import zoo
 
-from morality_lens.cli.main import main
 from morality_lens.cli.run_config import RunConfig, load_study
 from morality_lens.design import Design, Protocol
 from morality_lens.items.loaders import load_statements
@@ -21,20 +20,6 @@ from morality_lens.runs.run import open_run
 SHARED = Path(__file__).parents[3] / "shared"
 SHORT = ("--answer-tokens", 16, "--rationale-tokens", 24, "--feedback-tokens", 16)
 """Limits for models that never stop of their own accord."""
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """A function that runs the command line and gives exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["morality-lens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
 
 
 def question_row(**changes) -> dict:

@@ -1,11 +1,9 @@
 """The options of questions from the shell: permuted in a run, scored by their full text."""
 
 import json
-import sys
 
 import pytest
 
-from morality_lens.cli.main import main
 from morality_lens.cli.run_config import RunConfig, load_study
 from morality_lens.items.loaders import load_statements
 from morality_lens.items.permuting import original_options
@@ -13,15 +11,12 @@ from morality_lens.runs.run import open_run
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """A function that runs the command line and gives exit code, standard output and standard error."""
+def command(command):
+    """The same with standard output in one line."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["morality-lens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), " ".join(out.split()), err
+        code, out, err = command(*arguments)
+        return code, " ".join(out.split()), err
 
     return run
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from morality_lens.circuits.measuring import log_odds_of
 from morality_lens.circuits.patching import patch
 from morality_lens.circuits.settings import Activations, Batching, Doses, RandomDirections
 from morality_lens.circuits.steering import steer
-from morality_lens.cli.main import main
 from morality_lens.design import COMPONENTS, Condition, Design, Protocol
 from morality_lens.dialogues import rendering, wording
 from morality_lens.dialogues.turns import correction_turn, critique_turn, distinguish_turn, opening_turn
@@ -518,20 +516,6 @@ def test_a_tokenizer_without_the_digits_has_no_expected_rating_but_a_stated_one(
 
 
 # --------------------------------------------------------------------------------------------- commands
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """A function that runs the command line and gives exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["morality-lens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return run
-
-
 def test_the_bundled_model_plays_its_own_questions_without_unknown(tmp_path):
     run = ml.play(
         load_model(), load_items(unknown=False, limit=4), rounds=1, out=tmp_path / "r", progress=False
