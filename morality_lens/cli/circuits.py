@@ -75,6 +75,7 @@ def _keep_attribution(played: "Run", which: str, parts: "xr.Dataset", effect: st
         attribute_effects,
         describe_components,
     )
+    from morality_lens.interactions.names import effect_called
     from morality_lens.runs.results import keep_result
 
     print_lines(f"completeness {parts.attrs['completeness']:.1e}")
@@ -84,9 +85,8 @@ def _keep_attribution(played: "Run", which: str, parts: "xr.Dataset", effect: st
     for by in levels:
         found = attribute_effects(parts, by=by, seed=seed)
         known = found["effect"].values.tolist()
-        if effect not in known:
-            raise ValueError(f"no effect {effect!r} here; choose one of {', '.join(known)}.")
-        keep_result(played, f"{which}-{by.replace(' ', '-')}", found.assign_attrs(shown=effect))
+        shown = effect_called(effect, known, "--effect")
+        keep_result(played, f"{which}-{by.replace(' ', '-')}", found.assign_attrs(shown=shown))
         if by == levels[-1]:
             print_lines(*(f"- {describe_components(found, str(name))}" for name in known))
 

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.names import effect_called
 
 LEVELS_OF_DETAIL = ("component", "layer", "segment", "layer and segment", "head and segment")
 CONSTANT = "constant"
@@ -166,11 +167,11 @@ def _sentence(effects: xr.Dataset, effect: str, *, round: int | None, top: int) 
     number = int(one["round"]) if "round" in one.coords else None
     when = "" if number is None else f" in round {number}"
     estimate = (
-        f"{effect}{when}: {float(one['whole']):+.3f} [{float(one['whole_low']):+.3f}, "
+        f"{one['effect'].item()}{when}: {float(one['whole']):+.3f} [{float(one['whole_low']):+.3f}, "
         f"{float(one['whole_high']):+.3f}] {effects.attrs.get('units', '')}".rstrip()
     )
     order = np.argsort(-np.abs(one["estimate"].values), kind="stable")
-    clear = [i for i in order if float(one["p_adj"][i]) < float(effects.attrs["alpha"])]
+    clear = [i for i in order if float(one["p_adj"][i]) <= float(effects.attrs["alpha"])]
     if not clear:
         return f"{estimate}. No {effects.attrs['by']} is distinguishable from zero."
     named = [
@@ -191,10 +192,7 @@ def at_place(effects: xr.Dataset, effect: str, round: int | None) -> xr.Dataset:
     Raises:
         ValueError: the result has no such effect or round.
     """
-    names = effects["effect"].values.tolist()
-    if effect not in names:
-        raise ValueError(f"no effect {effect!r} here; choose out of {', '.join(names)}.")
-    one = effects.sel(effect=effect)
+    one = effects.sel(effect=effect_called(effect, effects["effect"].values, "a result by component"))
     if "round" not in one.dims:
         return one
     rounds = one["round"].values.tolist()

@@ -1,14 +1,16 @@
 """Which claims an interaction of two components supports, and when it is shown to be negligible."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from scipy.special import stdtr
 
 from morality_lens.interactions.contrasts import Pairs, at_suffix, compared_levels
 from morality_lens.interactions.cube import factors_of
+from morality_lens.interactions.describing import corrected_p
 from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.intervals import one_sided
 from morality_lens.interactions.odds import marginal_log_odds
 from morality_lens.interactions.resampling import holm
 
@@ -18,6 +20,8 @@ LADDER = {
     "L2": "both together are worse than the better of the two alone",
     "L3": "interference",
 }
+WITHIN = "both together are no more than {margin:g} above the better of the two alone"
+"""What L2 shows with a margin."""
 
 
 def claim_ladder(
@@ -33,16 +37,21 @@ def claim_ladder(
 ) -> xr.Dataset:
     """Which claims about two components hold, from the weakest to the one that survives every rescaling.
 
-    - ``L0``: both main effects are positive and the two-way is negative (intersection-union: the largest of
-      three one-sided p).
+    - ``L0``: both main effects are positive and the two-way is negative (intersection-union: the largest p of
+      the three).
     - ``L1``: L0, and the two-way is negative on the log-odds scale too. For outcomes of 0 and 1 that is the
       log-odds of cell means, for probabilities each item's logit; missing for other outcomes.
     - ``L2``: with both, the outcome is no more than ``margin`` above the better of the two alone. One of the
       two steps to both must be shown to add less than ``margin`` (twice the smaller one-sided p); with the
       default of 0 both together are worse.
     - ``L3 second|first``: interference, a simple effect that reverses its sign: ``second`` helps without
-      ``first`` and hurts with it (intersection-union, p = the larger of the two one-sided).
+      ``first`` and hurts with it (intersection-union, p = the larger of the two).
       ``L3 first|second`` is the other way round. Only this survives every monotone rescaling (Loftus 1978).
+
+    The inference is that of ``factorial_effects`` and :func:`describe` with the same ``y``: max-|t| over
+    rounds and layers, two-sided, a claim counting where the sign is the claimed one. So L0 holds exactly
+    where ``describe`` calls the two-way sub-additive. Log-odds of cell means have no max-|t|; there L1 is
+    corrected over the places by Holm. With fewer than 8 clusters and several places nothing is claimed.
 
     Other factors are averaged over the two levels, unless ``at`` holds them.
 
@@ -58,9 +67,9 @@ def claim_ladder(
         alpha: level of every claim.
 
     Returns:
-        Dataset over ``claim`` and the places of ``y``: ``p``; ``p_adj``, corrected over the places (Holm),
-        and ``holds``, which rests on it; the simple effects ``simple`` over ``step`` with their interval; and
-        ``cell_mean`` over the two factors.
+        Dataset over ``claim`` and the places of ``y``: ``p``, one-sided at each place; ``p_adj``, two-sided
+        and corrected over the places, and ``holds`` (``p_adj`` at most ``alpha``); the simple effects
+        ``simple`` over ``step`` with their pointwise interval; and ``cell_mean`` over the two factors.
 
     Raises:
         ValueError: the two factors are not two of those crossed, or ``factorial_effects`` refuses ``y``.
@@ -75,14 +84,20 @@ def claim_ladder(
     pairs = _pairs_of_ladder(y, held, levels)
     weights = _steps(first, second, pairs)
     chosen = y.sel({name: list(pair) for name, pair in pairs.items()})
-    effects = factorial_effects(
-        chosen, factors, at=at, contrasts=weights, method="pointwise", alpha=alpha, family=()
-    )
-    odds = _on_log_odds(chosen, factors, at, weights, alpha)
     names = {name: f"{name}{at_suffix(at or {})}" for name in weights["effect"].values.tolist()}
-    on_odds = None if odds is None else _plain_names(odds, names)
-    p = _claims(first, second, _plain_names(effects, names), on_odds, margin)
-    adjusted = _holm(p)
+    effects = factorial_effects(chosen, factors, at=at, contrasts=weights, alpha=alpha)
+    within, odds = effects, _on_log_odds(chosen, factors, at, weights, alpha)
+    if margin:
+        lowered = _lowered(chosen, {name: pairs[name][1] for name in (first, second)}, margin)
+        within = factorial_effects(lowered, factors, at=at, contrasts=weights, alpha=alpha)
+        # A step that is the same in every cluster says nothing of others, wherever the margin lies.
+        within = within.assign({name: within[name].where(effects.se > 0) for name in ("p", "p_adj")})
+    tests = _Tests(
+        plain=_plain_names(effects, names),
+        within=_plain_names(within, names),
+        odds=None if odds is None else _plain_names(odds, names),
+    )
+    adjusted = _claims(first, second, tests, one=_adjusted, two=_adjusted)
     others = [name for name in held if name not in (first, second)]
     labels = {
         "second|0": f"{second} without {first}",
@@ -92,12 +107,12 @@ def claim_ladder(
     }
     simple = effects.sel(effect=[names[name] for name in labels])
     simple = simple.rename(effect="step").assign_coords(step=list(labels.values()))
-    kept = ("outcome", "units", "n_items", "n_clusters", "held_at", "notes")
+    kept = ("outcome", "units", "n_items", "n_clusters", "held_at", "method", "method_reason", "family")
     return xr.Dataset(
         {
-            "p": p,
+            "p": _claims(first, second, tests, one=_one_sided, two=_two_sided),
             "p_adj": adjusted,
-            "holds": adjusted < alpha,
+            "holds": adjusted <= alpha,
             "simple": simple.estimate,
             "simple_low": simple.ci_low,
             "simple_high": simple.ci_high,
@@ -105,6 +120,8 @@ def claim_ladder(
         },
         attrs={
             **{name: effects.attrs[name] for name in kept},
+            "notes": effects.attrs["notes"],
+            "vouch": effects.attrs.get("vouch", ""),
             "first": first,
             "second": second,
             "levels": list(levels),
@@ -126,25 +143,73 @@ def _plain_names(effects: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
     return effects.sel(effect=list(names.values())).assign_coords(effect=list(names))
 
 
-def _claims(
-    first: str, second: str, effects: xr.Dataset, odds: xr.Dataset | None, margin: float
-) -> xr.DataArray:
-    """p of every claim, before it is corrected over the places."""
-    below, above = _one_sided(effects)
-    within = _one_sided(effects, margin)[0]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Tests:
+    """The tests a ladder rests on, under the names of :func:`_steps`.
+
+    Attributes:
+        plain: effects on the scale shown.
+        within: the same where both together have lost the margin.
+        odds: effects on the log-odds scale, where the outcome has one.
+    """
+
+    plain: xr.Dataset
+    within: xr.Dataset
+    odds: xr.Dataset | None
+
+
+Reading = Callable[[xr.Dataset, str, int], xr.DataArray]
+"""p that an effect has a sign: of a result, by name and sign."""
+
+
+def _lowered(y: xr.DataArray, both: Mapping[str, str], margin: float) -> xr.DataArray:
+    """``y`` less the margin in the cells that have both components, so that 0 is tested for the margin."""
+    there = xr.DataArray(1.0)
+    for name, level in both.items():
+        there = there * (y[name] == level)
+    return (y - margin * there).transpose(*y.dims).assign_attrs(y.attrs).rename(y.name)
+
+
+def _one_sided(effects: xr.Dataset, name: str, sign: int) -> xr.DataArray:
+    """p of the side, at each place: half the two-sided one, or what it lacks to 1."""
+    here = effects.sel(effect=name, drop=True)
+    return (here.p / 2).where(sign * here.estimate > 0, 1 - here.p / 2)
+
+
+def _two_sided(effects: xr.Dataset, name: str, sign: int) -> xr.DataArray:
+    """Two-sided p at each place; 1 where the sign is the other one."""
+    here = effects.sel(effect=name, drop=True)
+    return here.p.where(sign * here.estimate > 0, 1.0)
+
+
+def _adjusted(effects: xr.Dataset, name: str, sign: int) -> xr.DataArray:
+    """Two-sided p, corrected over the places; 1 where the sign is the other one."""
+    here = effects.sel(effect=name, drop=True)
+    return corrected_p(here).where(sign * here.estimate > 0, 1.0)
+
+
+def _claims(first: str, second: str, tests: _Tests, *, one: Reading, two: Reading) -> xr.DataArray:
+    """p of every claim.
+
+    Args:
+        first: a factor.
+        second: another one.
+        tests: what the claims rest on.
+        one: how a claim reads the p of each thing it needs.
+        two: how it reads the p of each of two things of which one is enough.
+    """
 
     def less(name: str) -> xr.DataArray:
-        return below.sel(effect=name, drop=True)
+        return one(tests.plain, name, -1)
 
     def more(name: str) -> xr.DataArray:
-        return above.sel(effect=name, drop=True)
+        return one(tests.plain, name, 1)
 
-    l0 = _largest(more("first"), more("second"), less("both"))
-    claims = {"L0": l0}
-    if odds is not None:
-        claims["L1"] = _largest(l0, _one_sided(odds)[0].sel(effect="both", drop=True))
-    steps = [within.sel(effect=name, drop=True) for name in ("second|1", "first|1")]
-    claims["L2"] = (2 * xr.concat(steps, "test").min("test")).clip(max=1.0)
+    claims = {"L0": _largest(more("first"), more("second"), less("both"))}
+    if tests.odds is not None:
+        claims["L1"] = _largest(claims["L0"], one(tests.odds, "both", -1))
+    steps = [two(tests.within, name, -1) for name in ("second|1", "first|1")]
+    claims["L2"] = xr.concat(steps, "test").min("test")
     claims[f"L3 {second}|{first}"] = _largest(more("second|0"), less("second|1"))
     claims[f"L3 {first}|{second}"] = _largest(more("first|0"), less("first|1"))
     return xr.concat(list(claims.values()), "claim").assign_coords(claim=list(claims))
@@ -168,13 +233,14 @@ def describe_claims(ladder: xr.Dataset) -> str:
         here = ladder.sel(spot)
         head = ", ".join(f"{dim} {label}" for dim, label in spot.items())
         lines.append((f"{head}: " if head else "") + _sentence(here, first, second))
-    margin = ladder.attrs["margin"]
+    attrs = ladder.attrs
+    corrected = attrs["method"] != "pointwise"
+    over = f", p corrected over {attrs['family']} (max-|t|)" if corrected else ""
+    within = f", a gain of up to {attrs['margin']:g} counts as none" if attrs["margin"] else ""
+    said = " ".join(filter(None, (attrs["notes"][0], attrs["vouch"])))
     lines.append(
-        f"{ladder.attrs['n_items']} items in {ladder.attrs['n_clusters']} clusters, alpha "
-        f"{ladder.attrs['alpha']:g}"
-        + (", p corrected over the places (Holm)" if len(spots) > 1 else "")
-        + (f", a gain of up to {margin:g} counts as none" if margin else "")
-        + f". {ladder.attrs['notes'][0]}"
+        f"{attrs['n_items']} items in {attrs['n_clusters']} clusters, alpha {attrs['alpha']:g}{over}{within}. "
+        f"{said}"
     )
     return "\n".join(lines)
 
@@ -190,6 +256,11 @@ def _sentence(here: xr.Dataset, first: str, second: str) -> str:
     )
     if not held:
         smallest = here.p_adj.min().item()
+        if np.isnan(smallest):
+            return (
+                f"no claim about {first} and {second} is made, as there is no corrected p "
+                f"({here.attrs['method_reason']}). Cell means: {cells}."
+            )
         return (
             f"no claim about {first} and {second} is supported (smallest p = {smallest:.2g}), which is not "
             f"evidence that they add up. Cell means: {cells}."
@@ -205,7 +276,9 @@ def _sentence(here: xr.Dataset, first: str, second: str) -> str:
                 f"by {steps[1]:+.3g} with it"
             )
         else:
-            words.append(f"{LADDER[claim]} ({claim}, {p})")
+            margin = here.attrs["margin"]
+            shown = WITHIN.format(margin=margin) if claim == "L2" and margin else LADDER[claim]
+            words.append(f"{shown} ({claim}, {p})")
     return f"{first} and {second}: {'; '.join(words)}. Cell means: {cells}."
 
 
@@ -213,7 +286,8 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
     """Whether effects are shown to lie within a margin that was declared beforehand: two one-sided tests.
 
     A p above .05 does not show that an effect is absent; two one-sided tests that exclude the margin do
-    (Schuirmann 1987).
+    (Schuirmann 1987). Where every cluster has the same effect there is no standard error and so no test:
+    what never changed in a few items may change in others.
 
     Args:
         effects: what ``factorial_effects`` returned.
@@ -223,10 +297,11 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
     Returns:
         Dataset with ``p``, the larger of the two one-sided p; ``p_adj``, corrected over all places of an
         effect (Holm), and ``equivalent``, which rests on it; and ``p_everywhere`` by effect, that it lies
-        within the margin at all its places (intersection-union, no correction needed).
+        within the margin at all its places (intersection-union, no correction needed; NaN if one of them
+        has no p). ``attrs["note"]`` counts the places without a p, and is empty where all have one.
 
     Raises:
-        ValueError: the margin is not positive, or ``effects`` carry no p-values.
+        ValueError: the margin is not positive, or ``effects`` carry no p-values or no standard error.
     """
     if not margin > 0:
         raise ValueError(
@@ -238,16 +313,34 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
             "equivalence needs effects with p-values; these carry none (see their notes): "
             + " ".join(effects.attrs["notes"][1:])
         )
-    p = xr.where(
-        effects.se > 0,
-        np.maximum(_one_sided(effects, margin)[0], _one_sided(effects, -margin)[1]),
-        xr.where(abs(effects.estimate) < margin, 0.0, 1.0),
-    )
+    varies = (effects.se > 0) & effects.p.notnull()
+    if not varies.any():
+        raise ValueError(
+            "equivalence needs effects that vary between clusters; got a standard error of 0, or no p, at "
+            f"all {varies.size} places. That nothing moved in these clusters does not show that little would "
+            "in others: add items, or read the interval of factorial_effects."
+        )
+    p = np.maximum(one_sided(effects, margin)[0], one_sided(effects, -margin)[1]).where(varies)
     places = [dim for dim in p.dims if dim != "effect"]
-    adjusted = _holm(p, lead="effect")
+    adjusted = _holm(p)
+    without = int((~varies).sum())
+    note = (
+        f"At {without} of {varies.size} places there is no p, as the effect is the same in every cluster or "
+        "its p is withheld: nothing is claimed there."
+    )
     return xr.Dataset(
-        {"p": p, "p_adj": adjusted, "equivalent": adjusted < alpha, "p_everywhere": p.max(places)},
-        attrs={"margin": float(margin), "alpha": float(alpha), "units": effects.attrs["units"]},
+        {
+            "p": p,
+            "p_adj": adjusted,
+            "equivalent": adjusted <= alpha,
+            "p_everywhere": p.max(places, skipna=False),
+        },
+        attrs={
+            "margin": float(margin),
+            "alpha": float(alpha),
+            "units": effects.attrs["units"],
+            "note": note if without else "",
+        },
     )
 
 
@@ -282,29 +375,21 @@ def _on_log_odds(
     """The same contrasts on the log-odds scale where the outcome has one."""
     values = y.values[np.isfinite(y.values)]
     if np.isin(values, (0.0, 1.0)).all():
-        return marginal_log_odds(y, factors, at=at, contrasts=weights, alpha=alpha)
+        odds = marginal_log_odds(y, factors, at=at, contrasts=weights, alpha=alpha)
+        return odds.assign(p_adj=_holm(odds.p))
     if values.size and values.min() > 0 and values.max() < 1 and y.attrs.get("units") == "probability":
-        return factorial_effects(
-            y, factors, at=at, contrasts=weights, link="logit", method="pointwise", family=(), alpha=alpha
-        )
+        return factorial_effects(y, factors, at=at, contrasts=weights, link="logit", alpha=alpha)
     return None
 
 
-def _one_sided(effects: xr.Dataset, bound: float = 0.0) -> tuple[xr.DataArray, xr.DataArray]:
-    """p that the effect is below, and that it is above, the bound; 1 where it does not vary."""
-    se, df = effects.se.values, effects.df.values
-    t = np.divide(effects.estimate.values - bound, se, out=np.zeros_like(se), where=se > 0)
-    there = (se > 0) & ~np.isnan(effects.p.values)
-    below, above = (np.where(there, stdtr(df, sign * t), 1.0) for sign in (1, -1))
-    return effects.estimate.copy(data=below), effects.estimate.copy(data=above)
-
-
 def _largest(*p: xr.DataArray) -> xr.DataArray:
-    return xr.concat(list(p), "test").max("test")
+    """The largest p; NaN where one is missing."""
+    return xr.concat(list(p), "test").max("test", skipna=False)
 
 
-def _holm(p: xr.DataArray, lead: str = "claim") -> xr.DataArray:
-    """Holm's step-down correction over all dims but the leading one."""
-    ordered = p.transpose(lead, ...)
-    flat = ordered.values.reshape(ordered.sizes[lead], -1)
-    return ordered.copy(data=np.array([holm(row) for row in flat]).reshape(ordered.shape))
+def _holm(p: xr.DataArray) -> xr.DataArray:
+    """Holm's correction over all places of each effect; a missing p counts as a test and stays missing."""
+    ordered = p.transpose("effect", ...)
+    flat = ordered.fillna(1.0).values.reshape(ordered.sizes["effect"], -1)
+    found = ordered.copy(data=np.array([holm(row) for row in flat]).reshape(ordered.shape))
+    return found.where(ordered.notnull())

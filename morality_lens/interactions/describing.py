@@ -6,44 +6,61 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from morality_lens.interactions.names import effect_called, factors_in, main_effects_of
+
 WHERE = ("round", "layer")
 """Dims within which a sentence says where an effect is; each index of the others has its own sentence."""
 
 
-def describe(effects: xr.Dataset, effect: str, alpha: float | None = None, site: str | None = None) -> str:
-    """What the data say about one effect, in sentences, and no more than that.
+def describe(
+    effects: xr.Dataset,
+    effect: str | Sequence[str] | None = None,
+    alpha: float | None = None,
+    site: str | None = None,
+) -> str:
+    """What the data say about effects, in sentences, and no more than that.
 
-    Extents ("layers 3 to 5") come from step-down max-|t| p only. The text names sign, place, size with band,
-    scale, clusters and what the result is conditional on; a negative two-way comes with its cell means.
+    Extents ("layers 3 to 5") come from max-|t| p only: with the alpha of ``effects`` exactly the places
+    whose band excludes 0. The text names sign, place, size with band, scale, clusters and what the result is
+    conditional on; a negative two-way comes with the cell means of the place that is told. It is called
+    sub-additive where ``claim_ladder`` of the same numbers claims L0: where it is negative and both
+    components raise the outcome, each by its own adjusted p.
 
     Args:
         effects: what ``factorial_effects`` returned.
-        effect: one of its effects, for example ``instruction:feedback``.
+        effect: one of its effects, for example ``instruction:feedback`` (its factors in any order), or
+            several; None describes all.
         alpha: threshold for the adjusted p; the one of ``effects`` when None. Bands keep theirs.
         site: the only site to speak of; every site when None.
 
     Raises:
         ValueError: an effect or a site that is not there.
     """
-    names = [str(name) for name in effects.effect.values]
-    if effect not in names:
-        raise ValueError(f"describe needs one of the effects {names}; got {effect!r}.")
-    chosen = effects.sel(effect=effect)
-    if site is not None:
-        sites = (
-            [str(name) for name in np.atleast_1d(effects.coords["site"].values)]
-            if "site" in effects.coords
-            else []
-        )
-        if site not in sites:
-            raise ValueError(f"describe needs one of the sites {sites}; got {site!r}.")
-        if "site" in chosen.dims:
-            chosen = chosen.sel(site=[site])
+    known = effects.effect.values
+    asked = known if effect is None else [effect] if isinstance(effect, str) else effect
+    names = [effect_called(str(name), np.atleast_1d(known), "describe") for name in np.atleast_1d(asked)]
+    effects = _at_site(effects if "effect" in effects.dims else effects.expand_dims("effect"), site)
     level = float(effects.attrs["alpha"]) if alpha is None else alpha
-    apart = [dim for dim in chosen.estimate.dims if dim not in WHERE]
-    panels = itertools.product(*(range(chosen.sizes[dim]) for dim in apart))
-    lines = [_panel(chosen.isel(dict(zip(apart, index, strict=True))), effect, level) for index in panels]
+    apart = [dim for dim in effects.estimate.dims if dim not in (*WHERE, "effect")]
+    indices = list(itertools.product(*(range(effects.sizes[dim]) for dim in apart)))
+    panels = [effects.isel(dict(zip(apart, index, strict=True))) for index in indices]
+    lines = [_panel(panel, name, level) for name in names for panel in panels]
     return "\n".join([*lines, _footing(effects)])
+
+
+def _at_site(effects: xr.Dataset, site: str | None) -> xr.Dataset:
+    """The effects at one site, or all of them.
+
+    Raises:
+        ValueError: there is no such site.
+    """
+    if site is None:
+        return effects
+    there = np.atleast_1d(effects.coords["site"].values) if "site" in effects.coords else []
+    sites = [str(name) for name in there]
+    if site not in sites:
+        raise ValueError(f"describe needs one of the sites {sites}; got {site!r}.")
+    return effects.sel(site=[site]) if "site" in effects.dims else effects
 
 
 def negative_control(effects: xr.Dataset, early: Sequence[str] = ()) -> dict[str, str | float | bool]:
@@ -65,7 +82,7 @@ def negative_control(effects: xr.Dataset, early: Sequence[str] = ()) -> dict[str
             "is given."
         )
     first = effects.estimate.sel(round=0) if "round" in effects.dims else effects.estimate
-    late = [name for name in first.effect.values.tolist() if not _factors_in(name) <= set(early)]
+    late = [name for name in first.effect.values.tolist() if not set(factors_in(name)) <= set(early)]
     first = first.sel(effect=late)
     if not late:
         return {
@@ -89,31 +106,23 @@ def negative_control(effects: xr.Dataset, early: Sequence[str] = ()) -> dict[str
     return {"largest": largest, "effect": name, "exactly_zero": largest == 0, "sentence": sentence}
 
 
-def _factors_in(effect: str) -> set[str]:
-    """The factors of an effect, from its name: of ``a[on-placebo]:b@c=off``, a and b."""
-    return {part.partition("[")[0] for part in effect.partition("@")[0].split(":")}
-
-
-def _panel(chosen: xr.Dataset, effect: str, alpha: float) -> str:
-    """The sentences about one site (or one index of any other dim)."""
+def _panel(panel: xr.Dataset, effect: str, alpha: float) -> str:
+    """The sentences about one effect at one site (or one index of any other dim)."""
+    chosen = panel.sel(effect=effect)
     fixed = {part.partition("=")[0] for part in chosen.attrs["held_at"].split(",")} | {"effect"}
     held = [f"{dim} {c.item()}" for dim, c in chosen.coords.items() if c.ndim == 0 and dim not in fixed]
     head = ", ".join([effect, *held]) + ": "
     estimate, se = chosen.estimate.values, chosen.se.values
     if not np.any(estimate) and not np.any(se):
-        return f"{head}exactly zero{_everywhere(chosen, 'all')}."
+        return f"{head}exactly zero{_everywhere(chosen, 'all')}{_room(chosen)}."
     corrected = chosen.p_adj.notnull().any().item()
-    p = chosen.p_adj if corrected else chosen.p
+    found = _found(chosen, alpha)
     t = np.divide(np.abs(estimate), se, out=np.zeros_like(estimate), where=se > 0)
-    # the best of many uncorrected tests proves nothing
-    found = np.asarray((np.nan_to_num(p.values, nan=1.0) < alpha) & (corrected or p.size == 1))
     parts = [_extent(chosen, found, alpha, corrected=corrected)]
     if t.any():
         parts.append(f"The largest |t| {_place(chosen, t)}: {_size(chosen, t, corrected=corrected)}.")
-    negative = found & (estimate < 0)
-    if effect.partition("@")[0].count(":") == 1 and negative.any():
-        parts.append(_sub_additivity(chosen, effect, np.where(negative, t, -1.0)))
-    constant = int(np.count_nonzero((se == 0) & np.isnan(chosen.p.values) & (estimate != 0)))
+    parts += _sub_additivity(panel, effect, alpha)
+    constant = int(np.count_nonzero((se == 0) & (chosen.p.values != 1) & (estimate != 0)))
     if constant:
         parts.append(
             f"Warning: at {constant} of {estimate.size} places the effect is the same non-zero number in "
@@ -122,8 +131,32 @@ def _panel(chosen: xr.Dataset, effect: str, alpha: float) -> str:
     return head + " ".join(parts)
 
 
+def corrected_p(chosen: xr.Dataset) -> xr.DataArray:
+    """The p on which a claim about one effect may rest, NaN where there is none.
+
+    The adjusted one; without any, the pointwise p of an effect that has one place only, as the best of many
+    uncorrected tests proves nothing.
+    """
+    alone = chosen.p.size == 1 and not chosen.p_adj.notnull().any()
+    return chosen.p if alone else chosen.p_adj
+
+
+def _found(chosen: xr.Dataset, alpha: float) -> np.ndarray:
+    """Where an effect is distinguishable from zero."""
+    return np.asarray(np.nan_to_num(corrected_p(chosen).values, nan=2.0) <= alpha)
+
+
+def _room(chosen: xr.Dataset) -> str:
+    """What an effect of zero in every item leaves possible."""
+    names = ("band_low", "band_high") if chosen.band_low.notnull().all() else ("ci_low", "ci_high")
+    low, high = float(chosen[names[0]].min()), float(chosen[names[1]].max())
+    if not high > low:
+        return ""
+    return f" in every item played, which leaves room for {low:+.3g} to {high:+.3g} in others"
+
+
 def _extent(chosen: xr.Dataset, found: np.ndarray, alpha: float, *, corrected: bool) -> str:
-    """Where the adjusted p is below alpha, by sign."""
+    """Where the adjusted p is at most alpha, by sign."""
     if not corrected and not chosen.p.notnull().any():
         return "no p-values are given (see the notes), so nothing is claimed."
     if not corrected:
@@ -131,7 +164,7 @@ def _extent(chosen: xr.Dataset, found: np.ndarray, alpha: float, *, corrected: b
     if not found.any():
         smallest = float(np.nanmin(chosen.p_adj.values))
         return (
-            f"not distinguishable from zero{_everywhere(chosen, 'any')} (smallest step-down max-|t| p = "
+            f"not distinguishable from zero{_everywhere(chosen, 'any')} (smallest max-|t| p = "
             f"{smallest:.2g}), which is not evidence of no effect."
         )
     words = []
@@ -139,7 +172,7 @@ def _extent(chosen: xr.Dataset, found: np.ndarray, alpha: float, *, corrected: b
         mask = np.asarray(found & (np.sign(chosen.estimate.values) == sign))
         if mask.any():
             words.append(f"{name}{_spots(chosen, mask)}")
-    return f"{'; '.join(words)} (step-down max-|t| p below {alpha:g})."
+    return f"{'; '.join(words)} (max-|t| p at most {alpha:g})."
 
 
 def _spots(chosen: xr.Dataset, mask: np.ndarray) -> str:
@@ -210,27 +243,59 @@ def _size(chosen: xr.Dataset, score: np.ndarray, *, corrected: bool) -> str:
     )
 
 
-def _sub_additivity(chosen: xr.Dataset, effect: str, score: np.ndarray) -> str:
-    """L0 and the four cell means where the negative two-way is clearest."""
-    first, second = (part.partition("[")[0] for part in effect.partition("@")[0].split(":"))
-    spot = _index(chosen, score)
-    others = [name for name in chosen.attrs["factors"] if name not in (first, second)]
+def _sub_additivity(panel: xr.Dataset, effect: str, alpha: float) -> list[str]:
+    """Where a two-way is negative: whether that is L0, its size and the cell means at the clearest place."""
+    chosen = panel.sel(effect=effect)
+    negative = np.asarray(_found(chosen, alpha) & (chosen.estimate.values < 0))
+    crossed = factors_in(effect)
+    if len(crossed) != 2 or not set(crossed) <= set(chosen.attrs["factors"]) or not negative.any():
+        return []
+    raised = np.ones_like(negative)
+    for name in main_effects_of(effect):
+        raised &= _raised(panel, name, alpha)
+    shown = negative & raised
+    if shown.any():
+        claim = (
+            f"It is sub-additive on the scale shown (L0){_spots(chosen, shown)}: negative there, and both "
+            "components raise the outcome (each by its own adjusted p)."
+        )
+    else:
+        claim = (
+            f"Where it is negative{_spots(chosen, negative)}, the two components are not both shown to raise "
+            "the outcome, so it is not called sub-additive on the scale shown (L0)."
+        )
+    told = shown if shown.any() else negative
+    size = np.divide(
+        np.abs(chosen.estimate.values), chosen.se.values, out=np.full(told.shape, np.inf), where=chosen.se > 0
+    )
+    score = np.where(told, size, -1.0)
+    corrected = chosen.p_adj.notnull().any().item()
+    at = f" {_place(chosen, score).removeprefix('is ')}" if chosen.estimate.dims else ""
+    return [
+        claim,
+        f"Clearest{at}: {_size(chosen, score, corrected=corrected)}.",
+        f"Cell means{at}: {_cells(chosen, crossed, _index(chosen, score))}.",
+    ]
+
+
+def _raised(panel: xr.Dataset, name: str, alpha: float) -> np.ndarray:
+    """Where a component is shown to raise the outcome; nowhere if its effect is not among these."""
+    if name not in panel.effect.values:
+        return np.zeros(panel.estimate.isel(effect=0).shape, dtype=bool)
+    one = panel.sel(effect=name)
+    return np.asarray(_found(one, alpha) & (one.estimate.values > 0))
+
+
+def _cells(chosen: xr.Dataset, crossed: tuple[str, ...], spot: Mapping[Hashable, int]) -> str:
+    """The means of the four cells of two factors at one place."""
+    first, second = crossed
+    others = [name for name in chosen.attrs["factors"] if name not in crossed]
     means = chosen.cell_mean.isel(spot).mean(others)
-    cells = "; ".join(
+    return "; ".join(
         f"{first} {a}, {second} {b}: {means.sel({first: a, second: b}).item():.3g}"
         for a in means[first].values
         for b in means[second].values
     )
-    gains = [(means.isel({name: 1}) - means.isel({name: 0})).mean().item() for name in (first, second)]
-    if min(gains) > 0:
-        claim = "This is sub-additive on the scale shown (L0), and no more is claimed."
-    else:
-        claim = (
-            "This is a negative difference of differences on the scale shown (L0); the two components do "
-            "not both raise the outcome there, so it is not called sub-additive."
-        )
-    at = f" {_place(chosen, score).removeprefix('is ')}" if spot else ""
-    return f"{claim} Cell means{at}: {cells}."
 
 
 def _footing(effects: xr.Dataset) -> str:
@@ -241,5 +306,5 @@ def _footing(effects: xr.Dataset) -> str:
     return (
         f"Effects of {attrs['outcome']} on the {attrs['scale']}{units}; {attrs['n_items']} items in "
         f"{attrs['n_clusters']} clusters; {attrs['method']} ({attrs['method_reason']}){corrected}. "
-        f"{attrs['notes'][0]}"
+        f"{' '.join(filter(None, (attrs['notes'][0], attrs.get('vouch', ''))))}"
     )

@@ -74,7 +74,7 @@ def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, t
     fig.add_vline(x=0, line={"color": "#777", "dash": "dash"}, layer="below")
     fig.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
     fig.update_xaxes(title_text=_axis(effects))
-    title = f"Components of {effect}{_when(one)}"
+    title = f"Components of {one['effect'].item()}{_when(one)}"
     return finish(
         fig,
         title,
@@ -130,7 +130,7 @@ def attribution_layers(effects: xr.Dataset, *, effect: str, round: int | None = 
     fig.add_hline(y=0, line={"color": "#777"}, layer="below")
     fig.update_xaxes(title_text="layer (-1: embedding)", tickvals=layers.tolist())
     fig.update_yaxes(title_text=_axis(effects))
-    title = f"{effect}{_when(one)}, layer by layer"
+    title = f"{one['effect'].item()}{_when(one)}, layer by layer"
     return finish(fig, title, f"{drawn}; {_sum(effects)}", height=420, legend_rows=1, trust=provisos(effects))
 
 
@@ -150,7 +150,7 @@ def attribution_heads(effects: xr.Dataset, *, effect: str, round: int | None = N
     heads = one.isel(component=np.flatnonzero(one["kind"].values == "head"))
     heads = heads.assign_coords(row=("component", [f"head {h}" for h in heads["head"].values]))
     rows = list(dict.fromkeys(heads["row"].values[np.argsort(heads["head"].values, kind="stable")]))
-    return _map(heads, rows, effects, f"{effect}{_when(one)} by head and layer")
+    return _map(heads, rows, effects, f"{one['effect'].item()}{_when(one)} by head and layer")
 
 
 def attribution_segments(effects: xr.Dataset, *, effect: str, round: int | None = None) -> go.Figure:
@@ -173,7 +173,7 @@ def attribution_segments(effects: xr.Dataset, *, effect: str, round: int | None 
     ]
     rows = used or list(dict.fromkeys(heads["row"].values))
     some = heads.isel(component=np.isin(heads["row"].values, rows))
-    return _map(some, rows, effects, f"{effect}{_when(one)} by segment read and layer")
+    return _map(some, rows, effects, f"{one['effect'].item()}{_when(one)} by segment read and layer")
 
 
 def _map(one: xr.Dataset, rows: list[str], effects: xr.Dataset, title: str) -> go.Figure:

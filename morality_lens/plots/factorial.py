@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens.design import RESERVED
+from morality_lens.interactions.names import effect_called
 from morality_lens.plots.style import (
     DASHES,
     EFFECT_COLORS,
@@ -104,7 +105,8 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
     """
     data, site_name = _at_site(effects, site)
     _need(data["estimate"], "plots.effects_map", ("effect", "layer", "round"))
-    one = data.sel(effect=_effect_names(data, effect)[0]).transpose("round", "layer", ...)
+    name = _effect_names(data, effect)[0]
+    one = data.sel(effect=name).transpose("round", "layer", ...)
     low, high, drawn = interval(one)
     estimate, layers = one["estimate"].to_numpy(), one["layer"].to_numpy()
     rounds = np.array([round_name(r) for r in one["round"].to_numpy().tolist()])
@@ -120,7 +122,7 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
         xgap=1,
         ygap=1,
         customdata=details(one, low, high),
-        hovertemplate=f"<b>{effect}</b>, %{{y}}, layer %{{x}}<br>{HOVER.format(value='%{z:+.3f}')}",
+        hovertemplate=f"<b>{name}</b>, %{{y}}, layer %{{x}}<br>{HOVER.format(value='%{z:+.3f}')}",
         colorbar={"title": {"text": unit, "font": {"size": 13}}, "thickness": 14},
     )
     found = np.argwhere(one["p_adj"].to_numpy() < alpha(data))
@@ -137,7 +139,7 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return finish(
         fig,
-        f"Effect of {effect} by layer and round{_where(site_name)}",
+        f"Effect of {name} by layer and round{_where(site_name)}",
         f"blue: toward moral; {drawn.partition('; ')[2].replace('filled', 'dots')}",
         height=160 + 44 * len(rounds),
         trust=trust(data),
@@ -363,10 +365,9 @@ def _need(data: xr.DataArray, who: str, dims: Sequence[str]) -> None:
 def _effect_names(data: xr.Dataset, effect: str | Sequence[str] | None) -> list[str]:
     present = [str(name) for name in data["effect"].to_numpy()]
     names = present if effect is None else [effect] if isinstance(effect, str) else list(effect)
-    unknown = [name for name in names if name not in present]
-    if unknown or not names:
-        raise ValueError(f"no effect {unknown} in this result: choose from {present}.")
-    return names
+    if not names:
+        raise ValueError(f"no effect was named: choose from {present}, or give None for all.")
+    return [effect_called(name, present, "a figure") for name in names]
 
 
 def _rounds(data: xr.Dataset) -> list[int | None]:

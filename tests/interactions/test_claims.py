@@ -1,9 +1,13 @@
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from morality_lens.interactions.claims import claim_ladder, describe_claims, equivalence
+from morality_lens.interactions.describing import describe
 from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.intervals import one_sided
 
 FACTORS = ("instruction", "cot", "feedback")
 
@@ -84,18 +88,44 @@ def test_log_odds_are_claimed_of_zeros_and_ones_only():
     assert held(claim_ladder(y)) == {"L0"}
 
 
-def test_places_are_corrected_by_holm_and_each_gets_its_sentence():
+def test_places_are_corrected_by_max_t_and_each_gets_its_sentence():
     y = planted([[0, 1.5], [1.5, 1.0]], places=4)
-    ladder = claim_ladder(y)
-    ranked = np.sort(ladder.p.sel(claim="L0").values)
-    np.testing.assert_allclose(
-        np.sort(ladder.p_adj.sel(claim="L0").values), np.maximum.accumulate(ranked * [4, 3, 2, 1])
-    )
+    ladder, effects = claim_ladder(y), factorial_effects(y)
+    needed = effects.p_adj.sel(effect=["instruction", "feedback", "instruction:feedback"])
+    np.testing.assert_array_equal(ladder.p_adj.sel(claim="L0"), needed.max("effect"))
     text = describe_claims(ladder)
     assert text.count("interference (L3") == 8 or text.count("interference (L3") >= 4
     assert "layer 2: instruction and feedback:" in text
     assert "instruction off, feedback off:" in text
-    assert "(Holm)" in text
+    assert "p corrected over 4 tests (4 layers), separately for each effect (max-|t|)" in text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_ladder_and_the_sentences_claim_l0_at_the_same_places(seed):
+    y = planted([[0, 0.8], [0.8, 1.15]], 60, sd=0.8, seed=seed, places=12)
+    y = y + xr.DataArray(np.linspace(-0.3, 0.3, 12), dims="layer") * (y.instruction == "on")
+    y = y.assign_attrs(oriented=True)
+    ladder, text = claim_ladder(y), describe(factorial_effects(y), "instruction:feedback")
+    claimed = ladder.holds.sel(claim="L0").values
+    told = re.search(r"\(L0\) at layers? ([^:]*): negative", text)
+    layers = set() if told is None else {n for part in re.split(", | and ", told[1]) for n in _run(part)}
+    assert layers == set(np.flatnonzero(claimed).tolist())
+    assert 0 < claimed.sum() < 12
+
+
+def _run(part: str) -> range:
+    first, _, last = part.partition(" to ")
+    return range(int(first), int(last or first) + 1)
+
+
+def test_with_few_clusters_and_several_places_neither_claims_anything():
+    y = planted([[0, 1.5], [1.5, 1.0]], 7, sd=0.1, places=3)
+    ladder = claim_ladder(y)
+    assert not ladder.holds.any()
+    assert ladder.p_adj.isnull().all()
+    assert "no corrected p (7 clusters are fewer than 8" in describe_claims(ladder)
+    assert "no extent is claimed" in describe(factorial_effects(y), "instruction:feedback")
+    assert bool(claim_ladder(y.isel(layer=0, drop=True)).holds.sel(claim="L0"))
 
 
 def test_what_is_not_shown_is_not_called_additive():
@@ -108,6 +138,42 @@ def test_a_margin_lets_small_gains_count_as_none():
     y = planted([[0, 1], [1, 1.02]], 400)
     assert "L2" not in held(claim_ladder(y))
     assert "L2" in held(claim_ladder(y, margin=0.3))
+
+
+def test_with_a_margin_the_words_say_what_was_shown():
+    rng = np.random.default_rng(4)
+    cells = np.array([[0.80, 0.85], [0.901, 0.909]])[None, :, None, :]
+    y = planted([[0, 0], [0, 0]], 300).copy(data=cells + 0.05 * rng.standard_normal((300, 2, 2, 2)))
+    better = describe_claims(claim_ladder(y, margin=0.02))
+    assert "both together are no more than 0.02 above the better of the two alone (L2" in better
+    assert "worse" not in better
+    worse = y.where(~((y.instruction == "on") & (y.feedback == "on")), y - 0.03).assign_attrs(y.attrs)
+    assert "both together are worse than the better of the two alone (L2" in describe_claims(
+        claim_ladder(worse)
+    )
+
+
+def test_a_margin_is_tested_as_the_shifted_outcome_would_be():
+    y = planted([[0, 1], [1, 1.1]], 50)
+    step = factorial_effects(y, at={"instruction": "on"}, method="pointwise").sel(
+        effect="feedback@instruction=on"
+    )
+    other = factorial_effects(y, at={"feedback": "on"}, method="pointwise").sel(
+        effect="instruction@feedback=on"
+    )
+    by_hand = min(2 * one_sided(one, 0.3)[0].item() for one in (step, other))
+    assert claim_ladder(y, margin=0.3).p.sel(claim="L2").item() == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_a_step_that_never_varies_shows_no_gain_within_a_margin():
+    cells = np.zeros((12, 2, 2, 2))
+    cells[:6, 1], cells[6:, :, :, 1] = 1.0, 1.0
+    cells[:, 1, :, 1] = 1.0
+    cells[:, 1] = 1.0
+    cells[:, :, :, 1] = 1.0
+    y = planted([[0, 0], [0, 0]], 12).copy(data=cells)
+    ladder = claim_ladder(y, margin=0.02)
+    assert not ladder.holds.sel(claim="L2").item()
 
 
 def test_claims_can_be_made_of_the_content_alone():
@@ -136,6 +202,20 @@ def test_equivalence_is_shown_by_two_one_sided_tests():
     by_hand = max(t.cdf((d - 0.1) / se, df), t.sf((d + 0.1) / se, df))
     assert equivalence(effects, 0.1).p.sel(effect="cot", layer=1).item() == pytest.approx(by_hand)
     assert shown.p_everywhere.sel(effect="cot").item() == shown.p.sel(effect="cot").max().item()
+
+
+def test_nothing_is_equivalent_where_nothing_varies():
+    y = planted([[0, 1], [1, 2]], 20, places=3).copy(deep=True)
+    y[dict(cot=1, layer=1)] = y.isel(cot=0, layer=1)
+    shown = equivalence(factorial_effects(y, method="pointwise"), 1.0)
+    cot = shown.sel(effect="cot")
+    assert np.isnan(cot.p.values).tolist() == [False, True, False]
+    assert cot.equivalent.values.tolist() == [True, False, True]
+    assert np.isnan(cot.p_everywhere.item())
+    assert "there is no p" in shown.attrs["note"]
+    never = planted([[0, 0], [0, 0]], 8).copy(data=np.zeros((8, 2, 2, 2)))
+    with pytest.raises(ValueError, match="vary between clusters; got a standard error of 0"):
+        equivalence(factorial_effects(never), 0.02)
 
 
 def test_a_null_that_is_only_not_rejected_is_not_equivalent():

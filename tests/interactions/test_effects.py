@@ -771,7 +771,7 @@ def test_what_is_known_of_the_direction_travels_with_its_effects():
 
 def test_a_sub_additive_two_way_is_told_with_extent_scale_cell_means_and_condition():
     text = describe(factorial_effects(planted(scale=2.0)), "instruction:feedback")
-    assert "site answer_start: negative at round 2 (layers 3 to 5) (step-down max-|t| p below 0.05)" in text
+    assert "site answer_start: negative at round 2 (layers 3 to 5) (max-|t| p at most 0.05)" in text
     assert "sub-additive on the scale shown (L0)" in text
     for cell in (
         "instruction off, feedback off",
@@ -831,9 +831,9 @@ def test_extents_join_neighbouring_layers_only():
     values = 0.3 * noise(40, 8)
     values[:, 1, :, :, [0, 1, 2, 5]] += 2
     y = cube(values, "layer")
-    assert "positive at layers 0 to 2 and 5 (step" in describe(factorial_effects(y, draws=100), "instruction")
+    assert "positive at layers 0 to 2 and 5 (max" in describe(factorial_effects(y, draws=100), "instruction")
     sparse = y.assign_coords(layer=np.arange(0, 16, 2))
-    assert "positive at layers 0, 2, 4 and 10 (step" in describe(
+    assert "positive at layers 0, 2, 4 and 10 (max" in describe(
         factorial_effects(sparse, draws=100), "instruction"
     )
 
@@ -854,7 +854,7 @@ def test_one_number_per_cell_is_told_without_a_place():
     values = noise(40)
     values[:, 1] += 1
     text = describe(factorial_effects(cube(values), draws=100), "instruction")
-    assert text.startswith("instruction: positive (step-down")
+    assert text.startswith("instruction: positive (max-|t| p")
 
 
 def test_a_round_zero_that_differs_is_reported():

@@ -233,7 +233,7 @@ def test_what_is_not_there_is_refused_by_name():
     effects = make_effects()
     with pytest.raises(ValueError, match=r"no site 'middle'.*answer_start"):
         plots.effects(effects, site="middle")
-    with pytest.raises(ValueError, match=r"no effect \['kindness'\].*instruction"):
+    with pytest.raises(ValueError, match=r"no effect 'kindness'.*instruction"):
         plots.effects(effects, effect="kindness")
     with pytest.raises(ValueError, match=r"no layer 99"):
         plots.cell_means(effects, effect="cot", layer=99)
