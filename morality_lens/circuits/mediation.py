@@ -1,7 +1,8 @@
 """Mediation: the part of a behavioural interaction that the residual at a layer carries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from morality_lens.runs.run import Run
 WAYS = ("whole site", "direction")
 DOSE = 0.5
 """Gaps that are added and subtracted to find the gain of steering."""
+FRACTIONS = (0.25, 0.5, 1.0)
+"""Parts of the way from the residual to the one without an interaction at which the effect is measured."""
 
 
 def mediate(
@@ -44,6 +47,13 @@ def mediate(
     and the rest, made downstream. ``whole site`` puts in m itself; ``direction`` moves M11 along the probe's
     direction only, to the projection that m has.
 
+    Two checks come with it. The same exchange of M11 for m in the prompt without both components is the pure
+    indirect effect, Y(00; M11) - Y(00; m); what the mediated part (the total indirect effect) has beyond it
+    is the mediated interaction of the residual with the rest of the prompt (VanderWeele 2013). And effects of
+    patching hold interactions that grow with the distance patched and vanish only where the model is locally
+    affine (arXiv:2606.27510), so the effect is also measured at fractions of the distance: linear, it would
+    grow in proportion.
+
     Args:
         model: the run's model.
         run: a run of questions that stored the site ``answer_start``.
@@ -55,7 +65,9 @@ def mediate(
         batching: items and rows of a pass.
 
     Returns:
-        ``tau`` [item], ``mediated`` [item, layer, way], in log-odds of the correct option; ``interaction``
+        ``tau`` [item], ``mediated`` and ``pure`` [item, layer, way], and ``dosed`` [item, layer, way,
+        fraction], the effect of that part of the way (at 1 it is ``mediated``), in log-odds of the correct
+        option; ``interaction``
         [item, layer], that of the projection, in gaps; ``gain`` [item, layer], by how much one gap added
         there moves the log-odds (NaN where the direction is zero).
         :func:`morality_lens.circuits.mediated_share` summarises them.
@@ -77,32 +89,43 @@ def mediate(
     stored = run.residuals.sel(item=ids, site="answer_start", round=moment.number, layer=chosen).load()
     m = {k: _site(stored.sel(cell.coords), record.d_model) for k, cell in cells.items()}
     additive = m["on", "off"] + m["off", "on"] - m["off", "off"]
-    changes = _changes(record, probe, chosen, additive, ids)
-    data = intervene(
-        model,
-        run,
-        Measure.of(record, run, Reading(probe=probe)),
-        Interventions(units=[Unit(changes={c.layer: c.change}) for c in changes], at="answer_start"),
-        Moment(condition=cells["on", "on"], round=moment.number, items=ids),
-        batching,
-    )
-    order = [data["item"].index(name) for name in ids]
-    clean, odds = data["target_log_odds"][order], data["log_odds"][order]
-    carried, gain = _by_layer({(c.layer, c.kind): odds[:, i] for i, c in enumerate(changes)}, clean, chosen)
+    site = _Site(record=record, probe=probe, layers=chosen, row={name: i for i, name in enumerate(ids)})
+
+    def measured(levels: tuple[str, str], changes: list[_LayerChange]) -> _Measured:
+        data = intervene(
+            model,
+            run,
+            Measure.of(record, run, Reading(probe=probe)),
+            Interventions(units=[Unit(changes={c.layer: c.change}) for c in changes], at="answer_start"),
+            Moment(condition=cells[levels], round=moment.number, items=ids),
+            batching,
+        )
+        return _Measured.of(data, changes, ids)
+
+    both = measured(("on", "on"), [*site.exchanged(additive, FRACTIONS), *site.steered()])
+    full = measured(("off", "off"), site.exchanged(m["on", "on"], (1.0,)))
+    less = measured(("off", "off"), site.exchanged(additive, (1.0,)))
+    dosed = both.clean[:, None, None, None] - both.by_way(chosen, FRACTIONS)
     own = log_odds_of(run, ids, moment.number)
     y = {k: own.sel(cell.coords).values for k, cell in cells.items()}
     tau = y["on", "on"] - y["on", "off"] - y["off", "on"] + y["off", "off"]
     return xr.Dataset(
         {
             "tau": (("item",), tau),
-            "mediated": (("item", "layer", "way"), carried),
+            "mediated": (("item", "layer", "way"), dosed[..., -1]),
+            "pure": (
+                ("item", "layer", "way"),
+                (full.by_way(chosen, (1.0,)) - less.by_way(chosen, (1.0,)))[..., 0],
+            ),
+            "dosed": (("item", "layer", "way", "fraction"), dosed),
             "interaction": (("item", "layer"), _projected(probe, chosen, m["on", "on"] - additive)),
-            "gain": (("item", "layer"), gain),
+            "gain": (("item", "layer"), both.gain(chosen)),
         },
         coords={
             "item": ids,
             "layer": chosen,
             "way": list(WAYS),
+            "fraction": list(FRACTIONS),
             "cluster": ("item", run.residuals["cluster"].sel(item=ids).values),
         },
         attrs={
@@ -155,53 +178,117 @@ class _LayerChange:
         layer: the layer.
         kind: one of :data:`WAYS`, or ``up`` or ``down``, which steer.
         change: of the residual.
+        fraction: of the distance, for a way of mediation.
     """
 
     layer: int
     kind: str
     change: ModelChange
+    fraction: float = 1.0
+
+    @property
+    def key(self) -> tuple[int, str, float]:
+        """What tells it from the others."""
+        return self.layer, self.kind, self.fraction
 
 
-def _changes(
-    record: ModelRecord,
-    probe: Probe,
-    layers: Sequence[int],
-    additive: Float[np.ndarray, "item layer d_model"],
-    items: Sequence[str],
-) -> list[_LayerChange]:
-    """All changes, layer by layer; where the direction is zero, the whole site alone is changed."""
-    device, dtype = record.lm.device, record.lm.module.dtype
-    row = {name: i for i, name in enumerate(items)}
-    found: list[_LayerChange] = []
-    for number, layer in enumerate(layers):
-        put_in = torch.tensor(additive[:, number], device=device, dtype=dtype)
-        found.append(_LayerChange(layer=layer, kind="whole site", change=_replacing(put_in, row)))
-        direction = probe.direction.sel(layer=layer).values.astype(np.float64)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Site:
+    """The residuals that are changed.
+
+    Attributes:
+        record: of the model.
+        probe: its direction; where that is zero, the whole site alone is changed.
+        layers: the layers.
+        row: the row of each item in arrays of residuals.
+    """
+
+    record: ModelRecord
+    probe: Probe
+    layers: Sequence[int]
+    row: dict[str, int]
+
+    def exchanged(
+        self, values: Float[np.ndarray, "item layer d_model"], fractions: Sequence[float]
+    ) -> list[_LayerChange]:
+        """The residuals moved that far to these, layer by layer: whole, and along the direction only."""
+        found = []
+        for number, layer in enumerate(self.layers):
+            put_in, along, step = self._tensor(values[:, number]), *self._direction(layer)
+            changes = [("whole site", lambda part, v=put_in: _replacing(v, self.row, part))]
+            if along is not None:
+                changes.append(
+                    (
+                        "direction",
+                        lambda part, v=put_in, a=along, s=step: _moving(v, self.row, (a, s), part),
+                    )
+                )
+            found += [
+                _LayerChange(layer=layer, kind=kind, change=change(part), fraction=part)
+                for kind, change in changes
+                for part in fractions
+            ]
+        return found
+
+    def steered(self) -> list[_LayerChange]:
+        """The residuals moved along the direction, by the same distance up and down."""
+        found = []
+        for layer in self.layers:
+            along, step = self._direction(layer)
+            if along is not None:
+                found += [
+                    _LayerChange(layer=layer, kind=kind, change=_shifting(size * step))
+                    for kind, size in (("up", DOSE), ("down", -DOSE))
+                ]
+        return found
+
+    def _direction(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """The direction and the step of one gap along it; None where the direction is zero."""
+        direction = self.probe.direction.sel(layer=layer).values.astype(np.float64)
         if not direction.any():
-            continue
-        step = torch.tensor(gap_vector(probe, layer), device=device, dtype=dtype)
-        along = torch.tensor(direction, device=device, dtype=dtype)
-        found += [
-            _LayerChange(layer=layer, kind="direction", change=_moving(put_in, row, along, step)),
-            _LayerChange(layer=layer, kind="up", change=_shifting(DOSE * step)),
-            _LayerChange(layer=layer, kind="down", change=_shifting(-DOSE * step)),
-        ]
-    return found
+            return None, None
+        return self._tensor(direction), self._tensor(gap_vector(self.probe, layer))
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.tensor(values, device=self.record.lm.device, dtype=self.record.lm.module.dtype)
 
 
-def _by_layer(
-    found: dict[tuple[int, str], Float[np.ndarray, " item"]],
-    clean: Float[np.ndarray, " item"],
-    layers: Sequence[int],
-) -> tuple[Float[np.ndarray, "item layer way"], Float[np.ndarray, "item layer"]]:
-    """What is lost under each way of mediation, and the gain of steering; NaN where it was not measured."""
-    nothing = np.full_like(clean, np.nan)
-    carried = [[clean - found.get((layer, way), nothing) for way in WAYS] for layer in layers]
-    gain = [
-        (found.get((layer, "up"), nothing) - found.get((layer, "down"), nothing)) / (2 * DOSE)
-        for layer in layers
-    ]
-    return np.moveaxis(np.array(carried), -1, 0), np.moveaxis(np.array(gain), -1, 0)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Measured:
+    """Log-odds of one prompt of each item, without a change and under every change.
+
+    Attributes:
+        clean: without a change.
+        odds: under each change.
+    """
+
+    clean: Float[np.ndarray, " item"]
+    odds: dict[tuple[int, str, float], Float[np.ndarray, " item"]]
+
+    @staticmethod
+    def of(data: Mapping[str, Any], changes: Sequence[_LayerChange], items: Sequence[str]) -> "_Measured":
+        """What :func:`intervene` measured, in the order of the items."""
+        order = [data["item"].index(name) for name in items]
+        odds = data["log_odds"][order]
+        return _Measured(
+            clean=data["target_log_odds"][order],
+            odds={change.key: odds[:, i] for i, change in enumerate(changes)},
+        )
+
+    def by_way(
+        self, layers: Sequence[int], fractions: Sequence[float]
+    ) -> Float[np.ndarray, "item layer way fraction"]:
+        """Under the exchanges; NaN where it was not measured."""
+        found = [[[self._at(layer, way, f) for f in fractions] for way in WAYS] for layer in layers]
+        return np.moveaxis(np.array(found), -1, 0)
+
+    def gain(self, layers: Sequence[int]) -> Float[np.ndarray, "item layer"]:
+        """The gain of steering by one gap; NaN where it was not measured."""
+        found = [(self._at(layer, "up") - self._at(layer, "down")) / (2 * DOSE) for layer in layers]
+        return np.moveaxis(np.array(found), -1, 0)
+
+    def _at(self, layer: int, kind: str, fraction: float = 1.0) -> Float[np.ndarray, " item"]:
+        return self.odds.get((layer, kind, fraction), np.full_like(self.clean, np.nan))
 
 
 def _projected(
@@ -223,13 +310,20 @@ def _of(names: Sequence[str], row: dict[str, int]) -> list[int]:
     return [row[name] for name in names]
 
 
-def _replacing(values: Tensor, row: dict[str, int]) -> ModelChange:
-    return lambda _, names: values[_of(names, row)][:, None]
+def _replacing(values: Tensor, row: dict[str, int], part: float) -> ModelChange:
+    """Go a part of the way to the given values; the whole way puts in the values themselves."""
+    if part == 1:
+        return lambda _, names: values[_of(names, row)][:, None]
+    return lambda here, names: here + part * (values[_of(names, row)][:, None] - here)
 
 
-def _moving(values: Tensor, row: dict[str, int], along: Tensor, step: Tensor) -> ModelChange:
-    """Move along the step until the projection is that of the given values."""
-    return lambda here, names: here + ((values[_of(names, row)][:, None] - here) @ along)[..., None] * step
+def _moving(values: Tensor, row: dict[str, int], line: tuple[Tensor, Tensor], part: float) -> ModelChange:
+    """Move along the step, a part of the way to where the projection is that of the given values."""
+    along, step = line
+    return (
+        lambda here, names: here
+        + part * ((values[_of(names, row)][:, None] - here) @ along)[..., None] * step
+    )
 
 
 def _shifting(step: Tensor) -> ModelChange:

@@ -141,7 +141,11 @@ def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
         ``mediated`` and ``rest`` (its exact complement) with ``_low`` and ``_high``, their sum ``tau`` with
         its interval; ``share``, ``share_low``, ``share_high`` (Fieller; NaN and ``attrs["refused"]`` where
         tau is not distinguishable from zero); and ``predicted`` with its interval: the projection's
-        interaction times the mean gain of steering, the gain taken as known.
+        interaction times the mean gain of steering, the gain taken as known. Two checks, with ``_low`` and
+        ``_high``: ``pure``, the effect of the same exchange in the prompt without both components, and
+        ``with_prompt``, the rest of ``mediated``: the interaction of the residual with the prompt; by
+        ``fraction`` of the distance ``beyond_linear``, by how much ``mediated`` exceeds what that part of the
+        way foretells on a straight line. Results of earlier versions lack the checks.
     """
     shares, tau = mediated["mediated"], mediated["tau"]
     kept = shares.dropna("layer", how="any")
@@ -159,13 +163,32 @@ def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
         "predicted_high": mean["ci_high"],
         "gain": gain,
     }
+    parts |= _checks_of_mediation(mediated, kept)
     return xr.Dataset(
         parts, attrs={**mediated.attrs, "refused": ratio.attrs["refused"], "alpha": ratio.attrs["alpha"]}
     )
 
 
+def _checks_of_mediation(mediated: xr.Dataset, kept: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Means of the pure effect, the interaction with the prompt and the departures from linear."""
+    if "pure" not in mediated:
+        return {}
+    pure = mediated["pure"].sel(layer=kept["layer"])
+    dosed = mediated["dosed"].sel(layer=kept["layer"], fraction=mediated["fraction"] < 1)
+    found = {
+        "pure": pure,
+        "with_prompt": kept - pure,
+        "beyond_linear": kept - dosed / dosed["fraction"],
+    }
+    parts: dict[str, xr.DataArray] = {}
+    for name, values in found.items():
+        mean = mean_over_items(values)
+        parts |= {name: mean["estimate"], f"{name}_low": mean["ci_low"], f"{name}_high": mean["ci_high"]}
+    return parts
+
+
 def describe_mediation(mediated: xr.Dataset) -> str:
-    """The mediated share of an interaction at each layer, in sentences."""
+    """The mediated share of an interaction at each layer with its two checks, in sentences."""
     found = mediated_share(mediated)
     attrs = mediated.attrs
     size, low, high = (float(found[name]) for name in ("tau", "tau_low", "tau_high"))
@@ -180,6 +203,8 @@ def describe_mediation(mediated: xr.Dataset) -> str:
     for layer in found["layer"].values:
         ways = [_way(found.sel(layer=layer, way=way), str(way)) for way in found["way"].values]
         lines.append(f"Layer {int(layer)} mediates: {'; '.join(ways)}.")
+        if "pure" in found:
+            lines.append(_checks_said(found.sel(layer=layer)))
     return "\n".join([*lines, *notes])
 
 
@@ -193,6 +218,26 @@ def _way(found: xr.Dataset, name: str) -> str:
     share, low, high = (100 * float(found[key]) for key in ("share", "share_low", "share_high"))
     mediated, rest = float(found["mediated"]), float(found["rest"])
     return f"{name} {share:.0f} % [{low:.0f}, {high:.0f}] ({mediated:+.3f}, rest {rest:+.3f})"
+
+
+def _checks_said(found: xr.Dataset) -> str:
+    """The two checks of every way at one layer, in words."""
+    smallest = float(found["fraction"].min())
+    ways = []
+    for way in found["way"].values:
+        one = found.sel(way=way, fraction=smallest)
+        straight = float(one["mediated"] - one["beyond_linear"])
+        ways.append(
+            f"{way} {float(one['pure']):+.3f} there, so that {_with_interval(one, 'with_prompt')} is an "
+            f"interaction of the residual with the prompt; {smallest:g} of the distance foretells "
+            f"{straight:+.3f}, and {_with_interval(one, 'beyond_linear')} comes with its length"
+        )
+    return f"The same exchange in the prompt without both components: {'. '.join(ways)}."
+
+
+def _with_interval(one: xr.Dataset, name: str) -> str:
+    low, high = (float(one[f"{name}_{end}"]) for end in ("low", "high"))
+    return f"{float(one[name]):+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _random_detail(random: np.ndarray, p: float) -> str:

@@ -194,6 +194,11 @@ def test_mediation_is_what_the_circuit_says(world):
         for way in ("whole site", "direction"):
             mediated_here = mediated["mediated"].sel(layer=layer, way=way)
             np.testing.assert_allclose(mediated_here, share * tau, atol=1e-5)
+    # Behind the last block nothing looks at the prompt and everything is linear.
+    np.testing.assert_allclose(mediated["pure"].sel(layer=1), tau, atol=1e-5)
+    np.testing.assert_allclose(
+        mediated["dosed"].sel(layer=1), tau * mediated["fraction"].broadcast_like(mediated["dosed"].sel(layer=1)), atol=1e-5
+    )
     np.testing.assert_allclose(mediated["interaction"].sel(layer=0), 0.0, atol=2e-6)
     np.testing.assert_allclose(mediated["interaction"].sel(layer=1), BOTH, atol=2e-6)
     np.testing.assert_allclose(mediated["gain"], LOGIT, atol=1e-4)
@@ -201,3 +206,7 @@ def test_mediation_is_what_the_circuit_says(world):
     assert float(found["share"]) == pytest.approx(1.0, abs=1e-4)
     assert float(found["rest"]) == pytest.approx(0.0, abs=1e-5)
     assert float(found["predicted"]) == pytest.approx(tau, abs=1e-4)
+    assert float(found["pure"]) == pytest.approx(tau, abs=1e-5)
+    np.testing.assert_allclose(found["with_prompt"], 0.0, atol=1e-5)
+    np.testing.assert_allclose(found["beyond_linear"], 0.0, atol=1e-5)
+    assert found["fraction"].values.tolist() == [0.25, 0.5]

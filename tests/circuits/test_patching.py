@@ -263,6 +263,65 @@ def test_steering_equals_adding_through_the_bridge(played, architecture):
         steer(model, run, probe, condition=TARGET, doses=Doses(sizes=[0.0]), batching=QUIET)
 
 
+def residual_put_in(model, run, condition, item, layer, change):
+    """Log-odds of the right option after a whole forward of the bridge with one residual changed."""
+    from morality_lens.circuits.measuring import good_log_odds
+    from morality_lens.rounds.replay import option_letters
+    from morality_lens.runs.passages import answering
+
+    (passage,) = answering(run, items=[item], condition=condition, round=1)
+    ids = torch.tensor([passage_prompt(passage, 1)])
+    name = "blocks.0.hook_in" if layer == -1 else HOOKS["residual"].format(layer)
+
+    def put_in(value, hook):
+        value = value.clone()
+        value[:, -1] = change(value[:, -1])
+        return value
+
+    with torch.no_grad():
+        logits = model.run_with_hooks(ids, fwd_hooks=[(name, put_in)], prepend_bos=False)
+    spread = torch.log_softmax(logits[0, -1].double(), -1)
+    letters = option_letters(record_of(model), run)
+    log = torch.stack([spread[list(t)].logsumexp(-1) for t in letters])
+    return float(good_log_odds(log, run.asked[item]))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2"])
+def test_mediation_and_its_checks_equal_exchanging_residuals_through_the_bridge(played, architecture):
+    from morality_lens.circuits.mediation import mediate
+
+    model, run, probe = played(architecture)
+    found = mediate(model, run, probe, layers=[-1, 0, 2], batching=QUIET)
+    stored = run.residuals.sel(item="q1", site="answer_start", round=1, cot="off").load()
+    for layer in (-1, 0, 2):
+        m = {
+            (a, b): torch.tensor(stored.sel(instruction=a, feedback=b, layer=layer).values).double()
+            for a in ("off", "on")
+            for b in ("off", "on")
+        }
+        full = m["on", "on"]
+        additive = m["on", "off"] + m["off", "on"] - m["off", "off"]
+        w = torch.tensor(probe.direction.sel(layer=layer).values).double()
+
+        def along(target, part, w=w):
+            return lambda v: (v + part * ((target - v.double()) @ w / (w @ w))[:, None] * w).to(v.dtype)
+
+        def whole(target, part):
+            return lambda v: (v + part * (target - v.double())).to(v.dtype)
+
+        for way, to in (("whole site", whole), ("direction", along)):
+            here = found.sel(item="q1", layer=layer, way=way)
+            clean = residual_put_in(model, run, SOURCE, "q1", layer, lambda v: v)
+            for part in (0.25, 0.5, 1.0):
+                moved = residual_put_in(model, run, SOURCE, "q1", layer, to(additive, part))
+                assert float(here["dosed"].sel(fraction=part)) == pytest.approx(clean - moved, abs=2e-5)
+            assert float(here["mediated"]) == float(here["dosed"].sel(fraction=1.0))
+            ends = [residual_put_in(model, run, NONE, "q1", layer, to(end, 1.0)) for end in (full, additive)]
+            assert float(here["pure"]) == pytest.approx(ends[0] - ends[1], abs=2e-5)
+    last = found.sel(layer=2, way="whole site")
+    np.testing.assert_allclose(last["pure"], last["mediated"], atol=2e-5)
+
+
 def test_ablation_leaves_what_it_says(played):
     model, run, probe = played("qwen3")
     ablated = ablate(
