@@ -17,7 +17,7 @@ SURFACE = {
     "circuits": """
         Activations Batching Doses Moment RandomDirections Reading ablate attribute attribute_answer
         attribute_tokens mediated_share causal_lines describe_mediation
-        mediate patch patch_gradient recovered ablated_share steer steering_slopes
+        mediate patch patch_gradient recovered ablated_share steer steering_slopes steering_cost describe_cost
     """,
     "cli": """
         RunConfig load_study

@@ -16,9 +16,11 @@ from .settings import (
     Reading as Reading,
 )
 from .steering import steer as steer
+from .costs import steering_cost as steering_cost
 from .summaries import (
     ablated_share as ablated_share,
     causal_lines as causal_lines,
+    describe_cost as describe_cost,
     describe_mediation as describe_mediation,
     mediated_share as mediated_share,
     recovered as recovered,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from morality_lens.design import Condition
 from morality_lens.probes.probe import Probe
 from morality_lens.runs.run import Run
@@ -117,6 +119,18 @@ class Doses:
     layer: int | None = None
     at: str = "turn"
     sizes: Sequence[float] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+
+    @property
+    def wanted(self) -> list[float]:
+        """The sizes other than 0, each once.
+
+        Raises:
+            ValueError: there are none, or one is not finite.
+        """
+        sizes = [d for d in dict.fromkeys(map(float, self.sizes)) if d]
+        if not sizes or not np.isfinite(sizes).all():
+            raise ValueError(f"steering needs doses other than 0; got {list(self.sizes)}.")
+        return sizes
 
 
 @dataclass(frozen=True, kw_only=True)

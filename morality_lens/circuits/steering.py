@@ -57,8 +57,8 @@ def steer(
 
     Returns:
         ``log_odds``, ``probability`` and ``projection`` over item x direction (``probe``, ``random 0`` ...) x
-        dose (0 among them); ``baseline``, by condition the mean log-odds that the run itself has in this
-        round: what prompts do instead.
+        dose (0 among them); ``prompted`` over item x condition, the log-odds that the run itself has in this
+        round, what prompts do instead, and ``baseline``, its mean.
 
     Raises:
         ValueError: no doses, a direction of length zero; an unknown place, item, condition or round.
@@ -66,9 +66,7 @@ def steer(
     record = same_model(model, run, probe)
     moment = Moment.of(condition, run)
     chosen = best_layer(probe, doses.layer)
-    sizes = [d for d in dict.fromkeys(map(float, doses.sizes)) if d]
-    if not sizes or not np.isfinite(sizes).all():
-        raise ValueError(f"steering needs doses other than 0; got {list(doses.sizes)}.")
+    sizes = doses.wanted
     unit = gap_vector(probe, chosen)
     others = random_directions(len(unit), random.count, random.seed) * np.linalg.norm(unit)
     device, dtype = record.lm.device, record.lm.module.dtype
@@ -88,7 +86,11 @@ def steer(
         if not name.startswith("target_")
     }
     if run.names_good:
-        variables["baseline"] = (("condition",), _stored_log_odds(run, ids, moment.number))
+        prompted = _stored_log_odds(run, ids, moment.number)
+        variables |= {
+            "prompted": (("item", "condition"), prompted),
+            "baseline": (("condition",), xr.DataArray(prompted, dims=("item", "condition")).mean("item").values),
+        }
     coords = {
         "item": ids,
         "direction": directions,
@@ -101,7 +103,8 @@ def steer(
         layer=chosen,
         round=moment.number,
         at=doses.at,
-        condition=moment.condition.label,
+        condition=run.design.condition(moment.condition).label,
+        prompting=_instructed(run, moment.condition),
         units="moral-immoral gap",
         trust=probe.trust,
         option_note=option_note(run, items=ids, conditions=[moment.condition], rounds=[moment.number]),
@@ -123,6 +126,15 @@ def _adding(vector: Tensor) -> ModelChange:
     return lambda values, _: values + vector
 
 
-def _stored_log_odds(run: Run, items: Sequence[str], round: int) -> Float[np.ndarray, " condition"]:
+def _stored_log_odds(run: Run, items: Sequence[str], round: int) -> Float[np.ndarray, "item condition"]:
+    """The run's own log-odds; NaN where an item has no answer."""
     odds = log_odds_of(run, items, round)
-    return np.array([float(odds.sel(c.coords).mean()) for c in run.design.conditions])
+    return np.stack([odds.sel(c.coords).values for c in run.design.conditions], axis=1)
+
+
+def _instructed(run: Run, condition: Condition) -> str:
+    """The label of the same condition with the instruction added; empty where there is no such one."""
+    cell = run.design.condition(condition)
+    if cell.coords.get("instruction", "on") == "on" or "on" not in run.design.levels["instruction"]:
+        return ""
+    return Condition(**{**cell.coords, "instruction": "on"}).label

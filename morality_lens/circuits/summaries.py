@@ -12,6 +12,8 @@ from morality_lens.probes.card import RULES
 
 MEDIATED = 0.5
 """Least share of the components' effect that ablation must remove for the direction to pass."""
+COSTS = {"pass": (0.1, 0.05), "warn": (0.5, 0.15)}
+"""The largest rise of perplexity (its upper end) and loss of accuracy of each verdict on the cost."""
 
 
 def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | None = None) -> xr.Dataset:
@@ -86,19 +88,147 @@ def ablated_share(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
     return ratio_of_means(effect - left, effect)
 
 
-def causal_lines(steered: xr.Dataset, ablated: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """The trust card's lines ``steer`` and ``ablation``, for ``card.with_lines``.
+def causal_lines(
+    steered: xr.Dataset, ablated: Mapping[str, xr.Dataset], cost: xr.Dataset | None = None
+) -> pd.DataFrame:
+    """The trust card's lines about causes, for ``card.with_lines``.
+
+    ``steer`` and ``ablation``; ``beats prompting``, the gain of the dose that gains most beside that of the
+    instruction in the prompt, where the run has that condition; and with ``cost`` ``steering cost``, what
+    that dose breaks.
 
     Args:
         steered: from :func:`morality_lens.circuits.steer`.
         ablated: as in :func:`ablated_share`.
+        cost: from :func:`morality_lens.circuits.steering_cost` at the same layer and doses.
+
+    Raises:
+        ValueError: a cost of another layer or of other doses.
     """
     layer = int(steered.attrs["layer"])
     lines = {"steer": _steering_line(steered, layer), "ablation": _ablation_line(ablated)}
+    dose = best_dose(steered)
+    if "prompted" in steered:
+        lines["beats prompting"] = _prompting_line(steered, dose)
+    if cost is not None:
+        _refuse_other_steering(steered, cost)
+        lines["steering cost"] = _cost_line(cost, dose)
     for name, notes in (("steer", _notes(steered)), ("ablation", _notes(*ablated.values()))):
         lines[name]["detail"] = "; ".join(text for text in (lines[name]["detail"], *notes) if text)
     return pd.DataFrame(
         [{"line": name, "layer": layer, "rule": RULES[name], **line} for name, line in lines.items()]
+    )
+
+
+def best_dose(steered: xr.Dataset) -> float:
+    """The dose of the direction at which the mean log-odds of the correct option are highest, 0 left out."""
+    mean = steered["log_odds"].sel(direction="probe").mean("item").drop_sel(dose=0.0)
+    return float(mean["dose"][int(mean.values.argmax())])
+
+
+def _prompting_line(steered: xr.Dataset, dose: float) -> dict[str, Any]:
+    """Whether steering gains more than the instruction in the prompt."""
+    condition = str(steered.attrs.get("prompting", ""))
+    nothing = {"value": np.nan, "low": np.nan, "high": np.nan, "verdict": "not checked"}
+    if not condition:
+        return nothing | {"detail": "the run has no condition that adds an instruction to the steered one"}
+    own = steered["log_odds"].sel(direction="probe")
+    start = own.sel(dose=0.0, drop=True)
+    prompted = steered["prompted"].sel(condition=condition, drop=True) - start
+    there = prompted["item"].values[np.isfinite(prompted.values)]
+    # The best of several doses was chosen by these items, so its interval is one of all of them.
+    alpha = 0.05 / (own.sizes["dose"] - 1)
+    gain = own.sel(dose=dose, drop=True) - start
+    parts = {
+        name: mean_over_items(values.sel(item=there), alpha=level)
+        for name, values, level in (
+            ("steered", gain, alpha),
+            ("prompted", prompted, 0.05),
+            ("both", gain - prompted, alpha),
+        )
+    }
+    value, low, high = (float(parts["both"][name]) for name in ("estimate", "ci_low", "ci_high"))
+    said = {
+        name: f"{float(one['estimate']):+.2f} [{float(one['ci_low']):+.2f}, {float(one['ci_high']):+.2f}]"
+        for name, one in parts.items()
+    }
+    detail = f"steering {said['steered']} at dose {dose:g}, prompting with {condition} {said['prompted']}"
+    verdict = "pass" if low > 0 else "fail" if high < 0 else "warn"
+    return {"value": value, "low": low, "high": high, "verdict": verdict, "detail": detail}
+
+
+def _refuse_other_steering(steered: xr.Dataset, cost: xr.Dataset) -> None:
+    """Refuse a cost that is not that of this steering."""
+    same = np.isin(steered["dose"].values, cost["dose"].values).all()
+    if int(cost.attrs["layer"]) != int(steered.attrs["layer"]) or not same:
+        raise ValueError(
+            f"causal_lines needs the cost of the same steering, at layer {steered.attrs['layer']} with the doses "
+            f"{steered['dose'].values.tolist()}; got layer {cost.attrs['layer']} with "
+            f"{cost['dose'].values.tolist()}. Give steering_cost the same doses=."
+        )
+
+
+def cost_of_dose(cost: xr.Dataset, dose: float, direction: str = "probe") -> dict[str, float]:
+    """Rise of the perplexity (as a share) and change of the accuracy at a dose, each with its interval.
+
+    The rise is that of the geometric mean over the texts, ``rise``, ``rise_low``, ``rise_high``;
+    ``accuracy`` is the change from ``accuracy_before``, with ``accuracy_low`` and ``accuracy_high``.
+
+    Args:
+        cost: from :func:`morality_lens.circuits.steering_cost`.
+        dose: one of its doses.
+        direction: one of its directions.
+    """
+    own = cost.sel(direction=direction)
+    change = own.sel(dose=dose, drop=True) - own.sel(dose=0.0, drop=True)
+    rise = mean_over_items(change["surprise"].rename(text="item"))
+    lost = mean_over_items(change["right"].rename(question="item"))
+    ends = ("estimate", "ci_low", "ci_high")
+    return {
+        **{f"rise{k}": float(np.expm1(rise[v])) for k, v in zip(("", "_low", "_high"), ends, strict=True)},
+        **{f"accuracy{k}": float(lost[v]) for k, v in zip(("", "_low", "_high"), ends, strict=True)},
+        "accuracy_before": float(own["right"].sel(dose=0.0).mean()),
+    }
+
+
+def _cost_line(cost: xr.Dataset, dose: float) -> dict[str, Any]:
+    """What the dose that gains most costs."""
+    found = cost_of_dose(cost, dose)
+    value, low, high, lost = (found[name] for name in ("rise", "rise_low", "rise_high", "accuracy"))
+    verdict = next(
+        (name for name, (rise, drop) in COSTS.items() if high <= rise and lost >= -drop - 1e-9), "fail"
+    )
+    random = [str(name) for name in cost["direction"].values if name != "probe"]
+    rises = [cost_of_dose(cost, dose, name)["rise"] for name in random]
+    before = found["accuracy_before"]
+    detail = [
+        f"dose {dose:g}",
+        f"accuracy on {cost.sizes['question']} settled questions {before:.2f} to {before + lost:.2f}",
+    ]
+    if before <= float(cost.attrs["guessing"]):
+        detail.append("which is no better than guessing before steering, so that there is nothing to lose")
+    if rises:
+        detail.append(f"random directions raise perplexity by {min(rises):.2f} to {max(rises):.2f}")
+    return {"value": value, "low": low, "high": high, "verdict": verdict, "detail": ", ".join(detail)}
+
+
+def describe_cost(cost: xr.Dataset) -> str:
+    """What every dose of the direction breaks, in a sentence, with the random directions beside it."""
+    perplexity = float(np.exp(cost["surprise"].sel(direction="probe", dose=0.0).mean()))
+    right = float(cost["right"].sel(direction="probe", dose=0.0).mean())
+    words = []
+    for dose in cost["dose"].values[cost["dose"].values != 0].tolist():
+        found = cost_of_dose(cost, dose)
+        others = [cost_of_dose(cost, dose, str(d)) for d in cost["direction"].values if d != "probe"]
+        beside = f" (random directions {100 * max(o['rise'] for o in others):+.1f} % at most)" if others else ""
+        words.append(
+            f"dose {dose:+g}: perplexity {100 * found['rise']:+.1f} % [{100 * found['rise_low']:+.1f}, "
+            f"{100 * found['rise_high']:+.1f}]{beside}, accuracy {100 * found['accuracy']:+.0f} points"
+        )
+    return (
+        f"Cost of steering at layer {cost.attrs['layer']}: without it, everyday text has perplexity "
+        f"{perplexity:.1f} and {100 * right:.0f} % of {cost.sizes['question']} settled questions are right "
+        f"(guessing: {100 * float(cost.attrs['guessing']):.0f} %). {'; '.join(words)}."
     )
 
 

@@ -199,7 +199,8 @@ def _steer_and_ablate(
     from morality_lens.circuits.ablation import ablate
     from morality_lens.circuits.settings import Doses, RandomDirections
     from morality_lens.circuits.steering import steer
-    from morality_lens.circuits.summaries import causal_lines
+    from morality_lens.circuits.costs import steering_cost
+    from morality_lens.circuits.summaries import causal_lines, describe_cost
     from morality_lens.runs.results import keep_result
 
     random = RandomDirections(count=experiment.random, seed=experiment.seed)
@@ -212,13 +213,17 @@ def _steer_and_ablate(
         moment = experiment.moment(condition)
         ablated[name] = ablate(loaded, played, fitted, condition=moment, layers=layers, random=random)
         keep_result(played, f"ablated-{name}", ablated[name])
-    lines = causal_lines(steered, ablated)
+    few = RandomDirections(count=min(2, experiment.random), seed=experiment.seed)
+    cost = steering_cost(loaded, fitted, doses=doses, random=few)
+    keep_result(played, "steering-cost", cost)
+    lines = causal_lines(steered, ablated, cost)
     print_lines(f"\nThe direction at layer {layer}", style="bold")
     for line in lines.to_dict("records"):
         print_lines(
             f"- {line['line']}: {line['verdict']}; {line['value']:.2f} [{line['low']:.2f}, "
             f"{line['high']:.2f}]; {line['detail']}"
         )
+    print_lines(f"- {describe_cost(cost)}")
     if fitted.card is None:
         return fitted
     checked = fitted.with_card(fitted.card.with_lines(lines))

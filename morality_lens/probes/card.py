@@ -39,9 +39,13 @@ RULES = {
     "random directions' of equal length (p below .05): pass; interval above 0: warn; else fail",
     "ablation": "share of the components' effect that is gone when the projection is held at its mean: "
     "interval above 0 and beyond all random directions: pass from .5 on, below it warn; else fail",
+    "beats prompting": "gain in log-odds of the dose that gains most (interval over all doses) less that of the "
+    f"instruction in the prompt, over the same items; {_PAIRED}",
+    "steering cost": "rise of the perplexity of everyday text at that dose, as a share: upper end at most .1 and "
+    "accuracy on settled questions lower by .05 at most: pass; at most .5 and .15: warn; else fail",
 }
 """Every line of a card and the rule of its verdict."""
-CAUSAL = ("steer", "ablation")
+CAUSAL = ("steer", "ablation", "beats prompting", "steering cost")
 """Lines about what the direction causes, beside whether it detects."""
 
 _PHRASES = {
@@ -57,6 +61,8 @@ _PHRASES = {
     "nuisance": "cosine {value} to a nuisance",
     "steer": "one gap added moves the log-odds by {value}",
     "ablation": "held at its mean, a share of {value} of the effect is gone",
+    "beats prompting": "steering gains {value} log-odds beside an instruction in the prompt",
+    "steering cost": "steering raises perplexity by a share of {value}",
 }
 
 COSINES = {"layer": int, "first": str, "second": str, "cosine": float, "within_class": float, "rank": float}

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens import plots
-from morality_lens.circuits.summaries import describe_mediation
+from morality_lens.circuits.summaries import describe_cost, describe_mediation
 from morality_lens.interactions.by_component import describe_components
 
 
@@ -113,6 +113,8 @@ def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
     ]
     if not figures:
         return None
-    line = "Random directions of equal length are the control for the size of the change."
+    lines = ["Random directions of equal length are the control for the size of the change."]
+    if "steering-cost" in kept:
+        lines.append(describe_cost(kept["steering-cost"]))
     shown = [kept[name] for name in ("steered", "ablated-on", "ablated-off") if name in kept]
-    return Section(title="Steering and ablation", lines=tuple(_once([line], *shown)), figures=tuple(figures))
+    return Section(title="Steering and ablation", lines=tuple(_once(lines, *shown)), figures=tuple(figures))

@@ -263,6 +263,68 @@ def test_steering_equals_adding_through_the_bridge(played, architecture):
         steer(model, run, probe, condition=TARGET, doses=Doses(sizes=[0.0]), batching=QUIET)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2"])
+def test_the_cost_of_steering_equals_adding_through_the_bridge(played, architecture):
+    from morality_lens.circuits import costs as module
+    from morality_lens.circuits.intervening import gap_vector
+    from morality_lens.dialogues import rendering
+    from morality_lens.dialogues.wording import load_wording
+    from morality_lens.items.bundled import asset
+    from morality_lens.items.loaders import load_questions
+
+    model, _, probe = played(architecture)
+    record = record_of(model)
+    some = load_questions(asset("world", "settled.jsonl"))[:3]
+    doses = Doses(layer=1, sizes=[-4.0, 4.0])
+    cost = module.steering_cost(
+        model, probe, doses=doses, random=RandomDirections(count=1), questions=some, batching=QUIET
+    )
+    assert dict(cost.sizes) == {"text": 8, "direction": 2, "dose": 3, "question": 3}
+    step = torch.tensor(gap_vector(probe, 1))
+
+    def steered(tokens, dose):
+        def add(value, hook):
+            value = value.clone()
+            value[:, 1:] += (dose * step).to(value)
+            return value
+
+        with torch.no_grad():
+            return model.run_with_hooks(
+                torch.tensor([tokens]), fwd_hooks=[("blocks.1.hook_out", add)], prepend_bos=False
+            )[0]
+
+    begin = record.renderer.tokenizer.bos_token_id
+    text = asset("world", "neutral.txt").read_text(encoding="utf-8").split("\n\n")[2]
+    ids = [*([] if begin is None else [begin]), *rendering.encode_words(record.renderer, text)]
+    letters = rendering.letter_tokens(record.renderer, 3)
+    for dose in (-4.0, 0.0, 4.0):
+        log = torch.log_softmax(steered(ids, dose)[:-1].double(), -1)
+        want = -log[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].mean()
+        found = cost.sel(direction="probe", dose=dose)
+        assert float(found["surprise"][2]) == pytest.approx(float(want), abs=2e-5)
+        prompt = module._prompt(record, some[1], load_wording(None))
+        log = torch.log_softmax(steered(prompt, dose)[-1].double(), -1)
+        shares = torch.stack([log[list(t)].logsumexp(-1) for t in letters]).softmax(-1)
+        assert float(found["probability"][1]) == pytest.approx(float(shares[some[1].label]), abs=2e-5)
+        assert float(found["right"][1]) == float(shares.argmax() == some[1].label)
+    xr.testing.assert_equal(
+        cost.sel(dose=0.0, direction="probe", drop=True), cost.sel(dose=0.0, direction="random 0", drop=True)
+    )
+    assert float(np.abs(cost["surprise"].diff("dose")).min()) > 1e-6
+
+
+def test_only_settled_questions_of_the_probes_model_show_a_cost(played):
+    from morality_lens.circuits.costs import steering_cost
+
+    model, run, probe = played("gpt2")
+    with pytest.raises(ValueError, match="questions that their context settles"):
+        steering_cost(model, probe, questions=[run.asked["q0"]])
+    with pytest.raises(ValueError, match="settles.*got none"):
+        steering_cost(model, probe, questions=[])
+    with pytest.raises(ValueError, match="doses other than 0"):
+        steering_cost(model, probe, doses=Doses(sizes=[0.0]))
+
+
 def residual_put_in(model, run, condition, item, layer, change):
     """Log-odds of the right option after a whole forward of the bridge with one residual changed."""
     from morality_lens.circuits.measuring import good_log_odds
