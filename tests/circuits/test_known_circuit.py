@@ -183,9 +183,9 @@ def test_steering_and_ablation_give_the_hand_made_numbers(world):
     lines = causal_lines(steered, ablated).set_index("line")
     assert lines.loc["steer", "verdict"] == "pass"
     assert lines.loc["ablation", "verdict"] == "pass"
-    best = 4.0 * LOGIT
+    best = 2.0 * LOGIT
     assert float(lines.loc["beats prompting", "value"]) == pytest.approx(best - LOGIT * INSTRUCTION, abs=1e-4)
-    assert "at dose 4, prompting with instruction" in lines.loc["beats prompting", "detail"]
+    assert "at dose 2, prompting with instruction" in lines.loc["beats prompting", "detail"]
     assert "steering cost" not in lines.index
 
 

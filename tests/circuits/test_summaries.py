@@ -153,7 +153,9 @@ def test_the_cost_is_that_of_the_dose_that_gains_most(rise, lost, verdict):
     assert line["value"] == pytest.approx(rise, abs=0.01)
     assert f"accuracy on 16 settled questions 0.75 to {0.75 - lost / 16:.2f}" in line["detail"]
     assert cost_of_dose(price, 2.0)["accuracy"] == pytest.approx(-lost / 16)
-    assert f"dose +2: perplexity {100 * rise:+.1f}"[:-2] in describe_cost(price)
+    said = f"dose +2: perplexity {100 * line['value']:+.1f} % ["
+    assert said in describe_cost(price)
+    assert f"accuracy {100 * -lost / 16:+.0f} points" in describe_cost(price).partition(said)[2]
 
 
 def test_a_model_that_guesses_has_nothing_to_lose_and_that_is_said():
