@@ -224,10 +224,11 @@ def _letters(record: ModelRecord, count: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _texts(record: ModelRecord) -> list[list[int]]:
-    """The package's paragraphs as tokens, after the token that begins a text where there is one."""
-    begin = record.renderer.tokenizer.bos_token_id
+    """The package's paragraphs as tokens, after the token with which the tokenizer begins a text, if any."""
+    tokenizer = record.renderer.tokenizer
+    begun = tokenizer("a").input_ids[:1]
+    first = begun if begun == [tokenizer.bos_token_id] else []
     paragraphs = asset("world", "neutral.txt").read_text(encoding="utf-8").split("\n\n")
-    first = [] if begin is None else [int(begin)]
     return [[*first, *rendering.encode_words(record.renderer, text.strip())] for text in paragraphs]
 
 

@@ -51,7 +51,8 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
             "normalised per cell (y.attrs['normalised'] = 'cell'), on which purely additive effects look "
             "like negative interactions. Use the raw projection, or pass accept_normalised=True."
         )
-    notes = [str(y.attrs["option_note"])] if y.attrs.get("option_note") else []
+    notes = [str(y.attrs[name]) for name in ("option_note", "cluster_note") if y.attrs.get(name)]
+    notes += _note_on_repeats(y)
     if "oriented" not in y.attrs:
         notes.append("y.attrs does not say that + is more moral; signs are read as if it were so.")
     if normalised == "cell":
@@ -65,6 +66,33 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
             f"(wanted: {STABLE}): other training data would give another one."
         )
     return notes
+
+
+def _note_on_repeats(y: xr.DataArray) -> list[str]:
+    """A warning that items of different clusters have the same numbers in every cell, zeros and ones apart."""
+    if "item" not in y.dims or "cluster" not in y.coords or y.coords["cluster"].dims != ("item",):
+        return []
+    ordered = y.transpose("item", ...)
+    rows = ordered.values.reshape(len(ordered), -1)
+    if rows.dtype.kind != "f" or not rows.size or np.isin(rows[0], (0.0, 1.0)).all():
+        return []
+    some = np.ascontiguousarray(rows[:, :: max(1, rows.shape[1] // 128)])
+    first: dict[bytes, int] = {}
+    same = [(first.setdefault(row.tobytes(), number), number) for number, row in enumerate(some)]
+    clusters, items = y.coords["cluster"].values, y.coords["item"].values
+    pairs = [
+        (one, other)
+        for one, other in same
+        if clusters[one] != clusters[other] and np.array_equal(rows[one], rows[other])
+    ]
+    if not pairs:
+        return []
+    shown = " and ".join(str(items[number]) for number in pairs[0])
+    return [
+        f"Repeated items: {len(pairs)} have the same numbers in every cell as an item of another cluster (such as "
+        f"{shown}), like one text under two ids; give such items one cluster, or every standard error is too "
+        "small."
+    ]
 
 
 def split_halves(y: xr.DataArray) -> xr.DataArray:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -298,6 +299,11 @@ def _cells(chosen: xr.Dataset, crossed: tuple[str, ...], spot: Mapping[Hashable,
     )
 
 
+def warnings_in(attrs: Mapping[str, Any]) -> list[str]:
+    """The notes on items that came twice, which concern every sentence."""
+    return [note for note in attrs["notes"][1:] if note.startswith("Repeated items:")]
+
+
 def _footing(effects: xr.Dataset) -> str:
     """What every sentence rests on."""
     attrs = effects.attrs
@@ -306,5 +312,5 @@ def _footing(effects: xr.Dataset) -> str:
     return (
         f"Effects of {attrs['outcome']} on the {attrs['scale']}{units}; {attrs['n_items']} items in "
         f"{attrs['n_clusters']} clusters; {attrs['method']} ({attrs['method_reason']}){corrected}. "
-        f"{' '.join(filter(None, (attrs['notes'][0], attrs.get('vouch', ''))))}"
+        f"{' '.join(filter(None, (attrs['notes'][0], *warnings_in(attrs), attrs.get('vouch', ''))))}"
     )

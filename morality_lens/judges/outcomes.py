@@ -118,6 +118,7 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
         units=one.units,
         **({"oriented": True} if one.oriented else {}),
         **({NOTE: note} if note else {}),
+        **({"cluster_note": run.cluster_note} if run.cluster_note else {}),
     )
 
 

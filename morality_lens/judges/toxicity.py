@@ -15,6 +15,7 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from morality_lens.items.kinds import Statement, items_hash
+from morality_lens.items.repeats import joined_clusters
 from morality_lens.judges.questions import ratio
 
 
@@ -73,7 +74,7 @@ def fit_toxicity_judge(
         raise ValueError(f"kind must be one of {', '.join(_PIPELINES)}; got {kind!r}.")
     texts = np.array([s.text for s in statements], dtype=object)
     toxic = np.array([1 - s.label for s in statements])
-    names, cluster = np.unique([s.cluster for s in statements], return_inverse=True)
+    names, cluster = np.unique([s.cluster for s in joined_clusters(statements)], return_inverse=True)
     has = [np.bincount(cluster[toxic == k], minlength=len(names)) > 0 for k in (0, 1)]
     if min(has[0].sum(), has[1].sum()) < 5:
         raise ValueError(

@@ -143,6 +143,7 @@ class Probe:
         if "split_half" in self.quality:
             coords["split_half"] = ("layer", self.quality["split_half"].values)
         attrs = {**self.told, "leakage": _leakage(self.training, residuals), **_flat(self.training)}
+        attrs |= {name: note for name, note in residuals.attrs.items() if name == "cluster_note"}
         return xr.DataArray(values, dims=(*dims, "layer"), coords=coords, name="projection", attrs=attrs)
 
     def project_all(

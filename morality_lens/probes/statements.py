@@ -12,6 +12,7 @@ from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import statement_turn
 from morality_lens.items.kinds import Statement, items_hash
+from morality_lens.items.repeats import joined_clusters
 from morality_lens.models import decoding
 from morality_lens.models.loading import record_of
 
@@ -74,7 +75,7 @@ def read_statements(
         coords={
             along: [s.id for s in statements],
             "label": (along, [s.label for s in statements]),
-            "cluster": (along, [s.cluster for s in statements]),
+            "cluster": (along, [s.cluster for s in joined_clusters(statements)]),
             "value": (along, [np.nan if s.value is None else s.value for s in statements]),
             "layer": np.arange(-1, record.n_layers),
         },

@@ -48,7 +48,8 @@ class Analysis:
         text_effects: factorial effects on the share of the good option's text, where the options were scored
             by their full text; else None.
         scorings: what the options' full texts choose beside their letters, where they were scored; else None.
-        option_lines: sentences about the probability of the letters, where it is low; see ``mass_lines``.
+        option_lines: sentences about the probability of the letters, where it is low (see ``mass_lines``), and
+            about texts that were played under several ids.
         positions: by how much each position is preferred, or None.
         replies: the share of each reply by condition and round, where no reply is the good one; else None.
         refused: what was not estimated and why, one sentence each.
@@ -117,7 +118,7 @@ def analyze(
         found,
         text_effects=_text_effects(request),
         scorings=compare_scorings(run) if _scored(run) else None,
-        option_lines=tuple(mass_lines(run)),
+        option_lines=(*mass_lines(run), *filter(None, [run.cluster_note])),
         positions=_positions(request),
         replies=reply_shares(run),
         refused=refusals.lines,
@@ -207,14 +208,16 @@ def _odds_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None
 
 
 def _claims(request: _Request, outcome: xr.DataArray) -> tuple[xr.Dataset, ...]:
-    """For every two components, the claims about their interaction in the last round."""
+    """For every two components, the claims about their interaction in the last round.
+
+    They are corrected over all rounds, as are the effects that the sentences beside them describe.
+    """
     if not outcome.attrs.get("oriented") or request.run.design.n_rounds < 2:
         return ()
-    last = outcome.isel(round=-1)
     found = [
         request.refusals.attempt(
             f"Claims about {one} and {two}",
-            lambda one=one, two=two: claim_ladder(last, one, two, factors=request.names),
+            lambda one=one, two=two: claim_ladder(outcome, one, two, factors=request.names).isel(round=-1),
         )
         for one, two in itertools.combinations(request.names, 2)
     ]

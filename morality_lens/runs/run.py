@@ -19,6 +19,7 @@ import xarray as xr
 
 from morality_lens.design import Condition, Design, design_from
 from morality_lens.items.kinds import BehaviourMeasure, Item, Statement, items_from_jsonl, items_to_frame
+from morality_lens.items.repeats import joined_clusters, repeated_note
 from morality_lens.runs.datasets import OPTION_SCORES, find_dataset, read_dataset
 from morality_lens.runs.manifest import done_batches, read_manifest
 
@@ -102,13 +103,25 @@ class Run:
 
     @cached_property
     def asked(self) -> dict[str, Item]:
-        """The finished items themselves, by id and in their own order."""
+        """The finished items themselves, by id and in their own order.
+
+        Clusters that share an asked text are one, see :attr:`cluster_note`.
+        """
         return {self._stored[i].id: self._stored[i] for i in self._order}
 
     @cached_property
     def _stored(self) -> tuple[Item, ...]:
+        return joined_clusters(self._given)
+
+    @cached_property
+    def _given(self) -> tuple[Item, ...]:
         items = items_from_jsonl(self.path / "items.jsonl")
         return tuple(item for item in items if not isinstance(item, Statement))
+
+    @property
+    def cluster_note(self) -> str:
+        """A warning that the same text was played under ids of several clusters, which count as one; or nothing."""
+        return repeated_note(self._given)
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -141,7 +154,7 @@ class Run:
         coords |= self.design.levels
         if "site" in array.dims:
             coords |= {"site": list(self.design.sites), "layer": np.arange(-1, array.sizes["layer"] - 1)}
-        return array.assign_coords(coords)
+        return array.assign_coords(coords).assign_attrs({"cluster_note": note} if (note := self.cluster_note) else {})
 
     @property
     def residuals(self) -> xr.DataArray:

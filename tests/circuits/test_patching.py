@@ -293,7 +293,8 @@ def test_the_cost_of_steering_equals_adding_through_the_bridge(played, architect
                 torch.tensor([tokens]), fwd_hooks=[("blocks.1.hook_out", add)], prepend_bos=False
             )[0]
 
-    begin = record.renderer.tokenizer.bos_token_id
+    begin = record.renderer.tokenizer("a").input_ids[0]
+    begin = begin if begin == record.renderer.tokenizer.bos_token_id else None
     text = asset("world", "neutral.txt").read_text(encoding="utf-8").split("\n\n")[2]
     ids = [*([] if begin is None else [begin]), *rendering.encode_words(record.renderer, text)]
     letters = rendering.letter_tokens(record.renderer, 3)
