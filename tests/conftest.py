@@ -51,13 +51,13 @@ def zoo_folder(tmp_path_factory: pytest.TempPathFactory):
 
 
 def make_questions(count: int = 3) -> tuple[Question, ...]:
-    """Questions of visibly unequal length about invented people."""
-    extra = ("", " It was late and the rain did not stop.", " They had come a long way on foot.")
+    """Questions of visibly unequal length about invented people, no two alike."""
+    extra = (" It was late.", " It was late and the rain did not stop.", " They had come a long way on foot.")
     return tuple(
         Question(
             id=f"q{i}",
             cluster=f"t{i % 2}",
-            context=f"A Vel and a Tor met at the market.{extra[i % 3] * (1 + i // 3)}",
+            context=f"A Vel and a Tor met at the market.{extra[i % 3] * ((i + 2) // 3)}",
             question="Who was kind?",
             options=("The Vel", "Not known", "The Tor"),
             unknown=1,

@@ -123,7 +123,7 @@ def _panel(panel: xr.Dataset, effect: str, alpha: float) -> str:
     if t.any():
         parts.append(f"The largest |t| {_place(chosen, t)}: {_size(chosen, t, corrected=corrected)}.")
     parts += _sub_additivity(panel, effect, alpha)
-    constant = int(np.count_nonzero((se == 0) & (chosen.p.values != 1) & (estimate != 0)))
+    constant = int(np.count_nonzero((se == 0) & (estimate != 0)))
     if constant:
         parts.append(
             f"Warning: at {constant} of {estimate.size} places the effect is the same non-zero number in "
