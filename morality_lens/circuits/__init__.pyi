@@ -5,6 +5,7 @@ from .attribution import (
     attribute_tokens as attribute_tokens,
 )
 from .attribution_patching import patch_gradient as patch_gradient
+from .costs import steering_cost as steering_cost
 from .mediation import mediate as mediate
 from .patching import patch as patch
 from .settings import (
@@ -16,7 +17,6 @@ from .settings import (
     Reading as Reading,
 )
 from .steering import steer as steer
-from .costs import steering_cost as steering_cost
 from .summaries import (
     ablated_share as ablated_share,
     causal_lines as causal_lines,

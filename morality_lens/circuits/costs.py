@@ -40,7 +40,7 @@ def steering_cost(
     questions: Sequence[Question] | None = None,
     batching: Batching = Batching(),
 ) -> xr.Dataset:
-    """What steering breaks: everyday text and settled questions under every dose, and under random directions.
+    """What steering breaks: everyday text and settled questions under every dose, also of random directions.
 
     The direction is added after the same block and in the same doses as by
     :func:`morality_lens.circuits.steer`, at every token but the first (which many models attend to as a
@@ -66,7 +66,9 @@ def steering_cost(
     """
     record = record_of(model)
     if probe.training["model_fingerprint"] != record.fingerprint:
-        raise ValueError("steering_cost needs a probe that was fitted on this model; load the model it is of.")
+        raise ValueError(
+            "steering_cost needs a probe that was fitted on this model; load the model it is of."
+        )
     asked = load_questions(asset("world", "settled.jsonl")) if questions is None else tuple(questions)
     _refuse_open(asked)
     layer = best_layer(probe, doses.layer)

@@ -320,9 +320,8 @@ def _replacing(values: Tensor, row: dict[str, int], part: float) -> ModelChange:
 def _moving(values: Tensor, row: dict[str, int], line: tuple[Tensor, Tensor], part: float) -> ModelChange:
     """Move along the step, a part of the way to where the projection is that of the given values."""
     along, step = line
-    return (
-        lambda here, names: here
-        + part * ((values[_of(names, row)][:, None] - here) @ along)[..., None] * step
+    return lambda here, names: (
+        here + part * ((values[_of(names, row)][:, None] - here) @ along)[..., None] * step
     )
 
 

@@ -89,7 +89,10 @@ def steer(
         prompted = _stored_log_odds(run, ids, moment.number)
         variables |= {
             "prompted": (("item", "condition"), prompted),
-            "baseline": (("condition",), xr.DataArray(prompted, dims=("item", "condition")).mean("item").values),
+            "baseline": (
+                ("condition",),
+                xr.DataArray(prompted, dims=("item", "condition")).mean("item").values,
+            ),
         }
     coords = {
         "item": ids,

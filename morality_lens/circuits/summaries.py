@@ -162,8 +162,8 @@ def _refuse_other_steering(steered: xr.Dataset, cost: xr.Dataset) -> None:
     same = np.isin(steered["dose"].values, cost["dose"].values).all()
     if int(cost.attrs["layer"]) != int(steered.attrs["layer"]) or not same:
         raise ValueError(
-            f"causal_lines needs the cost of the same steering, at layer {steered.attrs['layer']} with the doses "
-            f"{steered['dose'].values.tolist()}; got layer {cost.attrs['layer']} with "
+            f"causal_lines needs the cost of the same steering, at layer {steered.attrs['layer']} with the "
+            f"doses {steered['dose'].values.tolist()}; got layer {cost.attrs['layer']} with "
             f"{cost['dose'].values.tolist()}. Give steering_cost the same doses=."
         )
 
@@ -220,7 +220,9 @@ def describe_cost(cost: xr.Dataset) -> str:
     for dose in cost["dose"].values[cost["dose"].values != 0].tolist():
         found = cost_of_dose(cost, dose)
         others = [cost_of_dose(cost, dose, str(d)) for d in cost["direction"].values if d != "probe"]
-        beside = f" (random directions {100 * max(o['rise'] for o in others):+.1f} % at most)" if others else ""
+        beside = (
+            f" (random directions {100 * max(o['rise'] for o in others):+.1f} % at most)" if others else ""
+        )
         words.append(
             f"dose {dose:+g}: perplexity {100 * found['rise']:+.1f} % [{100 * found['rise_low']:+.1f}, "
             f"{100 * found['rise_high']:+.1f}]{beside}, accuracy {100 * found['accuracy']:+.0f} points"

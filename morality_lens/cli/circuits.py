@@ -197,9 +197,9 @@ def _steer_and_ablate(
 ) -> "Probe":
     """Steer along the direction and ablate it; the probe with both verdicts on its trust card."""
     from morality_lens.circuits.ablation import ablate
+    from morality_lens.circuits.costs import steering_cost
     from morality_lens.circuits.settings import Doses, RandomDirections
     from morality_lens.circuits.steering import steer
-    from morality_lens.circuits.costs import steering_cost
     from morality_lens.circuits.summaries import causal_lines, describe_cost
     from morality_lens.runs.results import keep_result
 

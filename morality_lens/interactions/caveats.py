@@ -27,10 +27,10 @@ MISSED_EQUAL, MISSED_UNEQUAL = 0.08, 0.09
 
 def reason_to_withhold(cube: Cube) -> str:
     """Why p-values are withheld; empty where they are given."""
-    if cube.share_incomplete <= MISSING_ITEMS and cube.gap <= MISSING_GAP:
+    if cube.share_failed <= MISSING_ITEMS and cube.gap <= MISSING_GAP:
         return ""
     return (
-        f"No p-values and no intervals: {cube.share_incomplete:.1%} of the items are incomplete (limit 10 %) "
+        f"No p-values and no intervals: {cube.share_failed:.1%} of the items are incomplete (limit 10 %) "
         f"and failure rates differ by up to {100 * cube.gap:.1f} points between conditions (limit 5). "
         "Analyse y.isnull().astype(float) as an outcome; accept_missing=True gives them nevertheless."
     )
@@ -100,7 +100,7 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
 
 
 def _note_on_repeats(y: xr.DataArray) -> list[str]:
-    """A warning that items of different clusters have the same numbers in every cell, zeros and ones apart."""
+    """A warning that items of different clusters have the same numbers in every cell, 0 and 1 apart."""
     if "item" not in y.dims or "cluster" not in y.coords or y.coords["cluster"].dims != ("item",):
         return []
     ordered = y.transpose("item", ...)
@@ -120,8 +120,8 @@ def _note_on_repeats(y: xr.DataArray) -> list[str]:
         return []
     shown = " and ".join(str(items[number]) for number in pairs[0])
     return [
-        f"Repeated items: {len(pairs)} have the same numbers in every cell as an item of another cluster (such as "
-        f"{shown}), like one text under two ids; give such items one cluster, or every standard error is too "
+        f"Repeated items: {len(pairs)} have the same numbers in every cell as an item of another cluster (such "
+        f"as {shown}), like one text under two ids; give such items one cluster, or every standard error is too "
         "small."
     ]
 

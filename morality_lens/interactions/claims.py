@@ -239,8 +239,8 @@ def describe_claims(ladder: xr.Dataset) -> str:
     within = f", a gain of up to {attrs['margin']:g} counts as none" if attrs["margin"] else ""
     said = " ".join(filter(None, (attrs["notes"][0], attrs["vouch"])))
     lines.append(
-        f"{attrs['n_items']} items in {attrs['n_clusters']} clusters, alpha {attrs['alpha']:g}{over}{within}. "
-        f"{said}"
+        f"{attrs['n_items']} items in {attrs['n_clusters']} clusters, alpha {attrs['alpha']:g}{over}{within}."
+        f" {said}"
     )
     return "\n".join(lines)
 

@@ -31,7 +31,8 @@ class Cube:
         binary: whether every number that went in is 0 or 1.
         n_incomplete: items with a missing value.
         share_incomplete: the same as a share of all items.
-        gap: largest difference in failure rate between two conditions.
+        share_failed: share of the items that lack a value because trials failed, not because none was run.
+        gap: largest difference in failure rate between two conditions, among the trials that were run.
         repeats: dims that were averaged away.
     """
 
@@ -44,6 +45,7 @@ class Cube:
     binary: bool
     n_incomplete: int
     share_incomplete: float
+    share_failed: float
     gap: float
     repeats: tuple[str, ...]
 
@@ -121,7 +123,9 @@ def read_cube(
     codes = pd.factorize(codes[kept])[0].astype(np.int64)
     _check_clusters(np.bincount(codes))
     values = apply_link(values[kept], link)
-    rate = np.isnan(each).mean(axis=-1).mean(axis=0)
+    failed = failed_trials(y).values.reshape(each.shape)
+    ran = ~np.isnan(failed)
+    rate = np.nansum(failed, axis=(0, -1)) / np.maximum(ran.sum(axis=(0, -1)), 1)
     return Cube(
         values=values,
         codes=codes,
@@ -132,9 +136,28 @@ def read_cube(
         binary=bool(np.isin(each[~np.isnan(each)], (0.0, 1.0)).all()),
         n_incomplete=int(incomplete.sum()),
         share_incomplete=float(incomplete.mean()),
+        share_failed=float((holes & (failed == 1).any(axis=-1)).any(axis=(1, 2)).mean()),
         gap=float(np.ptp(rate, axis=0).max(initial=0.0)),
         repeats=repeats,
     )
+
+
+def failed_trials(y: xr.DataArray) -> xr.DataArray:
+    """1 for every trial that failed, 0 for one that did not, NaN for one that was never run.
+
+    A missing value is a trial that failed, unless ``y`` says otherwise by its coordinate ``failed``. Without
+    that coordinate a repeat is one that was never run where it has no value for any item, or none for this
+    item under any condition: items and conditions may have different numbers of repeats.
+    """
+    missing = y.isnull()
+    repeats = [dim for dim in y.dims if dim in REPEATS]
+    never = xr.zeros_like(missing)
+    if "failed" in y.coords:
+        never = missing & ~y.coords["failed"].astype(bool)
+    elif repeats:
+        others = [dim for dim in y.dims if dim not in ("item", *repeats)]
+        never = missing.all("item") | missing.all(others)
+    return missing.astype(float).where(~never).transpose(*y.dims)
 
 
 def _check_items(y: xr.DataArray) -> None:

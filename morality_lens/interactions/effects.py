@@ -23,7 +23,7 @@ from morality_lens.interactions.caveats import (
     words_on_skew,
 )
 from morality_lens.interactions.contrasts import Contrasts, at_suffix, difference_contrasts, read_contrasts
-from morality_lens.interactions.cube import REPEATS, Cube, check_dims, factors_of, read_cube
+from morality_lens.interactions.cube import REPEATS, Cube, check_dims, factors_of, failed_trials, read_cube
 from morality_lens.interactions.intervals import (
     Pointwise,
     cluster_sums,
@@ -477,20 +477,29 @@ def _effects_of_refits(refits: xr.DataArray, cube: Cube, wanted: Contrasts) -> _
     draws = len(cells)
     clusters = int(refits.attrs.get("n_clusters", 0))
     correction = math.sqrt(clusters / (clusters - 1)) if clusters else 1.0
-    return _Refitted(se=correction * effects.std(axis=0, ddof=1).ravel(), df=min(draws, clusters or draws) - 1)
+    return _Refitted(
+        se=correction * effects.std(axis=0, ddof=1).ravel(), df=min(draws, clusters or draws) - 1
+    )
 
 
 def _failures(
     y: xr.DataArray, cube: Cube, wanted: Contrasts, alpha: float
 ) -> dict[str, Float[np.ndarray, "feature"]]:
     """The same contrasts of the failure rate, which come before those of what did not fail."""
-    failed = y.isnull().astype(float).mean([d for d in y.dims if d in REPEATS]).assign_attrs(oriented=True)
+    failed = failed_trials(y).mean([d for d in y.dims if d in REPEATS])
+    failed = failed.drop_vars("failed", errors="ignore").assign_attrs(oriented=True)
     cells = wanted.matrix.reshape(len(wanted.names), *map(len, wanted.levels.values()))
     weights = xr.DataArray(
         cells, dims=("effect", *wanted.held), coords={"effect": wanted.names, **wanted.levels}
     )
     found = factorial_effects(
-        failed.sel(wanted.at), wanted.held, contrasts=weights, method="pointwise", alpha=alpha, family=()
+        failed.sel(wanted.at),
+        wanted.held,
+        contrasts=weights,
+        method="pointwise",
+        alpha=alpha,
+        family=(),
+        missing="available" if bool(failed.isnull().any()) else "refuse",
     )
     flat = found.transpose("effect", *cube.rest, ...)
     return {"failure": flat.estimate.values.ravel(), "failure_p": flat.p.values.ravel()}

@@ -22,8 +22,8 @@ def effect_called(name: str, known: Iterable[object], who: str) -> str:
     found = [one for one in names if _parts(one) == _parts(name)]
     if len(found) != 1:
         raise ValueError(
-            f"there is no effect {name!r} here: {who} needs one of the effects {names}; got {name!r}. Factors "
-            "are joined by ':' in any order."
+            f"there is no effect {name!r} here: {who} needs one of the effects {names}; got {name!r}. "
+            "Factors are joined by ':' in any order."
         )
     return found[0]
 
@@ -34,7 +34,7 @@ def factors_in(effect: str) -> tuple[str, ...]:
 
 
 def main_effects_of(effect: str) -> tuple[str, ...]:
-    """The names of the main effects that belong to an interaction: of ``a:b@c=off``, ``a@c=off`` and the like."""
+    """The names of the main effects of an interaction's factors: of ``a:b@c=off``, ``a@c=off`` and ``b@c=off``."""
     crossed, mark, held = effect.partition("@")
     return tuple(f"{part}{mark}{held}" for part in crossed.split(":"))
 

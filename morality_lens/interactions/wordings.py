@@ -125,6 +125,12 @@ def describe_wordings(found: xr.Dataset) -> str:
         one = found.sel(effect=name)
         low, high = float(one["ci_low"]), float(one["ci_high"])
         each = one["by_wording"].values
+        if float(one["se"]) == 0:
+            lines.append(
+                f"{name}: {float(one['estimate']):+.3f} in every item and each of {len(each)} wordings, so "
+                "that there is no interval: what did not vary here may vary in others."
+            )
+            continue
         lines.append(
             f"{name}: {float(one['estimate']):+.3f} [{low:+.3f}, {high:+.3f}] over {len(each)} wordings, "
             f"whose own effects run from {each.min():+.3f} to {each.max():+.3f} (beyond chance they vary "

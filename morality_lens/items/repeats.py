@@ -45,8 +45,8 @@ def repeated_note(items: Sequence[AnyItem]) -> str:
     after = len({item.cluster for item in joined_clusters(items)})
     shown = " and ".join(sorted(repeated[0])[:2])
     return (
-        f"Repeated items: {len(repeated)} {'text stands' if len(repeated) == 1 else 'texts stand'} under ids of several "
-        f"clusters (such as {shown}); these clusters count as one, {after} in place of {before}."
+        f"Repeated items: {len(repeated)} {'text stands' if len(repeated) == 1 else 'texts stand'} under ids of "
+        f"several clusters (such as {shown}); these clusters count as one, {after} in place of {before}."
     )
 
 

@@ -39,10 +39,10 @@ RULES = {
     "random directions' of equal length (p below .05): pass; interval above 0: warn; else fail",
     "ablation": "share of the components' effect that is gone when the projection is held at its mean: "
     "interval above 0 and beyond all random directions: pass from .5 on, below it warn; else fail",
-    "beats prompting": "gain in log-odds of the dose that gains most (interval over all doses) less that of the "
-    f"instruction in the prompt, over the same items; {_PAIRED}",
-    "steering cost": "rise of the perplexity of everyday text at that dose, as a share: upper end at most .1 and "
-    "accuracy on settled questions lower by .05 at most: pass; at most .5 and .15: warn; else fail",
+    "beats prompting": "gain in log-odds of the dose that gains most (interval over all doses) less that "
+    f"of the instruction in the prompt, over the same items; {_PAIRED}",
+    "steering cost": "rise of the perplexity of everyday text at that dose, as a share: upper end at most .1 "
+    "and accuracy on settled questions lower by .05 at most: pass; at most .5 and .15: warn; else fail",
 }
 """Every line of a card and the rule of its verdict."""
 CAUSAL = ("steer", "ablation", "beats prompting", "steering cost")

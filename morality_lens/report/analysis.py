@@ -48,8 +48,8 @@ class Analysis:
         text_effects: factorial effects on the share of the good option's text, where the options were scored
             by their full text; else None.
         scorings: what the options' full texts choose beside their letters, where they were scored; else None.
-        option_lines: sentences about the probability of the letters, where it is low (see ``mass_lines``), and
-            about texts that were played under several ids.
+        option_lines: sentences about the probability of the letters, where it is low (see ``mass_lines``),
+            and about texts that were played under several ids.
         positions: by how much each position is preferred, or None.
         replies: the share of each reply by condition and round, where no reply is the good one; else None.
         refused: what was not estimated and why, one sentence each.

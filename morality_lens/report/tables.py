@@ -26,6 +26,7 @@ def unparsed(answers: pd.DataFrame) -> dict[str, Any] | None:
     if "parsed" not in answers.columns or bool(answers["parsed"].isna().to_numpy().all()):
         return None
     factors = factor_columns(answers)
+    answers = answers.loc[answers["parsed"].notna()]  # what was never played did not fail
     frame = answers[[*factors, "round"]].assign(failed=~answers["parsed"].eq(True).to_numpy(dtype=bool))
     cells = {
         f"{cell_name(factors, levels[:-1])}, round {levels[-1]}": group["failed"].to_numpy().mean()

@@ -21,14 +21,14 @@ _FAILS = {
 def reply_rates(answers: pd.DataFrame) -> dict[str, float]:
     """Shares of the answers, by name; a name is left out where nothing is there to count.
 
-    ``parsed`` and ``stopped`` are shares of all answers. ``feedback_missing`` and every column that ends in
+    ``parsed`` and ``stopped`` are shares of the answers of which that is known: what was never played, or has
+    nothing to be read, did not fail. ``feedback_missing`` and every column that ends in
     ``_cut`` are shares of the answers that have such a text.
     """
     found = {}
-    if "parsed" in answers and not bool(answers["parsed"].isna().all()):
-        found["parsed"] = _flags(answers, "parsed").mean()
-    if "stopped" in answers:
-        found["stopped"] = _flags(answers, "stopped").mean()
+    for name in ("parsed", "stopped"):
+        if name in answers and (known := _known(answers, name)).any():
+            found[name] = _flags(answers, name)[known].mean()
     for name in map(str, answers.columns):
         if name == "feedback_missing" or name.endswith("_cut"):
             there = _texts(answers, _TEXT_OF.get(name.rpartition("_")[0], "text"))
@@ -40,6 +40,11 @@ def reply_rates(answers: pd.DataFrame) -> dict[str, float]:
 def _flags(answers: pd.DataFrame, name: str) -> np.ndarray:
     """A column as yes or no; what is missing is no."""
     return answers[name].eq(True).to_numpy(dtype=bool)
+
+
+def _known(answers: pd.DataFrame, name: str) -> np.ndarray:
+    """Where a column says yes or no."""
+    return answers[name].notna().to_numpy(dtype=bool)
 
 
 def _texts(answers: pd.DataFrame, name: str) -> np.ndarray:
@@ -76,9 +81,9 @@ def _failed(answers: pd.DataFrame) -> dict[str, str]:
     for name, said in _FAILS.items():
         if name not in answers or bool(answers[name].isna().all()):
             continue
-        there = np.ones(len(answers), bool)
+        there = _known(answers, name)
         if name.startswith(("feedback", "rationale", "thinking")):
-            there = _texts(answers, _TEXT_OF[name.partition("_")[0]])
+            there = there & _texts(answers, _TEXT_OF[name.partition("_")[0]])
         wrong = _flags(answers, name) != (name in ("parsed", "stopped"))
         found[said] = f"{int(wrong[there].sum())} of {int(there.sum())}" if there.any() else ""
     return found

@@ -120,7 +120,7 @@ class Run:
 
     @property
     def cluster_note(self) -> str:
-        """A warning that the same text was played under ids of several clusters, which count as one; or nothing."""
+        """A warning that one text was played under ids of several clusters, which count as one; or nothing."""
         return repeated_note(self._given)
 
     @cached_property
@@ -154,7 +154,9 @@ class Run:
         coords |= self.design.levels
         if "site" in array.dims:
             coords |= {"site": list(self.design.sites), "layer": np.arange(-1, array.sizes["layer"] - 1)}
-        return array.assign_coords(coords).assign_attrs({"cluster_note": note} if (note := self.cluster_note) else {})
+        return array.assign_coords(coords).assign_attrs(
+            {"cluster_note": note} if (note := self.cluster_note) else {}
+        )
 
     @property
     def residuals(self) -> xr.DataArray:

@@ -201,7 +201,9 @@ def test_mediation_is_what_the_circuit_says(world):
     # Behind the last block nothing looks at the prompt and everything is linear.
     np.testing.assert_allclose(mediated["pure"].sel(layer=1), tau, atol=1e-5)
     np.testing.assert_allclose(
-        mediated["dosed"].sel(layer=1), tau * mediated["fraction"].broadcast_like(mediated["dosed"].sel(layer=1)), atol=1e-5
+        mediated["dosed"].sel(layer=1),
+        tau * mediated["fraction"].broadcast_like(mediated["dosed"].sel(layer=1)),
+        atol=1e-5,
     )
     np.testing.assert_allclose(mediated["interaction"].sel(layer=0), 0.0, atol=2e-6)
     np.testing.assert_allclose(mediated["interaction"].sel(layer=1), BOTH, atol=2e-6)

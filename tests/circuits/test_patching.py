@@ -320,7 +320,7 @@ def test_only_settled_questions_of_the_probes_model_show_a_cost(played):
     model, run, probe = played("gpt2")
     with pytest.raises(ValueError, match="questions that their context settles"):
         steering_cost(model, probe, questions=[run.asked["q0"]])
-    with pytest.raises(ValueError, match="settles.*got none"):
+    with pytest.raises(ValueError, match=r"settles.*got none"):
         steering_cost(model, probe, questions=[])
     with pytest.raises(ValueError, match="doses other than 0"):
         steering_cost(model, probe, doses=Doses(sizes=[0.0]))

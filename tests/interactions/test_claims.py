@@ -206,7 +206,7 @@ def test_equivalence_is_shown_by_two_one_sided_tests():
 
 def test_nothing_is_equivalent_where_nothing_varies():
     y = planted([[0, 1], [1, 2]], 20, places=3).copy(deep=True)
-    y[dict(cot=1, layer=1)] = y.isel(cot=0, layer=1)
+    y[{"cot": 1, "layer": 1}] = y.isel(cot=0, layer=1)
     shown = equivalence(factorial_effects(y, method="pointwise"), 1.0)
     cot = shown.sel(effect="cot")
     assert np.isnan(cot.p.values).tolist() == [False, True, False]

@@ -123,3 +123,51 @@ def test_worst_case_bounds_hold_whatever_the_missing_outcomes_are():
     found = factorial_effects(as_cube(y), missing="available", accept_missing=True, method="pointwise")
     np.testing.assert_allclose(found.worst_low.values, low, atol=1e-12)
     assert (found.worst_low <= found.estimate).all()
+
+
+def repeated(n_items: int = 40, n_seeds: int = 5) -> xr.DataArray:
+    """Items with several seeds each, under two conditions."""
+    rng = np.random.default_rng(0)
+    return xr.DataArray(
+        rng.standard_normal((n_items, 2, n_seeds)),
+        dims=("item", "instruction", "seed"),
+        coords={
+            "item": [f"q{i}" for i in range(n_items)],
+            "instruction": ["off", "on"],
+            "seed": np.arange(n_seeds),
+        },
+        attrs={"oriented": True},
+    )
+
+
+def test_seeds_that_were_never_run_are_no_failures():
+    y = repeated()
+    fewer = y.where(~((y.instruction == "on") & (y.seed > 2)))
+    found = factorial_effects(fewer, draws=200)
+    assert found.p.notnull().all()
+    assert not any("No p-values" in note for note in found.attrs["notes"])
+    by_item = y.where((y.seed < 3) | (y["item"].isin(["q0", "q1"])))
+    assert factorial_effects(by_item, draws=200).p.notnull().all()
+
+
+def test_seeds_that_failed_are_still_counted():
+    y = repeated()
+    rng = np.random.default_rng(1)
+    lost = (y.instruction == "on") & xr.DataArray(rng.random((40, 5)) < 0.3, dims=("item", "seed"))
+    failed = factorial_effects(y.where(~lost), draws=200)
+    assert failed.p.isnull().all()
+    assert any("failure rates differ by up to" in note for note in failed.attrs["notes"])
+
+
+def test_what_the_answers_say_tells_a_failure_from_a_condition_that_was_not_played():
+    y = repeated(n_seeds=1).isel(seed=0, drop=True)
+    gone = (y.instruction == "on") & xr.DataArray(np.arange(40) < 8, dims="item")
+    holed = y.where(~gone)
+    nothing = xr.zeros_like(holed, dtype=bool)
+    never = factorial_effects(holed.assign_coords(failed=nothing), missing="available", draws=200)
+    assert never.p.notnull().all()
+    assert (never.failure == 0).all()
+    lost = factorial_effects(holed.assign_coords(failed=gone), missing="available", draws=200)
+    assert lost.p.isnull().all()
+    unsaid = factorial_effects(holed, missing="available", draws=200)
+    assert unsaid.p.isnull().all()

@@ -85,3 +85,14 @@ def test_what_has_no_answer_is_refused():
     ):
         with pytest.raises(ValueError, match=match):
             effects_over_wordings(wrong, FACTORS)
+
+
+def test_an_effect_without_any_variance_has_no_p_of_zero_and_no_interval_in_words():
+    still = np.zeros((6, 3, 2, 2))
+    still[:, :, 1] = 0.5
+    found = effects_over_wordings(made(still), FACTORS)
+    one = found.sel(effect="a")
+    assert float(one["se"]) == 0
+    assert not float(one["p"]) == 0
+    text = describe_wordings(found).splitlines()[0]
+    assert "a: +0.500 in every item and each of 3 wordings, so that there is no interval" in text

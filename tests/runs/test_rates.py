@@ -52,3 +52,12 @@ def test_control_tokens_in_texts_are_told():
     assert tables.spelled({"items": [], "wording": []}, table) == ""
     said = tables.spelled({"items": ["q1"], "wording": ["</s>"]}, table.assign(spells_control=[True] * 5))
     assert "1 items (q1); the protocol's words (</s>); feedback or replies of 5 answers" in said
+
+
+def test_what_was_never_played_did_not_fail():
+    table, design = answers()
+    never = table.iloc[[0, 0]].assign(parsed=None, stopped=None, cot="on")
+    both = pd.concat([table, never], ignore_index=True)
+    assert failures(both, design).to_dict("records") == failures(table, design).to_dict("records")
+    assert reply_rates(both) == reply_rates(table)
+    assert tables.unparsed(both) == tables.unparsed(table)
