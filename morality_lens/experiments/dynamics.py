@@ -20,8 +20,8 @@ def round_dynamics(behaviour: xr.DataArray, *, threshold: float = 0.5, alpha: fl
         alpha: level of the intervals (those of shares, by clusters; pointwise).
 
     Returns:
-        Over ``measure`` and the components ``estimate``, ``se``, ``ci_low``, ``ci_high``: ``flips`` (changes per
-        dialogue), ``flip-flops`` (changes that undo an earlier one), ``gained`` and ``lost`` (share of
+        Over ``measure`` and the components ``estimate``, ``se``, ``ci_low``, ``ci_high``: ``flips`` (changes
+        per dialogue), ``flip-flops`` (changes that undo an earlier one), ``gained`` and ``lost`` (share of
         dialogues that are one in the last round and not in the first, and the reverse), ``settled`` (share
         without a change in the last two rounds).
 

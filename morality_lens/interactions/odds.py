@@ -30,8 +30,9 @@ def marginal_log_odds(
 
     Additive effects and these can differ in sign: near 0 and 1 there is less room to move. Shares are clipped
     at half a count, 0.5/n. A place at which a cell has fewer than three of one outcome has an estimate but no
-    interval (at shares of .97 to .999 intervals of what is not clipped miss in .2 to .6). Standard errors are those of a jackknife
-    over clusters, p and intervals those of :func:`morality_lens.interactions.intervals.judge`, pointwise.
+    interval (at shares of .97 to .999 intervals of what is not clipped miss in .2 to .6). Standard errors are
+    those of a jackknife over clusters, p and intervals those of
+    :func:`morality_lens.interactions.intervals.judge`, pointwise.
 
     Args:
         y: outcomes of 0 and 1 (or shares of them over seeds) with the dims of ``factorial_effects``.
