@@ -5,6 +5,8 @@
   residual stream.
 - ``attribution_patching``: Attribution patching: the effect of every patch to first order, from one
   gradient.
+- ``costs``: The cost of steering: perplexity of everyday text, and accuracy on questions that their context
+  settles.
 - ``decomposition``: A batch of dialogues, each site split into what components add and what heads read from
   which segment.
 - ``intervening``: A change of the residual stream at given tokens, and its effect on the answer.

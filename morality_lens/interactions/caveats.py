@@ -120,9 +120,9 @@ def _note_on_repeats(y: xr.DataArray) -> list[str]:
         return []
     shown = " and ".join(str(items[number]) for number in pairs[0])
     return [
-        f"Repeated items: {len(pairs)} have the same numbers in every cell as an item of another cluster (such "
-        f"as {shown}), like one text under two ids; give such items one cluster, or every standard error is too "
-        "small."
+        f"Repeated items: {len(pairs)} have the same numbers in every cell as an item of another cluster "
+        f"(such as {shown}), like one text under two ids; give such items one cluster, or every standard "
+        "error is too small."
     ]
 
 

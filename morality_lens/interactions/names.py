@@ -34,7 +34,7 @@ def factors_in(effect: str) -> tuple[str, ...]:
 
 
 def main_effects_of(effect: str) -> tuple[str, ...]:
-    """The names of the main effects of an interaction's factors: of ``a:b@c=off``, ``a@c=off`` and ``b@c=off``."""
+    """The main effects of an interaction's factors: of ``a:b@c=off``, ``a@c=off`` and ``b@c=off``."""
     crossed, mark, held = effect.partition("@")
     return tuple(f"{part}{mark}{held}" for part in crossed.split(":"))
 

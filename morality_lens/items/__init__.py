@@ -11,6 +11,7 @@
   own files.
 - ``permuting``: The order of a question's options, permuted so that every place holds the right option
   equally often.
+- ``repeats``: The same text under several ids: such items are one, so their clusters are one too.
 """
 
 import lazy_loader as lazy

@@ -44,9 +44,10 @@ def repeated_note(items: Sequence[AnyItem]) -> str:
     before = len({item.cluster for item in items})
     after = len({item.cluster for item in joined_clusters(items)})
     shown = " and ".join(sorted(repeated[0])[:2])
+    texts = "1 text stands" if len(repeated) == 1 else f"{len(repeated)} texts stand"
     return (
-        f"Repeated items: {len(repeated)} {'text stands' if len(repeated) == 1 else 'texts stand'} under ids of "
-        f"several clusters (such as {shown}); these clusters count as one, {after} in place of {before}."
+        f"Repeated items: {texts} under ids of several clusters (such as {shown}); these clusters count as one, "
+        f"{after} in place of {before}."
     )
 
 

@@ -120,7 +120,7 @@ class Run:
 
     @property
     def cluster_note(self) -> str:
-        """A warning that one text was played under ids of several clusters, which count as one; or nothing."""
+        """A warning that one text was played under ids of several clusters, which count as one."""
         return repeated_note(self._given)
 
     @cached_property

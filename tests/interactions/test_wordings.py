@@ -93,6 +93,6 @@ def test_an_effect_without_any_variance_has_no_p_of_zero_and_no_interval_in_word
     found = effects_over_wordings(made(still), FACTORS)
     one = found.sel(effect="a")
     assert float(one["se"]) == 0
-    assert not float(one["p"]) == 0
+    assert float(one["p"]) != 0
     text = describe_wordings(found).splitlines()[0]
     assert "a: +0.500 in every item and each of 3 wordings, so that there is no interval" in text
