@@ -324,9 +324,9 @@ def describe_mediation(mediated: xr.Dataset) -> str:
     found = mediated_share(mediated)
     attrs = mediated.attrs
     size, low, high = (float(found[name]) for name in ("tau", "tau_low", "tau_high"))
+    held = f" at {attrs['held_at']}" if attrs["held_at"] else ""
     tau = (
-        f"{attrs['effect']} at {attrs['held_at']} in round {attrs['round']}: {size:+.3f} [{low:+.3f}, "
-        f"{high:+.3f}] log-odds."
+        f"{attrs['effect']}{held} in round {attrs['round']}: {size:+.3f} [{low:+.3f}, {high:+.3f}] log-odds."
     )
     notes = _notes(mediated)
     if found.attrs["refused"]:

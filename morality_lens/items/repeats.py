@@ -46,8 +46,8 @@ def repeated_note(items: Sequence[AnyItem]) -> str:
     shown = " and ".join(sorted(repeated[0])[:2])
     texts = "1 text stands" if len(repeated) == 1 else f"{len(repeated)} texts stand"
     return (
-        f"Repeated items: {texts} under ids of several clusters (such as {shown}); these clusters count as one, "
-        f"{after} in place of {before}."
+        f"Repeated items: {texts} under ids of several clusters (such as {shown}); these clusters count as "
+        f"one, {after} in place of {before}."
     )
 
 
