@@ -214,13 +214,13 @@ class _Site:
         """The residuals moved that far to these, layer by layer: whole, and along the direction only."""
         found = []
         for number, layer in enumerate(self.layers):
-            put_in, along, step = self._tensor(values[:, number]), *self._direction(layer)
+            put_in, line = self._tensor(values[:, number]), self._direction(layer)
             changes = [("whole site", lambda part, v=put_in: _replacing(v, self.row, part))]
-            if along is not None:
+            if line is not None:
                 changes.append(
                     (
                         "direction",
-                        lambda part, v=put_in, a=along, s=step: _moving(v, self.row, (a, s), part),
+                        lambda part, v=put_in, at=line: _moving(v, self.row, at, part),
                     )
                 )
             found += [
@@ -234,19 +234,19 @@ class _Site:
         """The residuals moved along the direction, by the same distance up and down."""
         found = []
         for layer in self.layers:
-            along, step = self._direction(layer)
-            if along is not None:
+            line = self._direction(layer)
+            if line is not None:
                 found += [
-                    _LayerChange(layer=layer, kind=kind, change=_shifting(size * step))
+                    _LayerChange(layer=layer, kind=kind, change=_shifting(size * line[1]))
                     for kind, size in (("up", DOSE), ("down", -DOSE))
                 ]
         return found
 
-    def _direction(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+    def _direction(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """The direction and the step of one gap along it; None where the direction is zero."""
         direction = self.probe.direction.sel(layer=layer).values.astype(np.float64)
         if not direction.any():
-            return None, None
+            return None
         return self._tensor(direction), self._tensor(gap_vector(self.probe, layer))
 
     def _tensor(self, values: np.ndarray) -> Tensor:

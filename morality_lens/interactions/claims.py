@@ -320,7 +320,8 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
             f"all {varies.size} places. That nothing moved in these clusters does not show that little would "
             "in others: add items, or read the interval of factorial_effects."
         )
-    p = np.maximum(one_sided(effects, margin)[0], one_sided(effects, -margin)[1]).where(varies)
+    sides = xr.concat([one_sided(effects, margin)[0], one_sided(effects, -margin)[1]], "side")
+    p = sides.max("side", skipna=False).where(varies)
     places = [dim for dim in p.dims if dim != "effect"]
     adjusted = _holm(p)
     without = int((~varies).sum())

@@ -25,6 +25,7 @@ RESULTS = (
     "patched-mlp",
     "patched-head",
     "steered",
+    "steering-cost",
     "ablated-on",
     "ablated-off",
     "mediated",
