@@ -5,7 +5,8 @@
 Every data set holds one effect at 32 autocorrelated layers. It is analysed with a known effect, for how often
 intervals and bands miss it, and with an effect of zero, for how often the family of 32 layers is rejected.
 ``among six`` adds the six other effects of three factors, which are normal. Rare shares are outcomes of 0 and
-1 that change in .05 of the items; their family is rejected where the band misses that share.
+1 that change in .05 of the items, at 5 places; their family is rejected where the band misses that share, and
+the six other effects are 0.
 """
 
 import argparse
@@ -23,7 +24,7 @@ EFFECTS = ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
 LAYERS = 32
 CORRELATION = 0.9
 EFFECT = 0.3
-RARE = 0.05
+RARE, PLACES = 0.05, 5
 TOGETHER = 20
 """Data sets with the same sizes of clusters, which are analysed at once."""
 SHAPES = ("normal", "exponential", "log-normal", "rare shares")
@@ -53,12 +54,14 @@ def draw(rng: np.random.Generator, sizes: np.ndarray, shape: str, *, neighbours:
     n_items = len(codes)
     own, shared = autocorrelated(rng, n_items, TOGETHER), autocorrelated(rng, len(sizes), TOGETHER)[codes]
     if shape == "rare shares":
-        contrast = ((own + shared) / math.sqrt(2) > ndtri(1 - RARE)).astype(float)
+        contrast = ((own + shared) / math.sqrt(2) > ndtri(1 - RARE)).astype(float)[..., :PLACES]
     else:
         contrast = shaped(own, shape) + shaped(shared, shape)
     factors = FACTORS if neighbours else FACTORS[:1]
-    y = np.zeros((n_items, 2 ** len(factors), TOGETHER, LAYERS))
-    if neighbours:
+    y = np.zeros((n_items, 2 ** len(factors), *contrast.shape[1:]))
+    if neighbours and shape == "rare shares":
+        y[:, 4:] = contrast[:, None]
+    elif neighbours:
         matrix = factorial_matrix(3, EFFECTS)
         unit = matrix / (matrix**2).sum(axis=1, keepdims=True)
         for number in range(1, len(EFFECTS)):
@@ -70,10 +73,10 @@ def draw(rng: np.random.Generator, sizes: np.ndarray, shape: str, *, neighbours:
         "item": np.arange(n_items),
         **{name: ["off", "on"] for name in factors},
         "run": np.arange(TOGETHER),
-        "layer": np.arange(LAYERS),
+        "layer": np.arange(contrast.shape[-1]),
     }
     return xr.DataArray(
-        y.reshape(n_items, *[2] * len(factors), TOGETHER, LAYERS),
+        y.reshape(n_items, *[2] * len(factors), *contrast.shape[1:]),
         dims=("item", *factors, "run", "layer"),
         coords={**coords, "cluster": ("item", codes)},
         attrs={"oriented": True},

@@ -29,6 +29,7 @@ class Cube:
         rest_shape: their lengths.
         coords: their coordinates.
         binary: whether every number that went in is 0 or 1.
+        room: between the lowest and the highest of outcomes that are whole numbers; 0 for others.
         n_incomplete: items with a missing value.
         share_incomplete: the same as a share of all items.
         share_failed: share of the items that lack a value because trials failed, not because none was run.
@@ -43,6 +44,7 @@ class Cube:
     rest_shape: tuple[int, ...]
     coords: dict[str, xr.DataArray]
     binary: bool
+    room: float
     n_incomplete: int
     share_incomplete: float
     share_failed: float
@@ -134,12 +136,20 @@ def read_cube(
         rest_shape=template.shape,
         coords={str(name): coord for name, coord in template.coords.items()},
         binary=bool(np.isin(each[~np.isnan(each)], (0.0, 1.0)).all()),
+        room=_room(each[~np.isnan(each)]) if link == "identity" else 0.0,
         n_incomplete=int(incomplete.sum()),
         share_incomplete=float(incomplete.mean()),
         share_failed=float((holes & (failed == 1).any(axis=-1)).any(axis=(1, 2)).mean()),
         gap=float(np.ptp(rate, axis=0).max(initial=0.0)),
         repeats=repeats,
     )
+
+
+def _room(values: np.ndarray) -> float:
+    """Between the ends of a scale of whole numbers, which is at least one step long."""
+    if (values != np.round(values)).any():
+        return 0.0
+    return max(1.0, float(np.ptp(values)))
 
 
 def failed_trials(y: xr.DataArray) -> xr.DataArray:

@@ -309,12 +309,12 @@ def _test(
 
 
 def _span(cube: Cube, wanted: Contrasts, y: xr.DataArray) -> Float[np.ndarray, "feature"]:
-    """The largest contrast of an outcome of 0 and 1 that an item can show; 0 for other outcomes.
+    """The largest contrast of an outcome of whole numbers that an item can show; 0 for other outcomes.
 
     At round 0 all conditions share one answer, but for factors that speak before it, so no change there is
     no observation.
     """
-    largest = np.clip(wanted.matrix, 0, None).sum(axis=1) if cube.binary else np.zeros(len(wanted.names))
+    largest = cube.room * np.clip(wanted.matrix, 0, None).sum(axis=1)
     span = np.repeat(largest[:, None], cube.rounding.size, axis=1).reshape(-1, *cube.rest_shape)
     early = set(y.attrs.get("early", ()))
     crossed = wanted.crossed or [tuple(range(len(wanted.held)))] * len(wanted.names)

@@ -176,6 +176,8 @@ def test_outcomes_that_never_change_have_bounds():
         one = found.sel(effect=name, layer=0)
         assert one.ci_high.item() == -one.ci_low.item() == pytest.approx(span * share)
         assert one.band_high.item() == pytest.approx(span * unseen_share(8, 0.025))
+    ratings = factorial_effects(y * 5 + 1).sel(effect="instruction", layer=0)
+    assert ratings.ci_high.item() == pytest.approx(5 * share)
     exact = factorial_effects(y * 0.7)
     assert float(abs(exact.ci_high).max()) == 0.0
 
