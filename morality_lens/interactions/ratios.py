@@ -2,21 +2,23 @@
 
 import numpy as np
 import xarray as xr
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from morality_lens.interactions.cube import cluster_codes
+from morality_lens.interactions.intervals import ends, hall
 from morality_lens.interactions.resampling import bell_mccaffrey_df, cluster_sums, mean_over_clusters
 
 
-def mean_over_items(values: xr.DataArray, *, alpha: float = 0.05) -> xr.Dataset:
-    """Mean over ``item`` with its CR2 interval (t with Bell-McCaffrey df), at every other place.
+def mean_over_items(values: xr.DataArray, *, alpha: float = 0.05, share: bool = False) -> xr.Dataset:
+    """Mean over ``item`` with its interval, at every other place.
 
     Args:
         values: with the dim ``item``; a coordinate ``cluster`` along it says which items are dependent.
         alpha: level of the interval.
+        share: whether the values are shares.
 
     Returns:
-        ``estimate``, ``ci_low``, ``ci_high`` and ``p``; pointwise.
+        ``estimate``, ``se``, ``df``, ``skew``, ``ci_low``, ``ci_high`` and ``p``; pointwise.
 
     Raises:
         ValueError: missing values, or fewer than two clusters.
@@ -26,12 +28,31 @@ def mean_over_items(values: xr.DataArray, *, alpha: float = 0.05) -> xr.Dataset:
     table = _finite(moved).reshape(moved.sizes["item"], -1)
     sums, sizes = _sums(values, table)
     found = mean_over_clusters(sums, sizes, alpha=alpha)
-    half = found.critical * found.se
+    groups = len(sizes)
+    centred = sums - sizes[:, None] * found.estimate
+    second = (centred**2).sum(axis=0)
+    skew = np.divide((centred**3).sum(axis=0), second**1.5, out=np.zeros_like(second), where=second > 0)
+    skew = skew * (groups / (groups - 1)) ** 0.5
+    low, high = ends(found.estimate, found.se, skew, found.df, alpha)
+    u = 1 - (alpha / 2) ** (1 / groups)
+    flat = found.se < 1e-12
+    c = found.estimate
+    reach = np.where(np.abs(c) < 1e-12, u, 2 * u * np.abs(c))
+    low, high = np.where(flat, c - reach, low), np.where(flat, c + reach, high)
+    if share:
+        low = np.where(flat, c - u * c, np.maximum(low, 0))
+        high = np.where(flat, c + u * (1 - c), np.minimum(high, 1))
+        low, high = np.where(c <= 1e-12, 0, low), np.where(c >= 1 - 1e-12, 1, high)
+    x = hall(np.divide(c, found.se, out=np.zeros_like(c), where=~flat), skew)
+    p = np.where(flat, np.where(np.abs(c) < 1e-12, 1.0, 2.0 ** (1 - groups)), 2 * stdtr(found.df, -np.abs(x)))
     parts = {
-        "estimate": found.estimate,
-        "ci_low": found.estimate - half,
-        "ci_high": found.estimate + half,
-        "p": found.p,
+        "estimate": c,
+        "se": np.where(flat, 0, found.se),
+        "df": found.df,
+        "skew": skew,
+        "ci_low": low,
+        "ci_high": high,
+        **({} if share else {"p": p}),
     }
     shape = [moved.sizes[d] for d in rest]
     return xr.Dataset(
