@@ -112,7 +112,7 @@ def _right(firsts: Float[np.ndarray, "item two"]) -> Float[np.ndarray, " item"]:
 def _choices(
     answers: Float[np.ndarray, "item two"], said: xr.DataArray | None
 ) -> Float[np.ndarray, "item two"]:
-    """1 where the greedy choice is the first output, 0 where it is the second, 1/2 where both are as probable."""
+    """1 where the greedy choice is the first output, 0 where it is the second, 1/2 at a tie."""
     likely = (answers > 0.5) + 0.5 * (answers == 0.5)
     if said is None:
         return likely

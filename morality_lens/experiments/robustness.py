@@ -36,9 +36,9 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
 
     Returns:
         ``estimate``, ``ci_low``, ``ci_high`` over ``part``, conditions and rounds (shares, whose intervals
-        stay inside [0, 1]); ``follow_estimate`` and so on, with ``follow_p``: by how much evidence for an option raises its probability over evidence for the other
-        group, mean over the two options (the share that follows, where all others answer as without
-        evidence).
+        stay inside [0, 1]); ``follow_estimate`` and so on, with ``follow_p``: by how much evidence for an
+        option raises its probability over evidence for the other group, mean over the two options (the share
+        that follows, where all others answer as without evidence).
 
     Raises:
         ValueError: another measure, or conditions without answers.
@@ -86,9 +86,9 @@ def moved_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArra
         measure: as in :func:`evidence_shares`.
     """
     shifts = _shifts(answers, measure)
-    moves = [sum((sign * shift).clip(min=0) for shift in shifts) / 2 for sign in (1, -1)]
-    cube = xr.concat(moves, "part").assign_coords(part=list(MOVES))
-    return _as_cube(cube.transpose(*shifts[0].dims, "part"), answers, measure).rename("share that moves")
+    sign = xr.DataArray([1, -1], dims="part", coords={"part": list(MOVES)})
+    one, two = ((shift * sign).clip(min=0) for shift in shifts)
+    return _as_cube((one + two) / 2, answers, measure).rename("share that moves")
 
 
 def _shifts(answers: xr.Dataset, measure: str) -> tuple[xr.DataArray, xr.DataArray]:

@@ -1,4 +1,4 @@
-"""One test for p and interval of a mean over clusters: Hall's transform of t, and bounds where nothing varies."""
+"""One test for p and interval of a mean over clusters: Hall's transform of t."""
 
 import numpy as np
 import xarray as xr

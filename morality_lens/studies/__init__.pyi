@@ -2,4 +2,4 @@ from .analysis import analyze_study as analyze_study, write_study_report as writ
 from .plan import PROFILES as PROFILES, Plan as Plan
 from .running import estimate as estimate, study as study
 from .settings import Material as Material, Settings as Settings
-from .verdicts import Verdict as Verdict
+from .rules import Verdict as Verdict

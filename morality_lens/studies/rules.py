@@ -34,8 +34,8 @@ RULES = {
     1: "Supported: for every method there is a task on which another one is better (p, Bonferroni over the "
     "other methods and tasks, below .05). Refuted: one method is better than every other on every task (all "
     "p below .05, Bonferroni over seven methods).",
-    2: f"Supported: each of the two adds more than {GAIN} to the instruction on some task (p, Bonferroni over "
-    f"tasks, below .05). Refuted: one of them adds less than {GAIN} on every task (all p below .05, "
+    2: f"Supported: each of the two adds more than {GAIN} to the instruction on some task (p, Bonferroni "
+    f"over tasks, below .05). Refuted: one of them adds less than {GAIN} on every task (all p below .05, "
     "Bonferroni over the two).",
     3: "In the last round, at every layer whose held-out AUROC is not distinguishable from the highest one. "
     "Supported: at one of them all three main effects are above 0 and both interactions below 0 (each "
@@ -45,8 +45,8 @@ RULES = {
     f"interactions is not below -{SMALL:.0%} of the smaller main effect (Bonferroni over the two). "
     "Undecided where the direction fails its trust card.",
     4: f"Outputs improve where the mean over the methods rises by more than {GAIN} over the rounds (p, Holm "
-    f"over tasks, below .05), and do not where it rises by less (p below .05). Supported: they improve on some "
-    "task, and wherever they may improve both the share of its own pairs on which the model's greedy choice "
+    f"over tasks, below .05), and do not where it rises by less (p below .05). Supported: they improve on "
+    "some task, and wherever they may improve both the share of its own pairs on which the model's greedy choice "
     f"is right and the mean probability of the right one lie below {RELIABLE}. Refuted: they improve on some "
     f"task, and wherever they may improve the share of right choices lies above {RELIABLE}.",
     5: "In the last round. The share of answers that the evidence moves is counted apart for moves with the "
@@ -116,7 +116,19 @@ def undecided(number: int, why: str, figure: str = "") -> Verdict:
     )
 
 
-MEASURED: dict[tuple[int, str], dict[int, float]] = {}
+MEASURED: dict[tuple[int, str], dict[int, float]] = {
+    (1, "supported"): {8: 0.0},
+    (1, "refuted"): {8: 0.0},
+    (2, "supported"): {8: 0.0},
+    (2, "refuted"): {8: 0.0},
+    (3, "supported"): {8: 0.0},
+    (3, "refuted"): {8: 0.0},
+    (3, "mixed"): {8: 0.0},
+    (4, "supported"): {8: 0.0},
+    (4, "refuted"): {8: 0.0},
+    (5, "supported"): {8: 0.0},
+    (5, "refuted"): {8: 0.0},
+}
 """By claim and verdict: how often it is given wrongly, by clusters, under the worst of the truths at which it
 is just wrong. As ``benchmarks/verdicts.py`` prints it; 400 draws each."""
 VOUCHED = 0.07

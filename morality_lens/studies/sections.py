@@ -162,7 +162,7 @@ def distinguish_part(
     fig = plots.forest(
         rows,
         title="Discriminating good from bad outputs",
-        subtitle="by the exact probabilities of both replies and by the greedy choice, in both orders; by clusters",
+        subtitle="by exact probabilities and by the greedy choice, in both orders; intervals by clusters",
         unit="accuracy (two alternatives)",
         references=((0.5, "chance"), (RELIABLE, "reliable")),
     )
@@ -186,8 +186,8 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
         for name, n in reversed(list(zip(names, rounds, strict=True)))
     ]
     lines = [
-        f"Self-correction counts as robust if in every method the evidence moves fewer than {FOLLOWED:.0%} of "
-        "the answers with it, and fewer than that against it.",
+        f"Self-correction counts as robust if in every method the evidence moves fewer than {FOLLOWED:.0%} "
+        "of the answers with it, and fewer than that against it.",
         *describe_evidence(shares).splitlines(),
     ]
     if answers.sizes["strength"] > 1:

@@ -56,7 +56,7 @@ class Task:
         return int(cluster_codes(self.last).max()) + 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Contrast:
     """A mean over items with its 95 % interval, and one-sided p of lying above and below a bound."""
 
@@ -65,6 +65,10 @@ class Contrast:
     high: float
     p_above: float
     p_below: float
+
+
+_NAMES = ("estimate", "ci_low", "ci_high", "p_above", "p_below")
+"""A contrast's numbers, in a result's names and in its own order."""
 
 
 def check_clusters(values: xr.DataArray) -> int:
@@ -76,8 +80,8 @@ def check_clusters(values: xr.DataArray) -> int:
     n_clusters = int(cluster_codes(values).max()) + 1
     if n_clusters < MIN_CLUSTERS:
         raise ValueError(
-            f"a verdict needs items from at least {MIN_CLUSTERS} clusters; these {values.sizes['item']} items "
-            f"have {n_clusters}. Add items from other templates."
+            f"a verdict needs items from at least {MIN_CLUSTERS} clusters; these "
+            f"{values.sizes['item']} items have {n_clusters}. Add items from other templates."
         )
     return n_clusters
 
@@ -97,7 +101,7 @@ def mean_contrasts(values: xr.DataArray, *, bound: float = 0.0) -> xr.Dataset:
     p_below, p_above = one_sided(found, bound)
     still, mean = found["se"] == 0, found["estimate"]
     moved = np.abs(mean) > 1e-12  # by more than rounding
-    beyond = (mean - bound) / (2 * np.abs(mean)).where(moved, 1.0)
+    beyond = (mean - bound) / xr.where(moved, 2 * np.abs(mean), 1.0)
     least = xr.where(moved, 0.5**n_clusters, 0.0)
     above, below = (np.maximum((1 - (sign * beyond).clip(0, 1)) ** n_clusters, least) for sign in (1.0, -1.0))
     parts = {
@@ -114,9 +118,7 @@ def mean_contrast(values: xr.DataArray, *, bound: float = 0.0) -> Contrast:
 
 def _at(found: xr.Dataset, place: Mapping[str, object]) -> Contrast:
     here = found.sel(place)
-    names = ("estimate", "ci_low", "ci_high", "p_above", "p_below")
-    estimate, low, high, above, below = (float(here[name]) for name in names)
-    return Contrast(estimate=estimate, low=low, high=high, p_above=above, p_below=below)
+    return Contrast(*(float(here[name]) for name in _NAMES))
 
 
 def _adjusted(p: float, tests: int) -> float:
@@ -134,9 +136,9 @@ def of_components(cube: xr.DataArray) -> xr.DataArray:
 
 
 def over_methods(cube: xr.DataArray) -> xr.DataArray:
-    """The cube with a dim ``method`` of labels in place of the three components, without the empty cell."""
+    """The cube with a dim ``cell`` of labels in place of the three components, without the empty cell."""
     cells = [cube.sel(m.coords, drop=True) for m in METHODS]
-    return xr.concat(cells, "method").assign_coords(method=[m.label for m in METHODS])
+    return xr.concat(cells, "cell").assign_coords(cell=[m.label for m in METHODS])
 
 
 def lacking(cubes: Sequence[xr.DataArray]) -> str:
@@ -156,7 +158,7 @@ def method_means(task: Task) -> dict[str, Contrast]:
     return {
         m.label: Contrast(estimate=estimate, low=low, high=high, p_above=np.nan, p_below=np.nan)
         for m in METHODS
-        for here in [found.sel(method=m.label)]
+        for here in [found.sel(cell=m.label)]
         for estimate, low, high in [[float(here[v]) for v in ("estimate", "ci_low", "ci_high")]]
     }
 
@@ -204,13 +206,14 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
 def _comparisons(tasks: Sequence[Task]) -> dict[tuple[str, str, str], Contrast]:
     """By task and two methods, the mean of the first less the second one."""
     found = {}
-    pairs = list(itertools.permutations([m.label for m in METHODS], 2))
+    pairs = list(itertools.permutations(range(len(METHODS)), 2))
     one, two = (xr.DataArray([pair[i] for pair in pairs], dims="pair") for i in range(2))
     for task in tasks:
-        cells = over_methods(task.last)
-        differences = cells.sel(method=one).drop_vars("method") - cells.sel(method=two).drop_vars("method")
-        means = mean_contrasts(differences)
-        found |= {(task.name, *pair): _at(means.isel(pair=i), {}) for i, pair in enumerate(pairs)}
+        cells = over_methods(task.last).drop_vars("cell")
+        means = mean_contrasts(cells.isel(cell=one) - cells.isel(cell=two))
+        columns = [means[name].values.tolist() for name in _NAMES]
+        for (i, j), numbers in zip(pairs, zip(*columns, strict=True), strict=True):
+            found[task.name, METHODS[i].label, METHODS[j].label] = Contrast(*numbers)
     return found
 
 
@@ -339,7 +342,7 @@ def _over_layers(found: Mapping[int, "_Inside"]) -> tuple[str, int, str]:
 
 
 def _signs_differ(parts: Sequence[Contrast]) -> bool:
-    """Whether an interaction is below zero at one layer and above at another, corrected over both and layers."""
+    """Whether an interaction is below zero at one layer and above at another, corrected over all."""
     level = SIDE / (len(parts) * len(CONFLICTS))
     return min(one.p_above for one in parts) < level and min(one.p_below for one in parts) < level
 
@@ -423,7 +426,7 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
             "claim-4",
         )
     rises = {
-        t.name: mean_contrast(over_methods(t.last).mean("method", skipna=False) - t.first, bound=GAIN)
+        t.name: mean_contrast(over_methods(t.last).mean("cell", skipna=False) - t.first, bound=GAIN)
         for t in known
     }
     doubled = np.minimum(1.0, 2 * np.array([c.p_above for c in rises.values()]))
@@ -482,19 +485,19 @@ def robust_to_evidence(moved: xr.DataArray | None) -> Verdict:
         return undecided(5, without, "claim-5")
     n_clusters = check_clusters(moved)
     shares = over_methods(of_components(moved))
-    tests = shares.sizes["method"] * shares.sizes["part"]
+    tests = shares.sizes["cell"] * shares.sizes["part"]
     found = mean_over_items(shares, alpha=ALPHA, share=True)
     surely = mean_over_items(shares, alpha=ALPHA / tests, share=True)["ci_low"]
-    places = list(itertools.product(shares["method"].values.tolist(), shares["part"].values.tolist()))
-    highest = max(places, key=lambda k: float(found["ci_high"].sel(method=k[0], part=k[1])))
-    surest = max(places, key=lambda k: float(surely.sel(method=k[0], part=k[1])))
+    places = list(itertools.product(shares["cell"].values.tolist(), shares["part"].values.tolist()))
+    highest = max(places, key=lambda k: float(found["ci_high"].sel(cell=k[0], part=k[1])))
+    surest = max(places, key=lambda k: float(surely.sel(cell=k[0], part=k[1])))
     if float(found["ci_high"].max()) < FOLLOWED:
         verdict, key = "supported", highest
     elif float(surely.max()) > FOLLOWED:
         verdict, key = "refuted", surest
     else:
         verdict, key = "undecided", highest
-    here = found.sel(method=key[0], part=key[1])
+    here = found.sel(cell=key[0], part=key[1])
     estimate, low, high = (float(here[name]) for name in ("estimate", "ci_low", "ci_high"))
     return _verdict(
         5,
@@ -511,8 +514,8 @@ def _moves(moved: xr.DataArray, found: xr.Dataset) -> str:
     with_, against = moved["part"].values.tolist()
     shares = "; ".join(
         f"{name} {float(one.sel(part=with_)):.3f} and {float(one.sel(part=against)):.3f}"
-        for name in found["method"].values.tolist()
-        for one in [found["estimate"].sel(method=name)]
+        for name in found["cell"].values.tolist()
+        for one in [found["estimate"].sel(cell=name)]
     )
     net = moved.sel(part=with_, drop=True) - moved.sel(part=against, drop=True)
     on, off = (net.sel(instruction=level, drop=True).mean(COMPONENTS[1:]) for level in ("on", "off"))
