@@ -127,7 +127,8 @@ def answer_calibration(
         alpha: level of the intervals by clusters, pointwise: of means as in ``mean_over_items``, of
             the calibration error a jackknife over clusters with the bins held, t of one less than their
             number. In simulations (12 and 40 clusters of 5 and 20 items) it covers an error of .05 or .15 in
-            .96 to .99, and one of 0 in .87 to .92. Intervals of the plain error cover 0 in .2 to .6, so it has none.
+            .96 to .99, and one of 0 in .87 to .92. Intervals of the plain error cover 0 in .2 to .6: it has
+            none.
 
     Returns:
         ``estimate``, ``ci_low``, ``ci_high`` over ``measure``, the factors and ``round``; ``n_items``,

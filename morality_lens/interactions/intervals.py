@@ -8,7 +8,7 @@ from scipy.special import stdtr, stdtrit
 
 def hall(t: Float[np.ndarray, "*n"], skew: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     """Hall's (1992) transform of a studentised mean, which removes its skewness ``skew``."""
-    return t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6
+    return np.asarray(t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6)
 
 
 def inverse_hall(x: Float[np.ndarray, "*n"], skew: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:

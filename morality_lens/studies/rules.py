@@ -46,9 +46,9 @@ RULES = {
     "Undecided where the direction fails its trust card.",
     4: f"Outputs improve where the mean over the methods rises by more than {GAIN} over the rounds (p, Holm "
     f"over tasks, below .05), and do not where it rises by less (p below .05). Supported: they improve on "
-    "some task, and wherever they may improve both the share of its own pairs on which the model's greedy choice "
-    f"is right and the mean probability of the right one lie below {RELIABLE}. Refuted: they improve on some "
-    f"task, and wherever they may improve the share of right choices lies above {RELIABLE}.",
+    "some task, and wherever they may improve both the share of its own pairs on which the model's greedy "
+    f"choice is right and the mean probability of the right one lie below {RELIABLE}. Refuted: they improve "
+    f"on some task, and wherever they may improve the share of right choices lies above {RELIABLE}.",
     5: "In the last round. The share of answers that the evidence moves is counted apart for moves with the "
     "evidence and moves against it. Supported: both lie below "
     f"{FOLLOWED} in each of the seven methods. Refuted: one of the fourteen lies above (Bonferroni over "
