@@ -16,7 +16,8 @@
 - ``odds``: Effects on the log-odds of cell means, for outcomes of 0 and 1.
 - ``planning``: Before a run: the minimal effect that a number of items can be expected to detect.
 - ``ratios``: Means over items and ratios of such means, with intervals by clusters.
-- ``resampling``: Cluster-robust variances, sign-flips, bootstrap-t and step-down max-|t| on plain arrays.
+- ``intervals``: The test and the interval of a mean over clusters, for skewed contrasts and for no change too.
+- ``resampling``: Families of tests: max-|t| over resampled clusters, by sign-flips or the bootstrap-t, on plain arrays.
 - ``wordings``: Effects over wordings: items and wordings are both samples, and both enter the interval.
 """
 

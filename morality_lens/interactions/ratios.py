@@ -2,57 +2,72 @@
 
 import numpy as np
 import xarray as xr
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 from morality_lens.interactions.cube import cluster_codes
-from morality_lens.interactions.intervals import ends, hall
-from morality_lens.interactions.resampling import bell_mccaffrey_df, cluster_sums, mean_over_clusters
+from morality_lens.interactions.intervals import (
+    bell_mccaffrey_df,
+    cluster_sums,
+    mean_over_clusters,
+    settle,
+    share_intervals,
+    without_variance,
+)
 
 
-def mean_over_items(values: xr.DataArray, *, alpha: float = 0.05, share: bool = False) -> xr.Dataset:
-    """Mean over ``item`` with its interval, at every other place.
+def mean_over_items(
+    values: xr.DataArray, *, alpha: float = 0.05, share: bool = False, span: float = 0.0
+) -> xr.Dataset:
+    """Mean over ``item`` with its interval over clusters, at every other place.
+
+    Differences have the interval of :func:`morality_lens.interactions.intervals.judge` (CR2, t with
+    Bell-McCaffrey df, corrected for skewness). Shares have one that stays inside [0, 1]: that of
+    :func:`morality_lens.interactions.intervals.share_intervals` joined with the former, which covers in .93
+    or more of the draws at shares of .5 to .999, 8 to 50 clusters and correlations of up to .5 within them.
 
     Args:
         values: with the dim ``item``; a coordinate ``cluster`` along it says which items are dependent.
         alpha: level of the interval.
-        share: whether the values are shares.
+        share: whether the values are shares, probabilities or outcomes of 0 and 1, and no differences.
+        span: the largest difference that an item can show, where there is one (1 for differences of shares):
+            no change among the items seen then leaves room for some among the others.
 
     Returns:
-        ``estimate``, ``se``, ``df``, ``skew``, ``ci_low``, ``ci_high`` and ``p``; pointwise.
+        ``estimate``, ``se``, ``df``, ``skew``, ``ci_low``, ``ci_high`` and ``p`` (of a mean of zero; NaN for
+        shares, which are not compared with zero); pointwise.
 
     Raises:
-        ValueError: missing values, or fewer than two clusters.
+        ValueError: missing values, shares outside [0, 1], or fewer than two clusters.
     """
     rest = [d for d in values.dims if d != "item"]
     moved = values.transpose("item", *rest)
     table = _finite(moved).reshape(moved.sizes["item"], -1)
+    if share and not ((table > -1e-6) & (table < 1 + 1e-6)).all():
+        raise ValueError(
+            f"shares lie between 0 and 1; got numbers from {table.min():.3g} to {table.max():.3g}. Use "
+            "mean_over_items without share=True."
+        )
     sums, sizes = _sums(values, table)
-    found = mean_over_clusters(sums, sizes, alpha=alpha)
-    groups = len(sizes)
-    centred = sums - sizes[:, None] * found.estimate
-    second = (centred**2).sum(axis=0)
-    skew = np.divide((centred**3).sum(axis=0), second**1.5, out=np.zeros_like(second), where=second > 0)
-    skew = skew * (groups / (groups - 1)) ** 0.5
-    low, high = ends(found.estimate, found.se, skew, found.df, alpha)
-    u = 1 - (alpha / 2) ** (1 / groups)
-    flat = found.se < 1e-12
-    c = found.estimate
-    reach = np.where(np.abs(c) < 1e-12, u, 2 * u * np.abs(c))
-    low, high = np.where(flat, c - reach, low), np.where(flat, c + reach, high)
+    rounding = np.abs(table).max(axis=0, initial=0.0) * 1e-12
+    zero, constant = without_variance(sums, sizes, rounding)
+    point = mean_over_clusters(sums, sizes, alpha=alpha)
+    found = settle(point, zero, constant, n_clusters=len(sizes), alpha=alpha, span=span)
+    low, high, p = found.low, found.high, found.p
     if share:
-        low = np.where(flat, c - u * c, np.maximum(low, 0))
-        high = np.where(flat, c + u * (1 - c), np.minimum(high, 1))
-        low, high = np.where(c <= 1e-12, 0, low), np.where(c >= 1 - 1e-12, 1, high)
-    x = hall(np.divide(c, found.se, out=np.zeros_like(c), where=~flat), skew)
-    p = np.where(flat, np.where(np.abs(c) < 1e-12, 1.0, 2.0 ** (1 - groups)), 2 * stdtr(found.df, -np.abs(x)))
+        whole = np.asarray(np.isin(table, (0.0, 1.0)).all(axis=0))
+        inner = share_intervals(sums, sizes, alpha=alpha, whole=whole)
+        still = zero | constant
+        low = np.maximum(np.where(still, inner[0], np.minimum(inner[0], low)), 0.0)
+        high = np.minimum(np.where(still, inner[1], np.maximum(inner[1], high)), 1.0)
+        p = np.full_like(p, np.nan)
     parts = {
-        "estimate": c,
-        "se": np.where(flat, 0, found.se),
+        "estimate": found.estimate,
+        "se": found.se,
         "df": found.df,
-        "skew": skew,
+        "skew": found.skew,
         "ci_low": low,
         "ci_high": high,
-        **({} if share else {"p": p}),
+        "p": p,
     }
     shape = [moved.sizes[d] for d in rest]
     return xr.Dataset(

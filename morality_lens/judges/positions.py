@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
+from morality_lens.interactions.intervals import cluster_sums, mean_over_clusters
 from morality_lens.items.kinds import LETTERS, Question
 from morality_lens.runs.run import Run
 
