@@ -114,6 +114,12 @@ def nearly_best(rng: np.random.Generator, groups: int) -> Verdict:
     )
 
 
+def two_winners(rng: np.random.Generator, groups: int) -> Verdict:
+    """Another method is far better on either task."""
+    one, two = a_task(rng, groups, {"instruction": 0.9}), a_task(rng, groups, {"cot": 0.9})
+    return no_best_method([one, _named(two, "prompts")])
+
+
 def _named(task: Task, name: str) -> Task:
     return Task(name=name, last=task.last, first=task.first, unit=task.unit)
 
@@ -128,6 +134,12 @@ def gain_at_the_margin(rng: np.random.Generator, groups: int) -> Verdict:
 def no_gain(rng: np.random.Generator, groups: int) -> Verdict:
     """Chain of thought adds nothing, feedback much."""
     shares = {"instruction": 0.5, "instruction+feedback": 0.8, "instruction+cot": 0.5}
+    return gains_over_instruction([a_task(rng, groups, shares)])
+
+
+def both_gain(rng: np.random.Generator, groups: int) -> Verdict:
+    """Both components add much."""
+    shares = {"instruction": 0.4, "instruction+feedback": 0.7, "instruction+cot": 0.7}
     return gains_over_instruction([a_task(rng, groups, shares)])
 
 
@@ -318,6 +330,27 @@ CASES = (
 )
 
 
+CLEAR = (
+    Case(claim=1, truth="far better methods, another one on each task", wrong=("refuted",), draw=two_winners),
+    Case(claim=2, truth="both gain .3", wrong=("refuted",), draw=both_gain),
+    Case(claim=3, truth="both interactions -.3", wrong=("refuted", "mixed"), draw=inside(CONFLICT, CONFLICT)),
+    Case(
+        claim=4,
+        truth="outputs improve by .4, choice right in half",
+        wrong=("refuted",),
+        draw=corrects(0.4, 0.5),
+    ),
+    Case(claim=5, truth="all methods move .02 both ways", wrong=("refuted",), draw=evidence({}, {}, 0.02)),
+    Case(
+        claim=5,
+        truth="one method of seven moves .6 with the evidence, the rest .01",
+        wrong=("supported",),
+        draw=evidence({"cot": 0.6}, {}, 0.01),
+    ),
+)
+"""Truths at which a verdict is due: how often it is found."""
+
+
 def simulate(case: Case, groups: int, runs: int, seed: int) -> Counter[str]:
     """How often each verdict is given."""
     rng = np.random.default_rng([seed, case.claim, groups])
@@ -325,8 +358,8 @@ def simulate(case: Case, groups: int, runs: int, seed: int) -> Counter[str]:
 
 
 def rows(runs: int, seed: int) -> Iterator[tuple[Case, int, Counter[str]]]:
-    """Every case at every number of clusters."""
-    for case in CASES:
+    """Every case, and those with a clear truth, at every number of clusters."""
+    for case in (*CASES, *CLEAR):
         for groups in CLUSTERS:
             yield case, groups, simulate(case, groups, runs, seed)
 

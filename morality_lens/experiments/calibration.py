@@ -171,7 +171,7 @@ def _mean(cube: xr.DataArray, top: float | None, alpha: float) -> xr.Dataset:
     """Mean over items; of what lies between 0 and a top, with an interval inside them."""
     names = ["estimate", "ci_low", "ci_high"]
     if top is None:
-        return mean_over_items(cube, alpha=alpha)[names]
+        return mean_over_items(cube, alpha=alpha, span=1.0)[names]
     return mean_over_items(cube / top, alpha=alpha, share=True)[names] * top
 
 

@@ -477,7 +477,9 @@ def _effects_of_refits(refits: xr.DataArray, cube: Cube, wanted: Contrasts) -> _
     draws = len(cells)
     clusters = int(refits.attrs.get("n_clusters", 0))
     correction = math.sqrt(clusters / (clusters - 1)) if clusters else 1.0
-    return _Refitted(se=correction * effects.std(axis=0, ddof=1).ravel(), df=min(draws, clusters or draws) - 1)
+    return _Refitted(
+        se=correction * effects.std(axis=0, ddof=1).ravel(), df=min(draws, clusters or draws) - 1
+    )
 
 
 def _failures(

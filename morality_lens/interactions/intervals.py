@@ -121,7 +121,7 @@ def judge(estimate: Numbers, se: Numbers, df: Numbers, skew: Numbers, *, alpha: 
 
 def transformed(t: np.ndarray, skew: np.ndarray) -> np.ndarray:
     """Hall's transform of t, written so that a skewness of 0 leaves t."""
-    return t + skew * (t * t / 3 + 1 / 6) + skew * skew * t * t * t / 27
+    return np.asarray(t + skew * (t * t / 3 + 1 / 6) + skew * skew * t * t * t / 27)
 
 
 def reach(t: np.ndarray, skew: np.ndarray) -> np.ndarray:

@@ -97,7 +97,7 @@ def mean_contrasts(values: xr.DataArray, *, bound: float = 0.0) -> xr.Dataset:
         ValueError: fewer than eight clusters, or missing values.
     """
     n_clusters = check_clusters(values)
-    found = mean_over_items(values, alpha=ALPHA)
+    found = mean_over_items(values, alpha=ALPHA, span=1.0)
     p_below, p_above = one_sided(found, bound)
     still, mean = found["se"] == 0, found["estimate"]
     moved = np.abs(mean) > 1e-12  # by more than rounding

@@ -160,6 +160,7 @@ def effects(values, se=0.02, layers=(2, 3)):
         "se": np.full_like(estimate, se),
         "df": np.full_like(estimate, 40.0),
         "skew": np.zeros_like(estimate),
+        "p": np.full_like(estimate, 0.5),
         "ci_low": estimate - half,
         "ci_high": estimate + half,
     }
