@@ -56,7 +56,8 @@ def uncertainty_cube(run: Run, measure: str = "entropy") -> xr.DataArray:
         return _finish(run, shares.max("option"), measure)
     entropy = xr.apply_ufunc(entr, shares).sum("option") / np.log(2)
     if measure == "entropy share":
-        entropy = entropy / np.log2(shares.notnull().sum("option"))
+        counts = [len(run.asked[name].replies) for name in shares["item"].values.tolist()]
+        entropy = entropy / np.log2(xr.DataArray(counts, dims="item"))
     return _finish(run, entropy.where(shares.notnull().any("option")), measure)
 
 
