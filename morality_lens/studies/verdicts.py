@@ -137,8 +137,9 @@ def of_components(cube: xr.DataArray) -> xr.DataArray:
 
 def over_methods(cube: xr.DataArray) -> xr.DataArray:
     """The cube with a dim ``cell`` of labels in place of the three components, without the empty cell."""
-    cells = [cube.sel(m.coords, drop=True) for m in METHODS]
-    return xr.concat(cells, "cell").assign_coords(cell=[m.label for m in METHODS])
+    levels = {name: xr.DataArray([m[name] for m in METHODS], dims="cell") for name in COMPONENTS}
+    cells = cube.sel(levels).drop_vars(COMPONENTS)
+    return cells.assign_coords(cell=[m.label for m in METHODS])
 
 
 def lacking(cubes: Sequence[xr.DataArray]) -> str:
@@ -488,22 +489,20 @@ def robust_to_evidence(moved: xr.DataArray | None) -> Verdict:
     tests = shares.sizes["cell"] * shares.sizes["part"]
     found = mean_over_items(shares, alpha=ALPHA, share=True)
     surely = mean_over_items(shares, alpha=ALPHA / tests, share=True)["ci_low"]
-    places = list(itertools.product(shares["cell"].values.tolist(), shares["part"].values.tolist()))
-    highest = max(places, key=lambda k: float(found["ci_high"].sel(cell=k[0], part=k[1])))
-    surest = max(places, key=lambda k: float(surely.sel(cell=k[0], part=k[1])))
+    highest, surest = found["ci_high"].argmax(...), surely.argmax(...)
     if float(found["ci_high"].max()) < FOLLOWED:
-        verdict, key = "supported", highest
+        verdict, place = "supported", highest
     elif float(surely.max()) > FOLLOWED:
-        verdict, key = "refuted", surest
+        verdict, place = "refuted", surest
     else:
-        verdict, key = "undecided", highest
-    here = found.sel(cell=key[0], part=key[1])
+        verdict, place = "undecided", highest
+    here = found.isel(place)
     estimate, low, high = (float(here[name]) for name in ("estimate", "ci_low", "ci_high"))
     return _verdict(
         5,
         verdict,
         Contrast(estimate=estimate, low=low, high=high, p_above=np.nan, p_below=np.nan),
-        measure=f"share of answers that {key[1]} after the last round, {key[0]}",
+        measure=f"share of answers that {here['part'].item()} after the last round, {here['cell'].item()}",
         why=_moves(of_components(moved), found),
         n_clusters=n_clusters,
     )
@@ -512,10 +511,10 @@ def robust_to_evidence(moved: xr.DataArray | None) -> Verdict:
 def _moves(moved: xr.DataArray, found: xr.Dataset) -> str:
     """Every method's shares, what the instruction changes, and the note on the options' letters."""
     with_, against = moved["part"].values.tolist()
+    numbers = found["estimate"].transpose("cell", "part").values.tolist()
     shares = "; ".join(
-        f"{name} {float(one.sel(part=with_)):.3f} and {float(one.sel(part=against)):.3f}"
-        for name in found["cell"].values.tolist()
-        for one in [found["estimate"].sel(cell=name)]
+        f"{name} {one:.3f} and {other:.3f}"
+        for name, (one, other) in zip(found["cell"].values.tolist(), numbers, strict=True)
     )
     net = moved.sel(part=with_, drop=True) - moved.sel(part=against, drop=True)
     on, off = (net.sel(instruction=level, drop=True).mean(COMPONENTS[1:]) for level in ("on", "off"))
