@@ -165,8 +165,8 @@ def _draw_weights(n_clusters: int, draws: Draws, *, method: Resampling) -> Float
     Where all sign patterns fit into the number of draws they are listed; a global flip leaves |t|, so there
     are 2^(G-1).
     """
-    # few clusters make exact ties between draws, which single precision would break
-    dtype = np.float64 if n_clusters <= 24 else np.float32
+    # draws of few clusters can have next to no variance, which single precision would lose
+    dtype = np.float64 if n_clusters <= 12 else np.float32
     rng, count = np.random.default_rng(draws.seed), draws.count
     if method == "sign-flip" and n_clusters - 1 <= math.log2(count):
         bits = np.arange(2 ** (n_clusters - 1)) >> np.arange(n_clusters)[:, None]
