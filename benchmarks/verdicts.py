@@ -4,7 +4,7 @@
 
 Items stand in clusters of five, outcomes are 0 or 1 with a spread between clusters, and every draw goes
 through the study's own functions. A verdict is wrong if it is given at its boundary or beyond; ``!`` marks
-shares above .07. The last lines are the worst case of every verdict by clusters, as
+shares above .07. The rows of clear truths have a fourth of the draws. The last lines are the worst case of every verdict by clusters, as
 ``morality_lens/studies/rules.py`` keeps them (``MEASURED``).
 """
 
@@ -357,11 +357,12 @@ def simulate(case: Case, groups: int, runs: int, seed: int) -> Counter[str]:
     return Counter(case.draw(rng, groups).verdict for _ in range(runs))
 
 
-def rows(runs: int, seed: int) -> Iterator[tuple[Case, int, Counter[str]]]:
-    """Every case, and those with a clear truth, at every number of clusters."""
+def rows(runs: int, seed: int) -> Iterator[tuple[Case, int, Counter[str], int]]:
+    """Every case, and with a fourth of the draws those with a clear truth, at every number of clusters."""
     for case in (*CASES, *CLEAR):
+        draws = runs if case in CASES else max(1, runs // 4)
         for groups in CLUSTERS:
-            yield case, groups, simulate(case, groups, runs, seed)
+            yield case, groups, simulate(case, groups, draws, seed), draws
 
 
 def main() -> None:
@@ -373,12 +374,12 @@ def main() -> None:
     worst: dict[tuple[int, str], dict[int, float]] = {}
     print("| claim | truth | clusters | supported | refuted | mixed | undecided |")
     print("|---|---|---|---|---|---|---|")
-    for case, groups, found in rows(given.runs, given.seed):
+    for case, groups, found, draws in rows(given.runs, given.seed):
         cells = []
         for verdict in ("supported", "refuted", "mixed", "undecided"):
-            share = found[verdict] / given.runs
+            share = found[verdict] / draws
             wrong = verdict in case.wrong
-            if wrong:
+            if wrong and case in CASES:
                 kept = worst.setdefault((case.claim, verdict), {})
                 kept[groups] = max(kept.get(groups, 0.0), share)
             cells.append(f"{share:.3f}{' wrong' if wrong else ''}{'!' if wrong and share > VOUCHED else ''}")
