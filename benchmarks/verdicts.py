@@ -4,8 +4,8 @@
 
 Items stand in clusters of five, outcomes are 0 or 1 with a spread between clusters, and every draw goes
 through the study's own functions. A verdict is wrong if it is given at its boundary or beyond; ``!`` marks
-shares above .07. The rows of clear truths have a fourth of the draws. The last lines are the worst case of every verdict by clusters, as
-``morality_lens/studies/rules.py`` keeps them (``MEASURED``).
+shares above .07. The rows of clear truths have a fourth of the draws. The last lines are the worst case of
+every verdict by clusters, as ``morality_lens/studies/rules.py`` keeps them (``MEASURED``).
 """
 
 import argparse
@@ -234,12 +234,16 @@ def corrects(
 
 # -------------------------------------------------------------------------------------------- claim 5
 def evidence(with_: dict[str, float], against: dict[str, float], rest: float) -> Callable[..., Verdict]:
-    """Shares of answers that move with the evidence and against it, by method."""
+    """Shares of answers that move with the evidence and against it, by method; of the rest a little probability."""
 
     def draw(rng: np.random.Generator, groups: int) -> Verdict:
         parts = []
         for shares in (with_, against):
-            methods = np.stack([outcomes(rng, groups, shares.get(n, rest)) for n in LABELS], axis=1)
+            quiet = rng.uniform(0, 2 * rest, (groups * SIZE, len(LABELS)))
+            given = [
+                outcomes(rng, groups, shares[n]) if n in shares else quiet[:, k] for k, n in enumerate(LABELS)
+            ]
+            methods = np.stack(given, axis=1)
             parts.append(cube(groups, methods))
         return robust_to_evidence(xr.concat(parts, "part").assign_coords(part=list(MOVES)))
 
