@@ -234,7 +234,7 @@ def corrects(
 
 # -------------------------------------------------------------------------------------------- claim 5
 def evidence(with_: dict[str, float], against: dict[str, float], rest: float) -> Callable[..., Verdict]:
-    """Shares of answers that move with the evidence and against it, by method; of the rest a little probability."""
+    """Shares of answers that move with the evidence and against it, by method; the rest move a little."""
 
     def draw(rng: np.random.Generator, groups: int) -> Verdict:
         parts = []
