@@ -24,14 +24,17 @@ LAYERS = 32
 CORRELATION = 0.9
 EFFECT = 0.3
 RARE = 0.05
+TOGETHER = 20
+"""Data sets with the same sizes of clusters, which are analysed at once."""
 SHAPES = ("normal", "exponential", "log-normal", "rare shares")
 
 
-def autocorrelated(rng: np.random.Generator, n: int) -> np.ndarray:
+def autocorrelated(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Standard normal rows that are correlated along the layers."""
-    row = rng.standard_normal((n, LAYERS))
+    row = rng.standard_normal((*shape, LAYERS))
     for layer in range(1, LAYERS):
-        row[:, layer] = CORRELATION * row[:, layer - 1] + math.sqrt(1 - CORRELATION**2) * row[:, layer]
+        row[..., layer] *= math.sqrt(1 - CORRELATION**2)
+        row[..., layer] += CORRELATION * row[..., layer - 1]
     return row
 
 
@@ -45,32 +48,33 @@ def shaped(row: np.ndarray, shape: str) -> np.ndarray:
 
 
 def draw(rng: np.random.Generator, sizes: np.ndarray, shape: str, *, neighbours: bool) -> xr.DataArray:
-    """Items in clusters that share half of their contrast's variance; the effect is that of instruction."""
+    """Data sets of items in clusters, which share half of the variance of instruction's effect."""
     codes = np.repeat(np.arange(len(sizes)), sizes)
+    n_items = len(codes)
+    own, shared = autocorrelated(rng, n_items, TOGETHER), autocorrelated(rng, len(sizes), TOGETHER)[codes]
     if shape == "rare shares":
-        place = (autocorrelated(rng, len(sizes))[codes] + autocorrelated(rng, len(codes))) / math.sqrt(2)
-        contrast = (place > ndtri(1 - RARE)).astype(float)
+        contrast = ((own + shared) / math.sqrt(2) > ndtri(1 - RARE)).astype(float)
     else:
-        contrast = shaped(autocorrelated(rng, len(sizes)), shape)[codes]
-        contrast = contrast + shaped(autocorrelated(rng, len(codes)), shape)
+        contrast = shaped(own, shape) + shaped(shared, shape)
     factors = FACTORS if neighbours else FACTORS[:1]
-    y = np.zeros((len(codes), 2 ** len(factors), LAYERS))
+    y = np.zeros((n_items, 2 ** len(factors), TOGETHER, LAYERS))
     if neighbours:
         matrix = factorial_matrix(3, EFFECTS)
         unit = matrix / (matrix**2).sum(axis=1, keepdims=True)
         for number in range(1, len(EFFECTS)):
-            y += unit[number][:, None] * autocorrelated(rng, len(codes))[:, None]
-        y += np.where(unit[0] > 0, 1.0, 0.0)[:, None] * contrast[:, None]
+            y += unit[number][:, None, None] * autocorrelated(rng, n_items, TOGETHER)[:, None]
+        y += np.where(unit[0] > 0, 1.0, 0.0)[:, None, None] * contrast[:, None]
     else:
         y[:, 1] = contrast
     coords = {
-        "item": np.arange(len(codes)),
+        "item": np.arange(n_items),
         **{name: ["off", "on"] for name in factors},
+        "run": np.arange(TOGETHER),
         "layer": np.arange(LAYERS),
     }
     return xr.DataArray(
-        y.reshape(len(codes), *[2] * len(factors), LAYERS),
-        dims=("item", *factors, "layer"),
+        y.reshape(n_items, *[2] * len(factors), TOGETHER, LAYERS),
+        dims=("item", *factors, "run", "layer"),
         coords={**coords, "cluster": ("item", codes)},
         attrs={"oriented": True},
     )
@@ -90,23 +94,25 @@ def errors(
     rng: np.random.Generator, n_clusters: int, runs: int, shape: str, *, equal: bool, neighbours: bool
 ) -> list[float]:
     """Shares of wrong pointwise intervals, rejected families and bands that miss the truth somewhere."""
-    pointwise = family = band = 0.0
-    truth = RARE if shape == "rare shares" else EFFECT
-    for run in range(runs):
+    rates, truth = [], RARE if shape == "rare shares" else EFFECT
+    for batch in range(math.ceil(runs / TOGETHER)):
         y = draw(rng, sizes_of(rng, n_clusters, equal=equal), shape, neighbours=neighbours)
         if shape != "rare shares":
             y[:, 1] += EFFECT
-        found = factorial_effects(y, draws=1000, seed=run).sel(effect=FACTORS[0])
-        pointwise += float(((found.ci_low > truth) | (found.ci_high < truth)).mean())
-        missed = bool(((found.band_low > truth) | (found.band_high < truth)).any())
-        band += missed
-        if shape == "rare shares":
-            family += missed
-            continue
-        y[:, 1] -= EFFECT
-        null = factorial_effects(y, draws=1000, seed=run).sel(effect=FACTORS[0])
-        family += bool((null.p_adj <= 0.05).any())
-    return [pointwise / runs, family / runs, band / runs]
+        found = estimated(y, batch)
+        outside = float(((found.ci_low > truth) | (found.ci_high < truth)).mean())
+        missed = float(((found.band_low > truth) | (found.band_high < truth)).any("layer").mean())
+        rejected = missed
+        if shape != "rare shares":
+            y[:, 1] -= EFFECT
+            rejected = float((estimated(y, batch).p_adj <= 0.05).any("layer").mean())
+        rates.append([outside, rejected, missed])
+    return np.mean(rates, axis=0).tolist()
+
+
+def estimated(y: xr.DataArray, seed: int) -> xr.Dataset:
+    """The effect of instruction in every data set, each a family of its layers."""
+    return factorial_effects(y, draws=1000, family=("layer",), seed=seed).sel(effect=FACTORS[0])
 
 
 def main() -> None:

@@ -181,6 +181,9 @@ def test_steering_and_ablation_give_the_hand_made_numbers(world):
     assert float(share.sel(ablation="direction")) == pytest.approx(1.0, abs=1e-5)
     assert float(share.sel(ablation="complement")) == pytest.approx(0.0, abs=1e-5)
     lines = causal_lines(steered, ablated).set_index("line")
+    assert lines.loc["steer", "verdict"] == "fail"  # two clusters that agree show nothing
+    own = steered.assign_coords(cluster=("item", steered["item"].values))
+    lines = causal_lines(own, ablated).set_index("line")
     assert lines.loc["steer", "verdict"] == "pass"
     assert lines.loc["ablation", "verdict"] == "pass"
 
