@@ -26,9 +26,10 @@ SURFACE = {
         load_wording
     """,
     "experiments": """
-        Evidence component_words describe_detection describe_evidence describe_shifts distinguish
-        dose_response evidence_shares expected_maximum follow_cube half_life load_evidence mask_words
-        name_groups own_pairs round_dynamics round_shifts signal_detection weak_evidence without_words
+        Evidence answer_calibration component_words describe_calibration describe_detection
+        describe_evidence describe_shifts distinguish dose_response evidence_shares expected_maximum
+        follow_cube half_life load_evidence mask_words moved_cube name_groups own_pairs round_dynamics
+        round_shifts signal_detection uncertainty_cube weak_evidence without_words
     """,
     "interactions": """
         attribute_effects between claim_ladder describe describe_claims describe_components

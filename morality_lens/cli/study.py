@@ -215,7 +215,7 @@ def _judge(name: str) -> "Judge":
 def _print_verdicts(folder: Path) -> None:
     import json
 
-    from morality_lens.studies.verdicts import Verdict
+    from morality_lens.studies.rules import Verdict
 
     table = Table("claim", "verdict", "estimate", "95 % interval", title="Five claims")
     for row in json.loads((folder / "verdicts.json").read_text(encoding="utf-8")):

@@ -1,5 +1,7 @@
 """What else can be asked? Weak evidence, telling own outputs apart, masked words, trajectories.
 
+- ``calibration``: Uncertainty and calibration of answers: entropy, Brier score, calibration error of the
+  options.
 - ``detection``: Signal detection: does a model distinguish its good outputs from its bad ones, as well as a
   probe does?
 - ``dynamics``: How answers change over the rounds: flips, half-life, convergence; and the expected maximum

@@ -1,3 +1,8 @@
+from .calibration import (
+    answer_calibration as answer_calibration,
+    describe_calibration as describe_calibration,
+    uncertainty_cube as uncertainty_cube,
+)
 from .detection import describe_detection as describe_detection, signal_detection as signal_detection
 from .dynamics import (
     expected_maximum as expected_maximum,
@@ -15,6 +20,7 @@ from .robustness import (
     dose_response as dose_response,
     evidence_shares as evidence_shares,
     follow_cube as follow_cube,
+    moved_cube as moved_cube,
 )
 from .self_distinguish import distinguish as distinguish, name_groups as name_groups, own_pairs as own_pairs
 from .shifts import describe_shifts as describe_shifts, round_shifts as round_shifts

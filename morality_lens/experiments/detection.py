@@ -8,12 +8,17 @@ from jaxtyping import Float, Int
 from scipy.special import ndtri, stdtrit
 
 from morality_lens.interactions.cube import cluster_codes
+from morality_lens.interactions.ratios import mean_over_items
 
-MEASURES = ("accuracy", "position_bias", "d_prime", "criterion")
+MEASURES = ("accuracy", "choice_accuracy", "position_bias", "d_prime", "criterion")
 
 
 def signal_detection(
-    says_first: xr.DataArray, reading: xr.DataArray | None = None, *, alpha: float = 0.05
+    says_first: xr.DataArray,
+    reading: xr.DataArray | None = None,
+    *,
+    said: xr.DataArray | None = None,
+    alpha: float = 0.05,
 ) -> xr.Dataset:
     """Two-alternative forced choice with the order counterbalanced, as signal detection.
 
@@ -23,12 +28,18 @@ def signal_detection(
     and Creelman 2005, chapter 7). Rates are kept half an answer away from 0 and 1. A probe chooses the output
     with the higher projection, correctly with proportion PC; its d' is sqrt 2 z(PC).
 
+    These rates are probabilities. A model that puts .6 on the right output every time has an accuracy of .6,
+    and under greedy decoding it is right every time: that is the choice accuracy.
+
     Args:
         says_first: ``item`` x ``better``: the probability of calling the first output the better one, where
             it is (``first``) and where the second one is (``second``). ``cluster`` along ``item`` gives the
             items that are dependent.
         reading: ``item``: a probe's projection of the better output less that of the other one.
-        alpha: level of the intervals (jackknife over clusters, t with one less than their number).
+        said: as ``says_first``: the greedy reply, 1, 2, or 0 where it is neither. Where it is neither, or not
+            given, the greedy choice is the more probable output, and half right at equal probabilities.
+        alpha: level of the intervals. Those of accuracies are of mean shares over clusters, the others
+            jackknife over clusters, with t of one less than their number.
 
     Returns:
         Over ``measure`` (:data:`MEASURES`, with a reading also ``probe_accuracy``, ``probe_d_prime`` and
@@ -56,25 +67,57 @@ def signal_detection(
             f"signal_detection needs five or more clusters for an interval; these {len(answers)} items have "
             f"{n_clusters}."
         )
-    names = (*MEASURES, *(("probe_accuracy", "probe_d_prime", "gap") if read is not None else ()))
 
     def measures(kept: Int[np.ndarray, " item"]) -> Float[np.ndarray, " measure"]:
         return _measures(answers[kept], None if read is None else read[kept])
 
+    names = ["position_bias", "d_prime", "criterion", *(["probe_d_prime", "gap"] if read is not None else [])]
     every = np.arange(len(answers))
     estimate = measures(every)
     se = _jackknife(measures, every, codes, estimate)
     half = float(stdtrit(n_clusters - 1, 1 - alpha / 2)) * se
-    return xr.Dataset(
+    rates = xr.Dataset(
         {
             "estimate": ("measure", estimate),
             "se": ("measure", se),
             "ci_low": ("measure", estimate - half),
             "ci_high": ("measure", estimate + half),
         },
-        coords={"measure": list(names)},
-        attrs={"n_items": len(answers), "n_clusters": n_clusters, "alpha": alpha},
+        coords={"measure": names},
     )
+    right = {
+        "accuracy": _right(answers),
+        "choice_accuracy": _right(_choices(answers, said)),
+        **({} if read is None else {"probe_accuracy": (read > 0) + 0.5 * (read == 0)}),
+    }
+    table = xr.DataArray(
+        np.stack(list(right.values())),
+        dims=("measure", "item"),
+        coords={"measure": list(right), "cluster": ("item", codes)},
+    )
+    shares = mean_over_items(table, alpha=alpha, share=True)[list(rates)]
+    order = [*MEASURES, *(("probe_accuracy", "probe_d_prime", "gap") if read is not None else ())]
+    return (
+        xr.concat([shares, rates], "measure")
+        .sel(measure=order)
+        .assign_attrs(n_items=len(answers), n_clusters=n_clusters, alpha=alpha)
+    )
+
+
+def _right(firsts: Float[np.ndarray, "item two"]) -> Float[np.ndarray, " item"]:
+    """By item, how far both answers call the better output the better one."""
+    return (firsts[:, 0] + 1 - firsts[:, 1]) / 2
+
+
+def _choices(
+    answers: Float[np.ndarray, "item two"], said: xr.DataArray | None
+) -> Float[np.ndarray, "item two"]:
+    """1 where the greedy choice is the first output, 0 where it is the second, 1/2 at a tie."""
+    likely = (answers > 0.5) + 0.5 * (answers == 0.5)
+    if said is None:
+        return likely
+    replies = said.transpose("item", "better").values
+    return np.where(replies == 0, likely, (replies == 1).astype(float))
 
 
 def _measures(
@@ -84,11 +127,11 @@ def _measures(
     hit, alarm = answers.mean(axis=0)
     z_hit, z_alarm = (float(ndtri(_off_the_ends(rate, n))) for rate in (hit, alarm))
     d_prime = (z_hit - z_alarm) / np.sqrt(2)
-    found = [(hit + 1 - alarm) / 2, (hit + alarm) / 2 - 0.5, d_prime, -(z_hit + z_alarm) / 2]
+    found = [(hit + alarm) / 2 - 0.5, d_prime, -(z_hit + z_alarm) / 2]
     if read is not None:
         right = float(((read > 0) + 0.5 * (read == 0)).mean())
         probe = np.sqrt(2) * float(ndtri(_off_the_ends(right, n)))
-        found += [right, probe, probe - d_prime]
+        found += [probe, probe - d_prime]
     return np.array(found)
 
 
@@ -117,7 +160,8 @@ def describe_detection(found: xr.Dataset) -> str:
         return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
 
     text = (
-        f"Accuracy {span('accuracy')}, d' {span('d_prime')}, criterion {span('criterion')}; the first place "
+        f"Accuracy {span('accuracy')} by probability, {span('choice_accuracy')} by greedy choice, "
+        f"d' {span('d_prime')}, criterion {span('criterion')}; the first place "
         f"is favoured by {span('position_bias')} ({found.attrs['n_items']} pairs in "
         f"{found.attrs['n_clusters']} clusters)."
     )

@@ -6,6 +6,7 @@ import xarray as xr
 from morality_lens.design import Condition, said_of
 from morality_lens.interactions.cube import conditions_of, factors_of
 from morality_lens.interactions.ratios import mean_over_items
+from morality_lens.runs.option_notes import NOTE
 
 PARTS = (
     "both unknown",
@@ -16,6 +17,8 @@ PARTS = (
     "unreadable",
 )
 """Outcomes of the answers to the two versions; each item has one of them, so that shares sum to one."""
+MOVES = ("move with the evidence", "move against it")
+"""What evidence can do to answers; the share that follows is the first less the second."""
 
 
 def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha: float = 0.05) -> xr.Dataset:
@@ -32,10 +35,10 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
         alpha: level of the intervals (CR2, by clusters, pointwise).
 
     Returns:
-        ``estimate``, ``ci_low``, ``ci_high``, ``p`` over ``part``, conditions and rounds; ``follow_estimate``
-        and so on: by how much evidence for an option raises its probability over evidence for the other
-        group, mean over the two options (the share that follows, where all others answer as without
-        evidence).
+        ``estimate``, ``ci_low``, ``ci_high`` over ``part``, conditions and rounds (shares, whose intervals
+        stay inside [0, 1]); ``follow_estimate`` and so on, with ``follow_p``: by how much evidence for an
+        option raises its probability over evidence for the other group, mean over the two options (the share
+        that follows, where all others answer as without evidence).
 
     Raises:
         ValueError: another measure, or conditions without answers.
@@ -57,19 +60,48 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
     }
     rest = 1 - xr.concat(list(parts.values()), "part").sum("part", skipna=False)
     table = xr.concat([*parts.values(), rest], "part").assign_coords(part=list(PARTS))
-    shares = mean_over_items(table, alpha=alpha)
+    shares = mean_over_items(table, alpha=alpha, share=True)
     follow = mean_over_items(follow_cube(answers, measure), alpha=alpha)
     found = xr.Dataset({**shares, **{f"follow_{name}": array for name, array in follow.items()}})
-    note = answers.attrs.get("option_note", "") if measure == "probability" else ""
-    return found.assign_attrs(shares.attrs, measure=measure, option_note=note)
+    note = answers.attrs.get(NOTE, "") if measure == "probability" else ""
+    return found.assign_attrs(shares.attrs, measure=measure, **{NOTE: note})
 
 
 def follow_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
     """The extent to which each item's answers follow the evidence: a cube for ``factorial_effects``."""
+    one, two = _shifts(answers, measure)
+    return _as_cube((one + two) / 2, answers, measure).rename("share that follows the evidence")
+
+
+def moved_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
+    """The extent to which the evidence moves each item's answers with it and against it, over ``part``.
+
+    For each of the two options that a version favours: by how much its probability is higher under the
+    evidence for it than under that for the other group (``move with the evidence``), or lower (``move against
+    it``), mean over both options. The first less the second is :func:`follow_cube`; where half of the items
+    move either way that is 0, and these two are not.
+
+    Args:
+        answers: from ``weak_evidence``.
+        measure: as in :func:`evidence_shares`.
+    """
+    shifts = _shifts(answers, measure)
+    sign = xr.DataArray([1, -1], dims="part", coords={"part": list(MOVES)})
+    one, two = ((shift * sign).clip(min=0) for shift in shifts)
+    return _as_cube((one + two) / 2, answers, measure).rename("share that moves")
+
+
+def _shifts(answers: xr.Dataset, measure: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """By how much the evidence for each of two options raises its probability over that for the other one."""
     given = _probabilities(answers, measure)
     one, two = (_pick(given, answers["named"].isel(version=v, drop=True)) for v in range(2))
-    cube = (one.isel(version=0) - one.isel(version=1) + two.isel(version=1) - two.isel(version=0)) / 2
-    return cube.rename("share that follows the evidence").assign_attrs(units="share")
+    return one.isel(version=0) - one.isel(version=1), two.isel(version=1) - two.isel(version=0)
+
+
+def _as_cube(cube: xr.DataArray, answers: xr.Dataset, measure: str) -> xr.DataArray:
+    """With the units, and the note on the options' letters where they are measured."""
+    note = str(answers.attrs.get(NOTE, "")) if measure == "probability" else ""
+    return cube.assign_attrs(units="share", **({NOTE: note} if note else {}))
 
 
 def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: float = 0.05) -> xr.Dataset:
@@ -100,7 +132,7 @@ def describe_evidence(shares: xr.Dataset) -> str:
             f"With {said_of(condition)}: {robust:.0%} of the items stay with the unknown option under both "
             f"versions; {_span(here, 'follow_')} of the answers follow the evidence."
         )
-    note = str(shares.attrs.get("option_note", ""))
+    note = str(shares.attrs.get(NOTE, ""))
     return "\n".join([*lines, note] if note else lines)
 
 

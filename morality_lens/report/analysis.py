@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from morality_lens.design import SITES
+from morality_lens.experiments.calibration import answer_calibration
 from morality_lens.interactions.caveats import POPULATION
 from morality_lens.interactions.claims import claim_ladder
 from morality_lens.interactions.effects import factorial_effects
@@ -26,7 +27,7 @@ from morality_lens.judges.positions import position_bias
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.refits import project_means, run_cell_means
 from morality_lens.report.refusals import Refusals
-from morality_lens.runs.option_notes import mass_lines
+from morality_lens.runs.option_notes import mass_lines, option_masses
 from morality_lens.runs.run import Run
 
 
@@ -50,6 +51,8 @@ class Analysis:
         scorings: what the options' full texts choose beside their letters, where they were scored; else None.
         option_lines: sentences about the probability of the letters, where it is low (see ``mass_lines``),
             and about texts that were played under several ids.
+        calibration: uncertainty and calibration of the answers by condition and round, where the options have
+            probabilities; else None.
         positions: by how much each position is preferred, or None.
         replies: the share of each reply by condition and round, where no reply is the good one; else None.
         refused: what was not estimated and why, one sentence each.
@@ -65,6 +68,7 @@ class Analysis:
     text_effects: xr.Dataset | None = None
     scorings: pd.DataFrame | None = None
     option_lines: tuple[str, ...] = ()
+    calibration: xr.Dataset | None = None
     positions: xr.Dataset | None = None
     replies: pd.DataFrame | None = None
     refused: tuple[str, ...] = ()
@@ -119,6 +123,7 @@ def analyze(
         text_effects=_text_effects(request),
         scorings=compare_scorings(run) if _scored(run) else None,
         option_lines=(*mass_lines(run), *filter(None, [run.cluster_note])),
+        calibration=_calibration(request),
         positions=_positions(request),
         replies=reply_shares(run),
         refused=refusals.lines,
@@ -174,6 +179,14 @@ def _text_effects(request: _Request) -> xr.Dataset | None:
 def _scored(run: Run) -> bool:
     """Whether the options were scored by their full text."""
     return any(name.startswith(OPTION_TEXT) for name in run.measures)
+
+
+def _calibration(request: _Request) -> xr.Dataset | None:
+    if option_masses(request.run) is None:
+        return None
+    return request.refusals.attempt(
+        "Uncertainty and calibration of the answers", lambda: answer_calibration(request.run)
+    )
 
 
 def _positions(request: _Request) -> xr.Dataset | None:

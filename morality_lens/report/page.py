@@ -112,6 +112,7 @@ def _context(page: Page) -> dict[str, Any]:
         "tables": tables.cell_means(found.effects, found.behaviour, layer)
         + tables.two_scales(found.behaviour_effects, found.behaviour_odds)
         + tables.reply_shares(found.replies)
+        + tables.calibration(found.calibration)
         + tables.failures(failures(page.run.answers, page.run.design))
         + tables.option_scores(found.scorings)
         + tables.positions(found.positions),

@@ -10,7 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from morality_lens.design import RESERVED
+from morality_lens.interactions.cube import factors_of
 from morality_lens.plots.style import cell_name, number, with_unit
+from morality_lens.runs.option_notes import NOTE
 
 LISTED = 12
 """Longest list of names that is shown in full."""
@@ -158,6 +160,34 @@ def reply_shares(shares: pd.DataFrame | None) -> list[dict[str, Any]]:
     ]
     caption = "Share of each reply in the last round; no reply is designated as the good one"
     return [{"caption": caption, "columns": ["components", *signs], "rows": rows}]
+
+
+CALIBRATION = {
+    "entropy": "Uncertainty of the answers: entropy of the options' probabilities in bits",
+    "calibration error": "Calibration of the answers: expected calibration error of the most probable "
+    "option, {bins} bins of equal counts, most of its upward bias subtracted",
+    "brier": "Calibration of the answers: Brier score, from 0 (certain and right) to 2 (certain and wrong)",
+}
+"""The captions of the measures that are shown."""
+
+
+def calibration(found: xr.Dataset | None) -> list[dict[str, Any]]:
+    """Uncertainty and calibration of the answers: a row per condition, a column per round."""
+    if found is None:
+        return []
+    factors = factors_of(found)
+    shown = []
+    for measure, caption in CALIBRATION.items():
+        if measure not in found["measure"].values:
+            continue
+        frame = found.sel(measure=measure, drop=True).to_dataframe().reset_index()
+        frame["cell"] = [
+            f"{number(e)} [{number(low)}, {number(high)}]"
+            for e, low, high in zip(frame["estimate"], frame["ci_low"], frame["ci_high"], strict=True)
+        ]
+        text = f"{caption.format(bins=found.attrs['bins'])}; pointwise intervals by clusters."
+        shown.append(_wide(frame, factors, f"{text} {found.attrs[NOTE]}".strip()))
+    return shown
 
 
 def spelled(found: Mapping[str, Any], answers: pd.DataFrame) -> str:

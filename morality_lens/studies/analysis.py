@@ -7,7 +7,7 @@ from pathlib import Path
 import xarray as xr
 
 from morality_lens.experiments.detection import signal_detection
-from morality_lens.experiments.robustness import evidence_shares, follow_cube
+from morality_lens.experiments.robustness import evidence_shares, moved_cube
 from morality_lens.experiments.shifts import round_shifts
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.wordings import effects_over_wordings
@@ -24,16 +24,15 @@ from morality_lens.runs.results import kept_results
 from morality_lens.runs.run import Run
 from morality_lens.studies import sections
 from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS, StudyFolder
+from morality_lens.studies.rules import Verdict, undecided
 from morality_lens.studies.tasks import all_tasks, pooled_tasks, probabilities_or_choices, stable_layers
 from morality_lens.studies.verdicts import (
     Task,
-    Verdict,
     corrects_but_cannot_tell,
     gains_over_instruction,
     negative_interactions,
     no_best_method,
     robust_to_evidence,
-    undecided,
 )
 
 
@@ -90,7 +89,7 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
                 {task: one for (task, history), one in detection.items() if history == "none"},
             ),
         ),
-        _verdict(5, lambda: robust_to_evidence(_follow(evidence))),
+        _verdict(5, lambda: robust_to_evidence(_moved(evidence))),
     )
     groups = _groups(study, main, tasks, detection, evidence, layers)
     return StudyAnalysis(
@@ -139,7 +138,7 @@ def _detection(study: StudyFolder, layer: int | None) -> dict[tuple[str, str], x
             made = study.attempt(
                 f"Self-distinguish on {task}, history {history}",
                 lambda one=one, h=history, r=reading: signal_detection(
-                    one["says_first"].sel(history=h, drop=True), r
+                    one["says_first"].sel(history=h, drop=True), r, said=one["said"].sel(history=h, drop=True)
                 ),
             )
             if made is not None:
@@ -147,10 +146,10 @@ def _detection(study: StudyFolder, layer: int | None) -> dict[tuple[str, str], x
     return found
 
 
-def _follow(evidence: xr.Dataset | None) -> xr.DataArray | None:
+def _moved(evidence: xr.Dataset | None) -> xr.DataArray | None:
     if evidence is None:
         return None
-    return follow_cube(evidence).isel(round=-1, strength=-1, drop=True)
+    return moved_cube(evidence).isel(round=-1, strength=-1, drop=True)
 
 
 # --------------------------------------------------------------------------------------------- parts
@@ -237,9 +236,10 @@ def _self_distinguish(study: StudyFolder, detection: dict[tuple[str, str], xr.Da
     groups = study.result("groups")
     if groups is not None:
         for history in groups["history"].values:
-            says = groups["says_first"].sel(history=history, drop=True)
+            says, said = (groups[name].sel(history=history, drop=True) for name in ("says_first", "said"))
             made = study.attempt(
-                f"Naming groups, history {history}", lambda says=says: signal_detection(says)
+                f"Naming groups, history {history}",
+                lambda says=says, said=said: signal_detection(says, said=said),
             )
             if made is not None:
                 found["naming the stereotyped group", str(history)] = made

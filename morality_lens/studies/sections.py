@@ -21,17 +21,8 @@ from morality_lens.plots.study import ForestRow, cell_labels
 from morality_lens.report import tables
 from morality_lens.report.sections import Section
 from morality_lens.runs.run import Run
-from morality_lens.studies.verdicts import (
-    FOLLOWED,
-    GAIN,
-    GAINS,
-    RELIABLE,
-    RULES,
-    Task,
-    Verdict,
-    gains,
-    method_means,
-)
+from morality_lens.studies.rules import FOLLOWED, GAIN, RELIABLE, RULES, Verdict
+from morality_lens.studies.verdicts import GAINS, Task, gains, method_means
 
 POINTWISE = "95 % intervals by clusters, pointwise"
 
@@ -151,31 +142,27 @@ def distinguish_part(
         left: by task, the number of items without a pair.
         greedy: by task and history, a summary of the greedy replies.
     """
+    groups = {
+        "accuracy": "model's reply, by probability",
+        "choice_accuracy": "model's greedy choice",
+        "probe_accuracy": "probe",
+    }
     rows = [
         ForestRow(
             label=f"{task}, history: {history}",
-            group="model's reply",
-            estimate=float(one["estimate"].sel(measure="accuracy")),
-            low=float(one["ci_low"].sel(measure="accuracy")),
-            high=float(one["ci_high"].sel(measure="accuracy")),
+            group=group,
+            estimate=float(one["estimate"].sel(measure=measure)),
+            low=float(one["ci_low"].sel(measure=measure)),
+            high=float(one["ci_high"].sel(measure=measure)),
         )
+        for measure, group in groups.items()
         for (task, history), one in found.items()
-    ]
-    rows += [
-        ForestRow(
-            label=f"{task}, history: {history}",
-            group="probe",
-            estimate=float(one["estimate"].sel(measure="probe_accuracy")),
-            low=float(one["ci_low"].sel(measure="probe_accuracy")),
-            high=float(one["ci_high"].sel(measure="probe_accuracy")),
-        )
-        for (task, history), one in found.items()
-        if "probe_accuracy" in one["measure"].values and history == "none"
+        if measure in one["measure"].values and (history == "none" or measure != "probe_accuracy")
     ]
     fig = plots.forest(
         rows,
         title="Discriminating good from bad outputs",
-        subtitle="accuracy by the exact probabilities of both replies, in both orders; cluster jackknife",
+        subtitle="by exact probabilities and by the greedy choice, in both orders; intervals by clusters",
         unit="accuracy (two alternatives)",
         references=((0.5, "chance"), (RELIABLE, "reliable")),
     )
@@ -199,7 +186,8 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
         for name, n in reversed(list(zip(names, rounds, strict=True)))
     ]
     lines = [
-        f"Self-correction counts as robust if {FOLLOWED:.0%} of the answers or fewer follow the evidence.",
+        f"Self-correction counts as robust if in every method the evidence moves fewer than {FOLLOWED:.0%} "
+        "of the answers with it, and fewer than that against it.",
         *describe_evidence(shares).splitlines(),
     ]
     if answers.sizes["strength"] > 1:

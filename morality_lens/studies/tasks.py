@@ -4,14 +4,12 @@ import xarray as xr
 
 from morality_lens.interactions.caveats import POPULATION
 from morality_lens.interactions.cube import factors_of
+from morality_lens.interactions.resampling import MIN_CLUSTERS
 from morality_lens.judges.outcomes import behaviour_cube, too_many_unparsed
 from morality_lens.runs.option_notes import LEAST_MASS
 from morality_lens.runs.run import Run
 from morality_lens.studies.folder import PROMPTS, QUESTIONS, StudyFolder
 from morality_lens.studies.verdicts import Task, of_components
-
-LEAST_CLUSTERS = 5
-"""Clusters that a category needs to be a task of its own."""
 
 
 def stable_layers(study: StudyFolder, layers: list[int]) -> list[int]:
@@ -85,7 +83,7 @@ def all_tasks(study: StudyFolder) -> list[Task]:
             categories = {
                 str(name): part.index.tolist()
                 for name, part in items.groupby("category", sort=True)
-                if name and part["cluster"].nunique() >= LEAST_CLUSTERS
+                if name and part["cluster"].nunique() >= MIN_CLUSTERS
             }
             if len(categories) > 1:
                 found += [

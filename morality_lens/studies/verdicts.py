@@ -1,56 +1,30 @@
-"""The five claims of the study (arXiv 2410.20513), each supported, refuted or undecided."""
+"""The five claims of the study (arXiv 2410.20513), each supported, refuted, mixed or undecided."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from scipy.special import stdtr
 
 from morality_lens.design import COMPONENTS, Condition, condition_of
 from morality_lens.interactions.cube import cluster_codes, factors_of, levels_of
+from morality_lens.interactions.intervals import one_sided
 from morality_lens.interactions.ratios import mean_over_items
-from morality_lens.interactions.resampling import holm
+from morality_lens.interactions.resampling import MIN_CLUSTERS, holm
 from morality_lens.probes.card import TrustCard
-
-ALPHA = 0.05
-GAIN = 0.02
-"""The smallest relevant gain of a component, in share or probability."""
-RELIABLE = 0.75
-"""Two-alternative accuracy from which on discrimination counts as reliable: the usual threshold."""
-FOLLOWED = 0.10
-"""Share of answers that follow weak evidence up to which self-correction counts as robust."""
-SMALL = 0.1
-"""The smallest relevant interaction, as a share of the smaller main effect."""
-
-CLAIMS = {
-    1: "No self-correction method is best on every task.",
-    2: "External feedback and chain of thought can add gains over the instruction.",
-    3: "Inside the model feedback interacts negatively with instruction and with chain of thought.",
-    4: "The model corrects its outputs, yet cannot reliably tell its good ones from its bad ones.",
-    5: "Self-correction is robust to weak evidence put into the prompt.",
-}
-
-
-RULES = {
-    1: "Supported: for every method there is a task on which another one is better (one-sided p, Holm over "
-    "methods and tasks, below .05). Refuted: one method is better than every other on every task (all "
-    "one-sided p below .05, over seven methods).",
-    2: "Supported: each of the two adds to the instruction on some task (one-sided p, Holm over tasks, below "
-    f".05). Refuted: one of them adds less than {GAIN} on every task (simultaneous upper bounds).",
-    3: "In the last round, at the layers whose held-out AUROC is not distinguishable from the highest one. "
-    "Supported: at one of them all three main effects are above 0 and both interactions below 0 (each "
-    "one-sided p below .05 divided by the number of layers). Refuted: at each of them one of the "
-    f"interactions is not below -{SMALL:.0%} of the smaller main effect. "
-    "Undecided where the direction fails its trust card.",
-    4: "Supported: outputs improve over the rounds on some task, and wherever they do the accuracy of "
-    f"discriminating two of them lies below {RELIABLE}. Refuted: wherever they do, it lies above.",
-    5: f"In the last round, mean over the methods. Supported: the share of answers that follow the evidence "
-    f"lies below {FOLLOWED}. Refuted: above.",
-}
-
+from morality_lens.runs.option_notes import NOTE
+from morality_lens.studies.rules import (
+    ALPHA,
+    FOLLOWED,
+    GAIN,
+    RELIABLE,
+    SIDE,
+    SMALL,
+    Verdict,
+    error_rate,
+    undecided,
+)
 
 METHODS = tuple(
     Condition(instruction=i, cot=c, feedback=f)
@@ -58,49 +32,6 @@ METHODS = tuple(
     if (i, c, f) != ("off", "off", "off")
 )
 """The seven methods of self-correction: all cells with a component."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The verdict on one claim.
-
-    Attributes:
-        number: of the claim.
-        verdict: ``supported``, ``refuted`` or ``undecided``.
-        measure: the quantity that ``estimate`` estimates.
-        estimate: the decisive estimate; NaN where there is none.
-        low: lower end of its interval.
-        high: upper end.
-        error_rate: the largest probability of a wrong verdict, and its scope.
-        why: the reason in one or two sentences.
-        figure: id of the figure that shows the estimate.
-    """
-
-    number: int
-    verdict: str
-    measure: str
-    estimate: float
-    low: float
-    high: float
-    error_rate: str
-    why: str
-    figure: str
-
-    @property
-    def claim(self) -> str:
-        """The claim in words."""
-        return CLAIMS[self.number]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values, NaN as None."""
-        row = asdict(self)
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
-
-    @staticmethod
-    def from_json(row: Mapping[str, Any]) -> "Verdict":
-        """The verdict that :meth:`to_json` wrote."""
-        numbers = {k: np.nan if row[k] is None else float(row[k]) for k in ("estimate", "low", "high")}
-        return Verdict(**{**row, **numbers})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,58 +50,96 @@ class Task:
     first: xr.DataArray
     unit: str
 
+    @property
+    def n_clusters(self) -> int:
+        """Clusters of its items."""
+        return int(cluster_codes(self.last).max()) + 1
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Contrast:
-    """A mean over items with its interval and its one-sided p of being above zero."""
+    """A mean over items with its 95 % interval, and one-sided p of lying above and below a bound."""
 
     estimate: float
     low: float
     high: float
     p_above: float
+    p_below: float
 
 
-def undecided(number: int, why: str, figure: str = "") -> Verdict:
-    """The verdict ``undecided`` with its reason."""
-    return Verdict(
-        number=number,
-        verdict="undecided",
-        measure="",
-        estimate=np.nan,
-        low=np.nan,
-        high=np.nan,
-        error_rate="",
-        why=why,
-        figure=figure,
-    )
+_NAMES = ("estimate", "ci_low", "ci_high", "p_above", "p_below")
+"""A contrast's numbers, in a result's names and in its own order."""
 
 
-def mean_contrast(values: xr.DataArray, *, alpha: float = ALPHA) -> Contrast:
-    """The mean of a number per item (CR2 by clusters, t with Bell-McCaffrey df).
+def check_clusters(values: xr.DataArray) -> int:
+    """The number of clusters of the items.
 
     Raises:
-        ValueError: fewer than five clusters, or missing values.
+        ValueError: fewer than a verdict needs.
     """
     n_clusters = int(cluster_codes(values).max()) + 1
-    if n_clusters < 5:
-        raise ValueError(f"there are {n_clusters} clusters of items, and five are needed.")
-    found = mean_over_items(values, alpha=alpha)
-    estimate, low, high, p = (float(found[name]) for name in ("estimate", "ci_low", "ci_high", "p"))
-    if abs(estimate) < 1e-12:  # nothing but rounding
-        above = 0.5
-    else:  # without any variance there is no t, and the sign is certain
-        half = 0.0 if np.isnan(p) else p / 2
-        above = half if estimate > 0 else 1 - half
-    return Contrast(estimate=estimate, low=low, high=high, p_above=above)
+    if n_clusters < MIN_CLUSTERS:
+        raise ValueError(
+            f"a verdict needs items from at least {MIN_CLUSTERS} clusters; these "
+            f"{values.sizes['item']} items have {n_clusters}. Add items from other templates."
+        )
+    return n_clusters
+
+
+def mean_contrasts(values: xr.DataArray, *, bound: float = 0.0) -> xr.Dataset:
+    """Means over items of differences of shares: ``estimate ci_low ci_high p_above p_below``.
+
+    The p are one-sided, of lying above and below the bound. Where no cluster differs from another they invert
+    the interval of :func:`mean_over_items`: the same non-zero number c in all of G clusters may be off by
+    2 u |c|, a difference of 0 by u, with 1 - u the G-th root of the level; signs give 2^-G at best.
+
+    Raises:
+        ValueError: fewer than eight clusters, or missing values.
+    """
+    n_clusters = check_clusters(values)
+    found = mean_over_items(values, alpha=ALPHA, span=1.0)
+    p_below, p_above = one_sided(found, bound)
+    still, mean = found["se"] == 0, found["estimate"]
+    moved = np.abs(mean) > 1e-12  # by more than rounding
+    beyond = (mean - bound) / xr.where(moved, 2 * np.abs(mean), 1.0)
+    least = xr.where(moved, 0.5**n_clusters, 0.0)
+    above, below = (np.maximum((1 - (sign * beyond).clip(0, 1)) ** n_clusters, least) for sign in (1.0, -1.0))
+    parts = {
+        "p_above": xr.where(still, above, p_above),
+        "p_below": xr.where(still, below, p_below),
+    }
+    return found[["estimate", "ci_low", "ci_high"]].assign(parts)
+
+
+def mean_contrast(values: xr.DataArray, *, bound: float = 0.0) -> Contrast:
+    """The mean of a difference of shares per item; see :func:`mean_contrasts`."""
+    return _at(mean_contrasts(values, bound=bound), {})
+
+
+def _at(found: xr.Dataset, place: Mapping[str, object]) -> Contrast:
+    here = found.sel(place)
+    return Contrast(*(float(here[name]) for name in _NAMES))
+
+
+def _adjusted(p: float, tests: int) -> float:
+    """A one-sided p as a two-sided one, after Bonferroni."""
+    return min(1.0, 2 * tests * p)
 
 
 def _cell(task: Task, condition: Condition) -> xr.DataArray:
-    return task.last.sel({name: condition[name] for name in COMPONENTS})
+    return task.last.sel({name: condition[name] for name in COMPONENTS}, drop=True)
 
 
 def of_components(cube: xr.DataArray) -> xr.DataArray:
     """The cube over the three components, averaged over the levels of any other factor."""
     return cube.mean([name for name in factors_of(cube) if name not in COMPONENTS], skipna=False)
+
+
+def over_methods(cube: xr.DataArray) -> xr.DataArray:
+    """The cube with a dim ``cell`` of labels in place of the three components, without the empty cell."""
+    levels = {name: xr.DataArray([m[name] for m in METHODS], dims="cell") for name in COMPONENTS}
+    cells = cube.sel(levels).drop_vars(COMPONENTS)
+    return cells.assign_coords(cell=[m.label for m in METHODS])
 
 
 def lacking(cubes: Sequence[xr.DataArray]) -> str:
@@ -185,10 +154,17 @@ def lacking(cubes: Sequence[xr.DataArray]) -> str:
 
 
 def method_means(task: Task) -> dict[str, Contrast]:
-    """Mean and interval of every method on a task."""
-    return {m.label: mean_contrast(_cell(task, m)) for m in METHODS}
+    """Mean and interval of every method on a task, a share."""
+    found = mean_over_items(over_methods(task.last), alpha=ALPHA, share=True)
+    return {
+        m.label: Contrast(estimate=estimate, low=low, high=high, p_above=np.nan, p_below=np.nan)
+        for m in METHODS
+        for here in [found.sel(cell=m.label)]
+        for estimate, low, high in [[float(here[v]) for v in ("estimate", "ci_low", "ci_high")]]
+    }
 
 
+# -------------------------------------------------------------------------------------------- claim 1
 def no_best_method(tasks: Sequence[Task]) -> Verdict:
     """Claim 1."""
     without = lacking([t.last for t in tasks])
@@ -196,66 +172,81 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
         return undecided(1, without)
     if len(tasks) < 2:
         return undecided(1, "There is one task only; add questions of several categories, or prompts.")
-    better = {
-        (t.name, a.label, b.label): mean_contrast(_cell(t, a) - _cell(t, b))
-        for t in tasks
-        for a, b in itertools.permutations(METHODS, 2)
-    }
-    beaten: dict[str, tuple[float, tuple[str, str, str]]] = {}
-    for method in METHODS:
-        keys = [key for key in better if key[2] == method.label]
-        adjusted = holm(np.array([better[key].p_above for key in keys])).tolist()
-        beaten[method.label] = min(zip(adjusted, keys, strict=True))
-    worst, key = max(beaten.values())
-    winners = {m.label: max(better[k].p_above for k in better if k[1] == m.label) for m in METHODS}
-    champion = min(winners, key=lambda name: winners[name])
+    better = _comparisons(tasks)
+    labels = [m.label for m in METHODS]
+    tests = len(tasks) * (len(METHODS) - 1)
+    beaten = {b: min((k for k in better if k[2] == b), key=lambda k: better[k].p_above) for b in labels}
+    weakest = {a: max((k for k in better if k[1] == a), key=lambda k: better[k].p_above) for a in labels}
+    key = max(beaten.values(), key=lambda k: better[k].p_above)
+    worst = _adjusted(better[key].p_above, tests)
+    champion = min(labels, key=lambda a: better[weakest[a]].p_above)
+    ahead = _adjusted(better[weakest[champion]].p_above, len(METHODS))
     best = {t.name: max(METHODS, key=lambda m: float(_cell(t, m).mean())).label for t in tasks}
-    highest = "; ".join(f"{name}: {label}" for name, label in best.items())
+    highest = f"Highest means: {'; '.join(f'{name}: {label}' for name, label in best.items())}."
     if worst < ALPHA:
-        verdict, why = (
-            "supported",
-            f"Every method is inferior to another one on some task. Highest means: {highest}.",
-        )
-    elif winners[champion] < ALPHA / len(METHODS):
-        verdict, why, worst = (
-            "refuted",
-            f"{champion} is better than every other on every task.",
-            winners[champion],
-        )
-        keys = [k for k in better if k[1] == champion]
-        key = max(keys, key=lambda k: better[k].p_above)
+        verdict = "supported"
+        why = f"Every method is inferior to another one on some task (largest p {worst:.2g}). {highest}"
+    elif ahead < ALPHA:
+        verdict, key = "refuted", weakest[champion]
+        why = f"{champion} is better than every other on every task (largest p {ahead:.2g})."
     else:
         verdict = "undecided"
         why = (
-            f"{key[2]} may be best everywhere: no other method is significantly better on any task. "
-            f"Highest means: {highest}."
+            f"{key[2]} may be best everywhere: no other method is significantly better on any task. {highest}"
         )
-    one = better[key]
-    return Verdict(
-        number=1,
-        verdict=verdict,
+    return _verdict(
+        1,
+        verdict,
+        better[key],
         measure=f"{key[1]} minus {key[2]} on {key[0]}, the least certain comparison",
-        estimate=one.estimate,
-        low=one.low,
-        high=one.high,
-        error_rate=f"at most 5 % (largest adjusted p {worst:.2g})",
         why=why,
-        figure="claim-1",
+        n_clusters=min(t.n_clusters for t in tasks),
     )
 
 
+def _comparisons(tasks: Sequence[Task]) -> dict[tuple[str, str, str], Contrast]:
+    """By task and two methods, the mean of the first less the second one."""
+    found = {}
+    pairs = list(itertools.permutations(range(len(METHODS)), 2))
+    one, two = (xr.DataArray([pair[i] for pair in pairs], dims="pair") for i in range(2))
+    for task in tasks:
+        cells = over_methods(task.last).drop_vars("cell")
+        means = mean_contrasts(cells.isel(cell=one) - cells.isel(cell=two))
+        columns = [means[name].values.tolist() for name in _NAMES]
+        for (i, j), numbers in zip(pairs, zip(*columns, strict=True), strict=True):
+            found[task.name, METHODS[i].label, METHODS[j].label] = Contrast(*numbers)
+    return found
+
+
+def _verdict(number: int, verdict: str, one: Contrast, *, measure: str, why: str, n_clusters: int) -> Verdict:
+    """The verdict with its decisive contrast."""
+    return Verdict(
+        number=number,
+        verdict=verdict,
+        measure=measure,
+        estimate=one.estimate,
+        low=one.low,
+        high=one.high,
+        error_rate=error_rate(number, verdict, n_clusters),
+        why=why,
+        figure=f"claim-{number}",
+    )
+
+
+# -------------------------------------------------------------------------------------------- claim 2
 GAINS = {
     "feedback": ("instruction+feedback", "instruction"),
     "cot": ("instruction+cot", "instruction"),
 }
 
 
-def gains(tasks: Sequence[Task], *, alpha: float = ALPHA) -> dict[tuple[str, str], Contrast]:
-    """Gain of feedback and of chain of thought over the instruction alone, by component and task."""
+def gains(tasks: Sequence[Task]) -> dict[tuple[str, str], Contrast]:
+    """Gain of feedback and of chain of thought over the instruction alone, by component and task.
+
+    The p are those of lying above and below :data:`GAIN`.
+    """
     return {
-        (name, t.name): mean_contrast(
-            _cell(t, condition_of(more)) - _cell(t, condition_of(less)), alpha=alpha
-        )
+        (name, t.name): mean_contrast(_cell(t, condition_of(more)) - _cell(t, condition_of(less)), bound=GAIN)
         for name, (more, less) in GAINS.items()
         for t in tasks
     }
@@ -267,39 +258,34 @@ def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
     if without:
         return undecided(2, without)
     found = gains(tasks)
-    bounds = gains(tasks, alpha=2 * ALPHA / len(tasks))
-    p, best = {}, {}
-    for name in GAINS:
-        keys = [key for key in found if key[0] == name]
-        adjusted = holm(np.array([found[key].p_above for key in keys])).tolist()
-        p[name], best[name] = min(zip(adjusted, keys, strict=True))
-    none = [name for name in GAINS if all(bounds[key].high < GAIN for key in bounds if key[0] == name)]
-    decisive = max(p, key=lambda name: p[name])
+    best = {name: min((k for k in found if k[0] == name), key=lambda k: found[k].p_above) for name in GAINS}
+    most = {name: max((k for k in found if k[0] == name), key=lambda k: found[k].p_below) for name in GAINS}
+    more = {name: _adjusted(found[best[name]].p_above, len(tasks)) for name in GAINS}
+    less = {name: _adjusted(found[most[name]].p_below, len(GAINS)) for name in GAINS}
+    absent = min(less, key=lambda name: less[name])
     why = "; ".join(
-        f"{name} adds {found[best[name]].estimate:+.3f} on {best[name][1]} (adjusted p {p[name]:.2g})"
+        f"{name} adds {found[best[name]].estimate:+.3f} on {best[name][1]} (p of more than {GAIN}: "
+        f"{more[name]:.2g})"
         for name in GAINS
     )
-    if p[decisive] < ALPHA:
-        verdict = "supported"
-    elif none:
-        verdict, decisive = "refuted", none[0]
-        why += f"; {decisive} adds less than {GAIN} on every task"
+    if max(more.values()) < ALPHA:
+        verdict, key = "supported", best[max(more, key=lambda name: more[name])]
+    elif less[absent] < ALPHA:
+        verdict, key = "refuted", most[absent]
+        why += f"; {absent} adds less than {GAIN} on every task (p {less[absent]:.2g})"
     else:
-        verdict = "undecided"
-    one = found[best[decisive]]
-    return Verdict(
-        number=2,
-        verdict=verdict,
-        measure=f"gain of {decisive} over the instruction on {best[decisive][1]}",
-        estimate=one.estimate,
-        low=one.low,
-        high=one.high,
-        error_rate="at most 5 % (Holm over tasks; both components must pass)",
+        verdict, key = "undecided", best[max(more, key=lambda name: more[name])]
+    return _verdict(
+        2,
+        verdict,
+        found[key],
+        measure=f"gain of {key[0]} over the instruction on {key[1]}",
         why=f"{why}.",
-        figure="claim-2",
+        n_clusters=min(t.n_clusters for t in tasks),
     )
 
 
+# -------------------------------------------------------------------------------------------- claim 3
 CONFLICTS = ("instruction:feedback", "cot:feedback")
 
 
@@ -325,66 +311,98 @@ def negative_interactions(
         return undecided(
             3, f"The claim is about effects that this design lacks: {', '.join(absent)}.", "claim-3"
         )
+    n_clusters = int(effects.attrs["n_clusters"])
+    if n_clusters < MIN_CLUSTERS:
+        return undecided(
+            3, f"A verdict needs at least {MIN_CLUSTERS} clusters; there are {n_clusters}.", "claim-3"
+        )
     last = effects.sel(site="answer_start").isel(round=-1)
     found = {n: _Inside.of(last.sel(layer=n)) for n in here}
-    level = ALPHA / len(here)
-    best = min(here, key=lambda n: found[n].p)
-    if found[best].p < level:
-        verdict, layer, name = "supported", best, found[best].weakest
-    elif all(one.absent for one in found.values()):
-        verdict, layer = "refuted", best
-        name = found[best].absent[0]
-    else:
-        verdict, layer, name = "undecided", best, found[best].weakest
-    estimate, low, high, _ = found[layer].parts[name]
-    listed = ", ".join(f"{n} {v[0]:+.3f} [{v[1]:+.3f}, {v[2]:+.3f}]" for n, v in found[layer].parts.items())
-    return Verdict(
-        number=3,
-        verdict=verdict,
+    verdict, layer, name = _over_layers(found)
+    return _verdict(
+        3,
+        verdict,
+        found[layer].parts[name],
         measure=f"{name} on the projection at answer_start, layer {layer}",
-        estimate=estimate,
-        low=low,
-        high=high,
-        error_rate=f"at most 5 % (every part must pass; {len(here)} layers, Bonferroni)",
-        why=f"Layer {layer}: {listed}.",
-        figure="claim-3",
+        why=" ".join(f"Layer {n}: {found[n].listed}." for n in sorted(found)),
+        n_clusters=n_clusters,
     )
+
+
+def _over_layers(found: Mapping[int, "_Inside"]) -> tuple[str, int, str]:
+    """The verdict over all judged layers, and the layer and interaction that decide it."""
+    best = min(found, key=lambda n: found[n].p)
+    if all(one.absent for one in found.values()):
+        return "refuted", best, found[best].absent[0]
+    split = [name for name in CONFLICTS if _signs_differ([one.parts[name] for one in found.values()])]
+    if split:
+        against = min(found, key=lambda n: found[n].parts[split[0]].p_above)
+        return "mixed", against, split[0]
+    decided = found[best].p < SIDE / len(found)
+    return "supported" if decided else "undecided", best, found[best].weakest
+
+
+def _signs_differ(parts: Sequence[Contrast]) -> bool:
+    """Whether an interaction is below zero at one layer and above at another, corrected over all."""
+    level = SIDE / (len(parts) * len(CONFLICTS))
+    return min(one.p_above for one in parts) < level and min(one.p_below for one in parts) < level
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Inside:
-    """Main effects and interactions at one layer: estimate, interval, one-sided p of the predicted sign."""
+    """Main effects and interactions at one layer."""
 
-    parts: dict[str, tuple[float, float, float, float]]
+    parts: dict[str, Contrast]
 
     @staticmethod
     def of(here: xr.Dataset) -> "_Inside":
+        below, above = one_sided(here)
         parts = {}
         for name in (*COMPONENTS, *CONFLICTS):
-            at = here.sel(effect=name)
-            estimate, se, df = (float(at[v]) for v in ("estimate", "se", "df"))
-            if not np.isfinite([estimate, se, df]).all():
+            estimate, low, high = (float(here[v].sel(effect=name)) for v in ("estimate", "ci_low", "ci_high"))
+            if not np.isfinite([estimate, low, high]).all():
                 raise ValueError("the effects on the projection have no interval; see the refused estimates.")
-            sign = -1 if name in COMPONENTS else 1
-            p = float(stdtr(df, sign * estimate / se)) if se > 0 else 0.5
-            parts[name] = (estimate, float(at["ci_low"]), float(at["ci_high"]), p)
+            # without variance there is no test, and no sign is claimed
+            p_above, p_below = (float(p.sel(effect=name).fillna(1.0)) for p in (above, below))
+            parts[name] = Contrast(estimate=estimate, low=low, high=high, p_above=p_above, p_below=p_below)
         return _Inside(parts=parts)
 
     @property
     def p(self) -> float:
-        """The largest p of all parts, which tests them jointly."""
-        return max(part[3] for part in self.parts.values())
+        """The largest one-sided p of all parts, which tests them jointly."""
+        return max(
+            *(self.parts[name].p_above for name in COMPONENTS),
+            *(self.parts[name].p_below for name in CONFLICTS),
+        )
 
     @property
     def weakest(self) -> str:
         """The interaction with the largest p."""
-        return max(CONFLICTS, key=lambda name: self.parts[name][3])
+        return max(CONFLICTS, key=lambda name: self.parts[name].p_below)
 
     @property
     def absent(self) -> list[str]:
-        """Interactions smaller than the smallest relevant one."""
-        margin = {n: SMALL * min(abs(self.parts[part][0]) for part in n.split(":")) for n in CONFLICTS}
-        return [name for name in CONFLICTS if self.parts[name][1] > -margin[name]]
+        """Interactions that are not below minus the smallest relevant one.
+
+        The 95 % interval has 2.5 % on this side; over the two interactions the level is 5 %.
+        """
+        margin = {n: SMALL * min(abs(self.parts[part].estimate) for part in n.split(":")) for n in CONFLICTS}
+        return [name for name in CONFLICTS if self.parts[name].low > -margin[name]]
+
+    @property
+    def listed(self) -> str:
+        """All parts with their intervals."""
+        return ", ".join(
+            f"{n} {v.estimate:+.3f} [{v.low:+.3f}, {v.high:+.3f}]" for n, v in self.parts.items()
+        )
+
+
+# -------------------------------------------------------------------------------------------- claim 4
+ACCURACIES = {
+    "choice_accuracy": "share of pairs on which the greedy choice is the better output",
+    "accuracy": "mean probability of the better output",
+}
+"""Measures of discrimination that the claim is about, the decisive one first."""
 
 
 def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.Dataset]) -> Verdict:
@@ -400,63 +418,111 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
     without = lacking([t.last for t in known])
     if without:
         return undecided(4, without, "claim-4")
+    few = {t.name: int(detection[t.name].attrs["n_clusters"]) for t in known}
+    if min(few.values()) < MIN_CLUSTERS:
+        name = min(few, key=lambda n: few[n])
+        return undecided(
+            4,
+            f"A verdict needs at least {MIN_CLUSTERS} clusters of pairs; {name} has {few[name]}.",
+            "claim-4",
+        )
     rises = {
-        t.name: mean_contrast(sum((_cell(t, m) for m in METHODS), start=0 * t.first) / len(METHODS) - t.first)
+        t.name: mean_contrast(over_methods(t.last).mean("cell", skipna=False) - t.first, bound=GAIN)
         for t in known
     }
-    adjusted = dict(zip(rises, holm(np.array([c.p_above for c in rises.values()])).tolist(), strict=True))
-    corrected = [name for name, p in adjusted.items() if p < ALPHA]
+    doubled = np.minimum(1.0, 2 * np.array([c.p_above for c in rises.values()]))
+    adjusted = dict(zip(rises, holm(doubled).tolist(), strict=True))
     why = "; ".join(
-        f"{n} improve by {c.estimate:+.3f} (adjusted p {adjusted[n]:.2g})" for n, c in rises.items()
+        f"{n} improve by {c.estimate:+.3f} (p of more than {GAIN}: {adjusted[n]:.2g})"
+        for n, c in rises.items()
     )
-    if not corrected:
-        return undecided(4, f"No improvement of the outputs is significant: {why}.", "claim-4")
-    accuracy = {n: detection[n].sel(measure="accuracy") for n in corrected}
-    highest = max(accuracy, key=lambda n: float(accuracy[n]["ci_high"]))
-    lowest = min(accuracy, key=lambda n: float(accuracy[n]["ci_low"]))
-    name = highest
-    if float(accuracy[highest]["ci_high"]) < RELIABLE:
-        verdict = "supported"
-    elif float(accuracy[lowest]["ci_low"]) > RELIABLE:
-        verdict, name = "refuted", lowest
-    else:
-        verdict = "undecided"
-    one = accuracy[name]
-    return Verdict(
-        number=4,
-        verdict=verdict,
-        measure=f"accuracy of discriminating a good from a bad output of its own ({name})",
-        estimate=float(one["estimate"]),
-        low=float(one["ci_low"]),
-        high=float(one["ci_high"]),
-        error_rate="at most 5 % (every task that improves must pass)",
-        why=f"{why}.",
-        figure="claim-4",
+    if min(adjusted.values()) >= ALPHA:
+        return undecided(4, f"No relevant improvement of the outputs is significant: {why}.", "claim-4")
+    open_to = [name for name, one in rises.items() if one.p_below >= SIDE]
+    told = {(n, m): _at(_accuracy(detection[n]), {"measure": m}) for n in open_to for m in ACCURACIES}
+    verdict, key = _reliability(told)
+    listed = "; ".join(
+        f"{ACCURACIES[m]} ({n}) {one.estimate:.3f} [{one.low:.3f}, {one.high:.3f}]"
+        for (n, m), one in told.items()
+    )
+    return _verdict(
+        4,
+        verdict,
+        told[key],
+        measure=f"{ACCURACIES[key[1]]}, of two outputs of its own ({key[0]})",
+        why=f"{why}; {listed}.",
+        n_clusters=min([*few.values(), *(t.n_clusters for t in known)]),
     )
 
 
-def robust_to_evidence(follow: xr.DataArray | None) -> Verdict:
-    """Claim 5, from the share of answers that follow the evidence in the last round."""
-    if follow is None:
+def _accuracy(found: xr.Dataset) -> xr.Dataset:
+    none = xr.full_like(found["estimate"], np.nan)
+    return found[["estimate", "ci_low", "ci_high"]].assign(p_above=none, p_below=none)
+
+
+def _reliability(told: Mapping[tuple[str, str], Contrast]) -> tuple[str, tuple[str, str]]:
+    """The verdict on accuracies by task and measure, and the decisive one."""
+    highest = max(told, key=lambda k: told[k].high)
+    choices = [k for k in told if k[1] == "choice_accuracy"]
+    lowest = min(choices, key=lambda k: told[k].low)
+    if told[highest].high < RELIABLE:
+        return "supported", highest
+    if told[lowest].low > RELIABLE:
+        return "refuted", lowest
+    return "undecided", highest
+
+
+# -------------------------------------------------------------------------------------------- claim 5
+def robust_to_evidence(moved: xr.DataArray | None) -> Verdict:
+    """Claim 5, from the share of answers that the evidence moves in the last round.
+
+    Args:
+        moved: from :func:`morality_lens.experiments.moved_cube`, at one round and strength.
+    """
+    if moved is None:
         return undecided(5, "No weak evidence was given for these items.", "claim-5")
-    without = lacking([follow])
+    without = lacking([moved])
     if without:
         return undecided(5, without, "claim-5")
-    follow = of_components(follow)
-    cells = [follow.sel(m.coords) for m in METHODS]
-    one = mean_contrast(sum(cells, start=0 * cells[0]) / len(METHODS))
-    verdict = "supported" if one.high < FOLLOWED else "refuted" if one.low > FOLLOWED else "undecided"
-    with_, without = (follow.sel(instruction=level).mean(COMPONENTS[1:]) for level in ("on", "off"))
-    change = mean_contrast(with_ - without)
-    return Verdict(
-        number=5,
-        verdict=verdict,
-        measure="share of answers that follow weak evidence after the last round",
-        estimate=one.estimate,
-        low=one.low,
-        high=one.high,
-        error_rate="at most 5 %",
-        why=f"The instruction changes that share by {change.estimate:+.3f} "
-        f"[{change.low:+.3f}, {change.high:+.3f}].",
-        figure="claim-5",
+    n_clusters = check_clusters(moved)
+    shares = over_methods(of_components(moved))
+    tests = shares.sizes["cell"] * shares.sizes["part"]
+    found = mean_over_items(shares, alpha=ALPHA, share=True)
+    surely = mean_over_items(shares, alpha=ALPHA / tests, share=True)["ci_low"]
+    highest, surest = found["ci_high"].argmax(...), surely.argmax(...)
+    if float(found["ci_high"].max()) < FOLLOWED:
+        verdict, place = "supported", highest
+    elif float(surely.max()) > FOLLOWED:
+        verdict, place = "refuted", surest
+    else:
+        verdict, place = "undecided", highest
+    here = found.isel(place)
+    estimate, low, high = (float(here[name]) for name in ("estimate", "ci_low", "ci_high"))
+    return _verdict(
+        5,
+        verdict,
+        Contrast(estimate=estimate, low=low, high=high, p_above=np.nan, p_below=np.nan),
+        measure=f"share of answers that {here['part'].item()} after the last round, {here['cell'].item()}",
+        why=_moves(of_components(moved), found),
+        n_clusters=n_clusters,
     )
+
+
+def _moves(moved: xr.DataArray, found: xr.Dataset) -> str:
+    """Every method's shares, what the instruction changes, and the note on the options' letters."""
+    with_, against = moved["part"].values.tolist()
+    numbers = found["estimate"].transpose("cell", "part").values.tolist()
+    shares = "; ".join(
+        f"{name} {one:.3f} and {other:.3f}"
+        for name, (one, other) in zip(found["cell"].values.tolist(), numbers, strict=True)
+    )
+    net = moved.sel(part=with_, drop=True) - moved.sel(part=against, drop=True)
+    on, off = (net.sel(instruction=level, drop=True).mean(COMPONENTS[1:]) for level in ("on", "off"))
+    change = mean_contrast(on - off)
+    lines = (
+        f"Shares that {with_} and {against}: {shares}.",
+        f"The instruction changes the share that moves with it, less that against, by "
+        f"{change.estimate:+.3f} [{change.low:+.3f}, {change.high:+.3f}].",
+        str(moved.attrs.get(NOTE, "")),
+    )
+    return " ".join(line for line in lines if line)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from morality_lens.design import COMPONENTS, condition_of
 from morality_lens.items.kinds import OpenPrompt, Question
-from morality_lens.studies.verdicts import FOLLOWED, GAINS, METHODS, RELIABLE
+from morality_lens.studies.rules import FOLLOWED, GAIN, RELIABLE
+from morality_lens.studies.verdicts import GAINS, METHODS
 from morality_lens.world import truth
 from morality_lens.world.sampling import WorldItem
 
@@ -14,7 +15,9 @@ def planted_verdicts(
 ) -> dict[int, str]:
     """The verdicts on the five claims that follow from the planted truth.
 
-    Claim 3 is judged on the planted log-odds of plain questions, which the projection follows.
+    Claim 3 is judged on the planted log-odds of plain questions, which the projection follows; claim 4 on the
+    planted probability of the better output: where it is shown second both are planted as equally probable,
+    which leaves the greedy choice open.
     """
 
     def goodness(item: WorldItem, label: str, number: int) -> float:
@@ -32,15 +35,16 @@ def planted_verdicts(
     tasks: list[Sequence[WorldItem]] = [*groups.values(), *([prompts] if prompts else [])]
     best = {max(METHODS, key=lambda m, t=task: mean(t, m.label, rounds)).label for task in tasks}
     adds = all(
-        any(mean(task, more, rounds) > mean(task, less, rounds) for task in tasks)
+        any(mean(task, more, rounds) > mean(task, less, rounds) + GAIN for task in tasks)
         for more, less in GAINS.values()
     )
     planted = truth.planted_effects("plain")
     conflict = all(planted[name] > 0 for name in COMPONENTS) and all(
         planted[name] < 0 for name in ("instruction:feedback", "cot:feedback")
     )
-    rises = sum(mean(questions, m.label, rounds) for m in METHODS) / len(METHODS) > mean(questions, "none", 0)
-    follows = sum(truth.follows(m, rounds) for m in METHODS) / len(METHODS)
+    last = sum(mean(questions, m.label, rounds) for m in METHODS) / len(METHODS)
+    rises = last > mean(questions, "none", 0) + GAIN
+    follows = max(truth.follows(m, rounds) for m in METHODS)
     return {
         1: "supported" if len(best) > 1 else "refuted",
         2: "supported" if adds else "refuted",

@@ -51,6 +51,31 @@ def test_perfect_answers_are_held_off_the_ends_and_the_probe_stands_beside():
     assert "more than the model's answers" in describe_detection(found)
 
 
+def test_the_greedy_choice_is_right_every_time_at_a_probability_of_six_tenths():
+    found = signal_detection(made(np.full(20, 0.6), np.full(20, 0.4)))
+    assert value(found, "accuracy") == pytest.approx(0.6)
+    assert value(found, "choice_accuracy") == 1
+    assert (value(found, "choice_accuracy", "ci_high"), value(found, "accuracy", "se")) == (1, 0)
+    assert value(found, "choice_accuracy", "ci_low") == pytest.approx(0.025 ** (1 / 20))  # rule of three
+    assert "0.60" in describe_detection(found)
+    assert "1.00" in describe_detection(found)
+
+
+def test_greedy_replies_are_counted_and_what_could_not_be_read_is_the_more_probable():
+    says = made([0.6, 0.6, 0.6, 0.4, 0.5], [0.6, 0.6, 0.4, 0.4, 0.5])
+    said = says.copy(data=[[1, 1], [1, 2], [0, 0], [0, 0], [0, 0]])
+    # by reply: right, wrong; right, right; by probability: right, right; wrong, right; half, half
+    assert value(signal_detection(says, said=said), "choice_accuracy") == pytest.approx(3.5 / 5)
+    assert value(signal_detection(says), "choice_accuracy") == pytest.approx(3 / 5)
+
+
+def test_intervals_of_accuracies_stay_inside_one():
+    rng = np.random.default_rng(4)
+    found = signal_detection(made(rng.random(12) < 0.95, rng.random(12) < 0.05))
+    for name in ("accuracy", "choice_accuracy"):
+        assert 0 <= value(found, name, "ci_low") < value(found, name, "ci_high") <= 1
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31))
 def test_a_change_of_places_turns_the_bias_and_keeps_the_rest(seed):

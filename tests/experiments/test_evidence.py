@@ -14,11 +14,13 @@ from morality_lens.dialogues.wording import load_wording
 from morality_lens.experiments import evidence
 from morality_lens.experiments.evidence import Evidence, load_evidence, weak_evidence
 from morality_lens.experiments.robustness import (
+    MOVES,
     PARTS,
     describe_evidence,
     dose_response,
     evidence_shares,
     follow_cube,
+    moved_cube,
 )
 from morality_lens.models.loading import record_of
 from morality_lens.rounds import side_questions
@@ -181,7 +183,27 @@ def test_the_partition_of_choices_by_hand():
     follow = [0, -0.5, -0.5, 0, 0, 1, -1, 0]
     np.testing.assert_allclose(follow_cube(answers, "choice").values.ravel(), follow)
     assert float(shares["follow_estimate"].squeeze()) == pytest.approx(np.mean(follow))
+    moved = moved_cube(answers, "choice")
+    assert moved.dims == ("item", *COMPONENTS, "round", "strength", "part")
+    np.testing.assert_allclose(moved.sel(part=MOVES[0]).values.ravel(), np.maximum(follow, 0))
+    np.testing.assert_allclose(moved.sel(part=MOVES[1]).values.ravel(), np.maximum([-f for f in follow], 0))
     assert "12%" in describe_evidence(shares)
+
+
+def test_moves_with_the_evidence_and_against_it_cancel_only_in_the_share_that_follows():
+    given = np.tile([1.0, 0.0, 0.0], (2, 2, 1))
+    given[0] = [[0.4, 0.6, 0.0], [0.4, 0.0, 0.6]]  # each version's group gains .6
+    given[1] = [[0.4, 0.0, 0.6], [0.4, 0.6, 0.0]]  # and loses as much
+    answers = made(given)
+    assert float(follow_cube(answers).mean()) == pytest.approx(0)
+    for part, expected in zip(MOVES, ([0.6, 0.0], [0.0, 0.6]), strict=True):
+        np.testing.assert_allclose(moved_cube(answers).sel(part=part).values.ravel(), expected)
+    one_sided = np.array([[[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]]])  # the first version raises both groups
+    both = moved_cube(made(one_sided)).values.ravel().tolist()
+    assert both == pytest.approx([0.25, 0.15])
+    assert float(follow_cube(made(one_sided)).squeeze()) == pytest.approx(0.1)
+    noted = moved_cube(answers.assign_attrs(option_note="Letters hold 1%."))
+    assert noted.attrs["option_note"] == "Letters hold 1%."
 
 
 def test_exact_chances_give_the_planted_share_that_follows():

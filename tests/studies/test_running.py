@@ -70,11 +70,18 @@ def test_the_verdicts_are_the_planted_truth(quick):
     rows = json.loads((out / "verdicts.json").read_text())
     rounds = PROFILES["quick"].rounds
     expected = planted_verdicts(ml.load_items(), ml.load_prompts(), rounds=rounds)
-    assert {row["number"]: row["verdict"] for row in rows} == expected
     assert set(expected.values()) == {"supported", "refuted"}
+    # Of the layers that read equally well the second shows another sign than the third; and on prompts, of
+    # which too few were played to exclude that they improve, most greedy choices are right.
+    open_to = {3: "mixed", 4: "undecided"}
+    assert {row["number"]: row["verdict"] for row in rows} == {**expected, **open_to}
     for row in rows:
         assert row["low"] < row["estimate"] < row["high"]
-        assert row["error_rate"].startswith("at most 5 %")
+        decided = row["verdict"] != "undecided"
+        assert row["error_rate"].startswith("nominal 5%, 2.5% on each side; measured ") == decided
+    assert "Layer 2: " in rows[2]["why"]
+    assert "Layer 3: " in rows[2]["why"]
+    assert "mean probability of the better output (questions)" in rows[3]["why"]
     assert any("minutes" in line or "seconds" in line for line in said)
 
 
