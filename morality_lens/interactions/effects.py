@@ -127,7 +127,7 @@ def factorial_effects(
     cube = read_cube(y.sel(wanted.at), wanted.levels, missing=missing, link=link)
     notes += notes_on_cube(cube, missing)
     drawn = None if refits is None else _effects_of_refits(refits.sel(wanted.at), y, cube, wanted)
-    tests = _test(cube, wanted, drawn, alpha)
+    tests = _test(cube, wanted, drawn, alpha, 0 if refits is None else int(refits.attrs.get("n_clusters", 0)))
     dims, shape = ("effect", *cube.rest), (len(wanted.names), *cube.rest_shape)
     families = Families.over(dims, shape, family)
     corrected = _correct(tests, families, inference)
@@ -238,7 +238,11 @@ class _Corrected:
 
 
 def _test(
-    cube: Cube, wanted: Contrasts, drawn: Float[np.ndarray, "draw effect place"] | None, alpha: float
+    cube: Cube,
+    wanted: Contrasts,
+    drawn: Float[np.ndarray, "draw effect place"] | None,
+    alpha: float,
+    trained: int = 0,
 ) -> _Tests:
     """Pointwise tests of all contrasts.
 
@@ -256,7 +260,7 @@ def _test(
     se_probe = None
     if drawn is not None:
         se_probe = drawn.std(axis=0, ddof=1).ravel()
-        judged = with_variance(judged, se_probe, alpha=alpha, draws=len(drawn), added=True)
+        judged = with_variance(judged, se_probe, alpha=alpha, draws=len(drawn), clusters=trained, added=True)
     return _Tests(
         sums=scores.sums,
         sizes=scores.sizes,

@@ -96,6 +96,7 @@ def with_variance(
     *,
     alpha: float,
     draws: int = 0,
+    clusters: int = 0,
     added: bool = False,
 ) -> Pointwise:
     """The same estimates judged with another standard error, or with one more source of variance.
@@ -109,8 +110,10 @@ def with_variance(
     """
     if not added:
         return _judge(point.estimate, se, point.df, alpha)
+    known = min(draws, clusters) if clusters else draws
+    se = se * np.sqrt(clusters / (clusters - 1)) if clusters else se
     variance = point.se**2 + se**2
-    parts = point.se**4 / point.df + se**4 / (draws - 1)
+    parts = point.se**4 / point.df + se**4 / (known - 1)
     df = np.divide(variance**2, parts, out=point.df.copy(), where=parts > 0)
     return _judge(point.estimate, np.sqrt(variance), df, alpha)
 
