@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -11,18 +11,22 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 
 from morality_lens.interactions.caveats import (
-    POPULATION,
     check_input,
     note_on_failures,
     notes_on_cube,
     notes_on_result,
     reason_to_withhold,
     scope,
-    split_halves,
 )
 from morality_lens.interactions.contrasts import Contrasts, at_suffix, difference_contrasts, read_contrasts
 from morality_lens.interactions.cube import REPEATS, Cube, check_dims, factors_of, read_cube
 from morality_lens.interactions.missing_cells import Available, available_cells, worst_case_bounds
+from morality_lens.interactions.refitted import (
+    effects_of_refits,
+    refused_features,
+    refused_layers,
+    resolve_refits,
+)
 from morality_lens.interactions.resampling import (
     MIN_CLUSTERS,
     Draws,
@@ -126,8 +130,12 @@ def factorial_effects(
     notes = check_input(y, accept_normalised=accept_normalised)
     cube = read_cube(y.sel(wanted.at), wanted.levels, missing=missing, link=link)
     notes += notes_on_cube(cube, missing)
-    drawn = None if refits is None else _effects_of_refits(refits.sel(wanted.at), y, cube, wanted)
+    refits, stale = resolve_refits(y, refits)
+    refused, unstable = refused_layers(y.sel(wanted.at), refits)
+    notes += stale + unstable
+    drawn = None if refits is None else effects_of_refits(refits.sel(wanted.at), cube, wanted)
     tests = _test(cube, wanted, drawn, alpha, 0 if refits is None else int(refits.attrs.get("n_clusters", 0)))
+    tests = replace(tests, refused=refused_features(refused, cube, len(wanted.names)))
     dims, shape = ("effect", *cube.rest), (len(wanted.names), *cube.rest_shape)
     families = Families.over(dims, shape, family)
     corrected = _correct(tests, families, inference)
@@ -139,6 +147,8 @@ def factorial_effects(
             low, high = worst_case_bounds(cube.values, wanted.matrix)
             variables |= {"worst_low": low.ravel(), "worst_high": high.ravel()}
     withheld = "" if accept_missing else reason_to_withhold(cube)
+    for name in ("se", "p", "ci_low", "ci_high", *ADJUSTED):
+        variables[name] = np.where(tests.refused, np.nan, variables[name])
     if withheld:
         variables |= dict.fromkeys(("p", "ci_low", "ci_high", *ADJUSTED), np.full(tests.live.size, np.nan))
     notes += notes_on_result(
@@ -221,11 +231,12 @@ class _Tests:
     point: Pointwise
     judged: Pointwise
     se_probe: Float[np.ndarray, "feature"] | None
+    refused: Bool[np.ndarray, "feature"]
 
     @property
     def live(self) -> Bool[np.ndarray, "feature"]:
         """Features that vary between clusters."""
-        return ~(self.zero | self.constant)
+        return ~(self.zero | self.constant | self.refused)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -270,6 +281,7 @@ def _test(
         point=point,
         judged=judged,
         se_probe=se_probe,
+        refused=np.zeros_like(zero),
     )
 
 
@@ -336,56 +348,6 @@ def _read_scores(cube: Cube, wanted: Contrasts) -> _Scores:
         per_item = einsum(wanted.matrix, cube.values, "effect cell, item cell feature -> effect item feature")
     table = rearrange(per_item, "effect item feature -> item (effect feature)")
     return _Scores(sums=cluster_sums(table, cube.codes)[0], sizes=sizes, cells=cube.values.mean(axis=0))
-
-
-def _effects_of_refits(
-    refits: xr.DataArray, y: xr.DataArray, cube: Cube, wanted: Contrasts
-) -> Float[np.ndarray, "draw effect place"]:
-    """Every effect of the cell means on every refit of the probe.
-
-    Raises:
-        ValueError: refits of other places, too few, not finite, or of directions that do not agree between
-            halves of their training data.
-    """
-    needed = {"probe_draw", *wanted.levels, *cube.rest}
-    if not needed <= set(refits.dims) or refits.sizes.get("probe_draw", 0) < 20:
-        raise ValueError(
-            f"factorial_effects needs refits with the dims {sorted(needed)} and at least 20 draws; got "
-            f"{dict(refits.sizes)}. Use project_means(refit_directions(...), run_cell_means(run)), 50 to 100 "
-            "draws."
-        )
-    for dim in cube.rest:
-        here = cube.coords[dim].values if dim in cube.coords else None
-        if here is not None and not (dim in refits.coords and np.isin(here, refits[dim].values).all()):
-            raise ValueError(
-                f"factorial_effects needs refits at the places of y; they lack some along {dim!r}."
-            )
-    chosen = refits.sel(
-        {**wanted.levels, **{d: cube.coords[d].values for d in cube.rest if d in cube.coords}}
-    )
-    cells = chosen.transpose("probe_draw", *wanted.levels, *cube.rest).values
-    if not np.isfinite(cells).all():
-        raise ValueError(
-            "factorial_effects needs finite refits; got NaN or infinities. Select the rounds and sites that "
-            "exist, or leave refits out and claim no more than that this direction moves."
-        )
-    _refuse_unstable(y)
-    flat = cells.reshape(len(cells), wanted.matrix.shape[1], -1)
-    return einsum(wanted.matrix, flat, "effect cell, draw cell place -> draw effect place")
-
-
-def _refuse_unstable(y: xr.DataArray) -> None:
-    """Refuse a claim about the direction where halves of its training data do not agree on one."""
-    halves = split_halves(y)
-    weak = halves[halves.values < POPULATION]
-    if weak.size:
-        where = weak["layer"].values.tolist() if "layer" in weak.coords else "the one given"
-        raise ValueError(
-            f"a claim about the morality direction needs directions that agree between halves of their "
-            f"training data (split-half cosine {POPULATION} or more); got {float(weak.min()):.2f} at the "
-            f"lowest of the layers {where}. Train the probe on more clusters, leave those layers out with "
-            "y.sel(layer=...), or leave refits out."
-        )
 
 
 def _failures(

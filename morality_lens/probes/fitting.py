@@ -148,10 +148,10 @@ def _fit_block(
     directions, gaps = in_gaps(raw, means, largest)
     direction, gap = directions[0], gaps[0]
     held_out = np.zeros((len(applied), len(fold)))
-    for number, direction in enumerate(directions[1:]):
+    for number, without in enumerate(directions[1:]):
         test = fold == number
-        scores = np.einsum("lnd,ld->ln", applied[:, test], direction)
-        held_out[:, test] = scores - (means[number + 1].mean(0) * direction).sum(-1)[:, None]
+        scores = np.einsum("lnd,ld->ln", applied[:, test], without)
+        held_out[:, test] = scores - (means[number + 1].mean(0) * without).sum(-1)[:, None]
     length = np.linalg.norm(raw[0], axis=-1)
     distance = np.abs(gap) / np.where(length > 0, length, 1.0)
     if examples.classes is not None:

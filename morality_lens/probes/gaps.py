@@ -1,12 +1,12 @@
 """The gap of the class means along a direction, as statements show it that the direction has not seen.
 
-A direction follows the noise of its own statements: along it their class means lie further apart than those of
-other statements, and effects in that unit come out too small. Of a mean difference w the excess is known, the
-trace of its variance in |w|^2; of other kinds it is measured on statements that were left out.
+A direction follows the noise of its own statements: along it their class means lie further apart than those
+of other statements, and effects in that unit come out too small. Of a mean difference w the excess is known,
+the trace of its variance in |w|^2; of other kinds it is measured on statements that were left out.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.special import stdtrit
 
 from morality_lens.probes.closed_form import Features, Groups, Labels, class_sums
@@ -22,7 +22,8 @@ def held_out_gap(
     """The gap between the classes' mean scores, and whether its interval over clusters lies above 0.
 
     Args:
-        scores: held out, in gaps of the statements that each direction was fitted on: 1 where nothing is lost.
+        scores: held out, in gaps of the statements that each direction was fitted on, so that the gap is 1
+            where nothing is lost.
         labels: 1 or 0.
         clusters: numbers of the clusters.
     """
@@ -53,9 +54,9 @@ def share_of_whole_fit(held_out: ByLayer, folds: int) -> ByLayer:
     """The share that new statements have of the gap of a fit on all, from that of fits without a fold.
 
     A gap in sample exceeds that of new statements in inverse proportion to the number of statements: fits on
-    (folds - 1) / folds of them exceed by more than the fit on all.
+    (folds - 1) / folds of them exceed by more than the fit on all. At most 1.
     """
-    lost = (1 - held_out) * (folds - 1) / folds
+    lost = np.maximum(1 - held_out, 0) * (folds - 1) / folds
     total = held_out + lost
     return np.divide(held_out, total, out=np.zeros_like(held_out), where=total > 0)
 

@@ -12,6 +12,7 @@ from morality_lens.probes.estimators import raw_directions
 from morality_lens.probes.fitting import fit_directions
 from morality_lens.probes.kinds import KINDS, Kind, check_kind
 from morality_lens.probes.probe import Probe
+from morality_lens.probes.projecting import cell_means
 from morality_lens.probes.training_data import (
     TrainingData,
     as_features,
@@ -116,9 +117,8 @@ def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 
 def with_refits(probe: Probe, residuals: xr.DataArray, *, draws: int = 50, seed: int = 0) -> Probe:
     """The probe with refits and with the split-half cosine of its statements in ``quality``.
 
-    ``factorial_effects`` of its projections then knows how far halves of the statements agree, and
-    ``project_means(probe.refits, run_cell_means(run))`` says what the choice of statements adds to every
-    interval.
+    Its projections carry the cell means on the refits and how far halves of the statements agree:
+    ``factorial_effects`` of them adds what the choice of statements adds to every interval.
 
     Args:
         probe: of any kind but ``ccs``.
@@ -158,10 +158,7 @@ def run_cell_means(run: Run, *, layers: Sequence[int] | None = None) -> xr.DataA
     for site in range(residuals.sizes["site"]):
         for layer in range(residuals.sizes["layer"]):
             values = residuals.isel(site=site, layer=layer).transpose("item", *dims).values
-            there = np.isfinite(values)
-            count = there.sum(0)
-            total = np.where(there, values, 0).sum(0, dtype=np.float64)
-            means[..., site, layer, :] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+            means[..., site, layer, :] = cell_means(values)
     coords = {name: c for name, c in residuals.coords.items() if not {"item", "d_model"} & set(c.dims)}
     return xr.DataArray(
         means, dims=(*dims[:-1], "site", "layer", "d_model"), coords=coords, name="cell_means"
