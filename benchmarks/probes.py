@@ -95,7 +95,9 @@ def one(rng: np.random.Generator, kind: str, count: int, clusters: int) -> dict[
 
 def main() -> None:
     """A line for each kind, number of statements and number of clusters."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--kinds", nargs="+", default=["mean_difference"], choices=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)

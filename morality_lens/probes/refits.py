@@ -134,9 +134,7 @@ def with_refits(probe: Probe, residuals: xr.DataArray, *, draws: int = 50, seed:
         raise ValueError(
             "with_refits needs the residuals that the probe was fitted on; got other statements."
         )
-    refits = refit_directions(
-        residuals, draws=draws, kind=probe.kind, seed=seed, direction=probe.direction
-    )
+    refits = refit_directions(residuals, draws=draws, kind=probe.kind, seed=seed, direction=probe.direction)
     halves = split_half_cosine(residuals, seed=seed)
     return replace(probe, refits=refits, quality=probe.quality.assign(split_half=("layer", halves.values)))
 

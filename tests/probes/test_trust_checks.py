@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given, settings, strategies as st
+from probes.test_probe import apart
 from sklearn.metrics import roc_auc_score
 
 from morality_lens import plots
@@ -119,7 +120,8 @@ def test_held_out_scores_are_those_of_fits_without_the_fold(kind):
     for number in range(4):
         train, test = fold != number, fold == number
         probe = fit_directions(own.isel(statement=train), kind=kind, draws=2)
-        want = probe.project(own.isel(statement=test)).transpose("layer", "statement").values
+        unit = apart(probe.project(own.isel(statement=train)), labels[train])  # of what it was fitted on
+        want = probe.project(own.isel(statement=test)).transpose("layer", "statement").values / unit[:, None]
         np.testing.assert_allclose(scores[:, test], want, atol=1e-9)
         inner = np.zeros((3, len(labels)))
         for other in set(range(4)) - {number}:
