@@ -3,10 +3,10 @@
     python benchmarks/probes.py --runs 400
     python benchmarks/probes.py --runs 200 --kinds lda logistic ridge
 
-Statements come in pairs, a moral and an immoral one that share what is not moral about them; pairs of one cluster
-share a part of their difference too. Items move by a known number of gaps under one component, and by as much
-across the moral direction, which is what makes a noisy probe report effects that are none. What halves of the
-statements do not agree on, or has no gap that can be told from 0, counts as refused.
+Statements come in pairs, a moral and an immoral one that share what is not moral about them; pairs of one
+cluster share a part of their difference too. Items move by a known number of gaps under one component, and by
+as much across the moral direction, which is what makes a noisy probe report effects that are none. Where the
+halves of the statements do not agree on a direction, or no gap can be told from 0, it is refused.
 """
 
 import argparse
@@ -23,7 +23,7 @@ WIDTH = 64
 EFFECT = 0.3
 STATEMENTS, CLUSTERS = (60, 200, 600), (10, 12, 20, 50)
 OF_CLUSTER, OF_STATEMENT, OF_PAIR = 0.2, 0.25, 0.5
-"""Standard deviations per coordinate, in gaps: of a cluster's difference, a statement, a pair's common part."""
+"""Standard deviations per coordinate, in gaps: a cluster's difference, a statement, a pair's common part."""
 ITEMS, ITEM_CLUSTERS = 120, 24
 FACTORS = ("instruction", "feedback")
 STABLE, REFUSED = 0.8, 0.5

@@ -17,11 +17,11 @@ def round_dynamics(behaviour: xr.DataArray, *, threshold: float = 0.5, alpha: fl
     Args:
         behaviour: item x components x round: right or wrong, or a judge's score.
         threshold: least score that counts as one.
-        alpha: level of the intervals (CR2, pointwise).
+        alpha: level of the intervals (those of shares, by clusters; pointwise).
 
     Returns:
-        Over ``measure`` and the components ``estimate``, ``ci_low``, ``ci_high``: ``flips`` (changes per
-        dialogue), ``flip-flops`` (changes that undo an earlier one), ``gained`` and ``lost`` (share of
+        Over ``measure`` and the components ``estimate``, ``se``, ``ci_low``, ``ci_high``: ``flips`` (changes
+        per dialogue), ``flip-flops`` (changes that undo an earlier one), ``gained`` and ``lost`` (share of
         dialogues that are one in the last round and not in the first, and the reverse), ``settled`` (share
         without a change in the last two rounds).
 
@@ -46,7 +46,11 @@ def round_dynamics(behaviour: xr.DataArray, *, threshold: float = 0.5, alpha: fl
         "settled": (moved.isel(round=slice(-STILL, None)).sum("round") == 0).astype(float),
     }
     table = xr.concat(list(parts.values()), "measure").assign_coords(measure=list(parts))
-    return mean_over_items(table, alpha=alpha)
+    steps = moved.sizes["round"]
+    most = xr.DataArray([steps, steps - 1, 1.0, 1.0, 1.0], dims="measure", coords={"measure": list(parts)})
+    found = mean_over_items(table / most, alpha=alpha, share=True)
+    ends = ("estimate", "se", "ci_low", "ci_high")
+    return found[[*ends]] * most
 
 
 def half_life(
@@ -112,7 +116,7 @@ def expected_maximum(scores: xr.DataArray, *, threshold: float = 0.5, alpha: flo
     """The expected maximum over several samples of a text (Gehman et al. 2020, arXiv 2009.11462).
 
     Args:
-        scores: with the dims ``item`` and ``sample``: a judge's score of every sample.
+        scores: with the dims ``item`` and ``sample``: a judge's score of every sample, between 0 and 1.
         threshold: least score of a toxic text.
         alpha: level of the intervals (CR2, by clusters).
 
@@ -133,4 +137,4 @@ def expected_maximum(scores: xr.DataArray, *, threshold: float = 0.5, alpha: flo
         "any toxic": (scores >= threshold).any("sample").astype(float),
     }
     table = xr.concat(list(parts.values()), "measure").assign_coords(measure=list(parts))
-    return mean_over_items(table, alpha=alpha).assign_attrs(samples=scores.sizes["sample"])
+    return mean_over_items(table, alpha=alpha, share=True).assign_attrs(samples=scores.sizes["sample"])

@@ -11,12 +11,15 @@
 - ``cube``: A labelled cube of cells, checked and brought into order.
 - ``describing``: Plain sentences about factorial effects, and the control at round 0.
 - ``effects``: Factorial effects of the factors, with intervals, families and bands.
+- ``intervals``: The test and the interval of a mean over clusters, for skewed contrasts and for no change
+  too.
 - ``missing_cells``: Effects from the available cells: least squares with a cluster jackknife, and
   worst-case bounds.
 - ``odds``: Effects on the log-odds of cell means, for outcomes of 0 and 1.
 - ``planning``: Before a run: the minimal effect that a number of items can be expected to detect.
 - ``ratios``: Means over items and ratios of such means, with intervals by clusters.
-- ``resampling``: Cluster-robust variances, sign-flips, bootstrap-t and step-down max-|t| on plain arrays.
+- ``resampling``: Families of tests: max-|t| over resampled clusters, by sign-flips or the bootstrap-t, on
+  plain arrays.
 - ``wordings``: Effects over wordings: items and wordings are both samples, and both enter the interval.
 """
 

@@ -6,7 +6,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from morality_lens.interactions.cube import Cube
+from morality_lens.interactions.cube import REPEATS, Cube, factors_of
+from morality_lens.interactions.intervals import bell_mccaffrey_df
+from morality_lens.interactions.resampling import VERY_SKEWED
 
 MISSING_ITEMS, MISSING_GAP = 0.10, 0.05
 """Above either (share of incomplete items, gap between conditions) p-values are withheld."""
@@ -17,6 +19,11 @@ POPULATION = 0.5
 CEILING = 0.05
 """A cell mean of a share this near to 0 or 1 leaves no room to move."""
 
+NEARLY_EQUAL = 0.8
+"""Clusters are nearly equal where the degrees of freedom are above this share of their number less one."""
+MISSED_EQUAL, MISSED_UNEQUAL = 0.08, 0.09
+"""How often intervals missed log-normal contrasts, at worst (``benchmarks/errors.py``)."""
+
 
 def reason_to_withhold(cube: Cube) -> str:
     """Why p-values are withheld; empty where they are given."""
@@ -26,6 +33,30 @@ def reason_to_withhold(cube: Cube) -> str:
         f"No p-values and no intervals: {cube.share_incomplete:.1%} of the items are incomplete (limit 10 %) "
         f"and failure rates differ by up to {100 * cube.gap:.1f} points between conditions (limit 5). "
         "Analyse y.isnull().astype(float) as an outcome; accept_missing=True gives them nevertheless."
+    )
+
+
+def too_many_failed(y: xr.DataArray) -> str:
+    """Why p-values are withheld where answers that could not be read were counted; empty where they are not.
+
+    Args:
+        y: with the coordinate ``failed``, or without one.
+    """
+    if "failed" not in y.coords:
+        return ""
+    failed = y.coords["failed"].astype(float)
+    share = float(failed.mean())
+    cells = failed.mean([dim for dim in ("item", *REPEATS) if dim in failed.dims])
+    factors = [dim for dim in factors_of(y) if dim in cells.dims]
+    gap = float((cells.max(factors) - cells.min(factors)).max())
+    if share <= MISSING_ITEMS and gap <= MISSING_GAP:
+        return ""
+    return (
+        f"No p-values and no intervals: {share:.0%} of the answers could not be read (limit "
+        f"{MISSING_ITEMS:.0%}), and their share differs by up to {100 * gap:.0f} points between conditions "
+        f"(limit {100 * MISSING_GAP:.0f}). They were counted all the same, so an effect may be one on form. "
+        "Use a model that answers in form, or raise answer_tokens; accept_missing=True gives p-values "
+        "nevertheless."
     )
 
 
@@ -157,3 +188,34 @@ def notes_on_result(
             "band."
         )
     return notes
+
+
+def words_on_skew(
+    names: list[str],
+    shape: tuple[int, ...],
+    skewness: Float[np.ndarray, "feature"],
+    sizes: Float[np.ndarray, "cluster"],
+) -> str:
+    """How far the level of intervals can be relied on, where contrasts are visibly skewed; else nothing.
+
+    Args:
+        names: of the effects.
+        shape: of effects and places.
+        skewness: of the mean over clusters, by feature.
+        sizes: items of each cluster.
+    """
+    n_clusters = len(sizes)
+    of_clusters = (skewness * np.sqrt(n_clusters)).reshape(shape[0], -1)
+    typical = np.median(np.abs(of_clusters), axis=1)
+    skewed = typical * np.sqrt(n_clusters / 6) > VERY_SKEWED
+    if not skewed.any():
+        return ""
+    listed = ", ".join(
+        f"{name} {value:.1f}" for name, value, is_so in zip(names, typical, skewed, strict=True) if is_so
+    )
+    equal = bell_mccaffrey_df(sizes) > NEARLY_EQUAL * (n_clusters - 1)
+    return (
+        f"Skewed contrasts (skewness of the clusters' means: {listed}): with clusters of "
+        f"{'nearly equal' if equal else 'unequal'} sizes 95 % intervals of simulated log-normal contrasts, "
+        f"which are as skewed, missed in up to {MISSED_EQUAL if equal else MISSED_UNEQUAL:.0%} of the draws."
+    )

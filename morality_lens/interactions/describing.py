@@ -113,7 +113,7 @@ def _panel(chosen: xr.Dataset, effect: str, alpha: float) -> str:
     negative = found & (estimate < 0)
     if effect.partition("@")[0].count(":") == 1 and negative.any():
         parts.append(_sub_additivity(chosen, effect, np.where(negative, t, -1.0)))
-    constant = int(np.count_nonzero((se == 0) & np.isnan(chosen.p.values) & (estimate != 0)))
+    constant = int(np.count_nonzero((se == 0) & (estimate != 0)))
     if constant:
         parts.append(
             f"Warning: at {constant} of {estimate.size} places the effect is the same non-zero number in "

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 
+from morality_lens.interactions.carried import REFITS
 from morality_lens.interactions.caveats import (
     check_input,
     note_on_failures,
@@ -17,13 +18,27 @@ from morality_lens.interactions.caveats import (
     notes_on_result,
     reason_to_withhold,
     scope,
+    too_many_failed,
+    words_on_skew,
 )
 from morality_lens.interactions.contrasts import Contrasts, at_suffix, difference_contrasts, read_contrasts
 from morality_lens.interactions.cube import REPEATS, Cube, check_dims, factors_of, read_cube
+from morality_lens.interactions.intervals import (
+    Pointwise,
+    cluster_sums,
+    half_widths,
+    mean_over_clusters,
+    settle,
+    skewness,
+    unseen_share,
+    with_variance,
+    without_variance,
+)
 from morality_lens.interactions.missing_cells import Available, available_cells, worst_case_bounds
 from morality_lens.interactions.refitted import (
+    Refitted,
+    RefusedLayers,
     effects_of_refits,
-    refused_features,
     refused_layers,
     resolve_refits,
 )
@@ -31,14 +46,8 @@ from morality_lens.interactions.resampling import (
     MIN_CLUSTERS,
     Draws,
     FamilyWise,
-    Pointwise,
-    Resampling,
-    choose_resampling,
-    cluster_sums,
     family_wise,
-    mean_over_clusters,
-    with_variance,
-    without_variance,
+    visibly_skewed,
 )
 
 METHODS = ("auto", "pointwise", "sign-flip", "bootstrap-t")
@@ -61,6 +70,7 @@ def factorial_effects(
     family: Sequence[str] = ("round", "layer"),
     seed: int = 0,
     missing: str = "refuse",
+    symmetric: bool = False,
     accept_missing: bool = False,
     accept_normalised: bool = False,
 ) -> xr.Dataset:
@@ -78,8 +88,10 @@ def factorial_effects(
             ``cluster`` (a coordinate along ``item``) are dependent; without that coordinate each item is its
             own cluster. ``y.attrs`` may say ``units``, ``oriented`` (+ is more moral), ``normalised``,
             ``leakage`` (why these cells must not be analysed with the probe they are projected on) and
-            ``trust`` (what is known of the direction); a coordinate ``split_half`` along ``layer``, how well
-            directions fitted on halves of the training data agree.
+            ``trust`` (what is known of the direction), ``refits`` (as below) and ``early`` (factors that
+            speak before the answer of round 0); a coordinate ``split_half`` along ``layer``, how well
+            directions fitted on halves of the training data agree; a coordinate ``failed`` along items,
+            factors and rounds, which answers could not be read but were counted all the same.
         factors: the names of the factors; None takes all that ``y`` has.
         at: levels at which some factors are held: simple effects, named ``instruction@cot=off``.
         compare: which levels a factor's contrast is between: ``total`` (on - off), ``content`` (on - placebo:
@@ -91,35 +103,44 @@ def factorial_effects(
         link: ``identity``; for probabilities ``logit``, or ``log1m`` = -log(1 - p).
         refits: cell means of ``y`` on refits of its direction (dim ``probe_draw``), from ``project_means``:
             their variance enters every interval, so that the question becomes whether *the* morality
-            direction moves and not whether this one does.
+            direction moves and not whether this one does. None takes those that ``y`` carries. Layers at
+            which halves of the training data do not agree on a direction have an estimate only.
         method: ``pointwise`` (no corrected p), ``sign-flip`` or ``bootstrap-t`` of whole clusters, or
-            ``auto``, which takes bootstrap-t from 30 clusters on and where 8 to 29 are visibly skewed, else
-            sign-flips.
+            ``auto``: sign-flips, and the bootstrap-t for families that are visibly skewed; no correction
+            with fewer than 8 clusters.
         draws: resamples, the observed data among them.
         alpha: level of the intervals (pointwise) and bands (simultaneous).
-        family: dims over which p is corrected together (step-down max-|t|); every effect and every index of
-            the other dims is a family of its own, unless ``effect`` is named too.
+        family: dims over which p is corrected together (max-|t|); every effect and every index of the other
+            dims is a family of its own, unless ``effect`` is named too.
         seed: seed of the draws.
         missing: ``refuse`` NaN; use the ``available`` cells by least squares with item fixed effects and a
             cluster jackknife; or ``complete_items`` only (a sensitivity check).
+        symmetric: take the contrasts for symmetric: p and intervals of t itself, as a repeated-measures ANOVA
+            gives them, without the correction for skewness.
         accept_missing: give p-values though more than 10 % of the items are incomplete, or failure rates
-            differ by more than 5 points between conditions.
+            (or of ``failed``) differ by more than 5 points between conditions.
         accept_normalised: take values normalised per cell, on which additive effects look like interactions.
 
     Returns:
         Dataset over effect and the other dims: ``estimate``, its standard error ``se`` (from items and,
-        with refits, ``se_probe``), ``df`` (Bell-McCaffrey; with refits Welch-Satterthwaite), pointwise
-        ``p``, ``ci_low``, ``ci_high``; within the family ``p_adj``, ``band_low``, ``band_high``; per family
-        ``critical``, the band's half-width in ``se``; and ``cell_mean`` over the factors and the other dims.
+        with refits, ``se_probe``), ``df`` (Bell-McCaffrey; with refits Welch-Satterthwaite), ``skew`` (of the
+        estimate), pointwise ``p``, ``ci_low``, ``ci_high``; within the family ``p_adj``, ``band_low``,
+        ``band_high``; per family ``critical``, what |t| has to exceed; and ``cell_mean`` over the factors and
+        the other dims. An interval holds 0 exactly where its p is above ``alpha``, and a band lies around
+        the interval. Where nothing varies between clusters the interval is that of
+        :func:`morality_lens.interactions.intervals.settle`.
         Where cells are missing also ``failure`` and ``failure_p``, the same contrasts of the failure rate,
         and for 0/1 outcomes ``worst_low`` and ``worst_high``, what any values of the missing cells could
-        give. ``attrs`` hold the scale, the clusters, the method and ``notes``.
+        give. ``attrs`` hold the scale, the clusters, the method, ``notes``, and ``vouch``: how far the level
+        can be relied on where contrasts are skewed, else nothing.
 
     Raises:
         ValueError: the request cannot be answered from ``y``; the message says what to do.
         TypeError: ``y`` does not hold real numbers.
     """
-    inference = _Inference(method=method, draws=draws, alpha=alpha, family=tuple(family), seed=seed)
+    inference = _Inference(
+        method=method, draws=draws, alpha=alpha, family=tuple(family), seed=seed, symmetric=symmetric
+    )
     if missing not in MISSING:
         raise ValueError(
             f"factorial_effects takes missing= one of {MISSING}; got {missing!r}. Never impute: analyse "
@@ -131,30 +152,28 @@ def factorial_effects(
     cube = read_cube(y.sel(wanted.at), wanted.levels, missing=missing, link=link)
     notes += notes_on_cube(cube, missing)
     refits, stale = resolve_refits(y, refits)
-    refused, unstable = refused_layers(y.sel(wanted.at), refits)
-    notes += stale + unstable
-    drawn = None if refits is None else effects_of_refits(refits.sel(wanted.at), cube, wanted)
-    tests = _test(cube, wanted, drawn, alpha, 0 if refits is None else int(refits.attrs.get("n_clusters", 0)))
-    tests = replace(tests, refused=refused_features(refused, cube, len(wanted.names)))
+    refused = refused_layers(cube, REFITS in y.attrs or refits is not None)
+    refitted = None if refits is None else effects_of_refits(refits.sel(wanted.at), cube, wanted)
+    tests = _test(cube, wanted, refitted, inference, y, refused)
     dims, shape = ("effect", *cube.rest), (len(wanted.names), *cube.rest_shape)
     families = Families.over(dims, shape, family)
     corrected = _correct(tests, families, inference)
-    variables = _variables(tests, families, corrected.tests)
+    variables = _variables(tests, families, corrected.tests, alpha)
     if cube.n_incomplete:
         variables |= _failures(y, cube, wanted, alpha)
         notes += note_on_failures(wanted.names, variables)
         if cube.binary and cube.holes and link == "identity":
             low, high = worst_case_bounds(cube.values, wanted.matrix)
             variables |= {"worst_low": low.ravel(), "worst_high": high.ravel()}
-    withheld = "" if accept_missing else reason_to_withhold(cube)
-    for name in ("se", "p", "ci_low", "ci_high", *ADJUSTED):
-        variables[name] = np.where(tests.refused, np.nan, variables[name])
+    withheld = "" if accept_missing else reason_to_withhold(cube) or too_many_failed(y)
     if withheld:
         variables |= dict.fromkeys(("p", "ci_low", "ci_high", *ADJUSTED), np.full(tests.live.size, np.nan))
     notes += notes_on_result(
-        wanted.names, shape, zero=tests.zero, constant=tests.constant, estimate=tests.point.estimate
+        wanted.names, shape, zero=tests.zero, constant=tests.constant, estimate=tests.judged.estimate
     )
-    notes += [withheld] if withheld else []
+    notes += [*stale, *([withheld] if withheld else []), *refused.words]
+    vouch = "" if symmetric else words_on_skew(wanted.names, shape, tests.skewness, tests.sizes)
+    notes += [vouch] if vouch else []
     if method == "auto" and corrected.method == "pointwise":
         notes.append(f"No corrected p and no band: {corrected.reason}.")
     data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
@@ -178,6 +197,7 @@ def factorial_effects(
         "seed": seed,
         "family": families.words,
         "critical_pointwise": float(np.min(tests.judged.critical)),
+        "vouch": vouch,
         "notes": [scope(y, refits), *notes],
     }
     return xr.Dataset(data, coords={**cube.coords, "effect": wanted.names, **wanted.levels}, attrs=attrs)
@@ -192,12 +212,13 @@ class _Inference:
     alpha: float
     family: tuple[str, ...]
     seed: int
+    symmetric: bool
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(
                 f"factorial_effects knows the methods {METHODS}; got {self.method!r}. Cluster-mass and FDR "
-                "are not offered (they name no place with a known error rate): use 'auto' for step-down "
+                "are not offered (they name no place with a known error rate): use 'auto' for "
                 "max-|t| over the family; for the absence of an effect use equivalence(...)."
             )
         if not 0 < self.alpha < 1:
@@ -218,8 +239,9 @@ class _Tests:
         cells: mean of each cell.
         zero: features that are zero in every cluster.
         constant: features that are the same number other than zero in every cluster.
-        point: estimates with the standard error of the clusters' contrasts.
-        judged: the same with every source of variance (jackknife, refits).
+        refused: features at layers whose direction is not that of a population of statements.
+        span: the largest contrast that an item can show, where no change is no certainty.
+        judged: estimates with every source of variance (clusters or their jackknife, refits).
         se_probe: standard deviation over refits of the probe, where some were given.
     """
 
@@ -228,22 +250,27 @@ class _Tests:
     cells: Float[np.ndarray, "cell place"]
     zero: Bool[np.ndarray, "feature"]
     constant: Bool[np.ndarray, "feature"]
-    point: Pointwise
+    refused: Bool[np.ndarray, "feature"]
+    span: Float[np.ndarray, "feature"]
     judged: Pointwise
     se_probe: Float[np.ndarray, "feature"] | None
-    refused: Bool[np.ndarray, "feature"]
 
     @property
     def live(self) -> Bool[np.ndarray, "feature"]:
-        """Features that vary between clusters."""
+        """Features that are tested by their variance between clusters."""
         return ~(self.zero | self.constant | self.refused)
+
+    @property
+    def skewness(self) -> Float[np.ndarray, "feature"]:
+        """Skewness of the clusters' contrasts; 0 where they are not tested by it."""
+        return np.where(self.live, skewness(self.sums - self.sizes[:, None] * self.judged.estimate), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Corrected:
     """Family-wise tests, the method that made them, and why it was chosen."""
 
-    method: Resampling | Literal["pointwise"]
+    method: str
     reason: str
     tests: FamilyWise
 
@@ -251,58 +278,86 @@ class _Corrected:
 def _test(
     cube: Cube,
     wanted: Contrasts,
-    drawn: Float[np.ndarray, "draw effect place"] | None,
-    alpha: float,
-    trained: int = 0,
+    refitted: Refitted | None,
+    inference: _Inference,
+    y: xr.DataArray,
+    refused: RefusedLayers,
 ) -> _Tests:
-    """Pointwise tests of all contrasts.
-
-    Args:
-        cube: the cells.
-        wanted: the contrasts.
-        drawn: the effects on refits of the probe, or None.
-        alpha: level of the intervals.
-    """
+    """Pointwise tests of all contrasts."""
+    alpha = inference.alpha
     scores = _read_scores(cube, wanted)
     rounding = np.tile(cube.rounding, len(wanted.names))
     zero, constant = without_variance(scores.sums, scores.sizes, rounding)
-    point = mean_over_clusters(scores.sums, scores.sizes, alpha=alpha)
-    judged = point if scores.se is None else with_variance(point, scores.se, alpha=alpha)
+    judged = mean_over_clusters(scores.sums, scores.sizes, alpha=alpha, symmetric=inference.symmetric)
+    se = judged.se if scores.se is None else scores.se
+    judged = with_variance(judged, np.where(zero | constant, 0.0, se), alpha=alpha)
     se_probe = None
-    if drawn is not None:
-        se_probe = drawn.std(axis=0, ddof=1).ravel()
-        judged = with_variance(judged, se_probe, alpha=alpha, draws=len(drawn), clusters=trained, added=True)
+    if refitted is not None:
+        se_probe = refitted.se
+        judged = with_variance(judged, se_probe, alpha=alpha, df=refitted.df)
+    span = _span(cube, wanted, y)
     return _Tests(
         sums=scores.sums,
         sizes=scores.sizes,
         cells=scores.cells,
         zero=zero,
         constant=constant,
-        point=point,
-        judged=judged,
+        refused=np.tile(refused.places, len(wanted.names)),
+        span=span,
+        judged=settle(judged, zero, constant, n_clusters=len(scores.sizes), alpha=alpha, span=span),
         se_probe=se_probe,
-        refused=np.zeros_like(zero),
     )
 
 
+def _span(cube: Cube, wanted: Contrasts, y: xr.DataArray) -> Float[np.ndarray, "feature"]:
+    """The largest contrast of an outcome of 0 and 1 that an item can show; 0 for other outcomes.
+
+    At round 0 all conditions share one answer, but for factors that speak before it, so no change there is
+    no observation.
+    """
+    largest = np.clip(wanted.matrix, 0, None).sum(axis=1) if cube.binary else np.zeros(len(wanted.names))
+    span = np.repeat(largest[:, None], cube.rounding.size, axis=1).reshape(-1, *cube.rest_shape)
+    early = set(y.attrs.get("early", ()))
+    crossed = wanted.crossed or [tuple(range(len(wanted.held)))] * len(wanted.names)
+    late = [not {wanted.held[i] for i in effect} <= early for effect in crossed]
+    if "round" in cube.coords:
+        first = xr.DataArray(np.ones(cube.rest_shape), dims=cube.rest, coords=cube.coords)
+        span[late] *= first.where(cube.coords["round"] != 0, 0.0).transpose(*cube.rest).values
+    return span.ravel()
+
+
 def _correct(tests: _Tests, families: "Families", inference: _Inference) -> _Corrected:
-    """Step-down p and bands of every family, or none where nothing is to be corrected."""
-    method, reason = _pick_method(inference.method, tests.sums[:, tests.live], tests.sizes)
+    """p and bands of every family, or none where nothing is to be corrected."""
+    method, reason = _pick_method(inference.method, len(tests.sizes))
     if method == "pointwise":
         absent = FamilyWise.absent(families.n_families, families.n_tests)
         return _Corrected(method=method, reason=reason, tests=absent)
     raw_tests = 1 if inference.family else families.n_families // families.n_effects
     _check_draws(inference.draws, inference.alpha, raw_tests)
-    point, judged = tests.point, tests.judged
-    ratio = np.divide(point.se, judged.se, out=np.ones_like(point.se), where=judged.se > 0)
-    found = family_wise(
-        families.split(np.where(tests.live, tests.sums, 0.0), leading=True),
-        tests.sizes,
-        Draws(method=method, count=inference.draws, seed=inference.seed),
-        alpha=inference.alpha,
-        shrink=None if judged is point else families.split(ratio**2),
+    judged = tests.judged
+    sums = families.split(np.where(tests.live, tests.sums, 0.0), leading=True)
+    t = np.divide(
+        judged.estimate, judged.se, out=np.zeros_like(judged.se), where=tests.live & (judged.se > 0)
     )
-    return _Corrected(method=method, reason=reason, tests=found)
+    skewed = np.full(families.n_families, method == "bootstrap-t")
+    if method == "auto" and not inference.symmetric:
+        skewed = visibly_skewed(sums, tests.sizes)
+    found = family_wise(
+        sums,
+        tests.sizes,
+        families.split(t),
+        families.split(judged.skew),
+        skewed,
+        Draws(count=inference.draws, seed=inference.seed),
+        alpha=inference.alpha,
+    )
+    used = [name for name, some in (("sign-flip", ~skewed), ("bootstrap-t", skewed)) if some.any()]
+    if method == "auto":
+        reason = (
+            f"auto: {int(skewed.sum())} of {len(skewed)} famil{'y' if len(skewed) == 1 else 'ies'} visibly "
+            "skewed"
+        )
+    return _Corrected(method=" and ".join(used), reason=reason, tests=found)
 
 
 def _about_outcome(y: xr.DataArray, wanted: Contrasts, link: str) -> dict[str, Any]:
@@ -378,11 +433,8 @@ def _check_draws(draws: int, alpha: float, raw_tests: int) -> None:
     )
 
 
-def _pick_method(
-    method: str, sums: Float[np.ndarray, "cluster feature"], sizes: Float[np.ndarray, "cluster"]
-) -> tuple[Resampling | Literal["pointwise"], str]:
+def _pick_method(method: str, n_clusters: int) -> tuple[str, str]:
     """The method that is used, and why."""
-    n_clusters = len(sizes)
     too_few = (
         f"{n_clusters} clusters are fewer than {MIN_CLUSTERS}, whose sign-flips reach no p below 2/2^G = "
         f"{2 / 2**n_clusters:.3g}"
@@ -396,39 +448,54 @@ def _pick_method(
             f"factorial_effects needs at least {MIN_CLUSTERS} clusters for method={method!r}: {too_few}. "
             "Add items from other clusters, or use method='pointwise' for uncorrected p."
         )
-    if too_few:
-        return "pointwise", too_few
-    if method == "auto":
-        chosen, why = choose_resampling(sums, sizes)
-        return chosen, f"auto: {why}"
-    return cast("Resampling", method), "requested"
+    return ("pointwise", too_few) if too_few else (method, "requested")
 
 
 def _variables(
-    tests: _Tests, families: "Families", corrected: FamilyWise
+    tests: _Tests, families: "Families", corrected: FamilyWise, alpha: float
 ) -> dict[str, Float[np.ndarray, "feature"]]:
-    """The result's variables; features without variance have no t, so their p is 1 or unknown."""
-    zero, constant, judged = tests.zero, tests.constant, tests.judged
-
-    def settle(values: np.ndarray, at_zero: np.ndarray | float) -> np.ndarray:
-        if np.isnan(values).all():
-            return values
-        return np.where(zero, at_zero, np.where(constant, np.nan, values))
-
-    critical = families.join(np.repeat(corrected.critical[:, None], families.n_tests, axis=1))
-    estimate, half, band = judged.estimate, judged.critical * judged.se, judged.se * critical
+    """The result's variables: every p with the interval, or the band, that holds 0 where p is above alpha."""
+    judged = tests.judged
     variables = {
-        "estimate": estimate,
-        "se": np.where(tests.live, judged.se, 0.0),
+        "estimate": judged.estimate,
+        "se": judged.se,
         "df": judged.df,
-        "p": np.where(zero, 1.0, np.where(constant, np.nan, judged.p)),
-        "ci_low": np.where(zero, estimate, np.where(constant, np.nan, estimate - half)),
-        "ci_high": np.where(zero, estimate, np.where(constant, np.nan, estimate + half)),
-        "p_adj": settle(families.join(corrected.p), 1.0),
-        "band_low": settle(estimate - band, estimate),
-        "band_high": settle(estimate + band, estimate),
+        "skew": judged.skew,
+        "p": judged.p,
+        "ci_low": judged.low,
+        "ci_high": judged.high,
+        **_adjusted(tests, families, corrected, alpha),
     }
-    return variables if tests.se_probe is None else {**variables, "se_probe": tests.se_probe}
+    if tests.se_probe is not None:
+        variables["se_probe"] = tests.se_probe
+    unknown = [name for name in variables if name not in ("estimate", "se_probe")]
+    return variables | {name: np.where(tests.refused, np.nan, variables[name]) for name in unknown}
+
+
+def _adjusted(
+    tests: _Tests, families: "Families", corrected: FamilyWise, alpha: float
+) -> dict[str, Float[np.ndarray, "feature"]]:
+    """p and band of the family; never less cautious than the pointwise ones."""
+    judged = tests.judged
+    if not corrected.draws_used:
+        return dict.fromkeys(ADJUSTED, np.full(judged.p.size, np.nan))
+    critical = families.join(np.repeat(corrected.critical[:, None], families.n_tests, axis=1))
+    below, above = half_widths(np.maximum(critical, judged.critical), families.join(corrected.skew))
+    unseen = unseen_share(len(tests.sizes), alpha / families.n_tests) * tests.span
+    below, above = (
+        np.where(tests.zero, unseen, below * judged.se),
+        np.where(tests.zero, unseen, above * judged.se),
+    )
+    p = np.where(tests.constant, 1 / corrected.draws_used, families.join(corrected.p))
+    adjusted = {
+        "p_adj": np.maximum(p, judged.p),
+        "band_low": np.minimum(judged.low, judged.estimate - below),
+        "band_high": np.maximum(judged.high, judged.estimate + above),
+    }
+    unbounded = tests.live & ~np.isfinite(critical)
+    return {
+        name: np.where(unbounded & (name != "p_adj"), np.nan, values) for name, values in adjusted.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 from einops import einsum, rearrange
 from jaxtyping import Float, Int
 
-from morality_lens.interactions.resampling import cluster_sums
+from morality_lens.interactions.intervals import cluster_sums
 
 FEATURES = 256
 """Features that are solved together; memory grows with this times the clusters."""

@@ -5,33 +5,69 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from morality_lens.interactions.cube import cluster_codes
-from morality_lens.interactions.resampling import bell_mccaffrey_df, cluster_sums, mean_over_clusters
+from morality_lens.interactions.intervals import (
+    bell_mccaffrey_df,
+    cluster_sums,
+    mean_over_clusters,
+    settle,
+    share_intervals,
+    without_variance,
+)
 
 
-def mean_over_items(values: xr.DataArray, *, alpha: float = 0.05) -> xr.Dataset:
-    """Mean over ``item`` with its CR2 interval (t with Bell-McCaffrey df), at every other place.
+def mean_over_items(
+    values: xr.DataArray, *, alpha: float = 0.05, share: bool = False, span: float = 0.0
+) -> xr.Dataset:
+    """Mean over ``item`` with its interval over clusters, at every other place.
+
+    Differences have the interval of :func:`morality_lens.interactions.intervals.judge` (CR2, t with
+    Bell-McCaffrey df, corrected for skewness). Shares have one that stays inside [0, 1]: that of
+    :func:`morality_lens.interactions.intervals.share_intervals` joined with the former, which covers in .93
+    or more of the draws at shares of .5 to .999, 8 to 50 clusters and correlations of up to .5 within them.
 
     Args:
         values: with the dim ``item``; a coordinate ``cluster`` along it says which items are dependent.
         alpha: level of the interval.
+        share: whether the values are shares, probabilities or outcomes of 0 and 1, and no differences.
+        span: the largest difference that an item can show, where there is one (1 for differences of shares):
+            no change among the items seen then leaves room for some among the others.
 
     Returns:
-        ``estimate``, ``ci_low``, ``ci_high`` and ``p``; pointwise.
+        ``estimate``, ``se``, ``df``, ``skew``, ``ci_low``, ``ci_high`` and ``p`` (of a mean of zero; NaN for
+        shares, which are not compared with zero); pointwise.
 
     Raises:
-        ValueError: missing values, or fewer than two clusters.
+        ValueError: missing values, shares outside [0, 1], or fewer than two clusters.
     """
     rest = [d for d in values.dims if d != "item"]
     moved = values.transpose("item", *rest)
     table = _finite(moved).reshape(moved.sizes["item"], -1)
+    if share and not ((table > -1e-6) & (table < 1 + 1e-6)).all():
+        raise ValueError(
+            f"shares lie between 0 and 1; got numbers from {table.min():.3g} to {table.max():.3g}. Use "
+            "mean_over_items without share=True."
+        )
     sums, sizes = _sums(values, table)
-    found = mean_over_clusters(sums, sizes, alpha=alpha)
-    half = found.critical * found.se
+    rounding = np.abs(table).max(axis=0, initial=0.0) * 1e-12
+    zero, constant = without_variance(sums, sizes, rounding)
+    point = mean_over_clusters(sums, sizes, alpha=alpha)
+    found = settle(point, zero, constant, n_clusters=len(sizes), alpha=alpha, span=span)
+    low, high, p = found.low, found.high, found.p
+    if share:
+        whole = np.asarray(np.isin(table, (0.0, 1.0)).all(axis=0))
+        inner = share_intervals(sums, sizes, alpha=alpha, whole=whole)
+        still = zero | constant
+        low = np.maximum(np.where(still, inner[0], np.minimum(inner[0], low)), 0.0)
+        high = np.minimum(np.where(still, inner[1], np.maximum(inner[1], high)), 1.0)
+        p = np.full_like(p, np.nan)
     parts = {
         "estimate": found.estimate,
-        "ci_low": found.estimate - half,
-        "ci_high": found.estimate + half,
-        "p": found.p,
+        "se": found.se,
+        "df": found.df,
+        "skew": found.skew,
+        "ci_low": low,
+        "ci_high": high,
+        "p": p,
     }
     shape = [moved.sizes[d] for d in rest]
     return xr.Dataset(

@@ -1,6 +1,7 @@
-"""Refits of a direction: those that belong to a cube, their effects, and layers about which nothing is claimed."""
+"""Refits of a direction: those that belong to a cube, their effects, and the layers that are refused."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -81,10 +82,18 @@ def _where_equal(
     return None
 
 
-def effects_of_refits(
-    refits: xr.DataArray, cube: Cube, wanted: Contrasts
-) -> Float[np.ndarray, "draw effect place"]:
-    """Every effect of the cell means on every refit of the probe; NaN where those of a layer are.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Refitted:
+    """How much every effect varies over refits of the probe, and the degrees of freedom of that."""
+
+    se: Float[np.ndarray, "feature"]
+    df: int
+
+
+def effects_of_refits(refits: xr.DataArray, cube: Cube, wanted: Contrasts) -> Refitted:
+    """The spread of every effect over refits of the probe on samples of its training clusters.
+
+    The degrees of freedom are those of the clusters that the samples were drawn from, not of the draws.
 
     Args:
         refits: from :func:`resolve_refits`, at the levels at which factors are held.
@@ -97,9 +106,9 @@ def effects_of_refits(
     needed = {"probe_draw", *wanted.levels, *cube.rest}
     if not needed <= set(refits.dims) or refits.sizes.get("probe_draw", 0) < FEWEST_DRAWS:
         raise ValueError(
-            f"factorial_effects needs refits with the dims {sorted(needed)} and at least {FEWEST_DRAWS} draws; "
-            f"got {dict(refits.sizes)}. Use project_means(refit_directions(...), run_cell_means(run)), 50 to "
-            "100 draws."
+            f"factorial_effects needs refits with the dims {sorted(needed)} and at least {FEWEST_DRAWS} "
+            f"draws; got {dict(refits.sizes)}. Use project_means(refit_directions(...), "
+            "run_cell_means(run)), 50 to 100 draws."
         )
     for dim in cube.rest:
         here = cube.coords[dim].values if dim in cube.coords else None
@@ -117,62 +126,80 @@ def effects_of_refits(
             "exist, or leave refits out and claim no more than that this direction moves."
         )
     flat = cells.reshape(len(cells), wanted.matrix.shape[1], -1)
-    return einsum(wanted.matrix, flat, "effect cell, draw cell place -> draw effect place")
+    effects = einsum(wanted.matrix, flat, "effect cell, draw cell place -> draw effect place")
+    draws, clusters = len(cells), int(refits.attrs.get("n_clusters", 0))
+    correction = math.sqrt(clusters / (clusters - 1)) if clusters else 1.0
+    return Refitted(se=correction * effects.std(axis=0, ddof=1).ravel(), df=min(draws, clusters or draws) - 1)
 
 
-def refused_layers(y: xr.DataArray, refits: xr.DataArray | None) -> tuple[xr.DataArray | None, list[str]]:
-    """Where no effect on the projection is judged, and why: True along ``layer``, or without a dim for one.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RefusedLayers:
+    """Places whose effects have an estimate only, and why; they belong into no family's maximum."""
 
-    A layer is refused where the moral and the immoral statements have no gap that can be told from none
-    (coordinate ``gap`` is NaN), so that the projection has no unit. Where refits are used, or carried though
-    they no longer fit, the question is about the moral direction: then also where halves of the statements
-    do not agree on one (coordinate ``split_half``).
+    places: Bool[np.ndarray, "place"]
+    words: tuple[str, ...] = ()
+
+
+def refused_layers(cube: Cube, about_all: bool) -> RefusedLayers:
+    """The places where no effect on a projection is judged.
+
+    Always where the moral and the immoral statements have no gap that can be told from none (coordinate
+    ``gap`` is NaN), so that the projection has no unit. Where the question is about the moral direction and
+    not about this one, also where halves of the statements do not agree on one (coordinate ``split_half``).
 
     Args:
-        y: what is analysed.
-        refits: those that are used, or None.
+        cube: the cells, with those coordinates or without.
+        about_all: whether refits are used, or carried though they no longer fit.
 
-    Returns:
-        None, and no words, where nothing is refused.
+    Raises:
+        ValueError: no place is left.
     """
-    about_all = refits is not None or REFITS in y.attrs
-    halves = y.coords.get("split_half") if about_all else None
-    refused, words = None, []
+    words = []
+    weak, unknown = np.zeros(cube.rest_shape, bool), np.zeros(cube.rest_shape, bool)
+    halves, gap = cube.coords.get("split_half") if about_all else None, cube.coords.get("gap")
     if halves is not None and bool((halves < POPULATION).any()):
-        refused = halves < POPULATION
+        weak = _over_places(halves < POPULATION, cube)
         words.append(
-            f"No p-values and no intervals at {_named(halves, refused)}: halves of the probe's statements give "
-            f"directions whose cosine (in brackets) is below {POPULATION}, so there is no stable moral "
-            "direction there. Train the probe on more clusters of statements."
+            f"No p and no interval at the layers {_named(halves, halves < POPULATION)}: halves of the "
+            f"probe's training data give directions whose cosine (in brackets) is below {POPULATION}, so there "
+            "is no stable direction to speak of. The estimates are those of this one direction."
         )
-    gap = y.coords.get("gap")
     if gap is not None and bool(gap.isnull().any()):
+        unknown = _over_places(gap.isnull(), cube)
         words.append(
-            f"No p-values and no intervals at {_named(gap, gap.isnull(), numbers=False)}: moral and immoral "
-            "statements that the direction has not seen have no gap along it that can be told from none, so "
-            "the projection has no unit there. Train the probe on more statements."
+            f"No p and no interval at the layers {_named(gap, gap.isnull())}: along the direction there, "
+            "training data that it has not seen have no gap between the classes that can be told from none, "
+            "so that the estimates have no unit."
         )
-        refused = gap.isnull() if refused is None else refused | gap.isnull()
-    if refused is None:
-        return None, []
-    return refused.drop_vars([c for c in refused.coords if c != "layer"]).rename("refused"), words
+    if (weak | unknown).all():
+        _refuse_all(halves if weak.any() else None)
+    return RefusedLayers(places=(weak | unknown).ravel(), words=tuple(words))
 
 
-def refused_features(refused: xr.DataArray | None, cube: Cube, n_effects: int) -> Bool[np.ndarray, "feature"]:
-    """The refused tests among all, effects times places; they belong into no family's maximum."""
-    if refused is None:
-        return np.zeros(n_effects * math.prod(cube.rest_shape), bool)
-    axes = [size if dim in refused.dims else 1 for dim, size in zip(cube.rest, cube.rest_shape, strict=True)]
-    at_places = np.broadcast_to(refused.values.reshape(axes), cube.rest_shape).ravel()
-    return np.tile(at_places, n_effects)
+def _refuse_all(halves: xr.DataArray | None) -> None:
+    """Say why no layer is left: halves that do not agree, or no gap."""
+    if halves is None:
+        raise ValueError(
+            "a projection needs a unit, a gap between the classes of training data that the direction has "
+            "not seen; got none that can be told from 0 at any layer. Train the probe on more clusters, or "
+            "at layers where the classes differ."
+        )
+    raise ValueError(
+        "a claim about the morality direction needs directions that agree between halves of their training "
+        f"data (split-half cosine {POPULATION} or more); got at most {float(halves.max()):.2f} at every "
+        "layer. Train the probe on more clusters, or drop the refits (replace(probe, refits=None), no "
+        "refits=) and claim no more than that this direction moves."
+    )
 
 
-def _named(values: xr.DataArray, where: xr.DataArray, *, numbers: bool = True) -> str:
-    """The layers where something holds, with their values."""
-    if not values.ndim:
-        name = f"layer {values['layer'].item()}" if "layer" in values.coords else "this layer"
-        return f"{name} ({float(values):.2f})" if numbers else name
-    some = values[where.values]
-    labels = some["layer"].values.tolist() if "layer" in some.coords else np.flatnonzero(where).tolist()
-    shown = [f"{n} ({v:.2f})" if numbers else f"{n}" for n, v in zip(labels, some.values, strict=True)]
-    return f"the layer{'s' * (len(shown) > 1)} {', '.join(shown)}"
+def _over_places(layers: xr.DataArray, cube: Cube) -> Bool[np.ndarray, "..."]:
+    axes = [n if dim in layers.dims else 1 for dim, n in zip(cube.rest, cube.rest_shape, strict=True)]
+    return np.broadcast_to(layers.values.reshape(axes), cube.rest_shape)
+
+
+def _named(values: xr.DataArray, where: xr.DataArray) -> str:
+    """The layers where something holds, with their values where they have some."""
+    labels = np.atleast_1d(values.coords["layer"].values if "layer" in values.coords else "given")
+    numbers, there = np.atleast_1d(values.values), np.atleast_1d(where.values)
+    shown = [f"{n} ({v:.2f})" if np.isfinite(v) else f"{n}" for n, v in zip(labels, numbers, strict=True)]
+    return ", ".join(np.array(shown)[there])

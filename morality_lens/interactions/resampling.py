@@ -1,4 +1,4 @@
-"""Cluster-robust variances, sign-flips, bootstrap-t and step-down max-|t| on plain arrays."""
+"""Families of tests: max-|t| over resampled clusters, by sign-flips or the bootstrap-t, on plain arrays."""
 
 import math
 from dataclasses import dataclass
@@ -6,165 +6,177 @@ from typing import Literal
 
 import numpy as np
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float, Int
-from scipy.special import stdtr, stdtrit
+from jaxtyping import Bool, Float
+
+from morality_lens.interactions.intervals import reach
 
 Resampling = Literal["sign-flip", "bootstrap-t"]
 
 MIN_CLUSTERS = 8
 """Fewer clusters than this allow no corrected p."""
-BOOTSTRAP_CLUSTERS = 30
-"""From this many clusters on, the bootstrap-t is trusted."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pointwise:
-    """One test per feature."""
-
-    estimate: Float[np.ndarray, "feature"]
-    se: Float[np.ndarray, "feature"]
-    p: Float[np.ndarray, "feature"]
-    df: Float[np.ndarray, "feature"]
-    critical: Float[np.ndarray, "feature"]
+SKEWED, VERY_SKEWED = 0.6, 1.0
+"""Visible skewness of a family: the mean over its places, or the median of the size, times sqrt(G/6)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FamilyWise:
-    """Adjusted p per test and, per family, the half-width of the band in standard errors."""
+    """Tests of families against the largest |t| of their draws.
+
+    Attributes:
+        p: adjusted for the family.
+        critical: by family, what a t has to reach.
+        skew: what takes the skewness out of a t; 0 where the draws themselves are skewed.
+        skewed: by family, whether it was resampled by the bootstrap-t.
+        draws_used: how many there were, the observed data among them.
+    """
 
     p: Float[np.ndarray, "family test"]
     critical: Float[np.ndarray, "family"]
+    skew: Float[np.ndarray, "family test"]
+    skewed: Bool[np.ndarray, "family"]
     draws_used: int
 
     @classmethod
     def absent(cls, n_families: int, n_tests: int) -> "FamilyWise":
         """No correction was made: everything is unknown."""
-        p, critical = np.full((n_families, n_tests), np.nan), np.full(n_families, np.nan)
-        return cls(p=p, critical=critical, draws_used=0)
+        unknown = np.full((n_families, n_tests), np.nan)
+        return cls(
+            p=unknown,
+            critical=np.full(n_families, np.nan),
+            skew=np.zeros_like(unknown),
+            skewed=np.zeros(n_families, bool),
+            draws_used=0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """How clusters are resampled: the method, how many draws, and their seed."""
+    """How many draws, and their seed."""
 
-    method: Resampling
     count: int
     seed: int
 
 
-def cluster_sums(
-    values: Float[np.ndarray, "item feature"], codes: Int[np.ndarray, "item"]
-) -> tuple[Float[np.ndarray, "cluster feature"], Float[np.ndarray, "cluster"]]:
-    """Sums of the items of each cluster (codes 0, 1, ... without gaps) and the clusters' sizes."""
-    sizes = np.bincount(codes)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    in_order = values[np.argsort(codes, kind="stable")]
-    return np.add.reduceat(in_order, starts, axis=0), sizes.astype(np.float64)
+def visibly_skewed(
+    sums: Float[np.ndarray, "cluster family test"], sizes: Float[np.ndarray, "cluster"]
+) -> Bool[np.ndarray, "family"]:
+    """Which families need draws that are as skewed as the data.
 
-
-def bell_mccaffrey_df(sizes: Float[np.ndarray, "cluster"]) -> float:
-    """Degrees of freedom of the CR2 variance of a mean, Bell and McCaffrey (2002).
-
-    With c = (1 - n/N)^-1/2 and L = diag(c) - (c n) 1'/N, the df of M = L diag(n) L' are
-    tr(M)^2 / sum M_ij^2. Here M_gh = c_g c_h (n_g [g = h] - n_g n_h / N) and tr(M) = N, so no matrix is
-    built. Clusters of one size n give exactly G - 1.
-    """
-    total = sizes.sum()
-    spread = sizes**2 / (1 - sizes / total)
-    squares = (sizes**2).sum() + (spread.sum() ** 2 - (spread**2).sum()) / total**2
-    return float(total**2 / squares)
-
-
-def mean_over_clusters(
-    sums: Float[np.ndarray, "cluster feature"], sizes: Float[np.ndarray, "cluster"], *, alpha: float
-) -> Pointwise:
-    """Mean per feature with its CR2 standard error, and t with Bell-McCaffrey df.
-
-    The variance is sum_g (S_g - n_g mean)^2 / (1 - n_g/N) / N^2. Singleton clusters give exactly the
-    one-sample t. Features without variance get p = 1 where the mean is 0 and p = NaN elsewhere.
-    """
-    total = sizes.sum()
-    estimate = sums.sum(axis=0) / total
-    centred = sums - sizes[:, None] * estimate
-    se = np.sqrt((centred**2 / (1 - sizes / total)[:, None]).sum(axis=0)) / total
-    return _judge(estimate, se, np.full_like(se, bell_mccaffrey_df(sizes)), alpha)
-
-
-def with_variance(
-    point: Pointwise,
-    se: Float[np.ndarray, "feature"],
-    *,
-    alpha: float,
-    draws: int = 0,
-    clusters: int = 0,
-    added: bool = False,
-) -> Pointwise:
-    """The same estimates judged with another standard error, or with one more source of variance.
-
-    Args:
-        point: the estimates.
-        se: takes the place of theirs, or is added to it in squares.
-        alpha: level of the interval.
-        draws: from how many draws an added one was estimated; the df are then Welch and Satterthwaite's.
-        added: whether it is added.
-    """
-    if not added:
-        return _judge(point.estimate, se, point.df, alpha)
-    known = min(draws, clusters) if clusters else draws
-    se = se * np.sqrt(clusters / (clusters - 1)) if clusters else se
-    variance = point.se**2 + se**2
-    parts = point.se**4 / point.df + se**4 / (known - 1)
-    df = np.divide(variance**2, parts, out=point.df.copy(), where=parts > 0)
-    return _judge(point.estimate, np.sqrt(variance), df, alpha)
-
-
-def _judge(
-    estimate: Float[np.ndarray, "feature"],
-    se: Float[np.ndarray, "feature"],
-    df: Float[np.ndarray, "feature"],
-    alpha: float,
-) -> Pointwise:
-    t = np.divide(np.abs(estimate), se, out=np.zeros_like(se), where=se > 0)
-    p = np.where((se == 0) & (estimate != 0), np.nan, 2 * stdtr(df, -t))
-    return Pointwise(estimate=estimate, se=se, p=p, df=df, critical=stdtrit(df, 1 - alpha / 2))
-
-
-def choose_resampling(
-    sums: Float[np.ndarray, "cluster feature"], sizes: Float[np.ndarray, "cluster"]
-) -> tuple[Resampling, str]:
-    """The resampling that keeps its level for these cluster means, and why.
-
-    30 clusters or more: bootstrap-t. Fewer: sign-flips, or bootstrap-t where the cluster means are visibly
-    skewed (median over features of |skew| sqrt(G/6) above 1). A feature whose clusters nearly all agree loses
-    its variance in many bootstrap samples and would dominate the family's maximum: then sign-flips.
+    The draws of sign-flips are symmetric: with log-normal contrasts they reject in .11 to .26 of families
+    of 32 places, the bootstrap-t in .01 to .05. It loses power with few clusters that are not skewed (at 8
+    clusters .004 instead of .03), so that each family is judged by its own skewness; that of one sign over
+    its places is seen with 8 clusters already. A place whose clusters nearly all agree loses its variance in
+    many bootstrap samples and would dominate the maximum: such a family keeps the flips.
     """
     n_clusters = len(sizes)
-    means = sums / sizes[:, None]
-    if not means.shape[1]:
-        return "sign-flip", "no feature has any variance"
-    off_median = np.count_nonzero(means != np.median(means, axis=0), axis=0)
-    if off_median.min() < min(MIN_CLUSTERS, n_clusters - 1):
-        return "sign-flip", (
-            f"in some feature fewer than {MIN_CLUSTERS} clusters differ from the rest, "
-            "which a bootstrap sample often misses"
-        )
-    if n_clusters >= BOOTSTRAP_CLUSTERS:
-        return "bootstrap-t", f"{n_clusters} clusters are at least {BOOTSTRAP_CLUSTERS}"
+    means = sums / sizes[:, None, None]
     centred = means - means.mean(axis=0)
-    variance = reduce(centred**2, "cluster feature -> feature", "mean")
-    skew = (
-        reduce(centred**3, "cluster feature -> feature", "mean") / np.where(variance > 0, variance, 1) ** 1.5
+    spread = reduce(centred**2, "cluster family test -> family test", "mean")
+    live = spread > 0
+    third = reduce(centred * centred * centred, "cluster family test -> family test", "mean")
+    each = np.divide(third, spread**1.5, out=np.zeros_like(third), where=live) * math.sqrt(n_clusters / 6)
+    count = np.maximum(live.sum(axis=1), 1)
+    middle = np.array(
+        [np.median(np.abs(row[there])) if there.any() else 0.0 for row, there in zip(each, live, strict=True)]
     )
-    skewness = float(np.median(np.abs(skew))) * math.sqrt(n_clusters / 6)
-    if skewness > 1:
-        return (
-            "bootstrap-t",
-            f"{n_clusters} clusters, contrasts visibly skewed (|skew| sqrt(G/6) = {skewness:.2f})",
+    differing = np.count_nonzero(means != np.median(means, axis=0), axis=0)
+    fewest = np.where(live, differing, n_clusters).min(axis=1)
+    steady = fewest >= min(MIN_CLUSTERS, n_clusters - 1)
+    return steady & ((np.abs(each.sum(axis=1) / count) > SKEWED) | (middle > VERY_SKEWED))
+
+
+def family_wise(
+    sums: Float[np.ndarray, "cluster family test"],
+    sizes: Float[np.ndarray, "cluster"],
+    t: Float[np.ndarray, "family test"],
+    skew: Float[np.ndarray, "family test"],
+    skewed: Bool[np.ndarray, "family"],
+    draws: Draws,
+    *,
+    alpha: float,
+) -> FamilyWise:
+    """p and simultaneous critical values of each family: one test, of which the band is the inversion.
+
+    The largest CR2 |t| over the tests of a family is drawn again from its centred cluster scores: with random
+    signs for whole clusters (the wild bootstrap with Rademacher weights, scores scaled as in CR3; all sign
+    patterns where they fit into the number of draws), compared with t and its transform that takes the
+    skewness out; or, in skewed families, with clusters drawn with replacement, compared with t itself. p
+    counts the observed statistic as one of the draws. Step-down p would reject where the band holds 0, so
+    every test is compared with the maximum over all. A test of zeros never takes part in a maximum.
+
+    Args:
+        sums: of the contrasts, by cluster.
+        sizes: items of each cluster.
+        t: estimates over the standard errors that they are to be judged with.
+        skew: their skewness.
+        skewed: families that the bootstrap-t resamples.
+        draws: how many.
+        alpha: level of the band.
+    """
+    corrected = np.where(skewed[:, None], 0.0, skew)
+    reached = reach(t, corrected)
+    p, critical, used = np.ones_like(t), np.full(len(t), np.nan), draws.count
+    parts: dict[Resampling, np.ndarray] = {"sign-flip": ~skewed, "bootstrap-t": skewed}
+    for method, chosen in parts.items():
+        if not chosen.any():
+            continue
+        weights = _draw_weights(len(sizes), draws, method=method)
+        p[chosen], critical[chosen] = _against_maxima(
+            sums[:, chosen], sizes, reached[chosen], weights, method=method, alpha=alpha
         )
-    return (
-        "sign-flip",
-        f"{n_clusters} clusters are fewer than {BOOTSTRAP_CLUSTERS}, contrasts not visibly skewed",
-    )
+        used = min(used, weights.shape[1] + 1)
+    return FamilyWise(p=p, critical=critical, skew=corrected, skewed=skewed, draws_used=used)
+
+
+def _against_maxima(
+    sums: Float[np.ndarray, "cluster family test"],
+    sizes: Float[np.ndarray, "cluster"],
+    reached: Float[np.ndarray, "family test"],
+    weights: Float[np.ndarray, "cluster draw"],
+    *,
+    method: Resampling,
+    alpha: float,
+) -> tuple[Float[np.ndarray, "family test"], Float[np.ndarray, "family"]]:
+    """Share of draws whose maximum reaches each statistic, and what a statistic must exceed."""
+    total, among = sizes.sum(), weights.shape[1] + 1
+    centred = sums - sizes[:, None, None] * (sums.sum(axis=0) / total)
+    if method == "sign-flip":
+        centred = centred / (1 - sizes / total)[:, None, None]
+    rank = math.ceil((1 - alpha) * among - 1e-9)
+    tolerance = 1e-9 if weights.dtype == np.float64 else 1e-5
+    p, critical = np.empty_like(reached), np.full(len(reached), np.inf)
+    # a block of families is sized to stay in the processor's cache
+    block = max(1, 2**19 // max(1, reached.shape[1] * weights.shape[1]))
+    for start in range(0, len(reached), block):
+        part = slice(start, start + block)
+        highest = np.sqrt(_squared_t(centred[:, part], sizes, weights, method).max(axis=1))
+        highest.sort(axis=-1)
+        for row, (own, seen) in enumerate(zip(highest, reached[part], strict=True)):
+            hits = own.size - np.searchsorted(own, seen * (1 - tolerance), side="left")
+            p[start + row] = (hits + 1) / among
+            if rank <= own.size:
+                critical[start + row] = own[rank - 1] / (1 - tolerance)
+    return p, critical
+
+
+def _draw_weights(n_clusters: int, draws: Draws, *, method: Resampling) -> Float[np.ndarray, "cluster draw"]:
+    """One column per draw: signs, or how often each cluster was drawn; the observed data are not among them.
+
+    Where all sign patterns fit into the number of draws they are listed; a global flip leaves |t|, so there
+    are 2^(G-1).
+    """
+    # draws of few clusters can have next to no variance, which single precision would lose
+    dtype = np.float64 if n_clusters <= 12 else np.float32
+    rng, count = np.random.default_rng(draws.seed), draws.count
+    if method == "sign-flip" and n_clusters - 1 <= math.log2(count):
+        bits = np.arange(2 ** (n_clusters - 1)) >> np.arange(n_clusters)[:, None]
+        return (1 - 2 * (bits & 1)).astype(dtype)
+    if method == "sign-flip":
+        return rng.integers(0, 2, size=(n_clusters, count - 1), dtype=np.int8).astype(dtype) * 2 - 1
+    picked = rng.integers(0, n_clusters, size=(count - 1, n_clusters))
+    flat = picked * (count - 1) + np.arange(count - 1)[:, None]
+    counts = np.bincount(flat.ravel(), minlength=n_clusters * (count - 1))
+    return rearrange(counts, "(cluster draw) -> cluster draw", cluster=n_clusters).astype(dtype)
 
 
 def holm(p: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:
@@ -174,99 +186,6 @@ def holm(p: Float[np.ndarray, "test"]) -> Float[np.ndarray, "test"]:
     out = np.empty_like(p)
     out[order] = np.minimum(scaled, 1.0)
     return out
-
-
-def step_down(
-    drawn: Float[np.ndarray, "family test draw"],
-    observed: Float[np.ndarray, "family test"],
-    *,
-    tolerance: float,
-) -> Int[np.ndarray, "family test"]:
-    """How many draws reach each observed statistic, Westfall and Young's step-down; overwrites ``drawn``.
-
-    Tests must be sorted from the largest observed statistic to the smallest: each is compared with the
-    maximum over itself and the smaller ones, and p never falls along the order.
-    """
-    upward = drawn[:, ::-1]
-    np.maximum.accumulate(upward, axis=1, out=upward)
-    hits = np.count_nonzero(drawn >= (observed * (1 - tolerance))[..., None], axis=-1)
-    return np.maximum.accumulate(hits, axis=1)
-
-
-def family_wise(
-    sums: Float[np.ndarray, "cluster family test"],
-    sizes: Float[np.ndarray, "cluster"],
-    draws: Draws,
-    *,
-    alpha: float,
-    shrink: Float[np.ndarray, "family test"] | None = None,
-) -> FamilyWise:
-    """Step-down max-|t| p and simultaneous critical values of each family.
-
-    The statistic is the CR2 t of every draw. Sign-flips flip whole clusters; they run through all patterns
-    where those fit into the number of draws (a global flip leaves |t|, so there are 2^(G-1)), and their band
-    comes from flips of the centred sums scaled as in CR3. The bootstrap-t resamples clusters and serves
-    both. The observed statistic counts as one of the draws. A feature of zeros never takes part in a maximum.
-
-    ``shrink`` is each test's CR2 variance as a share of the variance that its t is to be judged with, where
-    that is another one (a refitted probe adds to it); the draws keep their own.
-    """
-    n_clusters, n_families, n_tests = sums.shape
-    method = draws.method
-    exact = method == "sign-flip" and n_clusters - 1 <= math.log2(draws.count)
-    weights = _draw_weights(n_clusters, draws, exact=exact)
-    total = sizes.sum()
-    centred = sums - sizes[:, None, None] * (sums.sum(axis=0) / total)
-    spread = reduce(
-        centred**2 / (1 - sizes / total)[:, None, None], "cluster family test -> family test", "sum"
-    )
-    squared_sum = sums.sum(axis=0) ** 2
-    observed = np.divide(squared_sum, spread, out=np.zeros_like(spread), where=spread > 0)
-    observed = observed if shrink is None else observed * shrink
-    order = np.argsort(-observed, axis=1, kind="stable")
-    p = np.empty_like(observed)
-    critical = np.empty(n_families)
-    # a block of families is sized to stay in the processor's cache
-    block = max(1, 2**19 // max(1, n_tests * weights.shape[1]))
-    for start in range(0, n_families, block):
-        part = slice(start, start + block)
-        ranked = order[part]
-        flipped = np.take_along_axis(sums[:, part], ranked[None], axis=2)
-        inner = np.take_along_axis(centred[:, part], ranked[None], axis=2)
-        if method == "sign-flip":
-            highest = _squared_t(inner / (1 - sizes / total)[:, None, None], sizes, weights, method).max(
-                axis=1
-            )
-            drawn = _squared_t(flipped, sizes, weights, method)
-        else:
-            drawn = _squared_t(inner, sizes, weights, method)
-            highest = drawn.max(axis=1)
-        tolerance = 1e-9 if drawn.dtype == np.float64 else 1e-5
-        hits = step_down(drawn, np.take_along_axis(observed[part], ranked, axis=1), tolerance=tolerance)
-        among = drawn.shape[-1] + (not exact)
-        np.put_along_axis(p[part], ranked, (hits + (not exact)) / among, axis=1)
-        rank = math.ceil((1 - alpha) * among - 1e-9)
-        critical[part] = np.sqrt(np.partition(highest, rank - 1, axis=-1)[:, rank - 1])
-    return FamilyWise(p=p, critical=critical, draws_used=2 * weights.shape[1] if exact else draws.count)
-
-
-def _draw_weights(n_clusters: int, draws: Draws, *, exact: bool) -> Float[np.ndarray, "cluster draw"]:
-    """One column per draw: signs, or how often each cluster was drawn.
-
-    The observed data are not among them, except where all sign patterns are listed.
-    """
-    # few clusters make exact ties between draws, which single precision would break
-    dtype = np.float64 if n_clusters <= 24 else np.float32
-    rng, count = np.random.default_rng(draws.seed), draws.count
-    if exact:
-        bits = np.arange(2 ** (n_clusters - 1)) >> np.arange(n_clusters)[:, None]
-        return (1 - 2 * (bits & 1)).astype(dtype)
-    if draws.method == "sign-flip":
-        return rng.integers(0, 2, size=(n_clusters, count - 1), dtype=np.int8).astype(dtype) * 2 - 1
-    picked = rng.integers(0, n_clusters, size=(count - 1, n_clusters))
-    flat = picked * (count - 1) + np.arange(count - 1)[:, None]
-    counts = np.bincount(flat.ravel(), minlength=n_clusters * (count - 1))
-    return rearrange(counts, "(cluster draw) -> cluster draw", cluster=n_clusters).astype(dtype)
 
 
 def _squared_t(
@@ -308,18 +227,3 @@ def _squared_t(
     np.maximum(power, 8 * np.finfo(dtype).eps, out=power)
     own /= power
     return rearrange(own, "(family test) draw -> family test draw", family=scores.shape[1])
-
-
-def without_variance(
-    sums: Float[np.ndarray, "cluster feature"],
-    sizes: Float[np.ndarray, "cluster"],
-    rounding: Float[np.ndarray, "feature"],
-) -> tuple[Bool[np.ndarray, "feature"], Bool[np.ndarray, "feature"]]:
-    """Which features have the same mean in every cluster, split into those of mean zero and the others.
-
-    ``rounding`` is the largest difference that storage of the numbers alone can make.
-    """
-    estimate = sums.sum(axis=0) / sizes.sum()
-    constant = np.abs(sums / sizes[:, None] - estimate).max(axis=0) <= rounding
-    zero = constant & (np.abs(estimate) <= rounding)
-    return zero, constant & ~zero

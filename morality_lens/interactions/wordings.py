@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from scipy.special import stdtr, stdtrit
 
 from morality_lens.interactions.contrasts import Pairs, compared_levels
 from morality_lens.interactions.cube import cluster_codes, factors_of
-from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
+from morality_lens.interactions.intervals import cluster_sums, judge, mean_over_clusters
 
 
 def effects_over_wordings(
@@ -30,7 +29,8 @@ def effects_over_wordings(
         alpha: level of the intervals.
 
     Returns:
-        Over ``effect`` and the other dims: ``estimate, se, df, p, ci_low, ci_high``; ``spread``, the standard
+        Over ``effect`` and the other dims: ``estimate, se, df, skew, p, ci_low, ci_high`` (no p
+        where nothing varies and the effect is not 0); ``spread``, the standard
         deviation of the effect between wordings beyond chance; ``by_wording``, each wording's own effect,
         with ``by_wording_low`` and ``by_wording_high``.
 
@@ -100,23 +100,21 @@ def _two_way(
     with np.errstate(divide="ignore", invalid="ignore"):
         df = total**2 / (v_items**2 / items.df + v_wordings**2 / (w - 1))
     df = np.where(np.isfinite(df), df, items.df)
-    se = np.sqrt(total)
-    estimate = table.mean(axis=(0, 1))
-    critical = stdtrit(df, 1 - alpha / 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stdtr(df, -np.abs(estimate / se))
+    share = np.divide(v_items, total, out=np.zeros_like(total), where=total > 0)
+    found = judge(table.mean(axis=(0, 1)), np.sqrt(total), df, items.skew * share**1.5, alpha=alpha)
     own = [mean_over_clusters(*cluster_sums(table[:, k], codes), alpha=alpha) for k in range(w)]
     return {
-        "estimate": estimate,
-        "se": se,
-        "df": df,
-        "p": np.where(se > 0, p, np.where(estimate == 0, 1.0, 0.0)),
-        "ci_low": estimate - critical * se,
-        "ci_high": estimate + critical * se,
+        "estimate": found.estimate,
+        "se": found.se,
+        "df": found.df,
+        "skew": found.skew,
+        "p": found.p,
+        "ci_low": found.low,
+        "ci_high": found.high,
         "spread": np.sqrt(np.maximum(0.0, v_wordings - v_both) * w),
         "by_wording": by_wording,
-        "by_wording_low": np.stack([o.estimate - o.critical * o.se for o in own]),
-        "by_wording_high": np.stack([o.estimate + o.critical * o.se for o in own]),
+        "by_wording_low": np.stack([o.low for o in own]),
+        "by_wording_high": np.stack([o.high for o in own]),
     }
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from morality_lens.interactions.cube import factors_of
-from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
+from morality_lens.interactions.intervals import cluster_sums, mean_over_clusters
 from morality_lens.items.kinds import SCORINGS, BehaviourMeasure
 from morality_lens.judges.toxicity import Agreement, Judge, agreement
 from morality_lens.runs.option_notes import NOTE, option_note

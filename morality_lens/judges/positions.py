@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
+from morality_lens.interactions.intervals import cluster_sums, mean_over_clusters, settle
 from morality_lens.items.kinds import LETTERS, Question
 from morality_lens.runs.run import Run
 
@@ -227,6 +227,14 @@ class _Cell:
         spread = (shares / counts)[codes] * len(values) * (values - means[codes])
         sums, sizes = cluster_sums((estimate + spread)[:, None], clusters)
         point = mean_over_clusters(sums, sizes, alpha=alpha)
-        half = float(point.critical[0] * point.se[0])
-        p = float(point.p[0]) if point.se[0] > TINY else 1.0 if abs(estimate) < TINY else np.nan
-        return estimate, estimate - half, estimate + half, p
+        still = np.array([point.se[0] <= TINY])
+        none = np.array([abs(estimate) < TINY])
+        point = settle(
+            point,
+            still & none,
+            still & ~none,
+            n_clusters=len(sizes),
+            alpha=alpha,
+            span=1 - 1 / self.values.shape[1],
+        )
+        return estimate, float(point.low[0]), float(point.high[0]), float(point.p[0])

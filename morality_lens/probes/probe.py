@@ -34,9 +34,9 @@ class Probe:
 
     Projections are in units of the distance between the two class means along the direction, the same
     constant for every item, condition and round of a layer: the mean immoral statement lies at -1/2, the mean
-    moral one at +1/2. Meant are statements that the direction has not seen; those it was fitted on lie further
-    apart along it, the more so the fewer they are. A layer at which the classes do not differ at all (the
-    embedding of a shared last token, say) has the direction zero.
+    moral one at +1/2. Meant are statements that the direction has not seen; those that it was fitted on lie
+    further apart along it, the more so the fewer they are. A layer at which the classes do not differ at all
+    (the embedding of a shared last token, say) has the direction zero.
 
     Attributes:
         kind: how the direction was fitted.

@@ -77,7 +77,7 @@ def test_squared_t_gives_the_published_f_of_the_random_state_42_table():
 
 def test_squared_t_and_p_equal_anova_rm_and_f_mway_rm():
     values = noise(15)
-    result = factorial_effects(cube(values), method="pointwise")
+    result = factorial_effects(cube(values), method="pointwise", symmetric=True)
     f_mne, p_mne = mne.stats.f_mway_rm(values.reshape(15, 8, 1), [2, 2, 2], effects="all", correction=False)
     names = dict(zip(["A", "B", "A:B", "C", "A:C", "B:C", "A:B:C"], range(7), strict=True))
     lettered = [
@@ -105,25 +105,24 @@ def test_the_pilot_plant_gives_its_published_effects_on_the_difference_scale():
 def test_darwins_maize_is_one_factor_with_fifteen_pairs():
     pairs = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48.0])
     y = cube(np.stack([np.zeros(15), pairs], axis=1), factors=("crossed",))
-    result = factorial_effects(y, ("crossed",), method="sign-flip", draws=2**15).sel(effect="crossed")
+    result = factorial_effects(y, ("crossed",), symmetric=True, draws=2**15).sel(effect="crossed")
     assert (result.estimate / result.se).item() == pytest.approx(2.148, abs=5e-4)
     assert result.p.item() == pytest.approx(0.0497, abs=5e-5)
-    assert result.p_adj.item() == 1726 / 32768
+    assert result.p_adj.item() == pytest.approx(0.0497, abs=0.004)
     reference = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
     assert (result.ci_low.item(), result.ci_high.item()) == pytest.approx((reference.low, reference.high))
+    skewed = factorial_effects(y, ("crossed",), draws=2**15).sel(effect="crossed")
+    assert skewed.skew.item() == pytest.approx(stats.skew(pairs, bias=False) / np.sqrt(15))
+    assert skewed.p.item() >= result.p.item()
 
 
-def test_the_largest_adjusted_t_has_mnes_max_t_p():
+def test_the_largest_adjusted_t_is_near_mnes_max_t_p():
     values = noise(10, 6, seed=2)
-    values[:, 1, :, :, 4] += 1.2
-    result = factorial_effects(cube(values, "layer"), method="sign-flip", draws=2**10).sel(
-        effect="instruction"
-    )
+    values[:, 1, :, :, 4] += 0.7
+    result = factorial_effects(cube(values, "layer"), symmetric=True, draws=2**10).sel(effect="instruction")
     contrast = values[:, 1].mean((1, 2)) - values[:, 0].mean((1, 2))
-    _, p, _ = mne.stats.permutation_t_test(contrast, n_permutations=2**10, verbose=False)
-    first = int(np.argmin(p))
-    assert result.p_adj.values[first] == pytest.approx(p[first])
-    assert np.all(result.p_adj.values <= p + 1e-12)
+    _, p, _ = mne.stats.permutation_t_test(contrast, n_permutations=2**9, verbose=False)
+    np.testing.assert_allclose(result.p_adj, p, atol=0.08)
 
 
 # --- laws ------------------------------------------------------------------------------------------------
@@ -244,14 +243,22 @@ def test_families_of_pure_noise_are_rarely_rejected(n_items):
     assert rejected / (3 * repeats) < 0.11
 
 
-def test_the_method_is_chosen_by_clusters_and_says_why():
-    def chosen(n_items: int, **options) -> dict:
-        return factorial_effects(cube(noise(n_items, 4), "layer"), draws=100, **options).attrs
+def test_the_method_is_chosen_by_the_skewness_of_families_and_says_why():
+    def chosen(values: np.ndarray, **options) -> dict:
+        return factorial_effects(cube(values, "layer"), draws=100, **options).attrs
 
-    assert chosen(30)["method"] == "bootstrap-t"
-    assert chosen(29)["method"] == "sign-flip"
-    assert "fewer than 30" in chosen(29)["method_reason"]
-    assert chosen(30, method="sign-flip")["method_reason"] == "requested"
+    quiet = noise(12, 20)
+    assert chosen(quiet)["method"] == "sign-flip"
+    assert "0 of 7 families visibly skewed" in chosen(quiet)["method_reason"]
+    one = quiet.copy()
+    one[:, 1] += np.exp(2 * np.random.default_rng(0).standard_normal((12, 1, 1, 20)))
+    assert chosen(one)["method"] == "sign-flip and bootstrap-t"
+    assert "1 of 7 families visibly skewed" in chosen(one)["method_reason"]
+    assert "instruction" in chosen(one)["vouch"]
+    assert "missed in up to 8%" in chosen(one)["vouch"]
+    assert chosen(one, symmetric=True)["method"] == "sign-flip"
+    assert chosen(one, method="bootstrap-t")["method"] == "bootstrap-t"
+    assert chosen(quiet, method="sign-flip")["method_reason"] == "requested"
     few = factorial_effects(cube(noise(7, 4), "layer"))
     assert few.attrs["method"] == "pointwise"
     assert few.p_adj.isnull().all()
@@ -309,15 +316,19 @@ def test_round_zero_is_exactly_zero_and_leaves_the_familys_maximum_alone():
     assert control["largest"] == 0
 
 
-def test_an_effect_that_is_the_same_for_every_item_gets_no_p_but_a_warning():
+def test_an_effect_that_is_the_same_for_every_item_has_the_exact_flip_test_and_a_warning():
     values = noise(20, 4)
     values[..., 2] = values[:, :1, :1, :1, 2] + np.array([0, 0.7])[:, None, None]
     result = factorial_effects(cube(values, "layer"), draws=100)
     constant = result.sel(effect="instruction", layer=2)
     assert constant.estimate.item() == pytest.approx(0.7)
     assert constant.se.item() == 0
-    for name in ("p", "p_adj", "band_low", "band_high", "ci_low"):
-        assert np.isnan(constant[name].item()), name
+    assert constant.p.item() == 2.0**-19
+    assert constant.p_adj.item() == 1 / 100
+    share = 1 - 0.025 ** (1 / 20)
+    for low, high in (("ci_low", "ci_high"), ("band_low", "band_high")):
+        assert constant[low].item() == pytest.approx(0.7 - 1.4 * share)
+        assert constant[high].item() == pytest.approx(0.7 + 1.4 * share)
     others = factorial_effects(cube(values[..., [0, 1, 3]], "layer"), draws=100)
     for name in ("p_adj", "band_low"):
         np.testing.assert_array_equal(result[name].isel(layer=[0, 1, 3]), others[name])
@@ -465,9 +476,9 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
     ),
     "an unstable direction": (
         lambda: factorial_effects(
-            BASE.assign_coords(split_half=("layer", [0.9, 0.3, np.nan])), refits=refits_of(BASE)
+            BASE.assign_coords(split_half=("layer", [0.4, 0.3, 0.2])), refits=refits_of(BASE)
         ),
-        r"agree between halves.*got 0.30 .*layers \[1\].*leave refits out",
+        r"agree between halves.*got at most 0.40 .*no more than that this direction moves",
     ),
     "cells that nothing joins": (
         lambda: factorial_effects(unjoined(), missing="available", accept_missing=True),
@@ -755,9 +766,17 @@ def test_an_unstable_direction_is_warned_of():
     assert any("split-half cosines down to 0.70" in note for note in notes)
 
 
-def test_leaving_the_unstable_layers_out_lets_the_others_be_claimed():
-    y = BASE.assign_coords(split_half=("layer", [0.9, 0.3, 0.9])).sel(layer=[0, 2])
-    assert factorial_effects(y, refits=refits_of(y), draws=100).attrs["question"] == "direction"
+def test_unstable_layers_have_an_estimate_only_and_leave_the_others_as_they_are():
+    y = BASE.assign_coords(split_half=("layer", [0.9, 0.3, np.nan]))
+    found = factorial_effects(y, refits=refits_of(y, sd=0.2), draws=100)
+    alone = factorial_effects(y.sel(layer=[0, 2]), refits=refits_of(y, sd=0.2), draws=100)
+    assert found.attrs["question"] == "direction"
+    for name in ("estimate", "se", "p", "p_adj", "band_low"):
+        np.testing.assert_array_equal(found[name].sel(layer=[0, 2]), alone[name])
+        assert bool(found[name].sel(layer=1).isnull().all()) == (name != "estimate")
+    assert any("No p and no interval at the layers 1 (0.30)" in note for note in found.attrs["notes"])
+    free = factorial_effects(y, draws=100)
+    assert free.p_adj.notnull().all()
 
 
 def test_what_is_known_of_the_direction_travels_with_its_effects():

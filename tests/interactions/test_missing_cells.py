@@ -5,8 +5,8 @@ import xarray as xr
 
 from morality_lens.interactions.contrasts import factorial_matrix
 from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.intervals import cluster_sums, mean_over_clusters
 from morality_lens.interactions.missing_cells import available_cells, worst_case_bounds
-from morality_lens.interactions.resampling import cluster_sums, mean_over_clusters
 
 FACTORS = ("instruction", "cot", "feedback")
 EFFECTS = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]

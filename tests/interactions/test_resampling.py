@@ -1,6 +1,5 @@
 import itertools
 
-import mne
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -8,16 +7,13 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from scipy.linalg import fractional_matrix_power
 
-from morality_lens.interactions.resampling import (
-    Draws,
+from morality_lens.interactions.intervals import (
     bell_mccaffrey_df,
-    choose_resampling,
     cluster_sums,
-    family_wise,
     mean_over_clusters,
-    step_down,
     without_variance,
 )
+from morality_lens.interactions.resampling import Draws, FamilyWise, family_wise, visibly_skewed
 
 DARWIN = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48], dtype=float)
 
@@ -62,12 +58,12 @@ def test_cr2_and_its_df_equal_the_brute_force_matrix_square_root(seed):
 def test_singleton_clusters_give_the_one_sample_t(values):
     values = values + np.linspace(0, 1, 9)[:, None] ** 2
     sums, sizes = cluster_sums(values, np.arange(9))
-    point = mean_over_clusters(sums, sizes, alpha=0.05)
+    point = mean_over_clusters(sums, sizes, alpha=0.05, symmetric=True)
     reference = stats.ttest_1samp(values, 0)
     np.testing.assert_allclose(point.p, reference.pvalue, rtol=1e-8)
     np.testing.assert_allclose(point.df, 8, rtol=1e-12)
     low = reference.confidence_interval(0.95).low
-    np.testing.assert_allclose(point.estimate - point.critical * point.se, low, atol=1e-8)
+    np.testing.assert_allclose(point.low, low, atol=1e-8)
 
 
 def test_equal_clusters_have_one_df_less_than_clusters_and_unequal_ones_fewer():
@@ -75,54 +71,44 @@ def test_equal_clusters_have_one_df_less_than_clusters_and_unequal_ones_fewer():
     assert bell_mccaffrey_df(np.array([20.0] + [2.0] * 9)) < 7
 
 
-def test_darwins_maize_gives_its_published_t_and_exact_sign_flip_p():
+def wise(
+    sums: np.ndarray, sizes: np.ndarray, *, method: str, count: int, seed: int = 0, alpha: float = 0.05
+) -> FamilyWise:
+    """Families by one method, judged by t without any correction of its skewness."""
+    t = sums.sum(axis=0) / np.where(spread(sums, sizes) > 0, np.sqrt(spread(sums, sizes)), 1)
+    return family_wise(
+        sums,
+        sizes,
+        t,
+        np.zeros_like(t),
+        np.full(sums.shape[1], method == "bootstrap-t"),
+        Draws(count=count, seed=seed),
+        alpha=alpha,
+    )
+
+
+def spread(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    centred = sums - sizes[:, None, None] * sums.sum(axis=0) / sizes.sum()
+    return (centred**2 / (1 - sizes / sizes.sum())[:, None, None]).sum(axis=0)
+
+
+def test_darwins_maize_gives_its_published_t_and_p():
     sums, sizes = cluster_sums(DARWIN[:, None], np.arange(15))
-    point = mean_over_clusters(sums, sizes, alpha=0.05)
+    point = mean_over_clusters(sums, sizes, alpha=0.05, symmetric=True)
     assert point.estimate[0] / point.se[0] == pytest.approx(2.148, abs=5e-4)
     assert point.p[0] == pytest.approx(0.0497, abs=5e-5)
-    result = family_wise(sums[:, None], sizes, Draws(method="sign-flip", count=2**15, seed=0), alpha=0.05)
-    assert result.p[0, 0] == 1726 / 32768
-    assert result.draws_used == 2**15
 
 
 @pytest.mark.parametrize("n_clusters", [10, 30])
-def test_random_sign_flips_approach_the_exact_p(n_clusters):
+def test_random_sign_flips_approach_those_of_many(n_clusters):
     rng = np.random.default_rng(3)
     sums = rng.standard_normal((n_clusters, 1, 1))
     sums = (sums - sums.mean()) / sums.std() + 2 / np.sqrt(n_clusters)
     sizes = np.ones(n_clusters)
-    many = family_wise(sums, sizes, Draws(method="sign-flip", count=20_000, seed=1), alpha=0.05).p[0, 0]
-    few = family_wise(sums, sizes, Draws(method="sign-flip", count=500, seed=2), alpha=0.05).p[0, 0]
+    many = wise(sums, sizes, method="sign-flip", count=20_000, seed=1).p[0, 0]
+    few = wise(sums, sizes, method="sign-flip", count=500, seed=2).p[0, 0]
     assert many == pytest.approx(few, abs=4 * np.sqrt(many / 500))
     assert 0 < many < 0.2
-
-
-def step_down_by_mne(values: np.ndarray) -> np.ndarray:
-    """Step-down max-|t| p by repeated exact single-step tests on the features that remain.
-
-    2**9 rather than "all", which leaves one sign pattern out.
-    """
-    t = np.abs(stats.ttest_1samp(values, 0).statistic)
-    p, running = np.empty(len(t)), 0.0
-    remaining = list(np.argsort(-t))
-    while remaining:
-        _, single, _ = mne.stats.permutation_t_test(values[:, remaining], n_permutations=2**9, verbose=False)
-        running = max(running, float(single[0]))
-        p[remaining.pop(0)] = running
-    return p
-
-
-def test_exact_step_down_p_equals_mne_step_by_step():
-    rng = np.random.default_rng(5)
-    values = rng.standard_normal((9, 5)) + np.array([1.3, 0.0, 0.8, 0.2, 0.5])
-    ours = family_wise(
-        values[:, None], np.ones(9), Draws(method="sign-flip", count=512, seed=0), alpha=0.05
-    ).p[0]
-    np.testing.assert_allclose(ours, step_down_by_mne(values), atol=1e-12)
-    _, single, _ = mne.stats.permutation_t_test(values, n_permutations=2**9, verbose=False)
-    largest = np.argmin(single)
-    assert ours[largest] == pytest.approx(single[largest])
-    assert np.all(ours <= single + 1e-12)
 
 
 def slow_squared_t(scores: np.ndarray, sizes: np.ndarray, total: float) -> float:
@@ -132,18 +118,28 @@ def slow_squared_t(scores: np.ndarray, sizes: np.ndarray, total: float) -> float
 
 
 @pytest.mark.parametrize("equal", [True, False])
-def test_exact_flips_of_clusters_follow_the_definition(equal):
+def test_flips_of_all_patterns_follow_the_definition(equal):
     rng = np.random.default_rng(11)
     sizes = np.full(8, 3.0) if equal else rng.integers(1, 9, 8).astype(float)
     sums = rng.standard_normal(8) * sizes + 0.6 * sizes
-    ours = family_wise(sums[:, None, None], sizes, Draws(method="sign-flip", count=256, seed=0), alpha=0.05)
-    patterns = [np.array(signs) for signs in itertools.product((1, -1), repeat=8)]
-    flips = np.array([slow_squared_t(signs * sums, sizes, sizes.sum()) for signs in patterns])
-    expected = np.mean(flips >= slow_squared_t(sums, sizes, sizes.sum()) * (1 - 1e-9))
-    assert ours.p[0, 0] == pytest.approx(expected)
+    ours = wise(sums[:, None, None], sizes, method="sign-flip", count=256)
+    patterns = [np.array(signs) for signs in itertools.product((1, -1), repeat=8)][:128]
     centred = (sums - sizes * sums.sum() / sizes.sum()) / (1 - sizes / sizes.sum())
-    null = [slow_squared_t(signs * centred, sizes, sizes.sum()) for signs in patterns[:128]]
-    assert ours.critical[0] == pytest.approx(np.sqrt(np.sort(null)[int(np.ceil(0.95 * 128)) - 1]))
+    flips = np.sort([slow_squared_t(signs * centred, sizes, sizes.sum()) for signs in patterns])
+    hits = np.count_nonzero(flips >= slow_squared_t(sums, sizes, sizes.sum()) * (1 - 1e-9))
+    assert ours.p[0, 0] == pytest.approx((hits + 1) / 129)
+    assert ours.draws_used == 129
+    assert ours.critical[0] == pytest.approx(np.sqrt(flips[int(np.ceil(0.95 * 129)) - 1]))
+
+
+@pytest.mark.parametrize("method", ["sign-flip", "bootstrap-t"])
+def test_p_is_at_most_alpha_exactly_where_t_exceeds_the_critical_value(method):
+    rng = np.random.default_rng(14)
+    sums = rng.standard_normal((9, 200, 3)) + rng.choice([0, 1.0], 200)[:, None]
+    ours = wise(sums, np.ones(9), method=method, count=300)
+    t = np.abs(sums.sum(axis=0)) / np.sqrt(spread(sums, np.ones(9)))
+    np.testing.assert_array_equal(ours.p <= 0.05, t > ours.critical[:, None])
+    assert 20 < np.count_nonzero(ours.p <= 0.05) < 400
 
 
 @pytest.mark.parametrize("equal", [True, False])
@@ -152,7 +148,7 @@ def test_the_bootstrap_t_agrees_with_a_loop_over_resampled_clusters(equal):
     n_clusters = 30
     sizes = np.full(n_clusters, 2.0) if equal else rng.integers(1, 6, n_clusters).astype(float)
     sums = rng.standard_normal((n_clusters, 4)) * sizes[:, None]
-    ours = family_wise(sums[:, None], sizes, Draws(method="bootstrap-t", count=4000, seed=0), alpha=0.1)
+    ours = wise(sums[:, None], sizes, method="bootstrap-t", count=4000, seed=0, alpha=0.1)
     mean, drawn = sums.sum(0) / sizes.sum(), []
     for _ in range(2000):
         pick = rng.integers(0, n_clusters, n_clusters)
@@ -168,18 +164,12 @@ def test_single_precision_draws_agree_with_double(method, monkeypatch):
     rng = np.random.default_rng(13)
     sizes = rng.integers(1, 6, 40).astype(float)
     sums = (rng.standard_normal((40, 2, 20)) + 0.3) * sizes[:, None, None] * 1e-3
-    single = family_wise(sums, sizes, Draws(method=method, count=500, seed=0), alpha=0.05)
+    single = wise(sums, sizes, method=method, count=500, seed=0, alpha=0.05)
     monkeypatch.setattr(np, "float32", np.float64)
-    double = family_wise(sums, sizes, Draws(method=method, count=500, seed=0), alpha=0.05)
+    double = wise(sums, sizes, method=method, count=500, seed=0, alpha=0.05)
     np.testing.assert_allclose(single.p, double.p, atol=1.01 / 500)
     np.testing.assert_allclose(single.critical, double.critical, rtol=1e-4)
     assert np.any(single.critical != double.critical)
-
-
-def test_step_down_p_never_falls_along_the_order_and_counts_only_what_remains():
-    drawn = np.array([[[9.0, 1, 1, 1], [1, 8, 7, 1], [1, 1, 1, 6]]])
-    hits = step_down(drawn, np.array([[8.5, 6.5, 6.0]]), tolerance=1e-9)
-    assert hits.tolist() == [[1, 2, 2]]
 
 
 def test_a_feature_of_zeros_is_never_the_maximum():
@@ -187,8 +177,8 @@ def test_a_feature_of_zeros_is_never_the_maximum():
     sums = rng.standard_normal((20, 1, 6)) + 0.4
     padded = np.concatenate([sums, np.zeros((20, 1, 3))], axis=2)
     for method in ("sign-flip", "bootstrap-t"):
-        plain = family_wise(sums, np.ones(20), Draws(method=method, count=400, seed=0), alpha=0.05)
-        more = family_wise(padded, np.ones(20), Draws(method=method, count=400, seed=0), alpha=0.05)
+        plain = wise(sums, np.ones(20), method=method, count=400, seed=0, alpha=0.05)
+        more = wise(padded, np.ones(20), method=method, count=400, seed=0, alpha=0.05)
         np.testing.assert_array_equal(more.p[:, :6], plain.p)
         np.testing.assert_array_equal(more.critical, plain.critical)
         np.testing.assert_array_equal(more.p[:, 6:], 1)
@@ -197,10 +187,8 @@ def test_a_feature_of_zeros_is_never_the_maximum():
 def test_families_do_not_see_each_other_whatever_their_number():
     rng = np.random.default_rng(6)
     sums = rng.standard_normal((16, 300, 2))
-    together = family_wise(sums, np.ones(16), Draws(method="sign-flip", count=4000, seed=0), alpha=0.05)
-    alone = family_wise(
-        sums[:, 217:218], np.ones(16), Draws(method="sign-flip", count=4000, seed=0), alpha=0.05
-    )
+    together = wise(sums, np.ones(16), method="sign-flip", count=4000, seed=0, alpha=0.05)
+    alone = wise(sums[:, 217:218], np.ones(16), method="sign-flip", count=4000)
     np.testing.assert_array_equal(together.p[217], alone.p[0])
     np.testing.assert_array_equal(together.critical[217], alone.critical[0])
 
@@ -208,8 +196,7 @@ def test_families_do_not_see_each_other_whatever_their_number():
 def test_the_draws_depend_on_the_seed_alone():
     sums = np.random.default_rng(7).standard_normal((30, 1, 5))
     first, again, other = (
-        family_wise(sums, np.ones(30), Draws(method="bootstrap-t", count=200, seed=seed), alpha=0.05)
-        for seed in (1, 1, 2)
+        wise(sums, np.ones(30), method="bootstrap-t", count=200, seed=seed, alpha=0.05) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first.critical, again.critical)
     assert first.critical[0] != other.critical[0]
@@ -223,7 +210,7 @@ def test_the_null_is_rarely_rejected_and_the_band_rarely_misses(method, n_cluste
         noise = rng.standard_normal((n_clusters, 1, 20))
         sums = 4 * (noise + 0.7 * rng.standard_normal((n_clusters, 1, 1)))
         sizes = np.full(n_clusters, 4.0)
-        result = family_wise(sums, sizes, Draws(method=method, count=200, seed=seed), alpha=0.05)
+        result = wise(sums, sizes, method=method, count=200, seed=seed, alpha=0.05)
         point = mean_over_clusters(sums[:, 0], sizes, alpha=0.05)
         rejected += bool(result.p.min() <= 0.05)
         missed += bool(np.any(np.abs(point.estimate) > result.critical[0] * point.se))
@@ -236,23 +223,39 @@ def test_a_planted_effect_is_found_where_it_is():
     for method, n_clusters in (("sign-flip", 16), ("bootstrap-t", 40)):
         sums = rng.standard_normal((n_clusters, 1, 50))
         sums[:, 0, 20:25] += 2.5
-        p = family_wise(sums, np.ones(n_clusters), Draws(method=method, count=1000, seed=0), alpha=0.05).p[0]
+        p = wise(sums, np.ones(n_clusters), method=method, count=1000, seed=0, alpha=0.05).p[0]
         assert set(np.flatnonzero(p < 0.05)) == set(range(20, 25))
 
 
-def test_the_resampling_follows_clusters_and_skew():
+def test_every_family_is_resampled_by_its_own_skewness():
     rng = np.random.default_rng(10)
-    normal, skewed = rng.standard_normal((20, 40)), rng.exponential(size=(20, 40)) ** 2
-    assert choose_resampling(normal, np.ones(20))[0] == "sign-flip"
-    method, reason = choose_resampling(skewed, np.ones(20))
-    assert method == "bootstrap-t"
-    assert f"= {np.median(np.abs(stats.skew(skewed))) * np.sqrt(20 / 6):.2f})" in reason
-    assert choose_resampling(rng.standard_normal((30, 40)), np.ones(30))[0] == "bootstrap-t"
-    sparse = np.zeros((30, 40))
-    sparse[:3] = 1
-    method, reason = choose_resampling(sparse, np.ones(30))
-    assert method == "sign-flip"
-    assert "fewer than 8 clusters differ" in reason
+    normal, skewed = rng.standard_normal((12, 40)), np.exp(rng.standard_normal((12, 40)))
+    opposed = skewed * np.where(np.arange(40) % 2, 1, -1)
+    sparse = np.zeros((12, 40))
+    sparse[:3] = 1 + rng.random((3, 40))
+    absent = np.zeros((12, 40))
+    families = np.stack([normal, skewed, opposed, sparse, absent], axis=1)
+    assert visibly_skewed(families, np.ones(12)).tolist() == [False, True, True, False, False]
+    sizes = rng.integers(1, 9, 12).astype(float)
+    scaled = families * sizes[:, None, None]
+    assert visibly_skewed(scaled, sizes).tolist() == [False, True, True, False, False]
+
+
+def test_families_of_both_methods_are_each_as_if_alone():
+    rng = np.random.default_rng(15)
+    sums = rng.standard_normal((12, 3, 5))
+    t = sums.sum(axis=0) / np.sqrt(spread(sums, np.ones(12)))
+    skew = rng.normal(0, 0.2, t.shape)
+    skewed = np.array([False, True, False])
+    both = family_wise(sums, np.ones(12), t, skew, skewed, Draws(count=300, seed=0), alpha=0.1)
+    for number, is_skewed in enumerate(skewed):
+        own = slice(number, number + 1)
+        alone = family_wise(
+            sums[:, own], np.ones(12), t[own], skew[own], skewed[own], Draws(count=300, seed=0), alpha=0.1
+        )
+        np.testing.assert_array_equal(both.p[own], alone.p)
+        np.testing.assert_array_equal(both.critical[own], alone.critical)
+        np.testing.assert_array_equal(both.skew[own], 0 if is_skewed else skew[own])
 
 
 def test_features_without_variance_are_told_apart():
