@@ -15,6 +15,8 @@ from morality_lens.interactions.cube import REPEATS, Cube
 
 FEWEST_DRAWS = 20
 """Refits whose variance is taken."""
+REFUSED = "No p and no interval at the layers"
+"""How the notes begin that name refused layers."""
 STALE = (
     "Warning: the refits that y carries are left out, because its cell means are no longer those of the "
     "projection (items were left out or the values were changed): the intervals say whether this direction "
@@ -143,9 +145,10 @@ class RefusedLayers:
 def refused_layers(cube: Cube, about_all: bool) -> RefusedLayers:
     """The places where no effect on a projection is judged.
 
-    Always where the moral and the immoral statements have no gap that can be told from none (coordinate
-    ``gap`` is NaN), so that the projection has no unit. Where the question is about the moral direction and
-    not about this one, also where halves of the statements do not agree on one (coordinate ``split_half``).
+    Where the question is about the moral direction: where halves of the statements do not agree on one
+    (coordinate ``split_half``), or where moral and immoral statements have no gap that can be told from none
+    (coordinate ``gap`` is NaN). Where it is about this direction alone, a note says that its unit there is
+    the gap of its own statements.
 
     Args:
         cube: the cells, with those coordinates or without.
@@ -156,18 +159,20 @@ def refused_layers(cube: Cube, about_all: bool) -> RefusedLayers:
     """
     words = []
     weak, unknown = np.zeros(cube.rest_shape, bool), np.zeros(cube.rest_shape, bool)
-    halves, gap = cube.coords.get("split_half") if about_all else None, cube.coords.get("gap")
+    halves, gap = (cube.coords.get(name) for name in ("split_half", "gap"))
+    if not about_all:
+        return RefusedLayers(places=weak.ravel(), words=_on_own_unit(gap))
     if halves is not None and bool((halves < POPULATION).any()):
         weak = _over_places(halves < POPULATION, cube)
         words.append(
-            f"No p and no interval at the layers {_named(halves, halves < POPULATION)}: halves of the "
-            f"probe's training data give directions whose cosine (in brackets) is below {POPULATION}, so there "
-            "is no stable direction to speak of. The estimates are those of this one direction."
+            f"{REFUSED} {_named(halves, halves < POPULATION)}: halves of the "
+            f"probe's training data give directions whose cosine (in brackets) is below {POPULATION}, so "
+            "there is no stable direction to speak of. The estimates are those of this one direction."
         )
     if gap is not None and bool(gap.isnull().any()):
         unknown = _over_places(gap.isnull(), cube)
         words.append(
-            f"No p and no interval at the layers {_named(gap, gap.isnull())}: along the direction there, "
+            f"{REFUSED} {_named(gap, gap.isnull())}: along the direction there, "
             "training data that it has not seen have no gap between the classes that can be told from none, "
             "so that the estimates have no unit."
         )
@@ -189,6 +194,16 @@ def _refuse_all(halves: xr.DataArray | None) -> None:
         f"data (split-half cosine {POPULATION} or more); got at most {float(halves.max()):.2f} at every "
         "layer. Train the probe on more clusters, or drop the refits (replace(probe, refits=None), no "
         "refits=) and claim no more than that this direction moves."
+    )
+
+
+def _on_own_unit(gap: xr.DataArray | None) -> tuple[str, ...]:
+    """The note for layers whose unit is the gap of the training data themselves."""
+    if gap is None or not bool(gap.isnull().any()):
+        return ()
+    return (
+        f"Warning: at the layers {_named(gap, gap.isnull())} the unit is the gap of the training data "
+        "themselves; along the direction there, other data have none that can be told from 0.",
     )
 
 
