@@ -179,7 +179,7 @@ class Probe:
     ) -> None:
         """Fill in the projections at one layer, and their cell means on the refits; one site at a time."""
         direction, intercept = self.direction.values[number], float(self.intercept[number])
-        refits = self.refits.values[:, number].astype(np.float64) if len(drawn) else None
+        refits = None if self.refits is None or not len(drawn) else self.refits.values[:, number]
         by_site = "site" in at_layer.dims
         for site in range(at_layer.sizes["site"]) if by_site else (0,):
             one = at_layer.isel(site=[site]) if by_site else at_layer
@@ -189,7 +189,7 @@ class Probe:
             if refits is not None:
                 means = cell_means(read, one.dims.index("item"))
                 places = tuple(here for here, d in zip(at, one.dims, strict=False) if d != "item")
-                drawn[(slice(None), *places)] = np.moveaxis(means @ refits.T, -1, 0)
+                drawn[(slice(None), *places)] = np.moveaxis(means @ refits.T.astype(np.float64), -1, 0)
 
     def save(self, path: str | Path) -> Path:
         """Write the probe as safetensors with its training record as metadata."""

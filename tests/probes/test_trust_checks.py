@@ -413,10 +413,8 @@ def test_words_learn_from_all_statements_that_were_given():
     rng = np.random.default_rng(0)
     words = [f"{letter}{n}" for n in range(30) for letter in "mi"]
     every = [
-        Statement(
-            id=f"s{i}", cluster=f"c{i}", text=f"{word} {WORDS[rng.integers(8)]}", label=int(word[0] == "m")
-        )
-        for i, word in enumerate(words[k % 60] for k in range(600))
+        Statement(id=f"s{i}", cluster=f"c{i}", text=f"{word} {other}", label=int(word[0] == "m"))
+        for i, (word, other) in enumerate(zip(10 * words, rng.choice(WORDS, 600), strict=True))
     ]
     some = rng.choice(600, 60, replace=False)
     own, _ = statements(n=60)
