@@ -14,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from morality_lens.circuits.decomposition import Splitting, read_split, split_batch
 from morality_lens.circuits.targets import AnswerTarget, ProbeTarget
 from morality_lens.design import SITES, Condition
+from morality_lens.interactions.carried import without_refits
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.replay import option_letters, same_model
@@ -75,7 +76,7 @@ def attribute(
         ),
         found=_selected(run, selection),
         what=hashlib.sha256(target.direction.tobytes()).hexdigest(),
-        attrs=probe.project(sample).attrs,
+        attrs=without_refits(probe.project(sample).attrs),
     )
     return _attribute(request, execution)
 

@@ -387,7 +387,9 @@ def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Ki
             tokens=timings(played.path)["tokens"],
             seed=seed,
         )
-        fitted = fit_probe(loaded, few, kind=kind, card=card, random_models=random_models, seed=seed)
+        fitted = fit_probe(
+            loaded, few, kind=kind, card=card, random_models=random_models, given=labelled, seed=seed
+        )
         fitted = fitted.drawn_from(len(labelled))
         fitted.save(played.path / "probe.safetensors")
         keep_in_manifest(played.path, statements={"read": len(few), "given": len(labelled), "seed": seed})

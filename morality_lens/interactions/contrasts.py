@@ -9,6 +9,8 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.special import logit
 
+from morality_lens.interactions.carried import guards_of_difference
+
 Pairs = dict[str, tuple[str, str]]
 """For each factor, the level that is taken away and the one it is taken from."""
 
@@ -245,7 +247,8 @@ def between(y: xr.DataArray, **places: tuple) -> xr.DataArray:
     if not words:
         raise ValueError("between needs a pair of places, for example between(y, layer=(12, 3)).")
     name = f"{y.name or 'y'} ({', '.join(words)})"
-    return found.rename(name).assign_attrs({**y.attrs, "between": ", ".join(words)})
+    found = found.rename(name).assign_attrs({**y.attrs, "between": ", ".join(words)})
+    return guards_of_difference(y, found, places)
 
 
 def cells_of(levels: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:

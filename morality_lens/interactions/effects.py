@@ -10,15 +10,14 @@ import xarray as xr
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 
+from morality_lens.interactions.carried import REFITS
 from morality_lens.interactions.caveats import (
-    POPULATION,
     check_input,
     note_on_failures,
     notes_on_cube,
     notes_on_result,
     reason_to_withhold,
     scope,
-    split_halves,
     too_many_failed,
     words_on_skew,
 )
@@ -36,6 +35,13 @@ from morality_lens.interactions.intervals import (
     without_variance,
 )
 from morality_lens.interactions.missing_cells import Available, available_cells, worst_case_bounds
+from morality_lens.interactions.refitted import (
+    Refitted,
+    RefusedLayers,
+    effects_of_refits,
+    refused_layers,
+    resolve_refits,
+)
 from morality_lens.interactions.resampling import (
     MIN_CLUSTERS,
     Draws,
@@ -145,8 +151,10 @@ def factorial_effects(
     notes = check_input(y, accept_normalised=accept_normalised)
     cube = read_cube(y.sel(wanted.at), wanted.levels, missing=missing, link=link)
     notes += notes_on_cube(cube, missing)
-    drawn = None if refits is None else _effects_of_refits(refits.sel(wanted.at), cube, wanted)
-    tests = _test(cube, wanted, drawn, inference, y)
+    refits, stale = resolve_refits(y, refits)
+    refused = refused_layers(cube, REFITS in y.attrs or refits is not None)
+    refitted = None if refits is None else effects_of_refits(refits.sel(wanted.at), cube, wanted)
+    tests = _test(cube, wanted, refitted, inference, y, refused)
     dims, shape = ("effect", *cube.rest), (len(wanted.names), *cube.rest_shape)
     families = Families.over(dims, shape, family)
     corrected = _correct(tests, families, inference)
@@ -163,7 +171,7 @@ def factorial_effects(
     notes += notes_on_result(
         wanted.names, shape, zero=tests.zero, constant=tests.constant, estimate=tests.judged.estimate
     )
-    notes += [note for note in (withheld, _on_refused(y, tests)) if note]
+    notes += [*stale, *([withheld] if withheld else []), *refused.words]
     vouch = "" if symmetric else words_on_skew(wanted.names, shape, tests.skewness, tests.sizes)
     notes += [vouch] if vouch else []
     if method == "auto" and corrected.method == "pointwise":
@@ -267,20 +275,13 @@ class _Corrected:
     tests: FamilyWise
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Refitted:
-    """How much every effect varies over refits of the probe, and the degrees of freedom of that."""
-
-    se: Float[np.ndarray, "feature"]
-    df: int
-
-
 def _test(
     cube: Cube,
     wanted: Contrasts,
-    refitted: _Refitted | None,
+    refitted: Refitted | None,
     inference: _Inference,
     y: xr.DataArray,
+    refused: RefusedLayers,
 ) -> _Tests:
     """Pointwise tests of all contrasts."""
     alpha = inference.alpha
@@ -301,7 +302,7 @@ def _test(
         cells=scores.cells,
         zero=zero,
         constant=constant,
-        refused=np.tile(_refused_places(cube, refitted is not None, y), len(wanted.names)),
+        refused=np.tile(refused.places, len(wanted.names)),
         span=span,
         judged=settle(judged, zero, constant, n_clusters=len(scores.sizes), alpha=alpha, span=span),
         se_probe=se_probe,
@@ -323,44 +324,6 @@ def _span(cube: Cube, wanted: Contrasts, y: xr.DataArray) -> Float[np.ndarray, "
         first = xr.DataArray(np.ones(cube.rest_shape), dims=cube.rest, coords=cube.coords)
         span[late] *= first.where(cube.coords["round"] != 0, 0.0).transpose(*cube.rest).values
     return span.ravel()
-
-
-def _refused_places(cube: Cube, with_refits: bool, y: xr.DataArray) -> Bool[np.ndarray, "place"]:
-    """Places at layers whose direction differs between halves of its training data, where that is asked.
-
-    Raises:
-        ValueError: no layer is left.
-    """
-    places = np.zeros(cube.rest_shape, bool)
-    halves = cube.coords.get("split_half")
-    if not with_refits or halves is None:
-        return places.ravel()
-    weak = xr.DataArray(places, dims=cube.rest, coords=cube.coords) | (halves < POPULATION)
-    if weak.all():
-        raise ValueError(
-            "a claim about the morality direction needs directions that agree between halves of their "
-            f"training data (split-half cosine {POPULATION} or more); got at most "
-            f"{float(split_halves(y).max()):.2f} at every layer. Train the probe on more clusters, or drop "
-            "the refits (y.attrs) and claim no more than that this direction moves."
-        )
-    return weak.transpose(*cube.rest).values.ravel()
-
-
-def _on_refused(y: xr.DataArray, tests: _Tests) -> str:
-    """Which layers have an estimate only."""
-    if not tests.refused.any():
-        return ""
-    halves = split_halves(y)
-    weak = halves[halves.values < POPULATION]
-    listed = ", ".join(
-        f"{layer} ({cosine:.2f})"
-        for layer, cosine in zip(np.atleast_1d(weak["layer"].values), weak.values, strict=True)
-    )
-    return (
-        f"No p and no interval at the layers {listed}: halves of the probe's training data give directions "
-        f"whose cosine (in brackets) is below {POPULATION}, so there is no stable direction to speak "
-        "of. The estimates are those of this one direction."
-    )
 
 
 def _correct(tests: _Tests, families: "Families", inference: _Inference) -> _Corrected:
@@ -440,46 +403,6 @@ def _read_scores(cube: Cube, wanted: Contrasts) -> _Scores:
         per_item = einsum(wanted.matrix, cube.values, "effect cell, item cell feature -> effect item feature")
     table = rearrange(per_item, "effect item feature -> item (effect feature)")
     return _Scores(sums=cluster_sums(table, cube.codes)[0], sizes=sizes, cells=cube.values.mean(axis=0))
-
-
-def _effects_of_refits(refits: xr.DataArray, cube: Cube, wanted: Contrasts) -> _Refitted:
-    """The spread of every effect over refits of the probe on samples of its training clusters.
-
-    The degrees of freedom are those of the clusters that the samples were drawn from, not of the draws.
-
-    Raises:
-        ValueError: refits of other places, too few, or not finite.
-    """
-    needed = {"probe_draw", *wanted.levels, *cube.rest}
-    if not needed <= set(refits.dims) or refits.sizes.get("probe_draw", 0) < 20:
-        raise ValueError(
-            f"factorial_effects needs refits with the dims {sorted(needed)} and at least 20 draws; got "
-            f"{dict(refits.sizes)}. Use project_means(refit_directions(...), run_cell_means(run)), 50 to 100 "
-            "draws."
-        )
-    for dim in cube.rest:
-        here = cube.coords[dim].values if dim in cube.coords else None
-        if here is not None and not (dim in refits.coords and np.isin(here, refits[dim].values).all()):
-            raise ValueError(
-                f"factorial_effects needs refits at the places of y; they lack some along {dim!r}."
-            )
-    chosen = refits.sel(
-        {**wanted.levels, **{d: cube.coords[d].values for d in cube.rest if d in cube.coords}}
-    )
-    cells = chosen.transpose("probe_draw", *wanted.levels, *cube.rest).values
-    if not np.isfinite(cells).all():
-        raise ValueError(
-            "factorial_effects needs finite refits; got NaN or infinities. Select the rounds and sites that "
-            "exist, or leave refits out and claim no more than that this direction moves."
-        )
-    flat = cells.reshape(len(cells), wanted.matrix.shape[1], -1)
-    effects = einsum(wanted.matrix, flat, "effect cell, draw cell place -> draw effect place")
-    draws = len(cells)
-    clusters = int(refits.attrs.get("n_clusters", 0))
-    correction = math.sqrt(clusters / (clusters - 1)) if clusters else 1.0
-    return _Refitted(
-        se=correction * effects.std(axis=0, ddof=1).ravel(), df=min(draws, clusters or draws) - 1
-    )
 
 
 def _failures(

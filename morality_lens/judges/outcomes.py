@@ -80,6 +80,11 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
             option's text in the softmax over all options' scores) and ``option text log-odds`` (its score
             less the mean of the others'); the same ``per byte``, ``per token`` and ``PMI``.
 
+    Returns:
+        The cube, with ``attrs`` for ``factorial_effects``. Where an answer that could not be read counts as
+        something (as incorrect), the coordinate ``failed`` says which did, and too many of them leave
+        effects without p-values.
+
     Raises:
         ValueError: the run does not have it, for example options in a run of open prompts.
     """
@@ -114,7 +119,10 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
     else:
         cube = _cube(run, run.answers, _chosen(run.answers, chosen))
     note = option_note(run) if one.source == "probabilities" else ""
+    if one.source == "answer" and one.unreadable is not None:
+        cube = cube.assign_coords(failed=_cube(run, run.answers, ~run.answers["parsed"].to_numpy(bool)) == 1)
     return cube.rename(one.title).assign_attrs(
+        early=run.design.early,
         units=one.units,
         **({"oriented": True} if one.oriented else {}),
         **({NOTE: note} if note else {}),

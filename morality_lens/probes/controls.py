@@ -1,6 +1,7 @@
 """Controls of a direction: fits that have not seen the statement, words alone, random labels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -120,23 +121,52 @@ def cluster_weights(clusters: np.ndarray, draws: int, seed: int) -> Weights:
     return np.concatenate([np.ones((1, len(clusters))), drawn[:, member]]).astype(np.float64)
 
 
-def lexical_scores(texts: Sequence[str], labels: Labels, fold: Labels) -> dict[str, Scores]:
-    """Held-out scores of what needs no model: logistic regressions on words and on lengths."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MoreTexts:
+    """Labelled texts that no model has read, which classifiers of words learn from besides.
+
+    Attributes:
+        texts: one for each.
+        labels: 1 or 0.
+        fold: the fold in which their cluster is held out; -1 for clusters that none of the others belongs to.
+    """
+
+    texts: Sequence[str]
+    labels: Labels
+    fold: Labels
+
+
+NO_MORE = MoreTexts(texts=(), labels=np.zeros(0, np.int64), fold=np.zeros(0, np.int64))
+
+
+def lexical_scores(
+    texts: Sequence[str], labels: Labels, fold: Labels, more: MoreTexts = NO_MORE
+) -> dict[str, Scores]:
+    """Held-out scores of what needs no model: logistic regressions on words and on lengths.
+
+    Args:
+        texts: what is scored.
+        labels: 1 or 0.
+        fold: what is held out together.
+        more: texts to learn from besides, which are not scored.
+    """
+    learnt = [*texts, *more.texts]
+    every_label, every_fold = np.append(labels, more.labels), np.append(fold, more.fold)
     words = {"bag of words": CountVectorizer, "TF-IDF": TfidfVectorizer}
     makers = {name: make(token_pattern=WORD) for name, make in words.items()}
     lengths = {
-        "number of words": np.array([[len(text.split())] for text in texts], float),
-        "number of characters": np.array([[len(text)] for text in texts], float),
+        "number of words": np.array([[len(text.split())] for text in learnt], float),
+        "number of characters": np.array([[len(text)] for text in learnt], float),
     }
     scores = {name: np.zeros(len(labels)) for name in (*makers, *lengths)}
-    every = np.array(texts, dtype=object)
+    every = np.array(learnt, dtype=object)
     for number in np.unique(fold):
-        train, test = fold != number, fold == number
+        train, test = every_fold != number, np.flatnonzero(fold == number)
         for name, out in scores.items():
             first = makers.get(name) or StandardScaler()
             given = lengths.get(name, every)
             model = make_pipeline(first, LogisticRegression(solver="liblinear"))
-            out[test] = model.fit(given[train], labels[train]).decision_function(given[test])
+            out[test] = model.fit(given[train], every_label[train]).decision_function(given[test])
     return scores
 
 

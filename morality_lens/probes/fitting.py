@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import StratifiedGroupKFold
 
 from morality_lens.probes import quality
-from morality_lens.probes.closed_form import class_means, class_sums, in_gaps
+from morality_lens.probes.closed_form import Features, Groups, Labels, class_means, class_sums, in_gaps
 from morality_lens.probes.estimators import raw_directions
+from morality_lens.probes.gaps import held_out_gap, share_along_mean_difference, share_of_whole_fit
 from morality_lens.probes.kinds import Kind, check_kind
 from morality_lens.probes.probe import UNITS, Probe
 from morality_lens.probes.training_data import (
@@ -119,7 +120,7 @@ def _fit_block(
     weights: Float[np.ndarray, "fit group"],
     regularisation: float | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Direction, intercept, raw gap and held-out scores (none without classes) of some layers."""
+    """Direction, intercept, gap and held-out scores (none without classes) of some layers."""
     fitted, applied, middle = as_features(residuals)
     _, member = np.unique(examples.clusters, return_inverse=True)
     raw = raw_directions(
@@ -145,14 +146,36 @@ def _fit_block(
         means = class_means(*class_sums(applied, examples.classes, fold), weights)
         centres = class_means(*class_sums(middle, examples.classes, fold), weights).mean(1)
     directions, gaps = in_gaps(raw, means, largest)
+    direction, gap = directions[0], gaps[0]
     held_out = np.zeros((len(applied), len(fold)))
-    for number, direction in enumerate(directions[1:]):
+    for number, without in enumerate(directions[1:]):
         test = fold == number
-        scores = np.einsum("lnd,ld->ln", applied[:, test], direction)
-        held_out[:, test] = scores - (means[number + 1].mean(0) * direction).sum(-1)[:, None]
+        scores = np.einsum("lnd,ld->ln", applied[:, test], without)
+        held_out[:, test] = scores - (means[number + 1].mean(0) * without).sum(-1)[:, None]
     length = np.linalg.norm(raw[0], axis=-1)
-    distance = np.abs(gaps[0]) / np.where(length > 0, length, 1.0)
-    return directions[0], -(centres[0] * directions[0]).sum(-1), distance, held_out
+    distance = np.abs(gap) / np.where(length > 0, length, 1.0)
+    if examples.classes is not None:
+        share = _share(kind, applied, examples.classes, member, fold, held_out)
+        direction = direction / np.where(np.isfinite(share), share, 1.0)[:, None]
+        distance = np.where(gap != 0, distance * share, 0.0)
+    return direction, -(centres[0] * direction).sum(-1), distance, held_out
+
+
+def _share(
+    kind: Kind,
+    applied: Features,
+    classes: Labels,
+    clusters: Groups,
+    fold: Groups,
+    held_out: Float[np.ndarray, "layer case"],
+) -> Float[np.ndarray, " layer"]:
+    """The share of the gap in sample that new statements have; NaN where it cannot be told from none."""
+    reached, above = held_out_gap(held_out, classes, clusters)
+    if kind == "mean_difference":
+        share = share_along_mean_difference(applied, classes, clusters)
+    else:
+        share = share_of_whole_fit(reached, int(fold.max()) + 1)
+    return np.where(above & (share > 0), share, np.nan)
 
 
 def _quality(

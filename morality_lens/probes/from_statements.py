@@ -67,6 +67,7 @@ def fit_probe(
     refits: int | None = None,
     card: bool = False,
     random_models: int = 3,
+    given: Sequence[Statement] = (),
     seed: int = 0,
 ) -> Probe:
     """A moral direction per layer, fitted on statements read through the model.
@@ -82,6 +83,7 @@ def fit_probe(
         card: whether a trust card is made; the kinds ``ridge`` and ``ccs`` have none.
         random_models: random-initialised models that the card holds the direction against; each is a copy of
             the model, beside it in memory; 0 leaves that line of the card open.
+        given: all statements of which these are a sample: the card's classifiers of words learn from all.
         seed: of folds, draws and random_models.
 
     Raises:
@@ -107,5 +109,6 @@ def fit_probe(
         random = random_model_residuals(model, statements, seeds=seeds, read=read) if random_models else None
         stage("making the trust card")
         texts = [statement.text for statement in statements]
-        probe = probe.with_card(trust_card(residuals, texts, kind=kind, random=random, seed=seed))
+        made = trust_card(residuals, texts, kind=kind, random=random, given=given, seed=seed)
+        probe = probe.with_card(made)
     return probe

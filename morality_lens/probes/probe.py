@@ -15,11 +15,12 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from morality_lens.design import condition_of
+from morality_lens.interactions.carried import REFITS, CarriedRefits
 from morality_lens.interactions.cube import factors_of
 from morality_lens.items.files import replace_file
 from morality_lens.probes.card import TrustCard, card_from_json
 from morality_lens.probes.kinds import Kind, check_kind
-from morality_lens.probes.projecting import projection, projections
+from morality_lens.probes.projecting import cell_means, projection, projections
 from morality_lens.probes.quality import highest
 from morality_lens.runs.run import Run
 
@@ -31,10 +32,11 @@ UNITS = "moral-immoral gap"
 class Probe:
     """A direction and a midpoint per layer; + is more moral.
 
-    Projections are in units of the distance between the two class means of the training statements along
-    the direction, the same constant for every item, condition and round of a layer: the mean immoral
-    statement lies at -1/2, the mean moral one at +1/2. A layer at which the classes do not differ at all (the
-    embedding of a shared last token, say) has the direction zero.
+    Projections are in units of the distance between the two class means along the direction, the same
+    constant for every item, condition and round of a layer: the mean immoral statement lies at -1/2, the mean
+    moral one at +1/2. Meant are statements that the direction has not seen; those that it was fitted on lie
+    further apart along it, the more so the fewer they are. A layer at which the classes do not differ at all
+    (the embedding of a shared last token, say) has the direction zero.
 
     Attributes:
         kind: how the direction was fitted.
@@ -42,8 +44,9 @@ class Probe:
         intercept: [layer], added to the dot product.
         quality: by layer: held-out ``auroc`` with its interval ``auroc_low`` and ``auroc_high`` (NaN without
             both labels), where graded values exist their held-out rank correlation ``spearman`` with
-            ``spearman_low`` and ``spearman_high``, and the raw distance ``gap`` of the class means along the
-            unit direction, in units of the residual stream.
+            ``spearman_low`` and ``spearman_high``, and the ``gap``: the distance of the class means of unseen
+            statements along the unit direction, in units of the residual stream. NaN where it cannot be told
+            from none; the unit there is the gap of the statements themselves, and nothing is claimed in it.
         training: what it was fitted on: ``source`` (``statements`` or ``run``), ``statements_sha256``,
             ``items`` and ``conditions`` (of a run, else empty), ``demeaned`` (condition means were removed
             first), ``oriented`` (labels chose the sign), model fingerprint, counts, where it was read.
@@ -109,8 +112,11 @@ class Probe:
 
         One site and layer is read at a time, so memory does not grow with their number. The attributes say
         ``units``, ``oriented``, ``trust`` and ``leakage``: why effects of these conditions must not be
-        estimated with this probe, or nothing. Where halves of the training statements were compared there is
-        a coordinate ``split_half`` along ``layer``.
+        estimated with this probe, or nothing. Where the probe has refits, ``attrs["refits"]`` carries the
+        cell means on them, so that ``factorial_effects`` has the sampling error of the direction in every
+        interval; ``drop_attrs()`` leaves them out, for a file. Along ``layer`` there are the coordinates
+        ``gap``, and ``split_half`` where halves of the training statements were compared: layers that they
+        refuse have no intervals.
 
         Raises:
             ValueError: the run is of another model, or the residuals have other layers.
@@ -134,17 +140,34 @@ class Probe:
                 "select the same ones."
             )
         dims = tuple(str(d) for d in residuals.dims if d not in ("d_model", "layer"))
-        parts = []
+        draws = 0 if self.refits is None or "item" not in dims else self.refits.sizes["probe_draw"]
+        values = np.empty([*(residuals.sizes[d] for d in dims), residuals.sizes["layer"]])
+        cells = [residuals.sizes[d] for d in dims if d != "item"] if draws else []
+        drawn = np.empty([draws, *cells, residuals.sizes["layer"]])
         for number in range(residuals.sizes["layer"]):
             at_layer = residuals.isel(layer=number).transpose(*dims, "d_model")
-            parts.append(self._project_layer(at_layer, number))
-        values = np.stack(parts, axis=-1)
+            self._project_layer(at_layer, number, values[..., number], drawn[..., number])
         coords = {name: c for name, c in residuals.coords.items() if "d_model" not in c.dims}
-        if "split_half" in self.quality:
-            coords["split_half"] = ("layer", self.quality["split_half"].values)
+        for name in ("split_half", "gap"):
+            if name in self.quality:
+                coords[name] = ("layer", self.quality[name].values)
         attrs = {**self.told, "leakage": _leakage(self.training, residuals), **_flat(self.training)}
         attrs |= {name: note for name, note in residuals.attrs.items() if name == "cluster_note"}
-        return xr.DataArray(values, dims=(*dims, "layer"), coords=coords, name="projection", attrs=attrs)
+        found = xr.DataArray(values, dims=(*dims, "layer"), coords=coords, name="projection", attrs=attrs)
+        return found.assign_attrs({REFITS: self._carried(found, drawn)}) if draws else found
+
+    def _carried(self, found: xr.DataArray, drawn: np.ndarray) -> CarriedRefits:
+        """The cell means on the refits, with those of the projections."""
+        own = found.mean("item")
+        coords = {name: c for name, c in own.coords.items() if name in own.dims}
+        refits = xr.DataArray(
+            drawn,
+            dims=("probe_draw", *own.dims),
+            coords={"probe_draw": np.arange(len(drawn)), **coords},
+            name="refits",
+            attrs=_drawn_from_clusters(self.training),
+        )
+        return CarriedRefits(refits=refits, own=own.drop_vars(set(own.coords) - set(coords)).drop_attrs())
 
     def project_all(
         self, residuals: Float[np.ndarray, "*place layer d_model"]
@@ -152,16 +175,22 @@ class Probe:
         """Projections of residuals of all the probe's layers, as plain arrays."""
         return projections(residuals, self.direction.values, self.intercept.values)
 
-    def _project_layer(self, at_layer: xr.DataArray, number: int) -> np.ndarray:
-        """Projections at one layer, one site read at a time."""
+    def _project_layer(
+        self, at_layer: xr.DataArray, number: int, values: np.ndarray, drawn: np.ndarray
+    ) -> None:
+        """Fill in the projections at one layer, and their cell means on the refits; one site at a time."""
         direction, intercept = self.direction.values[number], float(self.intercept[number])
-        if "site" not in at_layer.dims:
-            return projection(at_layer.values, direction, intercept)
-        parts = [
-            projection(at_layer.isel(site=site).values, direction, intercept)
-            for site in range(at_layer.sizes["site"])
-        ]
-        return np.stack(parts, axis=at_layer.dims.index("site"))
+        refits = None if self.refits is None or not len(drawn) else self.refits.values[:, number]
+        by_site = "site" in at_layer.dims
+        for site in range(at_layer.sizes["site"]) if by_site else (0,):
+            one = at_layer.isel(site=[site]) if by_site else at_layer
+            at = tuple(slice(site, site + 1) if d == "site" else slice(None) for d in one.dims[:-1])
+            read = one.values
+            values[at] = projection(read, direction, intercept)
+            if refits is not None:
+                means = cell_means(read, one.dims.index("item"))
+                places = tuple(here for here, d in zip(at, one.dims, strict=False) if d != "item")
+                drawn[(slice(None), *places)] = np.moveaxis(means @ refits.T.astype(np.float64), -1, 0)
 
     def save(self, path: str | Path) -> Path:
         """Write the probe as safetensors with its training record as metadata."""
@@ -218,7 +247,7 @@ def load_probe(path: str | Path) -> Probe:
         if metadata.get("format") not in ("1", "2"):
             raise ValueError(f"{file} is no probe of this package (its metadata says {metadata}).")
         arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
-    layer = {"layer": arrays["layer"]}
+    layer, training = {"layer": arrays["layer"]}, json.loads(metadata["training"])
     quality = {
         k.removeprefix("quality."): ("layer", v) for k, v in arrays.items() if k.startswith("quality.")
     }
@@ -227,12 +256,25 @@ def load_probe(path: str | Path) -> Probe:
         direction=xr.DataArray(arrays["direction"], dims=("layer", "d_model"), coords=layer),
         intercept=xr.DataArray(arrays["intercept"], dims="layer", coords=layer),
         quality=xr.Dataset(quality, coords=layer),
-        training=json.loads(metadata["training"]),
-        refits=None
-        if "refits" not in arrays
-        else xr.DataArray(arrays["refits"], dims=("probe_draw", "layer", "d_model"), coords=layer),
+        training=training,
+        refits=_refits(arrays["refits"], layer, training) if "refits" in arrays else None,
         card=card_from_json(metadata["card"]) if "card" in metadata else None,
     )
+
+
+def _refits(values: np.ndarray, layer: Mapping[str, Any], training: Mapping[str, Any]) -> xr.DataArray:
+    """Refits as they were made, with the number of clusters that they were drawn from."""
+    return xr.DataArray(
+        values,
+        dims=("probe_draw", "layer", "d_model"),
+        coords={"probe_draw": np.arange(len(values)), **layer},
+        attrs=_drawn_from_clusters(training),
+    )
+
+
+def _drawn_from_clusters(training: Mapping[str, Any]) -> dict[str, int]:
+    """How many clusters refits are drawn from, as an attribute; nothing where the probe does not say."""
+    return {"n_clusters": int(training["n_clusters"])} if "n_clusters" in training else {}
 
 
 def _span(array: xr.DataArray) -> str:

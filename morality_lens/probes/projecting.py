@@ -1,4 +1,4 @@
-"""Projections of residuals on directions: the one formula, for one layer and for all."""
+"""Projections of residuals on directions: the one formula, for one layer and for all; means of cells."""
 
 import numpy as np
 from jaxtyping import Float
@@ -25,3 +25,16 @@ def projections(
         for layer, direction in enumerate(directions)
     ]
     return np.stack(each, axis=-1)
+
+
+def cell_means(
+    values: Float[np.ndarray, "*place d_model"], axis: int = 0
+) -> Float[np.ndarray, "*cell d_model"]:
+    """Residuals averaged over the items that have them, in float64; NaN where no item does."""
+    total = values.sum(axis, dtype=np.float64)
+    if np.isfinite(total).all():
+        return total / values.shape[axis]
+    there = np.isfinite(values)
+    count = there.sum(axis)
+    total = np.where(there, values, 0).sum(axis, dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

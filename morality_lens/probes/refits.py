@@ -9,8 +9,10 @@ from jaxtyping import Float, Int
 
 from morality_lens.probes.closed_form import Directions, class_means, class_sums, in_gaps
 from morality_lens.probes.estimators import raw_directions
+from morality_lens.probes.fitting import fit_directions
 from morality_lens.probes.kinds import KINDS, Kind, check_kind
 from morality_lens.probes.probe import Probe
+from morality_lens.probes.projecting import cell_means
 from morality_lens.probes.training_data import (
     TrainingData,
     as_features,
@@ -21,7 +23,12 @@ from morality_lens.runs.run import Run
 
 
 def refit_directions(
-    residuals: xr.DataArray, *, draws: int = 50, kind: str = "mean_difference", seed: int = 0
+    residuals: xr.DataArray,
+    *,
+    draws: int = 50,
+    kind: str = "mean_difference",
+    seed: int = 0,
+    direction: xr.DataArray | None = None,
 ) -> xr.DataArray:
     """The direction fitted again on bootstrap samples of whole training clusters.
 
@@ -29,12 +36,15 @@ def refit_directions(
     is as long as its own statements make it: the variance over refits of an effect is then what the choice
     of statements adds to it. (Refits of one length would be shortened by their angle to the truth.) With
     ``mean_difference`` all refits of a layer are one product of the drawn weights and the clusters' sums.
+    That variance has as many degrees of freedom as there are clusters less one, however many draws there are:
+    ``attrs`` keep ``n_clusters``.
 
     Args:
         residuals: labelled statements as :func:`morality_lens.probes.fitting.fit_directions` takes them.
         draws: refits; one that lacks a class is drawn again.
         kind: any kind of direction but ``ccs``.
         seed: of the draws.
+        direction: layer x d_model, the fit on all statements, whose scale the refits take; None fits it.
 
     Returns:
         probe_draw x layer x d_model; zero at a layer where the classes do not differ.
@@ -54,10 +64,12 @@ def refit_directions(
         for _ in range(draws)
     ]
     weights = np.concatenate([np.ones((1, count)), *drawn])  # the fit on all statements comes first
-    found = np.empty((draws, residuals.sizes["layer"], residuals.sizes["d_model"]))
-    for layer in range(residuals.sizes["layer"]):
-        raw, gap = _fits(examples, labels, cluster, chosen, weights, layer)
-        found[:, layer] = raw[1:] / gap[0] if gap[0] else 0.0
+    whole = fit_directions(residuals, kind=chosen, draws=1).direction if direction is None else direction
+    found = np.zeros((draws, residuals.sizes["layer"], residuals.sizes["d_model"]))
+    for layer, scaled in enumerate(whole.transpose("layer", "d_model").values):
+        raw, _ = _fits(examples, labels, cluster, chosen, weights, layer)
+        if scaled.any():
+            found[:, layer] = raw[1:] * (scaled @ scaled) / (raw[0] @ scaled)
     return xr.DataArray(
         found,
         dims=("probe_draw", "layer", "d_model"),
@@ -105,9 +117,8 @@ def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 
 def with_refits(probe: Probe, residuals: xr.DataArray, *, draws: int = 50, seed: int = 0) -> Probe:
     """The probe with refits and with the split-half cosine of its statements in ``quality``.
 
-    ``factorial_effects`` of its projections then knows how far halves of the statements agree, and
-    ``project_means(probe.refits, run_cell_means(run))`` says what the choice of statements adds to every
-    interval.
+    Its projections carry the cell means on the refits and how far halves of the statements agree:
+    ``factorial_effects`` of them adds what the choice of statements adds to every interval.
 
     Args:
         probe: of any kind but ``ccs``.
@@ -123,7 +134,7 @@ def with_refits(probe: Probe, residuals: xr.DataArray, *, draws: int = 50, seed:
         raise ValueError(
             "with_refits needs the residuals that the probe was fitted on; got other statements."
         )
-    refits = refit_directions(residuals, draws=draws, kind=probe.kind, seed=seed)
+    refits = refit_directions(residuals, draws=draws, kind=probe.kind, seed=seed, direction=probe.direction)
     halves = split_half_cosine(residuals, seed=seed)
     return replace(probe, refits=refits, quality=probe.quality.assign(split_half=("layer", halves.values)))
 
@@ -145,10 +156,7 @@ def run_cell_means(run: Run, *, layers: Sequence[int] | None = None) -> xr.DataA
     for site in range(residuals.sizes["site"]):
         for layer in range(residuals.sizes["layer"]):
             values = residuals.isel(site=site, layer=layer).transpose("item", *dims).values
-            there = np.isfinite(values)
-            count = there.sum(0)
-            total = np.where(there, values, 0).sum(0, dtype=np.float64)
-            means[..., site, layer, :] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+            means[..., site, layer, :] = cell_means(values)
     coords = {name: c for name, c in residuals.coords.items() if not {"item", "d_model"} & set(c.dims)}
     return xr.DataArray(
         means, dims=(*dims[:-1], "site", "layer", "d_model"), coords=coords, name="cell_means"
@@ -197,6 +205,7 @@ def project_means(directions: xr.DataArray, cell_means: xr.DataArray) -> xr.Data
         dims=("probe_draw", *dims, "layer"),
         coords={**coords, "probe_draw": directions["probe_draw"].values},
         name="refits",
+        attrs={name: directions.attrs[name] for name in ("n_clusters",) if name in directions.attrs},
     )
 
 

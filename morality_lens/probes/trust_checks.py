@@ -1,7 +1,7 @@
 """A direction compared with rival explanations: words, random models, chance, other sets, its own refits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.stats import spearmanr, t
 
+from morality_lens.items.kinds import Statement
 from morality_lens.probes import controls
 from morality_lens.probes.card import COSINES, RULES, TrustCard, short, transfer_array
 from morality_lens.probes.kinds import CARDED, Kind, check_kind
@@ -37,6 +38,7 @@ class _Statements:
     weights: controls.Weights
     kind: Kind
     seed: int
+    more: controls.MoreTexts = controls.NO_MORE
 
     def auroc(self, scores: controls.Scores) -> Draws:
         return weighted_auroc(scores, self.labels, self.weights)
@@ -50,6 +52,7 @@ def trust_card(
     random: xr.DataArray | None = None,
     others: Mapping[str, xr.DataArray] | None = None,
     nuisance: Mapping[str, xr.DataArray] | None = None,
+    given: Sequence[Statement] = (),
     folds: int = 5,
     draws: int = 500,
     seed: int = 0,
@@ -68,6 +71,8 @@ def trust_card(
             ``random_model_residuals``; ``seed`` as a dimension, or one model without it.
         others: other labelled statements read by the same model.
         nuisance: residuals labelled 0 and 1 by a contrast that is not the one meant (long and short, say).
+        given: all labelled statements, where these are a sample of them: text-only classifiers cost nothing,
+            so they learn from all whose cluster is not held out, and are compared on the sample.
         folds: groups of clusters held out in turn, three or more.
         draws: bootstrap draws.
         seed: of folds, draws, shuffles and control tasks.
@@ -79,7 +84,7 @@ def trust_card(
     others, nuisance = dict(others or {}), dict(nuisance or {})
     _check(residuals, texts, kind, random, {**others, **nuisance})
     chosen = check_kind(kind)
-    s = _divided(residuals, texts, chosen, folds, draws, seed)
+    s = _with_more(_divided(residuals, texts, chosen, folds, draws, seed), given)
     layers = residuals["layer"].values
     scores, nested_scores = controls.held_out(residuals, s.labels, s.fold, chosen)
     curves, nested = np.array([s.auroc(one) for one in scores]), s.auroc(nested_scores)
@@ -148,6 +153,19 @@ def _divided(
         kind=kind,
         seed=seed,
     )
+
+
+def _with_more(s: _Statements, given: Sequence[Statement]) -> _Statements:
+    """The same with the statements that were given and not read, each in the fold of its cluster."""
+    read = set(zip(s.texts, s.labels.tolist(), s.clusters.tolist(), strict=True))
+    rest = [one for one in given if (one.text, one.label, one.cluster) not in read]
+    fold = dict(zip(s.clusters.tolist(), s.fold.tolist(), strict=True))
+    more = controls.MoreTexts(
+        texts=[one.text for one in rest],
+        labels=np.array([one.label for one in rest], np.int64),
+        fold=np.array([fold.get(one.cluster, -1) for one in rest], np.int64),
+    )
+    return replace(s, more=more)
 
 
 def _training(s: _Statements) -> dict[str, Any]:
@@ -241,11 +259,15 @@ def _absent(name: str, detail: str = "no such input was given") -> Line:
 # --------------------------------------------------------------------------------------------- checks
 def _words(s: _Statements, nested: Draws) -> tuple[pd.DataFrame, Line]:
     """Text alone, on the same folds."""
-    found = {name: s.auroc(one) for name, one in controls.lexical_scores(s.texts, s.labels, s.fold).items()}
+    scores = controls.lexical_scores(s.texts, s.labels, s.fold, s.more)
+    found = {name: s.auroc(one) for name, one in scores.items()}
     table = pd.DataFrame([(name, *_ends(w)) for name, w in found.items()], columns=["baseline", *_NUMBERS])
     table = table.sort_values("auroc", ascending=False, ignore_index=True)
     best = str(table["baseline"].iloc[0])
     detail = f"best: {best}, {short(float(table['auroc'].iloc[0]))}"
+    if s.more.texts:
+        read = len(s.texts)
+        detail += f", learnt from {read + len(s.more.texts):,} statements, the direction from {read:,}"
     return table, _paired("beats words", nested - found[best], detail)
 
 

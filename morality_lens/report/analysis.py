@@ -4,16 +4,16 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from morality_lens.design import SITES
 from morality_lens.experiments.calibration import answer_calibration
-from morality_lens.interactions.caveats import POPULATION
+from morality_lens.interactions.caveats import too_many_failed
 from morality_lens.interactions.claims import claim_ladder
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.odds import marginal_log_odds
+from morality_lens.interactions.refitted import REFUSED
 from morality_lens.items.kinds import Question
 from morality_lens.judges.outcomes import (
     OPTION_TEXT,
@@ -21,11 +21,9 @@ from morality_lens.judges.outcomes import (
     behaviour_table,
     compare_scorings,
     reply_shares,
-    too_many_unparsed,
 )
 from morality_lens.judges.positions import position_bias
 from morality_lens.probes.probe import Probe
-from morality_lens.probes.refits import project_means, run_cell_means
 from morality_lens.report.refusals import Refusals
 from morality_lens.runs.option_notes import mass_lines, option_masses
 from morality_lens.runs.run import Run
@@ -117,7 +115,7 @@ def analyze(
     found = _on_behaviour(request)
     if probe is not None:
         projections = probe.project(run)
-        found = replace(found, projections=projections, effects=_on_projections(request, probe, projections))
+        found = replace(found, projections=projections, effects=_on_projections(request, projections))
     return replace(
         found,
         text_effects=_text_effects(request),
@@ -137,7 +135,7 @@ def _on_behaviour(request: _Request) -> Analysis:
         return Analysis()
     failed = behaviour_cube(request.run, "unparsed")
     found = Analysis(behaviour=behaviour_table(outcome, unparsed=failed))
-    reason = too_many_unparsed(failed)
+    reason = too_many_failed(outcome)
     if reason:
         request.refusals.add(f"Effects on behaviour: {reason}")
         return found
@@ -237,45 +235,30 @@ def _claims(request: _Request, outcome: xr.DataArray) -> tuple[xr.Dataset, ...]:
     return tuple(ladder for ladder in found if ladder is not None)
 
 
-def _on_projections(request: _Request, probe: Probe, projections: xr.DataArray) -> xr.Dataset | None:
+def _on_projections(request: _Request, projections: xr.DataArray) -> xr.Dataset | None:
     """Factorial effects of the projections at every site where they can be estimated."""
-    usable, refits = projections, None
-    if probe.refits is not None:
-        usable = _stable_layers(projections, request.refusals)
-        layers = usable["layer"].values.tolist()
-        if layers:
-            refits = project_means(probe.refits.sel(layer=layers), run_cell_means(request.run, layers=layers))
 
     def effects_at(site: str) -> xr.Dataset:
         return factorial_effects(
-            usable.sel(site=[site]), request.names, refits=refits, draws=request.draws, seed=request.seed
+            projections.sel(site=[site]), request.names, draws=request.draws, seed=request.seed
         )
 
-    sites = [s for s in request.run.design.sites if s in SITES and usable.sizes["layer"]]
+    sites = [s for s in request.run.design.sites if s in SITES]
     found = [
         request.refusals.attempt(f"Effects on the projection at {site}", lambda site=site: effects_at(site))
         for site in sites
     ]
     kept = [effects for effects in found if effects is not None]
-    return _join_sites(kept) if kept else None
+    return _judged_layers(_join_sites(kept), request.refusals) if kept else None
 
 
-def _stable_layers(projections: xr.DataArray, refusals: Refusals) -> xr.DataArray:
-    """The layers with a stable direction; why the others are left out joins the refusals."""
-    halves = projections["split_half"]
-    weak = np.isfinite(halves.values) & (halves.values < POPULATION)
-    if not weak.any():
-        return projections
-    listed = ", ".join(
-        f"{layer} ({cosine:.2f})"
-        for layer, cosine in zip(halves["layer"].values[weak], halves.values[weak], strict=True)
-    )
-    refusals.add(
-        f"Effects on the projection at the layers {listed}: halves of the probe's statements give directions "
-        f"whose cosine (in brackets) is below {POPULATION}, so there is no stable moral direction there. "
-        "factorial_effects(probe.project(run)) estimates the effects on this one direction."
-    )
-    return projections.isel(layer=~weak)
+def _judged_layers(effects: xr.Dataset, refusals: Refusals) -> xr.Dataset:
+    """The layers about which something is claimed; why nothing is about the others joins the refusals."""
+    for note in effects.attrs["notes"]:
+        if note.startswith(REFUSED):
+            refusals.add(f"Effects on the projection: {note}")
+    judged = effects["se"].notnull().any([dim for dim in effects["se"].dims if dim != "layer"])
+    return effects.isel(layer=judged.values)
 
 
 def _join_sites(found: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -9,6 +9,7 @@ import xarray as xr
 from morality_lens.experiments.detection import signal_detection
 from morality_lens.experiments.robustness import evidence_shares, moved_cube
 from morality_lens.experiments.shifts import round_shifts
+from morality_lens.interactions.carried import without_refits
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.wordings import effects_over_wordings
 from morality_lens.items.files import write_json
@@ -256,8 +257,12 @@ def _self_distinguish(study: StudyFolder, detection: dict[tuple[str, str], xr.Da
 
 def _last_projection(run: Run, probe: Probe, layer: int) -> xr.DataArray:
     moral = probe.project(run.residuals.sel(site=["answer_start"]).isel(round=[-1]))
-    kept = moral.sel(layer=layer, site="answer_start", drop=True).isel(round=0, drop=True)
-    return kept.drop_vars("split_half", errors="ignore")
+    return moral.sel(layer=layer, site="answer_start", drop=True).isel(round=0, drop=True)
+
+
+def _on_this_direction(projection: xr.DataArray) -> xr.DataArray:
+    """The projection without its refits, where it is compared with others on the same direction."""
+    return projection.drop_vars("split_half", errors="ignore").assign_attrs(without_refits(projection.attrs))
 
 
 def _wordings(study: StudyFolder, layer: int | None) -> Section | None:
@@ -273,7 +278,7 @@ def _wordings(study: StudyFolder, layer: int | None) -> Section | None:
         cube = xr.concat(last, "wording", join="inner").assign_coords(wording=names)
         found["behaviour in the last round"] = effects_over_wordings(cube)
     if study.probe is not None and layer is not None:
-        moved = [_last_projection(run, study.probe, layer) for run in runs]
+        moved = [_on_this_direction(_last_projection(run, study.probe, layer)) for run in runs]
         cube = xr.concat(moved, "wording", join="inner", combine_attrs="override").assign_coords(
             wording=names
         )
@@ -314,7 +319,7 @@ def _masked(study: StudyFolder, layer: int | None) -> Section | None:
 
     hidden = masked["projection"].sel(site="answer_start", layer=layer, drop=True).isel(round=-1, drop=True)
     found = {
-        "original": effects(_last_projection(study.questions, study.probe, layer)),
+        "original": effects(_on_this_direction(_last_projection(study.questions, study.probe, layer))),
         "words masked": effects(hidden),
     }
     file = study.folder / "probe-without-words.safetensors"

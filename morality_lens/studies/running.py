@@ -311,6 +311,7 @@ def _probe(work: _Work, mains: Mapping[str, Run]) -> Probe:
         kind=work.settings.probe_kind,
         card=KINDS[check_kind(work.settings.probe_kind)].card,
         random_models=random_models,
+        given=statements,
         seed=seed,
     ).drawn_from(len(statements))
     found.save(file)

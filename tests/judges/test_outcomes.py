@@ -8,7 +8,10 @@ from conftest import make_questions
 from scipy import stats
 
 from morality_lens.design import COMPONENTS, Design
+from morality_lens.interactions.contrasts import between
+from morality_lens.interactions.effects import factorial_effects
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, too_many_unparsed
+from morality_lens.report.analysis import analyze
 from morality_lens.runs import writing
 from morality_lens.runs.run import open_run
 
@@ -127,3 +130,37 @@ def test_the_probability_of_the_right_option_is_that_of_its_place(fake_run):
     cube = behaviour_cube(fake_run(np.ones((4, 8, 2))), "probability")
     assert (cube.values == 0.3).all()  # option 1 is right
     assert cube.dims == ("item", *COMPONENTS, "round")
+
+
+def test_what_could_not_be_read_travels_with_the_measures_that_count_it(fake_run):
+    read = np.random.default_rng(2).random((6, 8, 2)) < 0.8
+    run = fake_run(read, read)
+    failed = behaviour_cube(run)["failed"]
+    assert failed.dtype == bool
+    np.testing.assert_array_equal(failed, behaviour_cube(run, "unparsed") == 1)
+    assert "failed" not in behaviour_cube(run, "unparsed").coords
+    assert "failed" not in behaviour_cube(run, "probability").coords
+    assert behaviour_cube(run).attrs["early"] == DESIGN.early
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_the_report_judges_behaviour_as_factorial_effects_does(fake_run, lost):
+    """Of 20 items one that cannot be read is few enough, three are not."""
+    read = np.ones((20, 8, 2), bool)
+    read[:lost] = False
+    run = fake_run(read & (np.random.default_rng(0).random(read.shape) < 0.6), read)
+    told = analyze(run, draws=300).behaviour_effects
+    usual = factorial_effects(behaviour_cube(run), draws=300, family=("round",))
+    assert bool(usual["p"].isnull().all()) == (told is None) == (lost == 3)
+    anyway = factorial_effects(behaviour_cube(run), draws=300, family=("round",), accept_missing=True)
+    np.testing.assert_array_equal(anyway["estimate"], usual["estimate"])
+    for name in ("estimate", "p", "ci_low", "ci_high", "p_adj", "band_low") if told is not None else ():
+        np.testing.assert_array_equal(told[name], usual[name], err_msg=name)
+
+
+def test_a_difference_of_rounds_keeps_what_failed_in_either(fake_run):
+    read = np.ones((6, 8, 2), bool)
+    read[0, :, 0] = False
+    read[1, :, 1] = False
+    moved = between(behaviour_cube(fake_run(read, read)), round=(1, 0))
+    assert moved["failed"].values.reshape(6, 8).all(1).tolist() == [True, True, *[False] * 4]

@@ -8,7 +8,13 @@ from planted import PlantedRun, planted_run
 from probes.test_probe import training
 
 from morality_lens.probes.fitting import fit_directions
-from morality_lens.probes.refits import project_means, refit_directions, run_cell_means, split_half_cosine
+from morality_lens.probes.refits import (
+    project_means,
+    refit_directions,
+    run_cell_means,
+    split_half_cosine,
+    with_refits,
+)
 
 
 def test_refits_are_mean_differences_of_drawn_clusters_in_the_units_of_the_full_fit():
@@ -16,7 +22,7 @@ def test_refits_are_mean_differences_of_drawn_clusters_in_the_units_of_the_full_
     got = refit_directions(x, draws=5, seed=3)
     y, names = x["label"].values, x["cluster"].values
     between = x.values[y == 1].mean(0) - x.values[y == 0].mean(0)
-    unit = (between**2).sum(-1, keepdims=True)
+    unit = np.linalg.norm(between, axis=-1, keepdims=True) * fit_directions(x).quality["gap"].values[:, None]
     rng, clusters = np.random.default_rng(3), np.unique(names)
     for draw in range(5):
         weight = rng.multinomial(len(clusters), np.full(len(clusters), 1 / len(clusters)))
@@ -24,6 +30,17 @@ def test_refits_are_mean_differences_of_drawn_clusters_in_the_units_of_the_full_
         means = [np.average(x.values, axis=0, weights=times * (y == label)) for label in (0, 1)]
         np.testing.assert_allclose(got.values[draw], (means[1] - means[0]) / unit, atol=1e-10)
     assert got.dims == ("probe_draw", "layer", "d_model")
+    assert got.attrs["n_clusters"] == len(clusters)
+
+
+@pytest.mark.parametrize("kind", ["mean_difference", "lda"])
+def test_refits_have_the_scale_of_the_probe_that_they_are_put_into(kind):
+    x = training(n=60, gap=1.0, clusters=12)
+    probe = with_refits(fit_directions(x, kind=kind, folds=3, seed=5), x, draws=3)
+    alone = refit_directions(x, draws=3, kind=kind)
+    usual = fit_directions(x, kind=kind).direction
+    scale = np.linalg.norm(probe.direction, axis=-1) / np.linalg.norm(usual, axis=-1)
+    np.testing.assert_allclose(probe.refits.values, alone.values * scale[:, None], atol=1e-10)
 
 
 def test_the_mean_refit_is_the_probe_and_not_a_shorter_one():

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given, settings, strategies as st
+from probes.test_probe import apart
 from sklearn.metrics import roc_auc_score
 
 from morality_lens import plots
+from morality_lens.items.kinds import Statement
 from morality_lens.probes import controls
 from morality_lens.probes.card import card_from_json, short
 from morality_lens.probes.fitting import fit_directions
@@ -119,7 +121,8 @@ def test_held_out_scores_are_those_of_fits_without_the_fold(kind):
     for number in range(4):
         train, test = fold != number, fold == number
         probe = fit_directions(own.isel(statement=train), kind=kind, draws=2)
-        want = probe.project(own.isel(statement=test)).transpose("layer", "statement").values
+        unit = apart(probe.project(own.isel(statement=train)), labels[train])  # of what it was fitted on
+        want = probe.project(own.isel(statement=test)).transpose("layer", "statement").values / unit[:, None]
         np.testing.assert_allclose(scores[:, test], want, atol=1e-9)
         inner = np.zeros((3, len(labels)))
         for other in set(range(4)) - {number}:
@@ -403,3 +406,39 @@ def test_a_projection_without_a_card_says_nothing_of_trust():
     assert probe.trust == ""
     assert "split_half" not in probe.project(own).coords
     assert replace(probe, card=None).project(own).attrs["trust"] == ""
+
+
+def test_words_learn_from_all_statements_that_were_given():
+    """Each text has one of 60 telling words: a sample of 60 shows every word about once."""
+    rng = np.random.default_rng(0)
+    words = [f"{letter}{n}" for n in range(30) for letter in "mi"]
+    every = [
+        Statement(id=f"s{i}", cluster=f"c{i}", text=f"{word} {other}", label=int(word[0] == "m"))
+        for i, (word, other) in enumerate(zip(10 * words, rng.choice(WORDS, 600), strict=True))
+    ]
+    some = rng.choice(600, 60, replace=False)
+    own, _ = statements(n=60)
+    own = own.assign_coords(
+        label=("statement", [every[i].label for i in some]),
+        cluster=("statement", [every[i].cluster for i in some]),
+    )
+    texts = [every[i].text for i in some]
+    alone = trust_card(own, texts, draws=50)
+    all_of_them = trust_card(own, texts, draws=50, given=every)
+    assert float(alone.lexical["auroc"].iloc[0]) < 0.8
+    assert float(all_of_them.lexical["auroc"].iloc[0]) > 0.95
+    assert "learnt" not in row(alone, "beats words")["detail"]
+    detail = row(all_of_them, "beats words")["detail"]
+    assert detail.endswith("learnt from 600 statements, the direction from 60")
+    assert row(all_of_them, "held-out AUROC")["value"] == row(alone, "held-out AUROC")["value"]
+
+
+def test_words_do_not_learn_from_further_statements_of_a_held_out_cluster():
+    own, texts = statements(n=60, label_word=True)
+    labels, fold = own["label"].values, np.arange(60) // 2 % 3
+    plain = controls.lexical_scores(texts, labels, fold)
+    against = controls.MoreTexts(texts=texts, labels=1 - labels, fold=np.ones(60, np.int64))
+    told = controls.lexical_scores(texts, labels, fold, against)
+    for name, scores in plain.items():
+        np.testing.assert_array_equal(told[name][fold == 1], scores[fold == 1])
+        assert not np.allclose(told[name][fold != 1], scores[fold != 1])

@@ -10,7 +10,7 @@ from conftest import make_questions
 from morality_lens.design import Design, Protocol
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.items.kinds import OpenPrompt, Statement
-from morality_lens.judges.outcomes import score_answers
+from morality_lens.judges.outcomes import behaviour_cube, score_answers
 from morality_lens.models.loading import load_model
 from morality_lens.probes.from_statements import fit_probe
 from morality_lens.probes.refits import project_means, run_cell_means
@@ -60,7 +60,7 @@ def test_effects_of_every_site_equal_those_taken_alone(run, probe):
 
 def test_a_refitted_probe_brings_its_own_error_to_the_layers_that_have_a_direction(run, probe):
     halves = xr.DataArray([np.nan, 0.9, 0.2, 0.8], dims="layer", coords={"layer": probe.direction["layer"]})
-    steady = replace(probe, quality=probe.quality.assign(split_half=halves))
+    steady = replace(probe, quality=probe.quality.assign(split_half=halves, gap=halves.fillna(0) + 1))
     found = analyze(run, probe=steady, draws=300)
     assert found.effects is not None
     assert found.effects.attrs["question"] == "direction"
@@ -75,7 +75,7 @@ def test_a_refitted_probe_brings_its_own_error_to_the_layers_that_have_a_directi
     shown = found.effects.sel(layer=2, round=1, effect="instruction", site="answer_start")
     refits = project_means(steady.refits, run_cell_means(run)).sel(layer=2, round=1, site="answer_start")
     moved = refits.sel(instruction="on") - refits.sel(instruction="off")
-    want = float(moved.mean(["cot", "feedback"]).std("probe_draw", ddof=1))
+    want = float(moved.mean(["cot", "feedback"]).std("probe_draw", ddof=1)) * np.sqrt(6 / 5)  # 6 clusters
     assert float(shown["se_probe"]) == pytest.approx(want)
 
 
@@ -83,14 +83,32 @@ def test_without_any_layer_that_has_a_direction_nothing_is_claimed_of_it(run, pr
     quality = probe.quality.assign(split_half=("layer", np.full(4, 0.1)))
     found = analyze(run, probe=replace(probe, quality=quality), draws=300)
     assert found.effects is None
-    assert any("no stable moral direction" in line for line in found.refused)
+    assert any("agree between halves of their training data" in line for line in found.refused)
+
+
+def test_the_report_and_the_way_of_the_readme_give_the_same_numbers(run, probe):
+    halves = xr.DataArray([0.9, 0.9, 0.2, 0.8], dims="layer", coords={"layer": probe.direction["layer"]})
+    steady = replace(probe, quality=probe.quality.assign(split_half=halves, gap=halves))
+    told = analyze(run, probe=steady, draws=300).effects
+    usual = factorial_effects(steady.project(run), draws=300, family=("round", "layer"))
+    for site in told["site"].values:
+        a, b = told.sel(site=site), usual.sel(site=site, layer=[-1, 0, 2])
+        for name in ("estimate", "se", "se_probe", "p", "ci_low", "p_adj", "band_low", "band_high"):
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    refused = usual.sel(layer=1)
+    assert refused["estimate"].notnull().all()
+    assert refused[["se", "p", "ci_low", "p_adj", "band_low"]].isnull().all().to_array().all()
+    assert any("layers 1 (0.20)" in note for note in usual.attrs["notes"])
 
 
 def test_a_random_model_is_not_credited_with_behaviour(run, probe):
     found = analyze(run, probe=probe, draws=300)
     assert found.behaviour is not None
     if found.behaviour_effects is None:
-        assert any("no effect on behaviour is claimed" in line for line in found.refused)
+        assert any("of the answers could not be read" in line for line in found.refused)
+        usual = factorial_effects(behaviour_cube(run), draws=300)
+        assert usual[["p", "p_adj", "band_low", "band_high"]].isnull().all().to_array().all()
+        assert any("of the answers could not be read" in note for note in usual.attrs["notes"])
     else:  # pragma: no cover - a random model that parses would be a surprise
         assert found.behaviour["unparsed"].max() < 0.1
 
