@@ -61,7 +61,7 @@ SURFACE = {
         trust_card
     """,
     "probes": """
-        Probe TrustCard condition_direction fit_leace fit_on_run fit_probe from_hub load_probe
+        Probe TrustCard condition_direction fit_leace fit_on_run fit_probe for_file from_hub load_probe
         project_means push_to_hub random_model_residuals read_pairs read_statements refit_directions
         run_cell_means split_half_cosine trust_card
     """,

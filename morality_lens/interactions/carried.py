@@ -1,13 +1,15 @@
 """What travels with a cube beside its numbers: refits of its direction, failures, stable layers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import xarray as xr
 
 REFITS = "refits"
 """The attribute of projections that holds their :class:`CarriedRefits`."""
+GUARDS = ("split_half", "gap")
+"""What is known of the direction by layer: how far halves of its training data agree, and its unit."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -19,10 +21,13 @@ class CarriedRefits:
     Attributes:
         refits: probe_draw and the projections' dims without ``item``, as ``project_means`` gives them.
         own: the projections' own cell means, by which it is seen whether they were changed.
+        guards: those of :data:`GUARDS` that are known, by layer, so that they are found where the coordinates
+            of the projections are lost (a layer selected with ``drop``, a mean over layers).
     """
 
     refits: xr.DataArray
     own: xr.DataArray
+    guards: xr.Dataset = field(default_factory=xr.Dataset)
 
     def __repr__(self) -> str:
         return f"cell means on {self.refits.sizes['probe_draw']} refits of the probe"
@@ -55,13 +60,20 @@ def guards_of_difference(y: xr.DataArray, found: xr.DataArray, places: Mapping[s
                 return found.assign_attrs(without_refits(found.attrs))
             both = [b.sel({dim: one}, drop=True) - b.sel({dim: other}, drop=True) for b in both]
         refits = both[0].assign_attrs(carried.refits.attrs)
-        found = found.assign_attrs({**found.attrs, REFITS: CarriedRefits(refits=refits, own=both[1])})
+        guards = carried.guards.map(lambda guard: _of_both(guard, places, "min"))
+        made = CarriedRefits(refits=refits, own=both[1], guards=guards)
+        found = found.assign_attrs({**found.attrs, REFITS: made})
     merged = {}
-    for name, merge in (("failed", "max"), ("split_half", "min"), ("gap", "min")):
+    for name, merge in (("failed", "max"), *((name, "min") for name in GUARDS)):
         if name not in y.coords or not set(places) & set(y.coords[name].dims):
             continue
-        guard = y.coords[name]
-        for dim in set(places) & set(guard.dims):
-            guard = getattr(guard.sel({dim: list(places[dim])}), merge)(dim, skipna=False)
+        guard = _of_both(y.coords[name], places, merge)
         merged[name] = guard.drop_vars([c for c in guard.coords if c not in found.coords])
     return found.assign_coords(merged)
+
+
+def _of_both(guard: xr.DataArray, places: Mapping[str, tuple], merge: str) -> xr.DataArray:
+    """What a guard says of the difference of two places."""
+    for dim in set(places) & set(guard.dims):
+        guard = getattr(guard.sel({dim: list(places[dim])}), merge)(dim, skipna=False)
+    return guard

@@ -1,17 +1,20 @@
 """Which claims an interaction of two components supports, and when it is shown to be negligible."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
+from morality_lens.interactions.carried import without_refits
 from morality_lens.interactions.contrasts import Pairs, at_suffix, compared_levels
 from morality_lens.interactions.cube import factors_of
-from morality_lens.interactions.describing import corrected_p
+from morality_lens.interactions.describing import POSITION, corrected_p, warnings_in
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.intervals import one_sided
 from morality_lens.interactions.odds import marginal_log_odds
+from morality_lens.interactions.refitted import resolve_refits
 from morality_lens.interactions.resampling import holm
 
 LADDER = {
@@ -69,11 +72,19 @@ def claim_ladder(
     Returns:
         Dataset over ``claim`` and the places of ``y``: ``p``, one-sided at each place; ``p_adj``, two-sided
         and corrected over the places, and ``holds`` (``p_adj`` at most ``alpha``); the simple effects
-        ``simple`` over ``step`` with their pointwise interval; and ``cell_mean`` over the two factors.
+        ``simple`` over ``step`` with their pointwise interval; ``constant``, whether an effect there is the
+        same non-zero number in every cluster; and ``cell_mean`` over the two factors. A p is NaN where
+        ``factorial_effects`` gives none.
 
     Raises:
-        ValueError: the two factors are not two of those crossed, or ``factorial_effects`` refuses ``y``.
+        ValueError: the two factors are not two of those crossed, the margin is negative or not finite, or
+            ``factorial_effects`` refuses ``y``.
     """
+    if not 0 <= margin < math.inf:
+        raise ValueError(
+            "claim_ladder needs a finite margin of 0 or more, declared before the data are seen; got "
+            f"{margin}. Take the largest gain that counts as none, in units of y."
+        )
     factors = factors_of(y) if factors is None else factors
     held = tuple(name for name in factors if name not in (at or {}))
     if first == second or first not in held or second not in held:
@@ -88,8 +99,13 @@ def claim_ladder(
     effects = factorial_effects(chosen, factors, at=at, contrasts=weights, alpha=alpha)
     within, odds = effects, _on_log_odds(chosen, factors, at, weights, alpha)
     if margin:
-        lowered = _lowered(chosen, {name: pairs[name][1] for name in (first, second)}, margin)
-        within = factorial_effects(lowered, factors, at=at, contrasts=weights, alpha=alpha)
+        both = {name: pairs[name][1] for name in (first, second)}
+        refits, _ = resolve_refits(chosen, None)
+        lowered = _lowered(chosen, both, margin)
+        if refits is not None:  # those that lowered carries are of what was not lowered
+            lowered = lowered.drop_attrs(deep=False).assign_attrs(without_refits(chosen.attrs))
+            refits = _lowered(refits, both, margin)
+        within = factorial_effects(lowered, factors, at=at, contrasts=weights, alpha=alpha, refits=refits)
         # A step that is the same in every cluster says nothing of others, wherever the margin lies.
         within = within.assign({name: within[name].where(effects.se > 0) for name in ("p", "p_adj")})
     tests = _Tests(
@@ -116,6 +132,7 @@ def claim_ladder(
             "simple": simple.estimate,
             "simple_low": simple.ci_low,
             "simple_high": simple.ci_high,
+            "constant": ((effects.se == 0) & (effects.estimate != 0)).any("effect"),
             "cell_mean": effects.cell_mean.mean(others),
         },
         attrs={
@@ -176,16 +193,21 @@ def _one_sided(effects: xr.Dataset, name: str, sign: int) -> xr.DataArray:
     return (here.p / 2).where(sign * here.estimate > 0, 1 - here.p / 2)
 
 
+def _of_sign(p: xr.DataArray, estimate: xr.DataArray, sign: int) -> xr.DataArray:
+    """p where the estimate has the sign, 1 where it has the other one; a missing p stays missing."""
+    return p.where((sign * estimate > 0) | p.isnull(), 1.0)
+
+
 def _two_sided(effects: xr.Dataset, name: str, sign: int) -> xr.DataArray:
     """Two-sided p at each place; 1 where the sign is the other one."""
     here = effects.sel(effect=name, drop=True)
-    return here.p.where(sign * here.estimate > 0, 1.0)
+    return _of_sign(here.p, here.estimate, sign)
 
 
 def _adjusted(effects: xr.Dataset, name: str, sign: int) -> xr.DataArray:
     """Two-sided p, corrected over the places; 1 where the sign is the other one."""
     here = effects.sel(effect=name, drop=True)
-    return corrected_p(here).where(sign * here.estimate > 0, 1.0)
+    return _of_sign(corrected_p(here), here.estimate, sign)
 
 
 def _claims(first: str, second: str, tests: _Tests, *, one: Reading, two: Reading) -> xr.DataArray:
@@ -237,7 +259,7 @@ def describe_claims(ladder: xr.Dataset) -> str:
     corrected = attrs["method"] != "pointwise"
     over = f", p corrected over {attrs['family']} (max-|t|)" if corrected else ""
     within = f", a gain of up to {attrs['margin']:g} counts as none" if attrs["margin"] else ""
-    said = " ".join(filter(None, (attrs["notes"][0], attrs["vouch"])))
+    said = " ".join(filter(None, (attrs["notes"][0], *warnings_in(attrs), attrs["vouch"])))
     lines.append(
         f"{attrs['n_items']} items in {attrs['n_clusters']} clusters, alpha {attrs['alpha']:g}{over}{within}."
         f" {said}"
@@ -254,17 +276,9 @@ def _sentence(here: xr.Dataset, first: str, second: str) -> str:
         for a in (low, high)
         for b in (low, high)
     )
+    cells += f". Warning: {POSITION}" if bool(here.constant) else ""
     if not held:
-        smallest = here.p_adj.min().item()
-        if np.isnan(smallest):
-            return (
-                f"no claim about {first} and {second} is made, as there is no corrected p "
-                f"({here.attrs['method_reason']}). Cell means: {cells}."
-            )
-        return (
-            f"no claim about {first} and {second} is supported (smallest p = {smallest:.2g}), which is not "
-            f"evidence that they add up. Cell means: {cells}."
-        )
+        return f"{_nothing(here, first, second)} Cell means: {cells}."
     words = []
     for claim in held:
         p = f"p = {here.p_adj.sel(claim=claim).item():.2g}"
@@ -282,6 +296,22 @@ def _sentence(here: xr.Dataset, first: str, second: str) -> str:
     return f"{first} and {second}: {'; '.join(words)}. Cell means: {cells}."
 
 
+def _nothing(here: xr.Dataset, first: str, second: str) -> str:
+    """Why there is no claim at a place: no p, no corrected one, or none that is small enough."""
+    smallest = here.p_adj.min().item()
+    if here.p.isnull().all():
+        return f"no claim about {first} and {second} is made, as there is no p here (see below)."
+    if np.isnan(smallest):
+        return (
+            f"no claim about {first} and {second} is made, as there is no corrected p "
+            f"({here.attrs['method_reason']})."
+        )
+    return (
+        f"no claim about {first} and {second} is supported (smallest p = {smallest:.2g}), which is not "
+        "evidence that they add up."
+    )
+
+
 def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> xr.Dataset:
     """Whether effects are shown to lie within a margin that was declared beforehand: two one-sided tests.
 
@@ -290,7 +320,7 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
     what never changed in a few items may change in others.
 
     Args:
-        effects: what ``factorial_effects`` returned.
+        effects: what ``factorial_effects`` or ``marginal_log_odds`` returned.
         margin: the largest effect that counts as none, in units of the outcome.
         alpha: level of each claim.
 
@@ -301,11 +331,11 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
         has no p). ``attrs["note"]`` counts the places without a p, and is empty where all have one.
 
     Raises:
-        ValueError: the margin is not positive, or ``effects`` carry no p-values or no standard error.
+        ValueError: the margin is not positive and finite, or ``effects`` carry no p-values or no standard error.
     """
-    if not margin > 0:
+    if not 0 < margin < math.inf:
         raise ValueError(
-            f"equivalence needs a margin above 0, declared before the data are seen; got {margin}. Take the "
+            f"equivalence needs a finite margin above 0, declared before the data are seen; got {margin}. Take the "
             "smallest effect that would matter, in units of the outcome."
         )
     if effects.p.isnull().all():
@@ -339,7 +369,7 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
         attrs={
             "margin": float(margin),
             "alpha": float(alpha),
-            "units": effects.attrs["units"],
+            "units": str(effects.attrs.get("units", "")),
             "note": note if without else "",
         },
     )

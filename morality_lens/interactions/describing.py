@@ -8,7 +8,14 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.interactions.names import effect_called, factors_in, main_effects_of
+from morality_lens.interactions.refitted import REFUSED
 
+POSITION = (
+    "an effect here is the same non-zero number in every cluster, a signature of position or template."
+)
+"""Of a place where an effect does not vary though it is not zero."""
+SPOKEN = ("Repeated items:", REFUSED, "No p-values and no intervals:")
+"""How the notes begin that concern every sentence."""
 WHERE = ("round", "layer")
 """Dims within which a sentence says where an effect is; each index of the others has its own sentence."""
 
@@ -23,23 +30,30 @@ def describe(
 
     Extents ("layers 3 to 5") come from max-|t| p only: with the alpha of ``effects`` exactly the places
     whose band excludes 0. The text names sign, place, size with band, scale, clusters and what the result is
-    conditional on; a negative two-way comes with the cell means of the place that is told. It is called
+    conditional on; places without a p (layers whose direction is refused) are counted apart, and the reason is
+    given at the end. A negative two-way comes with the cell means of the place that is told. It is called
     sub-additive where ``claim_ladder`` of the same numbers claims L0: where it is negative and both
     components raise the outcome, each by its own adjusted p.
 
     Args:
-        effects: what ``factorial_effects`` returned.
+        effects: what ``factorial_effects`` or ``marginal_log_odds`` returned; the latter has pointwise p only.
         effect: one of its effects, for example ``instruction:feedback`` (its factors in any order), or
             several; None describes all.
         alpha: threshold for the adjusted p; the one of ``effects`` when None. Bands keep theirs.
         site: the only site to speak of; every site when None.
 
     Raises:
-        ValueError: an effect or a site that is not there.
+        ValueError: an effect or a site that is not there, or no effect at all.
     """
+    effects = _with_family(effects)
     known = effects.effect.values
     asked = known if effect is None else [effect] if isinstance(effect, str) else effect
     names = [effect_called(str(name), np.atleast_1d(known), "describe") for name in np.atleast_1d(asked)]
+    if not names:
+        raise ValueError(
+            f"describe needs at least one effect; got none. Choose among {np.atleast_1d(known).tolist()}, or "
+            "leave effect out for all."
+        )
     effects = _at_site(effects if "effect" in effects.dims else effects.expand_dims("effect"), site)
     level = float(effects.attrs["alpha"]) if alpha is None else alpha
     apart = [dim for dim in effects.estimate.dims if dim not in (*WHERE, "effect")]
@@ -47,6 +61,16 @@ def describe(
     panels = [effects.isel(dict(zip(apart, index, strict=True))) for index in indices]
     lines = [_panel(panel, name, level) for name in names for panel in panels]
     return "\n".join([*lines, _footing(effects)])
+
+
+def _with_family(effects: xr.Dataset) -> xr.Dataset:
+    """Effects as ``factorial_effects`` gives them, where they come without families (log-odds of means)."""
+    if "p_adj" in effects:
+        return effects
+    absent = dict.fromkeys(("p_adj", "band_low", "band_high"), xr.full_like(effects.p, np.nan))
+    made = {"units": "", "method": "pointwise", "method_reason": effects.attrs["method"], "family": ""}
+    notes = ["Conditional on one wording of the components.", *effects.attrs["notes"]]
+    return effects.assign(absent).assign_attrs(made, notes=notes)
 
 
 def _at_site(effects: xr.Dataset, site: str | None) -> xr.Dataset:
@@ -113,8 +137,9 @@ def _panel(panel: xr.Dataset, effect: str, alpha: float) -> str:
     fixed = {part.partition("=")[0] for part in chosen.attrs["held_at"].split(",")} | {"effect"}
     held = [f"{dim} {c.item()}" for dim, c in chosen.coords.items() if c.ndim == 0 and dim not in fixed]
     head = ", ".join([effect, *held]) + ": "
-    estimate, se = chosen.estimate.values, chosen.se.values
-    if not np.any(estimate) and not np.any(se):
+    judged = chosen.se.notnull().values
+    estimate, se = (np.where(judged, chosen[name].values, 0.0) for name in ("estimate", "se"))
+    if judged.any() and not np.any(estimate) and not np.any(se):
         return f"{head}exactly zero{_everywhere(chosen, 'all')}{_room(chosen)}."
     corrected = chosen.p_adj.notnull().any().item()
     found = _found(chosen, alpha)
@@ -126,7 +151,7 @@ def _panel(panel: xr.Dataset, effect: str, alpha: float) -> str:
     constant = int(np.count_nonzero((se == 0) & (estimate != 0)))
     if constant:
         parts.append(
-            f"Warning: at {constant} of {estimate.size} places the effect is the same non-zero number in "
+            f"Warning: at {constant} of {np.count_nonzero(judged)} places the effect is the same non-zero number in "
             "every cluster, a signature of position or template."
         )
     return head + " ".join(parts)
@@ -149,7 +174,8 @@ def _found(chosen: xr.Dataset, alpha: float) -> np.ndarray:
 
 def _room(chosen: xr.Dataset) -> str:
     """What an effect of zero in every item leaves possible."""
-    names = ("band_low", "band_high") if chosen.band_low.notnull().all() else ("ci_low", "ci_high")
+    judged = chosen.se.notnull()
+    names = ("band_low", "band_high") if bool((chosen.band_low.notnull() | ~judged).all()) else ("ci_low", "ci_high")
     low, high = float(chosen[names[0]].min()), float(chosen[names[1]].max())
     if not high > low:
         return ""
@@ -173,7 +199,9 @@ def _extent(chosen: xr.Dataset, found: np.ndarray, alpha: float, *, corrected: b
         mask = np.asarray(found & (np.sign(chosen.estimate.values) == sign))
         if mask.any():
             words.append(f"{name}{_spots(chosen, mask)}")
-    return f"{'; '.join(words)} (max-|t| p at most {alpha:g})."
+    unjudged = int(chosen.se.isnull().sum())
+    apart = f", {unjudged} of the {chosen.se.size} places have no p" if unjudged else ""
+    return f"{'; '.join(words)} (max-|t| p at most {alpha:g}{apart})."
 
 
 def _spots(chosen: xr.Dataset, mask: np.ndarray) -> str:
@@ -211,7 +239,11 @@ def _everywhere(chosen: xr.Dataset, which: str) -> str:
     if not dims:
         return ""
     counts = " x ".join(f"{chosen.sizes[dim]} {dim}s" for dim in dims)
-    return f" at {which} of the {chosen.estimate.size} places ({counts})"
+    judged = int(chosen.se.notnull().sum())
+    if judged < chosen.se.size:
+        there = f"{which} of the {judged} judged places" if judged > 1 else "the one judged place"
+        return f" at {there} ({counts}, at {chosen.se.size - judged} of which there is no p)"
+    return f" at {which} of the {judged} places ({counts})"
 
 
 def _index(chosen: xr.Dataset, score: np.ndarray) -> dict[Hashable, int]:
@@ -300,8 +332,8 @@ def _cells(chosen: xr.Dataset, crossed: tuple[str, ...], spot: Mapping[Hashable,
 
 
 def warnings_in(attrs: Mapping[str, Any]) -> list[str]:
-    """The notes on items that came twice, which concern every sentence."""
-    return [note for note in attrs["notes"][1:] if note.startswith("Repeated items:")]
+    """The notes that concern every sentence: items that came twice, refused layers, withheld p-values."""
+    return [note for note in attrs["notes"][1:] if note.startswith(SPOKEN)]
 
 
 def _footing(effects: xr.Dataset) -> str:

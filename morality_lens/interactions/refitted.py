@@ -8,7 +8,7 @@ import xarray as xr
 from einops import einsum
 from jaxtyping import Bool, Float
 
-from morality_lens.interactions.carried import REFITS, CarriedRefits
+from morality_lens.interactions.carried import GUARDS, REFITS, CarriedRefits
 from morality_lens.interactions.caveats import POPULATION
 from morality_lens.interactions.contrasts import Contrasts
 from morality_lens.interactions.cube import REPEATS, Cube
@@ -31,7 +31,8 @@ def resolve_refits(y: xr.DataArray, refits: xr.DataArray | None) -> tuple[xr.Dat
     Those given are taken as they are. Those carried are taken where ``y`` still is the projection: at any
     places and levels of it (also where the dims of one place were dropped), averaged over rounds, sites or
     layers, or a difference of places made by ``between``. Its cell means show that: where items were left out
-    or values changed, they differ from the probe's own, and the refits are left out.
+    or values changed, they differ from the probe's own, and the refits are left out. Those carried bring what
+    is known of the direction there as coordinates; of layers that were averaged, the least.
 
     Args:
         y: what is analysed.
@@ -49,7 +50,8 @@ def resolve_refits(y: xr.DataArray, refits: xr.DataArray | None) -> tuple[xr.Dat
 def _at_places_of(y: xr.DataArray, carried: CarriedRefits) -> xr.DataArray | None:
     """The refits at the places of ``y``; None where its cell means are not the probe's own there."""
     means = y.mean([d for d in y.dims if d == "item" or d in REPEATS]).astype(np.float64)
-    own, refits, lost = carried.own, carried.refits, []
+    own, lost = carried.own, []
+    refits = carried.refits.assign_coords({str(name): g for name, g in carried.guards.data_vars.items()})
     if not set(means.dims) <= set(own.dims):
         return None
     for dim in map(str, own.dims):
@@ -77,11 +79,23 @@ def _where_equal(
     hits = at_places.isel(place=np.flatnonzero(same)).transpose("place", ...)
     if same.any():
         alike = np.array_equal(hits.values, np.broadcast_to(hits.values[:1], hits.shape), equal_nan=True)
-        return hits.isel(place=0, drop=True).drop_vars(lost, errors="ignore") if alike else None
+        one = hits.isel(place=0, drop=True).drop_vars(lost, errors="ignore")
+        return one.assign_coords(_least(hits)) if alike else None
     averaged = places.mean("place").transpose(*means.dims).values
     if np.isclose(averaged, given, rtol=0, atol=near, equal_nan=True).all():
-        return at_places.mean("place").assign_attrs(refits.attrs)
+        return at_places.mean("place").assign_attrs(refits.attrs).assign_coords(_least(at_places))
     return None
+
+
+def _least(refits: xr.DataArray) -> dict[str, xr.DataArray]:
+    """What is known of the direction at all the places together: as little as at the least of them."""
+    known = {name: refits.coords[name] for name in GUARDS if name in refits.coords}
+    return {
+        name: guard.reset_coords(drop=True).min("place", skipna=False)
+        if "place" in guard.dims
+        else guard.reset_coords(drop=True)
+        for name, guard in known.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,42 +156,43 @@ class RefusedLayers:
     words: tuple[str, ...] = ()
 
 
-def refused_layers(cube: Cube, about_all: bool) -> RefusedLayers:
+def refused_layers(cube: Cube, about_all: bool, refits: xr.DataArray | None = None) -> RefusedLayers:
     """The places where no effect on a projection is judged.
 
     Where the question is about the moral direction: where halves of the statements do not agree on one
     (coordinate ``split_half``), or where moral and immoral statements have no gap that can be told from none
-    (coordinate ``gap`` is NaN). Where it is about this direction alone, a note says that its unit there is
-    the gap of its own statements.
+    (coordinate ``gap`` is NaN, or 0 where the classes do not differ and there is no direction at all). Where
+    it is about this direction alone, a note says that its unit there is the gap of its own statements.
 
     Args:
         cube: the cells, with those coordinates or without.
         about_all: whether refits are used, or carried though they no longer fit.
+        refits: those that are used; their coordinates count where the cells have none.
 
     Raises:
         ValueError: no place is left.
     """
     words = []
     weak, unknown = np.zeros(cube.rest_shape, bool), np.zeros(cube.rest_shape, bool)
-    halves, gap = (cube.coords.get(name) for name in ("split_half", "gap"))
+    halves, gap = (_guard(name, cube, refits) for name in GUARDS)
     if not about_all:
         return RefusedLayers(places=weak.ravel(), words=_on_own_unit(gap))
-    if halves is not None and bool((halves < POPULATION).any()):
-        weak = _over_places(halves < POPULATION, cube)
+    if halves is not None and not bool((halves >= POPULATION).all()):
+        weak = _over_places(~(halves >= POPULATION), cube)
         words.append(
-            f"{REFUSED} {_named(halves, halves < POPULATION)}: halves of the "
+            f"{REFUSED} {_named(halves, ~(halves >= POPULATION))}: halves of the "
             f"probe's training data give directions whose cosine (in brackets) is below {POPULATION}, so "
             "there is no stable direction to speak of. The estimates are those of this one direction."
         )
-    if gap is not None and bool(gap.isnull().any()):
-        unknown = _over_places(gap.isnull(), cube)
+    if gap is not None and not bool((gap > 0).all()):
+        unknown = _over_places(~(gap > 0), cube)
         words.append(
-            f"{REFUSED} {_named(gap, gap.isnull())}: along the direction there, "
+            f"{REFUSED} {_named(gap, ~(gap > 0))}: along the direction there, "
             "training data that it has not seen have no gap between the classes that can be told from none, "
             "so that the estimates have no unit."
         )
     if (weak | unknown).all():
-        _refuse_all(halves if weak.any() else None)
+        _refuse_all(halves if weak.any() and bool(halves.notnull().any()) else None)
     return RefusedLayers(places=(weak | unknown).ravel(), words=tuple(words))
 
 
@@ -199,12 +214,27 @@ def _refuse_all(halves: xr.DataArray | None) -> None:
 
 def _on_own_unit(gap: xr.DataArray | None) -> tuple[str, ...]:
     """The note for layers whose unit is the gap of the training data themselves."""
-    if gap is None or not bool(gap.isnull().any()):
-        return ()
-    return (
-        f"Warning: at the layers {_named(gap, gap.isnull())} the unit is the gap of the training data "
-        "themselves; along the direction there, other data have none that can be told from 0.",
-    )
+    words = []
+    if gap is not None and bool(gap.isnull().any()):
+        words.append(
+            f"Warning: at the layers {_named(gap, gap.isnull())} the unit is the gap of the training data "
+            "themselves; along the direction there, other data have none that can be told from 0."
+        )
+    if gap is not None and bool((gap <= 0).any()):
+        words.append(
+            f"Warning: at the layers {_named(gap, gap <= 0)} the classes of the training data do not differ "
+            "(gap in brackets), so there is no direction: an effect of zero there says nothing."
+        )
+    return tuple(words)
+
+
+def _guard(name: str, cube: Cube, refits: xr.DataArray | None) -> xr.DataArray | None:
+    """What is known of the direction at the places of the cells, from them or from the refits."""
+    if name in cube.coords or refits is None or name not in refits.coords:
+        return cube.coords.get(name)
+    guard = refits.coords[name]
+    here = {d: cube.coords[d].values for d in guard.dims if d in cube.coords}
+    return guard.sel(here) if set(guard.dims) <= set(cube.rest) else None
 
 
 def _over_places(layers: xr.DataArray, cube: Cube) -> Bool[np.ndarray, "..."]:

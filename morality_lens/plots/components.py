@@ -177,14 +177,14 @@ def attribution_segments(effects: xr.Dataset, *, effect: str, round: int | None 
 
 
 def _map(one: xr.Dataset, rows: list[str], effects: xr.Dataset, title: str) -> go.Figure:
-    """A map over layers, with a dot where the adjusted p is below alpha."""
+    """A map over layers, with a dot where the adjusted p is at most alpha."""
     layers = np.unique(one["block"].values)
     z = np.full((len(rows), len(layers)), np.nan)
     mark = np.full(z.shape, "", dtype=object)
     for i, (row, layer) in enumerate(zip(one["row"].values, one["block"].values, strict=True)):
         at = rows.index(row), int(np.searchsorted(layers, layer))
         z[at] = float(one["estimate"].values[i])
-        clear = float(one["p_adj"].values[i]) < alpha(effects)
+        clear = float(one["p_adj"].values[i]) <= alpha(effects)
         mark[at] = f"{number(z[at])}{' ●' if clear else ''}"
     limit = float(np.nanmax(np.abs(z), initial=1e-12))
     heat = go.Heatmap(
@@ -205,7 +205,7 @@ def _map(one: xr.Dataset, rows: list[str], effects: xr.Dataset, title: str) -> g
     fig = go.Figure(heat)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, title_text="layer of the heads")
-    subtitle = f"● adjusted p < {alpha(effects):g}; heads only: without MLPs, biases and embedding"
+    subtitle = f"● adjusted p at most {alpha(effects):g}; heads only: without MLPs, biases and embedding"
     return finish(fig, title, subtitle, height=190 + 30 * len(rows), trust=provisos(effects))
 
 

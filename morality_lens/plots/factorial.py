@@ -40,7 +40,7 @@ def effects(
 ) -> go.Figure:
     """Factorial effects by layer: one line per effect, one panel per round, simultaneous bands.
 
-    Filled markers: adjusted p below ``alpha``. Where no simultaneous band exists the pointwise interval
+    Filled markers: adjusted p at most ``alpha``. The band breaks at layers that have none. Where no simultaneous band exists the pointwise interval
     is drawn, as the subtitle states.
 
     Args:
@@ -125,7 +125,7 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
         hovertemplate=f"<b>{name}</b>, %{{y}}, layer %{{x}}<br>{HOVER.format(value='%{z:+.3f}')}",
         colorbar={"title": {"text": unit, "font": {"size": 13}}, "thickness": 14},
     )
-    found = np.argwhere(one["p_adj"].to_numpy() < alpha(data))
+    found = np.argwhere(one["p_adj"].to_numpy() <= alpha(data))
     dots = go.Scatter(
         x=layers[found[:, 1]],
         y=rounds[found[:, 0]],

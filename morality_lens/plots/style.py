@@ -52,7 +52,7 @@ def interval(data: xr.Dataset) -> tuple[str, str, str]:
     """The names of the two ends to draw, and their description with that of the marks."""
     level = f"{100 * (1 - alpha(data)):g} %"
     known = {name: bool(np.isfinite(data[name].to_numpy()).any()) for name in ("band_low", "ci_low", "p_adj")}
-    marks = f"filled: adjusted p < {alpha(data):g}" if known["p_adj"] else "no adjusted p"
+    marks = f"filled: adjusted p at most {alpha(data):g}" if known["p_adj"] else "no adjusted p"
     own = " with the direction's sampling error" if data.attrs.get("question") == "direction" else ""
     if known["band_low"]:
         return "band_low", "band_high", f"simultaneous {level} bands{own}; {marks}"
@@ -62,8 +62,8 @@ def interval(data: xr.Dataset) -> tuple[str, str, str]:
 
 
 def significance(one: xr.Dataset, color: str, size: int = 6) -> dict:
-    """Markers that are filled where the adjusted p is below ``alpha``."""
-    filled = one["p_adj"].to_numpy() < alpha(one)
+    """Markers that are filled where the adjusted p is at most ``alpha``."""
+    filled = one["p_adj"].to_numpy() <= alpha(one)
     colors = [color if yes else "white" for yes in filled]
     return {"size": size, "color": colors, "line": {"color": color, "width": 1.4}}
 
@@ -83,12 +83,14 @@ def number(value: float | np.ndarray | xr.DataArray) -> str:
 
 
 def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, group: str) -> go.Scatter:
-    """The area between two lines, as part of a legend group."""
+    """The area between two lines, as part of a legend group; it breaks where an end is missing."""
     finite = np.isfinite(low) & np.isfinite(high)
+    places = np.flatnonzero(finite)
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return go.Scatter(
-        x=np.concatenate([x[finite], x[finite][::-1]]),
-        y=np.concatenate([high[finite], low[finite][::-1]]),
+        x=_outlines(x, x, runs),
+        y=_outlines(high, low, runs),
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.16)",
         line={"width": 0},
@@ -97,6 +99,15 @@ def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, group: st
         legendgroup=group,
         showlegend=False,
     )
+
+
+def _outlines(there: np.ndarray, back: np.ndarray, runs: Sequence[np.ndarray]) -> np.ndarray:
+    """Along one line and back along the other, for each run of places; None parts the runs."""
+    parts = [np.concatenate([there[run], back[run][::-1]]) for run in runs]
+    if len(parts) == 1:
+        return parts[0]
+    parted = [value for part in parts for value in (*part.tolist(), None)]
+    return np.array(parted[:-1], dtype=object)
 
 
 def bars(middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict:

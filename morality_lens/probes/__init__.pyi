@@ -6,6 +6,7 @@ from .hub import from_hub as from_hub, push_to_hub as push_to_hub
 from .probe import Probe as Probe, load_probe as load_probe
 from .random_models import random_model_residuals as random_model_residuals
 from .refits import (
+    for_file as for_file,
     project_means as project_means,
     refit_directions as refit_directions,
     run_cell_means as run_cell_means,

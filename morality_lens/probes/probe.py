@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from morality_lens.design import condition_of
-from morality_lens.interactions.carried import REFITS, CarriedRefits
+from morality_lens.interactions.carried import GUARDS, REFITS, CarriedRefits
 from morality_lens.interactions.cube import factors_of
 from morality_lens.items.files import replace_file
 from morality_lens.probes.card import TrustCard, card_from_json
@@ -26,6 +26,15 @@ from morality_lens.runs.run import Run
 
 UNITS = "moral-immoral gap"
 """The unit of projections on a probe that was fitted with labels."""
+FORMAT = "3"
+"""Of files that :meth:`Probe.save` writes."""
+OWN_GAP = ("1", "2")
+"""Formats whose unit was the gap of the statements that the direction was fitted on."""
+OWN_GAP_NOTE = (
+    "Warning: the unit of these projections is the gap of the statements that the direction was fitted on, as "
+    "the probe was saved by an earlier version; unseen statements lie closer together, so effects look smaller "
+    "than in the gap of unseen statements. Fit the probe again to compare."
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +62,8 @@ class Probe:
         refits: [probe_draw, layer, d_model], the direction fitted again on bootstrap samples of its training
             clusters (:func:`morality_lens.probes.refits.with_refits`); None where that was not done.
         card: the controls it was compared with (``trust_card``); None where none was made.
+        unit_note: what is special about the unit (of a probe from an earlier version); else nothing. It comes
+            with every projection.
     """
 
     kind: Kind
@@ -62,6 +73,7 @@ class Probe:
     training: Mapping[str, Any]
     refits: xr.DataArray | None = None
     card: TrustCard | None = None
+    unit_note: str = ""
 
     @property
     def trust(self) -> str:
@@ -81,6 +93,7 @@ class Probe:
             "oriented": bool(self.training.get("oriented", True)),
             "trust": self.trust,
             "probe": self.kind,
+            **({"unit_note": self.unit_note} if self.unit_note else {}),
         }
 
     def drawn_from(self, given: int) -> "Probe":
@@ -114,7 +127,7 @@ class Probe:
         ``units``, ``oriented``, ``trust`` and ``leakage``: why effects of these conditions must not be
         estimated with this probe, or nothing. Where the probe has refits, ``attrs["refits"]`` carries the
         cell means on them, so that ``factorial_effects`` has the sampling error of the direction in every
-        interval; ``drop_attrs()`` leaves them out, for a file. Along ``layer`` there are the coordinates
+        interval; a file cannot hold them: ``probes.for_file(y)`` leaves them out and keeps the rest. Along ``layer`` there are the coordinates
         ``gap``, and ``split_half`` where halves of the training statements were compared: layers that they
         refuse have no intervals.
 
@@ -148,7 +161,7 @@ class Probe:
             at_layer = residuals.isel(layer=number).transpose(*dims, "d_model")
             self._project_layer(at_layer, number, values[..., number], drawn[..., number])
         coords = {name: c for name, c in residuals.coords.items() if "d_model" not in c.dims}
-        for name in ("split_half", "gap"):
+        for name in GUARDS:
             if name in self.quality:
                 coords[name] = ("layer", self.quality[name].values)
         attrs = {**self.told, "leakage": _leakage(self.training, residuals), **_flat(self.training)}
@@ -167,7 +180,9 @@ class Probe:
             name="refits",
             attrs=_drawn_from_clusters(self.training),
         )
-        return CarriedRefits(refits=refits, own=own.drop_vars(set(own.coords) - set(coords)).drop_attrs())
+        own = own.drop_vars(set(own.coords) - set(coords)).drop_attrs()
+        known = self.quality[[name for name in GUARDS if name in self.quality]].drop_attrs()
+        return CarriedRefits(refits=refits, own=own, guards=known)
 
     def project_all(
         self, residuals: Float[np.ndarray, "*place layer d_model"]
@@ -203,7 +218,9 @@ class Probe:
             **({} if self.refits is None else {"refits": self.refits.values.astype(np.float32)}),
         }
         training = json.dumps(dict(self.training))
-        metadata = {"kind": self.kind, "training": training, "format": "2"}
+        metadata = {"kind": self.kind, "training": training, "format": FORMAT}
+        if self.unit_note:
+            metadata["unit_note"] = self.unit_note
         if self.card is not None:
             metadata["card"] = self.card.to_json()
         plain = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
@@ -244,7 +261,7 @@ def load_probe(path: str | Path) -> Probe:
         raise FileNotFoundError(f"no probe at {file}; fit one and save it there.")
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}
-        if metadata.get("format") not in ("1", "2"):
+        if metadata.get("format") not in (*OWN_GAP, FORMAT):
             raise ValueError(f"{file} is no probe of this package (its metadata says {metadata}).")
         arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
     layer, training = {"layer": arrays["layer"]}, json.loads(metadata["training"])
@@ -259,7 +276,18 @@ def load_probe(path: str | Path) -> Probe:
         training=training,
         refits=_refits(arrays["refits"], layer, training) if "refits" in arrays else None,
         card=card_from_json(metadata["card"]) if "card" in metadata else None,
+        unit_note=_unit_note(metadata, training),
     )
+
+
+def _unit_note(metadata: Mapping[str, str], training: Mapping[str, Any]) -> str:
+    """What a file says of the unit; of an earlier format, that it is the gap of the probe's own statements.
+
+    Without classes (``folds`` is 0) the unit has always been that of the projections themselves.
+    """
+    if metadata["format"] in OWN_GAP and training.get("folds", 1):
+        return OWN_GAP_NOTE
+    return metadata.get("unit_note", "")
 
 
 def _refits(values: np.ndarray, layer: Mapping[str, Any], training: Mapping[str, Any]) -> xr.DataArray:

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from morality_lens.interactions.carried import without_refits
 from morality_lens.probes.closed_form import Directions, class_means, class_sums, in_gaps
 from morality_lens.probes.estimators import raw_directions
 from morality_lens.probes.fitting import fit_directions
@@ -137,6 +138,20 @@ def with_refits(probe: Probe, residuals: xr.DataArray, *, draws: int = 50, seed:
     refits = refit_directions(residuals, draws=draws, kind=probe.kind, seed=seed, direction=probe.direction)
     halves = split_half_cosine(residuals, seed=seed)
     return replace(probe, refits=refits, quality=probe.quality.assign(split_half=("layer", halves.values)))
+
+
+def for_file(projections: xr.DataArray) -> xr.DataArray:
+    """The projections with attributes that a netCDF file takes: without refits, all others kept.
+
+    ``oriented`` and other truth values become 0 and 1, None becomes an empty text. What is read back has no
+    refits: effects of it say whether this direction moves, not whether the morality direction does.
+
+    Args:
+        projections: what ``project`` returned, or what was made of it.
+    """
+    kept = without_refits(projections.attrs)
+    plain = {name: "" if v is None else int(v) if isinstance(v, bool) else v for name, v in kept.items()}
+    return projections.drop_attrs(deep=False).assign_attrs(plain)
 
 
 def run_cell_means(run: Run, *, layers: Sequence[int] | None = None) -> xr.DataArray:

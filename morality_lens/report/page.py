@@ -191,7 +191,7 @@ def _findings(title: str, effects: xr.Dataset, early: Sequence[str]) -> dict[str
         ],
         "common": common,
         "control": negative_control(effects, early) if control else None,
-        "claimed": bool((later["p_adj"].to_numpy() < alpha(effects)).any()),
+        "claimed": bool((later["p_adj"].to_numpy() <= alpha(effects)).any()),
         "corrected": bool(np.isfinite(effects["p_adj"].to_numpy()).any()),
         "alpha": alpha(effects),
         # The first note is in the common lines already.

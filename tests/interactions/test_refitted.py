@@ -1,6 +1,7 @@
 """Refits travel with projections: at their places they are those given by hand, else they are left out."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import xarray as xr
 from planted import planted_run
 from probes.test_probe import training
 
+from morality_lens.interactions.carried import CarriedRefits
+from morality_lens.interactions.claims import claim_ladder
 from morality_lens.interactions.contrasts import between
+from morality_lens.interactions.cube import factors_of, read_cube
 from morality_lens.interactions.effects import factorial_effects
-from morality_lens.interactions.refitted import STALE, resolve_refits
+from morality_lens.interactions.refitted import STALE, refused_layers, resolve_refits
 from morality_lens.probes.fitting import fit_directions
 from morality_lens.probes.probe import load_probe
 from morality_lens.probes.refits import project_means, run_cell_means, with_refits
@@ -157,3 +161,88 @@ def test_the_carried_value_is_one_thing(run, probe):
     assert copy.deepcopy(carried) is carried
     assert repr(carried) == "cell means on 25 refits of the probe"
     assert (moral - moral.isel(round=0, drop=True)).attrs["refits"] is carried
+
+
+GUARDED = {"split_half": ("layer", [np.nan, 0.9, 0.95]), "gap": ("layer", [0.0, 1.0, 2.0])}
+
+
+def guarded(probe, **quality):
+    """The probe with other knowledge of its directions."""
+    return replace(probe, quality=probe.quality.assign({**GUARDED, **quality}))
+
+
+def test_a_layer_without_a_direction_is_no_judged_layer(run, probe):
+    """At the embedding the classes do not differ: the gap is 0, halves have no cosine, projections are 0."""
+    y = guarded(probe).project(run)
+    y = y.copy(data=np.where(y["layer"].broadcast_like(y) == -1, 0.0, y)).assign_attrs(y.attrs)
+    by_hand = project_means(probe.refits, run_cell_means(run))
+    found = factorial_effects(y, refits=by_hand, draws=100)
+    assert found["se"].sel(layer=-1).isnull().all()
+    assert found["se"].sel(layer=LAYERS).notnull().any()
+    none_left = {"split_half": ("layer", [np.nan, 0.3, 0.4]), "gap": ("layer", [0.0, np.nan, 2.0])}
+    for quality, message in (
+        (none_left, r"agree between halves.*at most 0\.40"),
+        ({"split_half": ("layer", [0.9] * 3), "gap": ("layer", [0.0, np.nan, np.nan])}, "needs a unit"),
+        ({"split_half": ("layer", [np.nan] * 3)}, "needs a unit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            factorial_effects(guarded(probe, **quality).project(run), draws=100)
+
+
+def test_where_there_is_no_direction_an_effect_of_zero_on_it_is_noted(run, probe):
+    plain = replace(guarded(probe), refits=None).project(run).drop_vars("split_half")
+    notes = " ".join(factorial_effects(plain, draws=100).attrs["notes"])
+    assert "at the layers -1 (0.00) the classes of the training data do not differ" in notes
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (lambda y: y.sel(layer=0, drop=True), None),
+        (lambda y: y.sel(layer=0), None),
+        (lambda y: y.mean("layer"), None),
+        (lambda y: y.mean("layer").mean("round"), None),
+        (lambda y: between(y, layer=(1, 0)).sel(site="answer_end", drop=True), None),
+        (lambda y: between(y, layer=(1, 0)).drop_vars(["split_half", "gap"]), None),
+        (lambda y: y.drop_vars(["split_half", "gap"]), [1]),
+        (lambda y: y.drop_vars(["split_half", "gap"]).sel(layer=[1, 0]), [1]),
+        (lambda y: y.mean("round"), [1]),
+    ],
+)
+def test_what_is_known_of_layers_outlives_the_steps_that_lose_its_coordinates(run, probe, change, left):
+    y = guarded(probe, split_half=("layer", [np.nan, 0.1, 0.9])).project(run)
+    y = change(y)
+    found, notes = resolve_refits(y, None)
+    assert notes == []
+    cube = read_cube(y, {name: ["off", "on"] for name in factors_of(y)}, missing="refuse")
+    if left is None:
+        with pytest.raises(ValueError, match="agree between halves|needs a unit"):
+            refused_layers(cube, True, found)
+        return
+    refused = refused_layers(cube, True, found).places.reshape(cube.rest_shape)
+    judged = ~refused.any(axis=tuple(n for n, dim in enumerate(cube.rest) if dim != "layer"))
+    assert cube.coords["layer"].values[judged].tolist() == left
+
+
+def test_a_mean_over_stable_layers_is_judged(run, probe):
+    steady = guarded(probe, split_half=("layer", [0.9] * 3), gap=("layer", [1.0, 2.0, 3.0]))
+    y = steady.project(run).mean("layer")
+    found, _ = resolve_refits(y, None)
+    assert (float(found["split_half"]), float(found["gap"])) == (0.9, 1.0)
+    cube = read_cube(y, {name: ["off", "on"] for name in factors_of(y)}, missing="refuse")
+    assert not refused_layers(cube, True, found).places.any()
+
+
+def test_a_margin_of_the_ladder_rests_on_the_refits_too(run, probe):
+    """What is tested within the margin is the lowered projection with the refits lowered alike."""
+    y = guarded(probe).project(run).sel(layer=[1], site="answer_end").isel(round=[-1])
+    found = claim_ladder(y, margin=0.3)
+    both = (y["instruction"] == "on") & (y["feedback"] == "on")
+    carried = y.attrs["refits"].refits.sel(layer=[1], site="answer_end", drop=True).isel(round=[-1])
+    lowered = (y - 0.3 * both).transpose(*y.dims).drop_attrs(deep=False).assign_attrs(oriented=True)
+    refits = (carried - 0.3 * both.drop_vars("site", errors="ignore")).assign_attrs(carried.attrs)
+    want = claim_ladder(lowered.assign_attrs(refits=CarriedRefits(refits=refits, own=lowered.mean("item"))))
+    np.testing.assert_allclose(found["p"].sel(claim="L2"), want["p"].sel(claim="L2"), rtol=1e-8)
+    assert STALE not in found.attrs["notes"]
+    without = claim_ladder(y.drop_attrs().assign_attrs(oriented=True), margin=0.3)
+    assert not np.isclose(found["p"].sel(claim="L2"), without["p"].sel(claim="L2"), rtol=0.01, atol=0)
