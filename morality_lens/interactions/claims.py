@@ -331,12 +331,13 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
         has no p). ``attrs["note"]`` counts the places without a p, and is empty where all have one.
 
     Raises:
-        ValueError: the margin is not positive and finite, or ``effects`` carry no p-values or no standard error.
+        ValueError: the margin is not positive and finite, or ``effects`` carry no p-values or no standard
+            error.
     """
     if not 0 < margin < math.inf:
         raise ValueError(
-            f"equivalence needs a finite margin above 0, declared before the data are seen; got {margin}. Take the "
-            "smallest effect that would matter, in units of the outcome."
+            f"equivalence needs a finite margin above 0, declared before the data are seen; got {margin}. Take "
+            "the smallest effect that would matter, in units of the outcome."
         )
     if effects.p.isnull().all():
         raise ValueError(

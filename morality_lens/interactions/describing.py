@@ -10,9 +10,7 @@ import xarray as xr
 from morality_lens.interactions.names import effect_called, factors_in, main_effects_of
 from morality_lens.interactions.refitted import REFUSED
 
-POSITION = (
-    "an effect here is the same non-zero number in every cluster, a signature of position or template."
-)
+POSITION = "an effect here is the same non-zero number in every cluster, a signature of position or template"
 """Of a place where an effect does not vary though it is not zero."""
 SPOKEN = ("Repeated items:", REFUSED, "No p-values and no intervals:")
 """How the notes begin that concern every sentence."""
@@ -30,13 +28,13 @@ def describe(
 
     Extents ("layers 3 to 5") come from max-|t| p only: with the alpha of ``effects`` exactly the places
     whose band excludes 0. The text names sign, place, size with band, scale, clusters and what the result is
-    conditional on; places without a p (layers whose direction is refused) are counted apart, and the reason is
-    given at the end. A negative two-way comes with the cell means of the place that is told. It is called
+    conditional on; places without a p (layers whose direction is refused) are counted apart, and the reason
+    is given at the end. A negative two-way comes with the cell means of the place that is told. It is called
     sub-additive where ``claim_ladder`` of the same numbers claims L0: where it is negative and both
     components raise the outcome, each by its own adjusted p.
 
     Args:
-        effects: what ``factorial_effects`` or ``marginal_log_odds`` returned; the latter has pointwise p only.
+        effects: what ``factorial_effects`` or ``marginal_log_odds`` returned (the latter pointwise).
         effect: one of its effects, for example ``instruction:feedback`` (its factors in any order), or
             several; None describes all.
         alpha: threshold for the adjusted p; the one of ``effects`` when None. Bands keep theirs.
@@ -151,8 +149,8 @@ def _panel(panel: xr.Dataset, effect: str, alpha: float) -> str:
     constant = int(np.count_nonzero((se == 0) & (estimate != 0)))
     if constant:
         parts.append(
-            f"Warning: at {constant} of {np.count_nonzero(judged)} places the effect is the same non-zero number in "
-            "every cluster, a signature of position or template."
+            f"Warning: at {constant} of {np.count_nonzero(judged)} places the effect is the same non-zero "
+            "number in every cluster, a signature of position or template."
         )
     return head + " ".join(parts)
 
@@ -175,7 +173,11 @@ def _found(chosen: xr.Dataset, alpha: float) -> np.ndarray:
 def _room(chosen: xr.Dataset) -> str:
     """What an effect of zero in every item leaves possible."""
     judged = chosen.se.notnull()
-    names = ("band_low", "band_high") if bool((chosen.band_low.notnull() | ~judged).all()) else ("ci_low", "ci_high")
+    names = (
+        ("band_low", "band_high")
+        if bool((chosen.band_low.notnull() | ~judged).all())
+        else ("ci_low", "ci_high")
+    )
     low, high = float(chosen[names[0]].min()), float(chosen[names[1]].max())
     if not high > low:
         return ""

@@ -192,13 +192,13 @@ def refused_layers(cube: Cube, about_all: bool, refits: xr.DataArray | None = No
             "so that the estimates have no unit."
         )
     if (weak | unknown).all():
-        _refuse_all(halves if weak.any() and bool(halves.notnull().any()) else None)
+        _refuse_all(halves if weak.any() else None)
     return RefusedLayers(places=(weak | unknown).ravel(), words=tuple(words))
 
 
 def _refuse_all(halves: xr.DataArray | None) -> None:
     """Say why no layer is left: halves that do not agree, or no gap."""
-    if halves is None:
+    if halves is None or bool(halves.isnull().all()):
         raise ValueError(
             "a projection needs a unit, a gap between the classes of training data that the direction has "
             "not seen; got none that can be told from 0 at any layer. Train the probe on more clusters, or "

@@ -40,8 +40,8 @@ def effects(
 ) -> go.Figure:
     """Factorial effects by layer: one line per effect, one panel per round, simultaneous bands.
 
-    Filled markers: adjusted p at most ``alpha``. The band breaks at layers that have none. Where no simultaneous band exists the pointwise interval
-    is drawn, as the subtitle states.
+    Filled markers: adjusted p at most ``alpha``. The band breaks at layers that have none. Where no
+    simultaneous band exists the pointwise interval is drawn, as the subtitle states.
 
     Args:
         effects: from ``factorial_effects``, with a ``layer`` dimension.

@@ -84,13 +84,11 @@ def number(value: float | np.ndarray | xr.DataArray) -> str:
 
 def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, group: str) -> go.Scatter:
     """The area between two lines, as part of a legend group; it breaks where an end is missing."""
-    finite = np.isfinite(low) & np.isfinite(high)
-    places = np.flatnonzero(finite)
-    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    across, along = _outline(x, low, high)
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return go.Scatter(
-        x=_outlines(x, x, runs),
-        y=_outlines(high, low, runs),
+        x=np.array(across, dtype=object if None in across else None),
+        y=np.array(along, dtype=object if None in along else None),
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.16)",
         line={"width": 0},
@@ -101,13 +99,20 @@ def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, group: st
     )
 
 
-def _outlines(there: np.ndarray, back: np.ndarray, runs: Sequence[np.ndarray]) -> np.ndarray:
-    """Along one line and back along the other, for each run of places; None parts the runs."""
-    parts = [np.concatenate([there[run], back[run][::-1]]) for run in runs]
-    if len(parts) == 1:
-        return parts[0]
-    parted = [value for part in parts for value in (*part.tolist(), None)]
-    return np.array(parted[:-1], dtype=object)
+def _outline(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[list, list]:
+    """Along the upper line and back along the lower one; None parts the stretches where both are known."""
+    places = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    across: list = []
+    along: list = []
+    for run in runs:
+        at, above, below = x[run], high[run], low[run]
+        if len(run) == 1 and len(runs) > 1:  # one place between missing ones is shown by a narrow box
+            half = 0.15 * np.abs(np.diff(x)).min()
+            at, above, below = x[run] + half * np.array([-1, 1]), np.repeat(above, 2), np.repeat(below, 2)
+        across += [None, *at.tolist(), *at[::-1].tolist()]
+        along += [None, *above.tolist(), *below[::-1].tolist()]
+    return across[1:], along[1:]
 
 
 def bars(middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict:

@@ -31,9 +31,9 @@ FORMAT = "3"
 OWN_GAP = ("1", "2")
 """Formats whose unit was the gap of the statements that the direction was fitted on."""
 OWN_GAP_NOTE = (
-    "Warning: the unit of these projections is the gap of the statements that the direction was fitted on, as "
-    "the probe was saved by an earlier version; unseen statements lie closer together, so effects look smaller "
-    "than in the gap of unseen statements. Fit the probe again to compare."
+    "Warning: the unit of these projections is the gap of the statements that the direction was fitted on, "
+    "as the probe was saved by an earlier version; unseen statements lie closer together, so effects look "
+    "smaller than in the gap of unseen statements. Fit the probe again to compare."
 )
 
 
@@ -127,9 +127,9 @@ class Probe:
         ``units``, ``oriented``, ``trust`` and ``leakage``: why effects of these conditions must not be
         estimated with this probe, or nothing. Where the probe has refits, ``attrs["refits"]`` carries the
         cell means on them, so that ``factorial_effects`` has the sampling error of the direction in every
-        interval; a file cannot hold them: ``probes.for_file(y)`` leaves them out and keeps the rest. Along ``layer`` there are the coordinates
-        ``gap``, and ``split_half`` where halves of the training statements were compared: layers that they
-        refuse have no intervals.
+        interval; a file cannot hold them: ``probes.for_file(y)`` leaves them out and keeps the rest. Along
+        ``layer`` there are the coordinates ``gap``, and ``split_half`` where halves of the training
+        statements were compared: layers that they refuse have no intervals.
 
         Raises:
             ValueError: the run is of another model, or the residuals have other layers.

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from morality_lens.interactions.carried import CarriedRefits
 from morality_lens.interactions.claims import claim_ladder, describe_claims, equivalence
-from morality_lens.interactions.describing import describe
+from morality_lens.interactions.describing import POSITION, describe
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.intervals import one_sided
+from morality_lens.interactions.odds import marginal_log_odds
 
 FACTORS = ("instruction", "cot", "feedback")
 
@@ -230,3 +232,52 @@ def test_equivalence_needs_a_margin_and_p_values():
         equivalence(effects, 0.0)
     with pytest.raises(ValueError, match="carry none"):
         equivalence(effects.assign(p=effects.p * np.nan), 0.1)
+
+
+@pytest.mark.parametrize("margin", [-0.5, np.nan, np.inf])
+def test_a_margin_that_counts_nothing_or_everything_as_none_is_refused(margin):
+    y = planted([[0, 1], [1, 2]])
+    with pytest.raises(ValueError, match="finite margin of 0 or more"):
+        claim_ladder(y, margin=margin)
+    with pytest.raises(ValueError, match="finite margin above 0"):
+        equivalence(factorial_effects(y, method="pointwise"), margin)
+
+
+def test_equivalence_of_log_odds_of_means_has_no_unit():
+    rng = np.random.default_rng(5)
+    y = planted([[0, 0], [0, 0]]).copy(data=(rng.random((120, 2, 2, 2)) < 0.5).astype(float))
+    odds = marginal_log_odds(y)
+    found = equivalence(odds, 2.0)
+    assert found.attrs["units"] == ""
+    assert found.equivalent.sel(effect="instruction").item()
+    np.testing.assert_allclose(found.p, np.maximum(one_sided(odds, 2.0)[0], one_sided(odds, -2.0)[1]))
+
+
+def test_a_constant_effect_is_claimed_with_its_warning():
+    y = planted([[0, 0], [0, 0]], 24, places=2)
+    y = y.copy(data=y.values * 0 + np.array([[0.0, 1.0], [1.0, 1.5]])[None, :, None, :, None])
+    y[..., 1] = planted([[0, 1], [1, 1.5]], 24)
+    ladder = claim_ladder(y)
+    assert ladder.constant.values.tolist() == [True, False]
+    first, second, _ = describe_claims(ladder).splitlines()
+    assert "(L0" in first
+    assert first.endswith("Warning: " + POSITION)
+    assert "Warning" not in second
+
+
+def test_where_there_is_no_p_the_ladder_says_why_and_claims_no_p_of_one():
+    y = planted([[0, 1.5], [1.5, 1.0]], 40, places=3)
+    own = y.mean("item").drop_attrs()
+    noise = np.random.default_rng(0).standard_normal((30, *own.shape)) * 0.01
+    refits = xr.DataArray(own.values + noise, dims=("probe_draw", *own.dims), coords=own.coords)
+    y = y.assign_coords(split_half=("layer", [0.9, 0.3, 0.9]))
+    ladder = claim_ladder(y.assign_attrs(refits=CarriedRefits(refits=refits, own=own)))
+    assert ladder[["p", "p_adj"]].sel(layer=1).isnull().all().to_array().all()
+    assert ladder.p_adj.sel(layer=[0, 2]).notnull().all()
+    lines = describe_claims(ladder).splitlines()
+    assert "is made, as there is no p here (see below)" in lines[1]
+    assert "No p and no interval at the layers 1 (0.30): halves of the probe's training" in lines[-1]
+    few = claim_ladder(y.assign_coords(cluster=("item", np.arange(40) % 5)).drop_vars("split_half"))
+    assert few.p_adj.isnull().all()
+    assert few.p.notnull().all()
+    assert "as there is no corrected p (5 clusters are fewer" in describe_claims(few)

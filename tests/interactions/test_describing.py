@@ -7,6 +7,7 @@ import xarray as xr
 from morality_lens.interactions.describing import describe
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.names import effect_called
+from morality_lens.interactions.odds import marginal_log_odds
 
 FACTORS = ("instruction", "feedback")
 
@@ -101,3 +102,39 @@ def test_a_name_is_found_or_refused_with_those_that_there_are(asked, found):
 def test_a_level_that_cannot_be_vouched_for_is_said_at_the_end():
     result = factorial_effects(two_signs()).assign_attrs(vouch="Warning: skewness 2.1.")
     assert describe(result, "feedback").endswith(" Warning: skewness 2.1.")
+
+
+def test_refused_layers_are_counted_apart_and_the_reason_is_given():
+    y = cube(np.zeros((2, 2, 5))).assign_coords(split_half=("layer", [0.9, 0.9, 0.3, 0.9, 0.9]))
+    own = y.mean("item").drop_vars("split_half").drop_attrs()
+    noise = np.random.default_rng(0).standard_normal((30, *own.shape)) * 0.05
+    refits = xr.DataArray(own.values + noise, dims=("probe_draw", *own.dims), coords=own.coords)
+    text = describe(factorial_effects(y, refits=refits), "instruction")
+    assert "at any of the 4 judged places (5 layers, at 1 of which there is no p)" in text
+    assert "No p and no interval at the layers 2 (0.30): halves of the probe's training data" in text
+    moved = y + 3.0 * (y["instruction"] == "on")
+    shown = describe(factorial_effects(moved.assign_attrs(y.attrs), refits=refits), "instruction")
+    assert (
+        "positive at layers 0 to 1 and 3 to 4 (max-|t| p at most 0.05, 1 of the 5 places have no p)" in shown
+    )
+    still = describe(factorial_effects(y * 0 + 2.0, refits=refits * 0 + 2.0).assign_attrs(), "instruction")
+    assert "exactly zero at all of the 4 judged places" in still
+    one = y.isel(layer=[1, 2])
+    alone = describe(factorial_effects(one, refits=refits), "instruction")
+    assert "at the one judged place (2 layers, at 1 of which there is no p)" in alone
+
+
+def test_log_odds_of_means_are_described_pointwise():
+    rng = np.random.default_rng(2)
+    y = cube(np.zeros((2, 2, 1))).isel(layer=0, drop=True)
+    odds = marginal_log_odds(y.copy(data=(rng.random(y.shape) < 0.5).astype(float)))
+    text = describe(odds, "instruction")
+    size = odds.sel(effect="instruction")
+    assert f"{size.estimate.item():+.3g} (pointwise 95 % interval {size.ci_low.item():+.3g} to" in text
+    assert "no family-corrected p (cluster jackknife), so no extent is claimed" in text
+    assert "Effects of y on the log-odds of cell means; 40 items in 40 clusters" in text
+
+
+def test_no_effect_at_all_is_nothing_to_describe():
+    with pytest.raises(ValueError, match=r"at least one effect; got none\. Choose among \['instruction'"):
+        describe(factorial_effects(two_signs()), [])

@@ -41,6 +41,7 @@ def by_hand(run, probe):
 def same(y: xr.DataArray, want: xr.DataArray) -> None:
     found, notes = resolve_refits(y, None)
     assert notes == []
+    assert found is not None
     np.testing.assert_allclose(found.transpose(*want.dims).values, want.values, atol=1e-10)
     assert found.attrs["n_clusters"] == 12
 
@@ -216,7 +217,7 @@ def test_what_is_known_of_layers_outlives_the_steps_that_lose_its_coordinates(ru
     assert notes == []
     cube = read_cube(y, {name: ["off", "on"] for name in factors_of(y)}, missing="refuse")
     if left is None:
-        with pytest.raises(ValueError, match="agree between halves|needs a unit"):
+        with pytest.raises(ValueError, match=r"agree between halves|needs a unit"):
             refused_layers(cube, True, found)
         return
     refused = refused_layers(cube, True, found).places.reshape(cube.rest_shape)
@@ -228,6 +229,7 @@ def test_a_mean_over_stable_layers_is_judged(run, probe):
     steady = guarded(probe, split_half=("layer", [0.9] * 3), gap=("layer", [1.0, 2.0, 3.0]))
     y = steady.project(run).mean("layer")
     found, _ = resolve_refits(y, None)
+    assert found is not None
     assert (float(found["split_half"]), float(found["gap"])) == (0.9, 1.0)
     cube = read_cube(y, {name: ["off", "on"] for name in factors_of(y)}, missing="refuse")
     assert not refused_layers(cube, True, found).places.any()

@@ -2,6 +2,7 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+import xarray as xr
 from synthetic import EFFECTS, make_behaviour_table, make_effects, make_probe
 
 from morality_lens import plots
@@ -267,3 +268,31 @@ def test_hovering_tells_estimate_interval_and_both_p():
 )
 def test_numbers_read_plainly(value, text):
     assert style.number(value) == text
+
+
+def test_the_band_breaks_at_a_layer_that_has_none():
+    effects = make_effects(rounds=0, layers=6).sel(effect=["cot"]).isel(round=-1, drop=True)
+    effects = effects.isel(site=0, drop=True)
+    for name in ("band_low", "band_high"):
+        effects[name] = effects[name].where(
+            ~effects["layer"].isin([effects["layer"][2], effects["layer"][4]])
+        )
+    (area,) = bands(plots.effects(effects))
+    one, layer = effects.sel(effect="cot"), effects["layer"].values
+    parts = [part.split() for part in " ".join(str(x) for x in area.x).split("None")]
+    assert [len(part) for part in parts] == [4, 4, 4]  # layers 0 to 1, then a box for each of 3 and 5
+    assert {float(x) for x in parts[0]} == set(layer[:2])
+    assert [float(x) for x in parts[1]] == pytest.approx(layer[3] + np.array([-0.15, 0.15, 0.15, -0.15]))
+    high, low = float(one["band_high"][3]), float(one["band_low"][3])
+    assert list(area.y[5:9]) == [high, high, low, low]
+
+
+def test_an_adjusted_p_of_exactly_alpha_is_marked_everywhere():
+    """A band excludes 0 exactly where the adjusted p is at most alpha."""
+    effects = make_effects(rounds=1, layers=3)
+    edge = effects.assign(p_adj=xr.full_like(effects["p_adj"], effects.attrs["alpha"]))
+    assert all("white" not in t.marker.color for t in lines(plots.effects(edge)))
+    assert (
+        len(plots.effects_map(edge, effect="cot").data[1].x)
+        == edge["p_adj"].sel(effect="cot", site=edge["site"][0]).size
+    )

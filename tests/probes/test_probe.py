@@ -2,11 +2,13 @@
 
 import html
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -16,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from morality_lens.probes import fitting
 from morality_lens.probes.fitting import fit_directions
 from morality_lens.probes.probe import load_probe
+from morality_lens.probes.refits import for_file, with_refits
 from morality_lens.probes.trust_checks import trust_card
 
 KINDS = ("mean_difference", "logistic", "lda")
@@ -365,6 +368,39 @@ def test_a_probe_of_the_first_format_is_still_read(tmp_path):
     save_file({"layer": np.arange(2)}, tmp_path / "new", metadata=about)
     with pytest.raises(ValueError, match="is no probe of this package"):
         load_probe(tmp_path / "new")
+
+
+@pytest.mark.parametrize(("folds", "told"), [(5, True), (0, False)])
+def test_a_probe_of_an_earlier_format_says_that_its_unit_is_the_gap_of_its_own_statements(
+    tmp_path, folds, told
+):
+    """Also after it was saved again; a direction without classes has had one unit always."""
+    probe = fit_directions(training())
+    path = replace(probe, training={**probe.training, "folds": folds}).save(tmp_path / "new")
+    assert "unit_note" not in load_probe(path).project(training()).attrs
+    with safe_open(path, framework="numpy") as opened:
+        about = opened.metadata()
+    save_file(load_file(path), tmp_path / "old", metadata={**about, "format": "2"})
+    old = load_probe(tmp_path / "old")
+    again = load_probe(old.save(tmp_path / "again"))
+    for one in (old, again):
+        note = one.project(training()).attrs.get("unit_note", "")
+        assert ("gap of the statements that the direction was fitted on" in note) == told
+
+
+def test_projections_are_stored_without_refits_and_with_all_else(tmp_path):
+    x = training()
+    probe = with_refits(fit_directions(x), x, draws=20)
+    y = probe.project(x.rename(statement="item").assign_coords(item=np.arange(120)))
+    with pytest.raises(TypeError, match="refits"):
+        y.to_netcdf(tmp_path / "y.nc")
+    for_file(y.assign_attrs(none=None)).to_netcdf(tmp_path / "y.nc")
+    back = xr.load_dataarray(tmp_path / "y.nc")
+    assert set(back.attrs) == {*y.attrs, "none"} - {"refits"}
+    assert (back.attrs["oriented"], back.attrs["units"], back.attrs["none"]) == (1, y.attrs["units"], "")
+    np.testing.assert_array_equal(back, y)
+    np.testing.assert_array_equal(back["split_half"], y["split_half"])
+    assert "refits" in y.attrs  # the projection itself is left as it was
 
 
 def test_kinds_are_told_what_they_lack():
