@@ -336,8 +336,8 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
     """
     if not 0 < margin < math.inf:
         raise ValueError(
-            f"equivalence needs a finite margin above 0, declared before the data are seen; got {margin}. Take "
-            "the smallest effect that would matter, in units of the outcome."
+            f"equivalence needs a finite margin above 0, declared before the data are seen; got {margin}. "
+            "Take the smallest effect that would matter, in units of the outcome."
         )
     if effects.p.isnull().all():
         raise ValueError(

@@ -91,7 +91,7 @@ def _least(refits: xr.DataArray) -> dict[str, xr.DataArray]:
     """What is known of the direction at all the places together: as little as at the least of them."""
     known = {name: refits.coords[name] for name in GUARDS if name in refits.coords}
     return {
-        name: guard.reset_coords(drop=True).min("place", skipna=False)
+        name: guard.reset_coords(drop=True).min("place", skipna=name == "split_half")
         if "place" in guard.dims
         else guard.reset_coords(drop=True)
         for name, guard in known.items()
@@ -177,10 +177,10 @@ def refused_layers(cube: Cube, about_all: bool, refits: xr.DataArray | None = No
     halves, gap = (_guard(name, cube, refits) for name in GUARDS)
     if not about_all:
         return RefusedLayers(places=weak.ravel(), words=_on_own_unit(gap))
-    if halves is not None and not bool((halves >= POPULATION).all()):
-        weak = _over_places(~(halves >= POPULATION), cube)
+    if halves is not None and bool((halves < POPULATION).any()):
+        weak = _over_places(halves < POPULATION, cube)
         words.append(
-            f"{REFUSED} {_named(halves, ~(halves >= POPULATION))}: halves of the "
+            f"{REFUSED} {_named(halves, halves < POPULATION)}: halves of the "
             f"probe's training data give directions whose cosine (in brackets) is below {POPULATION}, so "
             "there is no stable direction to speak of. The estimates are those of this one direction."
         )
@@ -198,7 +198,7 @@ def refused_layers(cube: Cube, about_all: bool, refits: xr.DataArray | None = No
 
 def _refuse_all(halves: xr.DataArray | None) -> None:
     """Say why no layer is left: halves that do not agree, or no gap."""
-    if halves is None or bool(halves.isnull().all()):
+    if halves is None:
         raise ValueError(
             "a projection needs a unit, a gap between the classes of training data that the direction has "
             "not seen; got none that can be told from 0 at any layer. Train the probe on more clusters, or "

@@ -261,7 +261,7 @@ def test_a_constant_effect_is_claimed_with_its_warning():
     assert ladder.constant.values.tolist() == [True, False]
     first, second, _ = describe_claims(ladder).splitlines()
     assert "(L0" in first
-    assert first.endswith("Warning: " + POSITION)
+    assert first.endswith(f"Warning: {POSITION}.")
     assert "Warning" not in second
 
 
