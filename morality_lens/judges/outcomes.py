@@ -122,7 +122,7 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
     if one.source == "answer" and one.unreadable is not None:
         cube = cube.assign_coords(failed=_cube(run, run.answers, ~run.answers["parsed"].to_numpy(bool)) == 1)
     return cube.rename(one.title).assign_attrs(
-        early=run.design.early,
+        **({"early": run.design.early} if run.design.early else {}),
         units=one.units,
         **({"oriented": True} if one.oriented else {}),
         **({NOTE: note} if note else {}),
