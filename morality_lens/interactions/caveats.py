@@ -88,7 +88,7 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
             "normalised per cell (y.attrs['normalised'] = 'cell'), on which purely additive effects look "
             "like negative interactions. Use the raw projection, or pass accept_normalised=True."
         )
-    notes = [str(y.attrs[name]) for name in ("option_note", "cluster_note") if y.attrs.get(name)]
+    notes = [str(y.attrs[name]) for name in ("option_note", "cluster_note", "unit_note") if y.attrs.get(name)]
     notes += _note_on_repeats(y)
     if "oriented" not in y.attrs:
         notes.append("y.attrs does not say that + is more moral; signs are read as if it were so.")

@@ -168,7 +168,7 @@ def factorial_effects(
             f"refits of a direction are on the scale of its projections; got link={link!r}. Leave out one of "
             "the two."
         )
-    refused = refused_layers(cube, REFITS in y.attrs or refits is not None)
+    refused = refused_layers(cube, REFITS in y.attrs or refits is not None, refits)
     refitted = None if refits is None else effects_of_refits(refits.sel(wanted.at), cube, wanted)
     tests = _test(cube, wanted, refitted, inference, y, refused)
     dims, shape = ("effect", *cube.rest), (len(wanted.names), *cube.rest_shape)
