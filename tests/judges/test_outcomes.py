@@ -10,7 +10,7 @@ from scipy import stats
 from morality_lens.design import COMPONENTS, Design
 from morality_lens.interactions.contrasts import between
 from morality_lens.interactions.effects import factorial_effects
-from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, too_many_unparsed
+from morality_lens.judges.outcomes import behaviour_cube, behaviour_table
 from morality_lens.report.analysis import analyze
 from morality_lens.runs import writing
 from morality_lens.runs.run import open_run
@@ -87,7 +87,8 @@ def test_an_unparsed_answer_counts_as_incorrect_and_is_counted(fake_run):
 
 
 def test_the_interval_of_independent_items_is_students():
-    values = np.random.default_rng(1).random((12, 2, 2, 2, 1))
+    values = np.random.default_rng(1).random((6, 2, 2, 2, 1))
+    values = np.concatenate([values, 3 - values])  # symmetric, and no shares
     cube = xr.DataArray(
         values,
         dims=("item", *COMPONENTS, "round"),
@@ -112,13 +113,33 @@ def test_missing_scores_are_left_out_and_counted():
     assert (table["mean"] == 1).all()
 
 
-def test_too_many_unparsed_answers_are_told_in_words(fake_run):
-    parsed = np.ones((20, 8, 2), bool)
-    assert too_many_unparsed(behaviour_cube(fake_run(parsed, parsed), "unparsed")) == ""
-    uneven = parsed.copy()
-    uneven[:2, 0, 1] = False
-    assert "differs by 10 points" in too_many_unparsed(behaviour_cube(fake_run(parsed, uneven), "unparsed"))
-    assert "100% of the answers" in too_many_unparsed(behaviour_cube(fake_run(parsed, ~parsed), "unparsed"))
+def of_shares(values, units=""):
+    """Numbers of items in eight clusters, by a component and one round."""
+    return xr.DataArray(
+        values,
+        dims=("item", "feedback", "round"),
+        coords={
+            "item": range(len(values)),
+            "cluster": ("item", np.arange(len(values)) % 8),
+            "feedback": ["off", "on"],
+            "round": [0],
+        },
+        attrs={"units": units} if units else {},
+    )
+
+
+def test_equal_shares_have_a_width_and_no_interval_leaves_0_to_1():
+    right = np.ones((24, 2, 1))
+    table = behaviour_table(of_shares(right))
+    assert (table["ci_high"] == 1).all()
+    np.testing.assert_allclose(table["ci_low"], 0.025 ** (1 / 8))
+    right[0, 0] = 0.0
+    row = behaviour_table(of_shares(right)).iloc[0]
+    assert row["ci_low"] < row["mean"] < row["ci_high"] <= 1
+    likely = np.full((24, 2, 1), 0.97)
+    likely[::8] = 0.6
+    first, other = (behaviour_table(of_shares(likely, units)).iloc[0] for units in ("probability", "bits"))
+    assert first["ci_high"] <= 1 < other["ci_high"]
 
 
 def test_an_unknown_measure_is_refused(fake_run):
