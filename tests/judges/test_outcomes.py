@@ -14,6 +14,8 @@ from morality_lens.judges.outcomes import behaviour_cube, behaviour_table
 from morality_lens.report.analysis import analyze
 from morality_lens.runs import writing
 from morality_lens.runs.run import open_run
+from morality_lens.studies.folder import StudyFolder
+from morality_lens.studies.tasks import probabilities_or_choices
 
 DESIGN = Design(rounds=1)
 
@@ -23,7 +25,7 @@ def fake_run(tmp_path):
     """A function that writes a run with the given answers (item x condition x round)."""
     number = iter(range(100))
 
-    def write(correct, parsed=None):
+    def write(correct, parsed=None, mass=1.0):
         items = make_questions(len(correct))
         rows = [
             {
@@ -52,7 +54,7 @@ def fake_run(tmp_path):
         played = writing.PlayedBatch(
             residuals=np.zeros((*cells, 3, 2, 2), np.float32),
             option_probabilities=np.broadcast_to([0.5, 0.3, 0.2], (*cells, 3)),
-            option_mass=np.ones(cells),
+            option_mass=np.full(cells, mass),
             answers=pd.DataFrame(rows).sample(frac=1, random_state=0),  # the order must not matter
             transcripts=pd.DataFrame({"item": [i.id for i in items]}),
             seconds=0.0,
@@ -177,6 +179,21 @@ def test_the_report_judges_behaviour_as_factorial_effects_does(fake_run, lost):
     np.testing.assert_array_equal(anyway["estimate"], usual["estimate"])
     for name in ("estimate", "p", "ci_low", "ci_high", "p_adj", "band_low") if told is not None else ():
         np.testing.assert_array_equal(told[name], usual[name], err_msg=name)
+
+
+def test_a_study_judges_its_outcome_by_the_same_rule_and_probabilities_need_no_answer(fake_run, tmp_path):
+    read, every = np.ones((20, 8, 2), bool), np.ones((20, 8, 2), bool)
+    read[:2, 0, 1] = False
+    (tmp_path / "questions").symlink_to(fake_run(every).path)
+    for parsed, mass, kept in (
+        (read, 1.0, "probability of the right option"),
+        (read, 0.01, None),
+        (every, 0.01, "share correct"),
+    ):
+        folder = StudyFolder(tmp_path)
+        found = probabilities_or_choices(folder, fake_run(parsed, parsed, mass))
+        assert (None if found is None else found.name) == kept
+        assert any("could not be read" in line for line in folder.refused) == (kept is None)
 
 
 def test_a_difference_of_rounds_keeps_what_failed_in_either(fake_run):
