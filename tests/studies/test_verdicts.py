@@ -267,10 +267,9 @@ def test_an_accuracy_that_is_missing_decides_nothing():
 
 def test_items_without_an_outcome_are_counted_and_no_task_is_refused():
     one, two = task("one", {"instruction": 0.9}), task("two", {"cot": 0.9}, seed=1)
-    one.last[:2, 0, 0, 1] = np.nan
+    one.last[:2, 1, 0, 1] = np.nan
     for judged in (no_best_method, gains_over_instruction):
         with pytest.raises(ValueError, match="2 of 30 items lack one"):
-            one.last[:2, 1, 0, 1] = np.nan
             judged([one, two])
     with pytest.raises(ValueError, match="at least one task"):
         gains_over_instruction([])
