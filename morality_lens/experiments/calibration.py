@@ -130,11 +130,11 @@ def answer_calibration(
         alpha: level of the intervals by clusters, pointwise: of means as in ``mean_over_items``, of
             the calibration error a jackknife over clusters with the bins held, t of one less than their
             number. It reaches up to the largest distance of the mean confidence to an accuracy in the
-            interval of their mean, which no error lies below; it reaches down to the smallest one where there
-            is one bin, or where right or wrong answers stand in fewer than five clusters, of which a
-            jackknife knows too little; and to 0 where every bin's confidence lies in the interval of its
-            accuracy (Bonferroni over bins). In simulations (accuracies of .5 to .99, 8 to 50
-            clusters of five, ``benchmarks/calibration.py``) it covers in .93 or more, mostly .97 to 1.
+            interval of their mean (no error is smaller than the distance of the means); it reaches down to
+            the smallest one where there is one bin, or where right or wrong answers stand in fewer than five
+            clusters, of which a jackknife knows too little; and to 0 where every bin's confidence lies in
+            the interval of its accuracy (Bonferroni over bins). In simulations (accuracies of .5 to .99, 8 to
+            50 clusters of five, ``benchmarks/calibration.py``) it covers in .93 or more, mostly .97 to 1.
             Intervals of the plain error cover 0 in .2 to .6: it has none.
 
     Returns:

@@ -2,6 +2,8 @@
 
 - ``by_component``: Factorial effects of a projection, split over the components and segments that make
   it.
+- ``carried``: What travels with a cube beside its numbers: refits of its direction, failures, stable
+  layers.
 - ``caveats``: Which inputs are refused, and which caveats are reported before and after effects are
   estimated.
 - ``claims``: Which claims an interaction of two components supports, and when it is shown to be
@@ -19,6 +21,8 @@
 - ``odds``: Effects on the log-odds of cell means, for outcomes of 0 and 1.
 - ``planning``: Before a run: the minimal effect that a number of items can be expected to detect.
 - ``ratios``: Means over items and ratios of such means, with intervals by clusters.
+- ``refitted``: Refits of a direction: those that belong to a cube, their effects, and the layers that are
+  refused.
 - ``resampling``: Families of tests: max-|t| over resampled clusters, by sign-flips or the bootstrap-t, on
   plain arrays.
 - ``wordings``: Effects over wordings: items and wordings are both samples, and both enter the interval.

@@ -6,9 +6,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from morality_lens.interactions.contrasts import Contrasts
 from morality_lens.interactions.cube import REPEATS, Cube, factors_of
 from morality_lens.interactions.intervals import bell_mccaffrey_df
-from morality_lens.interactions.resampling import VERY_SKEWED
 
 MISSING_ITEMS, MISSING_GAP = 0.10, 0.05
 """Above either (share of incomplete items, gap between conditions) p-values are withheld."""
@@ -21,6 +21,8 @@ CEILING = 0.05
 DISCRETE = 20
 """An outcome with at most so many different numbers is not continuous: its items are equal by chance."""
 
+VISIBLE = 2.5
+"""Skewness times sqrt(G/6) from which on it is mentioned: that of one in a hundred normal samples."""
 NEARLY_EQUAL = 0.8
 """Clusters are nearly equal where the degrees of freedom are above this share of their number less one."""
 MISSED_EQUAL, MISSED_UNEQUAL = 0.08, 0.09
@@ -38,14 +40,18 @@ def reason_to_withhold(cube: Cube) -> str:
     )
 
 
-def too_many_failed(y: xr.DataArray) -> str:
+def too_many_failed(y: xr.DataArray, wanted: Contrasts | None = None) -> str:
     """Why p-values are withheld where answers that could not be read were counted; empty where they are not.
 
     Args:
-        y: with the coordinate ``failed``, or without one.
+        y: with the coordinate ``failed``; without it (a mean over rounds, say) its attribute ``failed`` says
+            what held of the whole.
+        wanted: the contrasts, whose levels alone are looked at; None looks at all.
     """
     if "failed" not in y.coords:
-        return ""
+        return str(y.attrs.get("failed", ""))
+    if wanted is not None:
+        y = y.sel(wanted.at).sel({name: list(levels) for name, levels in wanted.levels.items()})
     failed = y.coords["failed"].astype(float)
     share = float(failed.mean())
     cells = failed.mean([dim for dim in ("item", *REPEATS) if dim in failed.dims])
@@ -269,7 +275,7 @@ def words_on_skew(
     n_clusters = len(sizes)
     of_clusters = (skewness * np.sqrt(n_clusters)).reshape(shape[0], -1)
     typical = np.median(np.abs(of_clusters), axis=1)
-    skewed = typical * np.sqrt(n_clusters / 6) > VERY_SKEWED
+    skewed = typical * np.sqrt(n_clusters / 6) > VISIBLE
     if not skewed.any():
         return ""
     listed = ", ".join(
@@ -278,6 +284,6 @@ def words_on_skew(
     equal = bell_mccaffrey_df(sizes) > NEARLY_EQUAL * (n_clusters - 1)
     return (
         f"Skewed contrasts (skewness of the clusters' means: {listed}): with clusters of "
-        f"{'nearly equal' if equal else 'unequal'} sizes 95 % intervals of simulated log-normal contrasts, "
-        f"which are as skewed, missed in up to {MISSED_EQUAL if equal else MISSED_UNEQUAL:.0%} of the draws."
+        f"{'nearly equal' if equal else 'unequal'} sizes 95 % intervals of simulated log-normal contrasts "
+        f"missed in up to {MISSED_EQUAL if equal else MISSED_UNEQUAL:.0%} of the draws."
     )

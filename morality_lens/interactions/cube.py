@@ -12,6 +12,10 @@ from jaxtyping import Bool, Float, Int
 from morality_lens.design import RESERVED, Condition
 from morality_lens.interactions.contrasts import apply_link, cells_of
 
+SHARES = ("share", "probability")
+"""Units of outcomes between 0 and 1."""
+LONGEST_SCALE = 20
+"""Most different whole numbers of a scale; more are counts, whose range says little."""
 REPEATS = ("seed", "seeds", "sample", "repeat")
 """Dimensions that repeat an item: averaged within item and cell, because they are not further items."""
 
@@ -136,7 +140,7 @@ def read_cube(
         rest_shape=template.shape,
         coords={str(name): coord for name, coord in template.coords.items()},
         binary=bool(np.isin(each[~np.isnan(each)], (0.0, 1.0)).all()),
-        room=_room(each[~np.isnan(each)]) if link == "identity" else 0.0,
+        room=room_of(y) if link == "identity" else 0.0,
         n_incomplete=int(incomplete.sum()),
         share_incomplete=float(incomplete.mean()),
         share_failed=float((holes & (failed == 1).any(axis=-1)).any(axis=(1, 2)).mean()),
@@ -145,11 +149,32 @@ def read_cube(
     )
 
 
-def _room(values: np.ndarray) -> float:
-    """Between the ends of a scale of whole numbers, which is at least one step long."""
-    if (values != np.round(values)).any():
+def room_of(y: xr.DataArray) -> float:
+    """How long the scale of an outcome is: 1 of shares, its range of whole numbers (1 or more), else 0.
+
+    A difference of exactly 0 of other outcomes, such as projections, is that of one and the same computation.
+    """
+    values = np.unique(y.values[~np.isnan(y.values)]) if y.size else np.zeros(0)
+    if "probe" in y.attrs or not values.size:
         return 0.0
-    return max(1.0, float(np.ptp(values)))
+    if str(y.attrs.get("units", "")) in SHARES and values[0] >= 0 and values[-1] <= 1:
+        return 1.0
+    if values.size > LONGEST_SCALE or (values != np.round(values)).any():
+        return 0.0
+    return max(1.0, float(values[-1] - values[0]))
+
+
+def check_labelled(y: object, who: str) -> None:
+    """Refuse what is no labelled array.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(y, xr.DataArray):
+        raise TypeError(
+            f"{who} needs an xarray.DataArray with the dim 'item' and a dim per factor; got "
+            f"{type(y).__name__}. ml.judges.behaviour_cube(run) and probe.project(run) make one."
+        )
 
 
 def failed_trials(y: xr.DataArray) -> xr.DataArray:

@@ -22,7 +22,15 @@ from morality_lens.interactions.caveats import (
     words_on_skew,
 )
 from morality_lens.interactions.contrasts import Contrasts, at_suffix, difference_contrasts, read_contrasts
-from morality_lens.interactions.cube import REPEATS, Cube, check_dims, factors_of, failed_trials, read_cube
+from morality_lens.interactions.cube import (
+    REPEATS,
+    Cube,
+    check_dims,
+    check_labelled,
+    factors_of,
+    failed_trials,
+    read_cube,
+)
 from morality_lens.interactions.intervals import (
     Pointwise,
     cluster_sums,
@@ -125,10 +133,10 @@ def factorial_effects(
         Dataset over effect and the other dims: ``estimate``, its standard error ``se`` (from items and,
         with refits, ``se_probe``), ``df`` (Bell-McCaffrey; with refits Welch-Satterthwaite), ``skew`` (of the
         estimate), pointwise ``p``, ``ci_low``, ``ci_high``; within the family ``p_adj``, ``band_low``,
-        ``band_high``; per family ``critical``, what |t| has to exceed; and ``cell_mean`` over the factors and
-        the other dims. An interval holds 0 exactly where its p is above ``alpha``, and a band lies around
-        the interval. Where nothing varies between clusters the interval is that of
-        :func:`morality_lens.interactions.intervals.settle`.
+        ``band_high``; per family ``critical``, the quantile of the largest |t| of its draws; and
+        ``cell_mean`` over the factors and the other dims. An interval holds 0 exactly where its p is above
+        ``alpha``, and a band lies around the interval. Where nothing varies between clusters the interval is
+        that of :func:`morality_lens.interactions.intervals.settle`.
         Where cells are missing also ``failure`` and ``failure_p``, the same contrasts of the failure rate,
         and for 0/1 outcomes ``worst_low`` and ``worst_high``, what any values of the missing cells could
         give. ``attrs`` hold the scale, the clusters, the method, ``notes``, and ``vouch``: how far the level
@@ -138,6 +146,9 @@ def factorial_effects(
         ValueError: the request cannot be answered from ``y``; the message says what to do.
         TypeError: ``y`` does not hold real numbers.
     """
+    check_labelled(y, "factorial_effects")
+    factors = (factors,) if isinstance(factors, str) else factors
+    family = (family,) if isinstance(family, str) else family
     inference = _Inference(
         method=method, draws=draws, alpha=alpha, family=tuple(family), seed=seed, symmetric=symmetric
     )
@@ -152,6 +163,11 @@ def factorial_effects(
     cube = read_cube(y.sel(wanted.at), wanted.levels, missing=missing, link=link)
     notes += notes_on_cube(cube, missing)
     refits, stale = resolve_refits(y, refits)
+    if refits is not None and link != "identity":
+        raise ValueError(
+            f"refits of a direction are on the scale of its projections; got link={link!r}. Leave out one of "
+            "the two."
+        )
     refused = refused_layers(cube, REFITS in y.attrs or refits is not None)
     refitted = None if refits is None else effects_of_refits(refits.sel(wanted.at), cube, wanted)
     tests = _test(cube, wanted, refitted, inference, y, refused)
@@ -165,14 +181,14 @@ def factorial_effects(
         if cube.binary and cube.holes and link == "identity":
             low, high = worst_case_bounds(cube.values, wanted.matrix)
             variables |= {"worst_low": low.ravel(), "worst_high": high.ravel()}
-    withheld = "" if accept_missing else reason_to_withhold(cube) or too_many_failed(y)
+    withheld = "" if accept_missing else reason_to_withhold(cube) or too_many_failed(y, wanted)
     if withheld:
         variables |= dict.fromkeys(("p", "ci_low", "ci_high", *ADJUSTED), np.full(tests.live.size, np.nan))
     notes += notes_on_result(
         wanted.names, shape, zero=tests.zero, constant=tests.constant, estimate=tests.judged.estimate
     )
     notes += [*stale, *([withheld] if withheld else []), *refused.words]
-    vouch = "" if symmetric else words_on_skew(wanted.names, shape, tests.skewness, tests.sizes)
+    vouch = "" if symmetric or withheld else words_on_skew(wanted.names, shape, tests.skewness, tests.sizes)
     notes += [vouch] if vouch else []
     if method == "auto" and corrected.method == "pointwise":
         notes.append(f"No corrected p and no band: {corrected.reason}.")
@@ -237,10 +253,10 @@ class _Tests:
         sums: contrasts summed over the items of each cluster, on which all inference rests.
         sizes: items of each cluster.
         cells: mean of each cell.
-        zero: features that are zero in every cluster.
+        zero: features whose mean is zero in every cluster.
         constant: features that are the same number other than zero in every cluster.
         refused: features at layers whose direction is not that of a population of statements.
-        span: the largest contrast that an item can show, where no change is no certainty.
+        span: the largest contrast that an item can or does show, where no change is no certainty.
         judged: estimates with every source of variance (clusters or their jackknife, refits).
         se_probe: standard deviation over refits of the probe, where some were given.
     """
@@ -295,7 +311,7 @@ def _test(
     if refitted is not None:
         se_probe = refitted.se
         judged = with_variance(judged, se_probe, alpha=alpha, df=refitted.df)
-    span = _span(cube, wanted, y)
+    span = np.maximum(_span(cube, wanted, y), scores.largest)
     return _Tests(
         sums=scores.sums,
         sizes=scores.sizes,
@@ -381,12 +397,14 @@ class _Scores:
         sums: of the items of each cluster.
         sizes: items of each cluster.
         cells: mean of each cell.
+        largest: contrast of an item, where it exceeds rounding; 0 where cells are missing.
         se: standard errors by the jackknife, where cells are missing.
     """
 
     sums: Float[np.ndarray, "cluster feature"]
     sizes: Float[np.ndarray, "cluster"]
     cells: Float[np.ndarray, "cell place"]
+    largest: Float[np.ndarray, "feature"]
     se: Float[np.ndarray, "feature"] | None = None
 
 
@@ -396,13 +414,20 @@ def _read_scores(cube: Cube, wanted: Contrasts) -> _Scores:
     if cube.holes:
         found: Available = available_cells(cube.values, cube.codes, wanted.matrix)
         sums = rearrange(found.sums, "cluster effect feature -> cluster (effect feature)")
-        return _Scores(sums=sums, sizes=sizes, cells=found.cells, se=found.se.ravel())
+        none = np.zeros(sums.shape[1])
+        return _Scores(sums=sums, sizes=sizes, cells=found.cells, largest=none, se=found.se.ravel())
     if wanted.crossed is not None:
         per_item = difference_contrasts(cube.values, len(wanted.held), wanted.crossed)
     else:
         per_item = einsum(wanted.matrix, cube.values, "effect cell, item cell feature -> effect item feature")
     table = rearrange(per_item, "effect item feature -> item (effect feature)")
-    return _Scores(sums=cluster_sums(table, cube.codes)[0], sizes=sizes, cells=cube.values.mean(axis=0))
+    largest = np.maximum(table.max(axis=0), -table.min(axis=0))
+    return _Scores(
+        sums=cluster_sums(table, cube.codes)[0],
+        sizes=sizes,
+        cells=cube.values.mean(axis=0),
+        largest=np.where(largest > np.tile(cube.rounding, len(wanted.names)), largest, 0.0),
+    )
 
 
 def _failures(

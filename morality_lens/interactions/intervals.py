@@ -202,8 +202,8 @@ def settle(
 ) -> Pointwise:
     """The same tests where features without variance have what can be said of them.
 
-    - No cluster changes: p = 1. Up to :func:`unseen_share` of the clusters may change all the same, by up to
-      ``span`` each.
+    - No cluster changes: p = 1 (an estimate that is zero up to rounding is zero). Up to
+      :func:`unseen_share` of the clusters may change all the same, by up to ``span`` each.
     - Every cluster changes by the same c: the exact sign-flip p = 2 / 2^G (Fisher 1935), and c -+ 2 u |c|,
       which holds 0 exactly where p is above alpha: that share of clusters may differ from c by 2 |c|.
 
@@ -219,13 +219,14 @@ def settle(
     share = unseen_share(n_clusters, alpha)
     half = np.where(zero, share * np.asarray(span), 2 * share * np.abs(point.estimate))
     still = zero | constant
+    inner = np.where(zero, 0.0, point.estimate)
     return replace(
         point,
         se=np.where(still, 0.0, point.se),
         skew=np.where(still, 0.0, point.skew),
         p=np.where(zero, 1.0, np.where(constant, 2.0 ** (1 - n_clusters), point.p)),
-        low=np.where(still, point.estimate - half, point.low),
-        high=np.where(still, point.estimate + half, point.high),
+        low=np.where(still, np.minimum(inner - half, point.estimate), point.low),
+        high=np.where(still, np.maximum(inner + half, point.estimate), point.high),
     )
 
 

@@ -8,9 +8,9 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from scipy.special import logit
 
-from morality_lens.interactions.caveats import check_input
+from morality_lens.interactions.caveats import check_input, too_many_failed
 from morality_lens.interactions.contrasts import at_suffix, read_contrasts
-from morality_lens.interactions.cube import check_dims, factors_of, read_cube
+from morality_lens.interactions.cube import check_dims, check_labelled, factors_of, read_cube
 from morality_lens.interactions.intervals import bell_mccaffrey_df, cluster_sums, judge, skewness
 
 RAREST = 3
@@ -52,6 +52,7 @@ def marginal_log_odds(
     """
     wanted = read_contrasts(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
     check_dims(y, wanted.levels, wanted.at, ())
+    check_labelled(y, "marginal_log_odds")
     notes = check_input(y, accept_normalised=False)
     cube = read_cube(y.sel(wanted.at), wanted.levels, missing="refuse")
     if cube.values.min() < 0 or cube.values.max() > 1:
@@ -73,7 +74,11 @@ def marginal_log_odds(
             f"At {scarce.sum()} of {scarce.size} places a cell has fewer than {RAREST} of one of the two "
             "outcomes: there is an estimate of its log-odds, but no p and no interval."
         )
-    found = _contrasts_of_log_odds(sums.reshape(-1, n_cells, n_places), sizes, wanted.matrix, scarce, alpha)
+    withheld = too_many_failed(y, wanted)
+    notes += [withheld] if withheld else []
+    found = _contrasts_of_log_odds(
+        sums.reshape(-1, n_cells, n_places), sizes, wanted.matrix, scarce | bool(withheld), alpha
+    )
     dims, shape = ("effect", *cube.rest), (len(wanted.names), *cube.rest_shape)
     data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         name: (dims, values.reshape(shape)) for name, values in found.items()
@@ -114,7 +119,7 @@ def _contrasts_of_log_odds(
     se = np.sqrt((n_clusters - 1) / n_clusters * (moved**2).sum(axis=0))
     df = np.full_like(se, bell_mccaffrey_df(sizes))
     found = judge(estimate.ravel(), se, df, skewness(moved), alpha=alpha)
-    unknown = np.broadcast_to(scarce, estimate.shape).ravel()
+    unknown = np.broadcast_to(scarce, estimate.shape).ravel() | (found.se <= 1e-12)
     known = {"se": found.se, "df": found.df, "skew": found.skew, "p": found.p, "ci_low": found.low}
     known["ci_high"] = found.high
     return {

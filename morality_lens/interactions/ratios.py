@@ -47,11 +47,16 @@ def mean_over_items(
             f"shares lie between 0 and 1; got numbers from {table.min():.3g} to {table.max():.3g}. Use "
             "mean_over_items without share=True."
         )
+    if not 0 < alpha < 1:
+        raise ValueError(f"an interval needs alpha between 0 and 1; got {alpha}. Use for example 0.05.")
     sums, sizes = _sums(values, table)
-    rounding = np.abs(table).max(axis=0, initial=0.0) * 1e-12
+    eps = float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
+    rounding = np.abs(table).max(axis=0, initial=0.0) * (4 * eps + 1e-12)
     zero, constant = without_variance(sums, sizes, rounding)
     point = mean_over_clusters(sums, sizes, alpha=alpha)
-    found = settle(point, zero, constant, n_clusters=len(sizes), alpha=alpha, span=span)
+    largest = np.abs(table).max(axis=0, initial=0.0)
+    seen = np.where(largest > rounding, largest, 0.0)
+    found = settle(point, zero, constant, n_clusters=len(sizes), alpha=alpha, span=np.maximum(span, seen))
     low, high, p = found.low, found.high, found.p
     if share:
         whole = np.asarray(np.isin(table, (0.0, 1.0)).all(axis=0))

@@ -66,7 +66,8 @@ def visibly_skewed(
     of 32 places, the bootstrap-t in .01 to .05. It loses power with few clusters that are not skewed (at 8
     clusters .004 instead of .03), so that each family is judged by its own skewness; that of one sign over
     its places is seen with 8 clusters already. A place whose clusters nearly all agree loses its variance in
-    many bootstrap samples and would dominate the maximum: such a family keeps the flips.
+    many bootstrap samples and would dominate the maximum: such a family keeps the flips. So does a family
+    of one place, whose skewness the transform of t takes out.
     """
     n_clusters = len(sizes)
     means = sums / sizes[:, None, None]
@@ -82,7 +83,8 @@ def visibly_skewed(
     differing = np.count_nonzero(means != np.median(means, axis=0), axis=0)
     fewest = np.where(live, differing, n_clusters).min(axis=1)
     steady = fewest >= min(MIN_CLUSTERS, n_clusters - 1)
-    return steady & ((np.abs(each.sum(axis=1) / count) > SKEWED) | (middle > VERY_SKEWED))
+    several = live.sum(axis=1) > 1
+    return several & steady & ((np.abs(each.sum(axis=1) / count) > SKEWED) | (middle > VERY_SKEWED))
 
 
 def family_wise(

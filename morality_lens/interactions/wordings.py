@@ -7,9 +7,18 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from morality_lens.interactions.carried import without_refits
+from morality_lens.interactions.caveats import too_many_failed
 from morality_lens.interactions.contrasts import Pairs, compared_levels
-from morality_lens.interactions.cube import cluster_codes, factors_of
-from morality_lens.interactions.intervals import cluster_sums, judge, mean_over_clusters
+from morality_lens.interactions.cube import cluster_codes, factors_of, room_of
+from morality_lens.interactions.intervals import (
+    Pointwise,
+    cluster_sums,
+    judge,
+    mean_over_clusters,
+    settle,
+    without_variance,
+)
 
 
 def effects_over_wordings(
@@ -29,10 +38,11 @@ def effects_over_wordings(
         alpha: level of the intervals.
 
     Returns:
-        Over ``effect`` and the other dims: ``estimate, se, df, skew, p, ci_low, ci_high`` (no p
-        where nothing varies and the effect is not 0); ``spread``, the standard
+        Over ``effect`` and the other dims: ``estimate, se, df, skew, p, ci_low, ci_high`` (where
+        nothing varies those of :func:`morality_lens.interactions.intervals.settle`); ``spread``, the standard
         deviation of the effect between wordings beyond chance; ``by_wording``, each wording's own effect,
-        with ``by_wording_low`` and ``by_wording_high``.
+        with ``by_wording_low`` and ``by_wording_high``. ``attrs["withheld"]`` says why there are no p and no
+        intervals where too many answers could not be read.
 
     Raises:
         ValueError: fewer than two wordings, a level or dim that is missing, or missing values.
@@ -54,11 +64,18 @@ def effects_over_wordings(
             "effects_over_wordings needs every item in every wording; leave out incomplete ones."
         )
     names = [c for size in range(1, len(factors) + 1) for c in itertools.combinations(factors, size)]
+    withheld = too_many_failed(cube)
+    room = room_of(cube) * xr.DataArray([2.0 ** (len(effect) - 1) for effect in names], dims="effect")
     contrasts = xr.concat([_contrast(cube, effect, pairs) for effect in names], "effect")
     rest = [d for d in contrasts.dims if d not in ("item", "wording")]
     table = contrasts.transpose("item", "wording", *rest)
     flat = table.values.reshape(*table.shape[:2], -1)
-    found = _two_way(flat, cluster_codes(cube), alpha)
+    if "round" in table.coords:  # conditions share one answer there
+        room = room * (table["round"] != 0)
+    span = (room * xr.ones_like(table.isel(item=0, wording=0, drop=True))).transpose(*rest).values.ravel()
+    found = _two_way(flat, cluster_codes(cube), span, alpha)
+    if withheld:
+        found |= {name: np.full_like(found[name], np.nan) for name in ("p", "ci_low", "ci_high")}
     shape = [table.sizes[d] for d in rest]
     data = {name: (rest, array.reshape(shape)) for name, array in found.items() if array.ndim == 1}
     data |= {
@@ -70,7 +87,13 @@ def effects_over_wordings(
     return xr.Dataset(
         data,
         coords={**coords, "effect": [":".join(effect) for effect in names]},
-        attrs={**cube.attrs, "alpha": alpha, "n_items": table.shape[0], "n_wordings": table.shape[1]},
+        attrs={
+            **without_refits(cube.attrs),
+            "withheld": withheld,
+            "alpha": alpha,
+            "n_items": table.shape[0],
+            "n_wordings": table.shape[1],
+        },
     )
 
 
@@ -82,7 +105,10 @@ def _contrast(cube: xr.DataArray, effect: tuple[str, ...], pairs: Pairs) -> xr.D
 
 
 def _two_way(
-    table: Float[np.ndarray, "item wording place"], codes: np.ndarray, alpha: float
+    table: Float[np.ndarray, "item wording place"],
+    codes: np.ndarray,
+    span: Float[np.ndarray, " place"],
+    alpha: float,
 ) -> dict[str, np.ndarray]:
     n, w, _ = table.shape
     sums, sizes = cluster_sums(table.mean(axis=1), codes)
@@ -101,8 +127,18 @@ def _two_way(
         df = total**2 / (v_items**2 / items.df + v_wordings**2 / (w - 1))
     df = np.where(np.isfinite(df), df, items.df)
     share = np.divide(v_items, total, out=np.zeros_like(total), where=total > 0)
-    found = judge(table.mean(axis=(0, 1)), np.sqrt(total), df, items.skew * share**1.5, alpha=alpha)
-    own = [mean_over_clusters(*cluster_sums(table[:, k], codes), alpha=alpha) for k in range(w)]
+    rounding = np.abs(table).max(axis=(0, 1), initial=0.0) * 1e-12
+    flat, whole = np.abs(np.ptp(by_wording, axis=0)) <= rounding, table.mean(axis=1)
+    still = [kind & flat for kind in without_variance(*cluster_sums(whole, codes), rounding)]
+    se = np.where(still[0] | still[1], 0.0, np.sqrt(total))
+    found = settle(
+        judge(table.mean(axis=(0, 1)), se, df, items.skew * share**1.5, alpha=alpha),
+        *still,
+        n_clusters=groups,
+        alpha=alpha,
+        span=span,
+    )
+    own = [_own(table[:, k], codes, rounding, span, alpha) for k in range(w)]
     return {
         "estimate": found.estimate,
         "se": found.se,
@@ -116,6 +152,20 @@ def _two_way(
         "by_wording_low": np.stack([o.low for o in own]),
         "by_wording_high": np.stack([o.high for o in own]),
     }
+
+
+def _own(
+    values: Float[np.ndarray, "item place"],
+    codes: np.ndarray,
+    rounding: Float[np.ndarray, " place"],
+    span: Float[np.ndarray, " place"],
+    alpha: float,
+) -> Pointwise:
+    """The effects of one wording."""
+    sums, sizes = cluster_sums(values, codes)
+    zero, constant = without_variance(sums, sizes, rounding)
+    point = mean_over_clusters(sums, sizes, alpha=alpha)
+    return settle(point, zero, constant, n_clusters=len(sizes), alpha=alpha, span=span)
 
 
 def describe_wordings(found: xr.Dataset) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from morality_lens.interactions.caveats import too_many_failed
 from morality_lens.interactions.cube import cluster_codes, factors_of
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.items.kinds import SCORINGS, BehaviourMeasure
@@ -121,8 +122,10 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
     note = option_note(run) if one.source == "probabilities" else ""
     if one.source == "answer" and one.unreadable is not None:
         cube = cube.assign_coords(failed=_cube(run, run.answers, ~run.answers["parsed"].to_numpy(bool)) == 1)
+    failed = too_many_failed(cube)
     return cube.rename(one.title).assign_attrs(
-        early=run.design.early,
+        **({"failed": failed} if failed else {}),
+        **({"early": run.design.early} if run.design.early else {}),
         units=one.units,
         **({"oriented": True} if one.oriented else {}),
         **({NOTE: note} if note else {}),

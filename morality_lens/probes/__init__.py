@@ -14,6 +14,7 @@
   them.
 - ``from_statements``: From a model and labelled statements to a probe with its held-out quality, refits
   and trust card.
+- ``gaps``: The gap of the class means along a direction, as statements show it that it has not seen.
 - ``hub``: Probes shared through the Hugging Face Hub, or through a folder.
 - ``kinds``: The kinds of direction: what each is fitted on, and what it can be used for. Nothing heavy is
   imported.

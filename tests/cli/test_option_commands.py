@@ -29,7 +29,7 @@ def files(tmp_path):
         {
             "id": f"q{i}",
             "cluster": f"t{i % 8}",
-            "context": "A Vel and a Tor met. " * (1 + i % 3),
+            "context": f"A Vel and a Tor met at gate {i}. " * (1 + i % 3),
             "question": "Who was kind?",
             "options": ["The Vel", "Not known", "The Tor"],
             "unknown": 1,

@@ -6,6 +6,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from morality_lens.interactions.claims import claim_ladder
+from morality_lens.interactions.cube import check_labelled
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.intervals import (
     half_widths,
@@ -291,3 +292,69 @@ def test_judged_without_variance_there_is_no_p():
     found = judge(np.array([0.0, 1.0]), np.zeros(2), np.full(2, 7.0), np.zeros(2), alpha=0.05)
     assert found.p[0] == 1
     assert np.isnan(found.p[1])
+
+
+def test_zero_up_to_rounding_is_zero_and_its_interval_says_so():
+    y = cells(np.full((24, 2, 2, 1), 0.3), np.repeat(np.arange(8), 3), "layer").astype(np.float16)
+    y[:, 1] *= np.float16(1.0005)
+    found = factorial_effects(y, symmetric=True)
+    assert (found.p == 1).all()
+    assert ((found.ci_low <= 0) & (found.ci_high >= 0)).all()
+
+
+def test_changes_that_cancel_within_clusters_are_no_certainty():
+    values = np.zeros((32, 2, 2, 1))
+    values[:, 1] = np.tile([0.4, -0.4, 0.1, -0.1], 8)[:, None, None]
+    found = factorial_effects(cells(values, np.repeat(np.arange(8), 4), "layer"))
+    one = found.sel(effect="instruction", layer=0)
+    assert one.ci_high.item() == pytest.approx(0.4 * unseen_share(8, 0.05))
+
+
+def test_shares_that_were_averaged_before_keep_their_room():
+    y = cells(np.full((24, 2, 2), 1 / 3), np.repeat(np.arange(8), 3), units="share")
+    assert float(factorial_effects(y).ci_high.sel(effect="feedback")) == pytest.approx(unseen_share(8, 0.05))
+    projection = y.assign_attrs(probe="mean_difference") * 0
+    assert float(factorial_effects(projection).ci_high.max()) == 0
+
+
+def test_failures_are_known_after_a_mean_over_rounds_and_only_at_the_levels_that_are_asked():
+    y = cells(np.random.default_rng(0).integers(0, 2, (40, 2, 2)).astype(float), np.arange(40))
+    failed = np.zeros((40, 2, 2), bool)
+    failed[:16, :, 1] = True
+    y = y.assign_coords(failed=(("item", *FACTORS), failed))
+    assert factorial_effects(y).p.isnull().all()
+    assert marginal_log_odds(y).p.isnull().all()
+    assert factorial_effects(y, at={"feedback": "off"}).p.notnull().all()
+    assert factorial_effects(y, accept_missing=True).p.notnull().all()
+    bare = y.drop_vars("failed").assign_attrs(failed="too many answers could not be read")
+    assert factorial_effects(bare).attrs["notes"].count("too many answers could not be read") == 1
+
+
+def test_refits_are_not_mixed_with_a_link():
+    y = cells(np.random.default_rng(0).uniform(0.2, 0.8, (40, 2, 2)), np.arange(40))
+    refits = y.mean("item") * xr.DataArray(np.linspace(0.9, 1.1, 30), dims="probe_draw")
+    with pytest.raises(ValueError, match="on the scale of its projections; got link='logit'"):
+        factorial_effects(y, refits=refits, link="logit")
+
+
+def test_one_name_is_one_factor_and_plain_arrays_are_refused():
+    y = cells(np.random.default_rng(0).standard_normal((40, 2, 2)), np.arange(40))
+    assert factorial_effects(y.isel(feedback=0), "instruction").effect.values.tolist() == ["instruction"]
+    with pytest.raises(TypeError, match=r"needs an xarray\.DataArray with the dim 'item'.*got ndarray"):
+        check_labelled(y.values, "factorial_effects")
+    with pytest.raises(ValueError, match="alpha between 0 and 1; got 5"):
+        mean_over_items(y, alpha=5.0)
+
+
+def test_normal_contrasts_are_rarely_called_skewed():
+    rng = np.random.default_rng(0)
+    said = [
+        bool(
+            factorial_effects(cells(rng.standard_normal((n, 2, 2)), np.arange(n)), draws=20, alpha=0.1).vouch
+        )
+        for n in (8, 20, 50)
+        for _ in range(30)
+    ]
+    assert np.mean(said) < 0.12
+    skewed = cells(np.exp(rng.standard_normal((50, 2, 2)) * 1.5), np.arange(50))
+    assert "clusters of nearly equal sizes" in factorial_effects(skewed, draws=20).vouch

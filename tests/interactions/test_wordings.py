@@ -96,3 +96,26 @@ def test_an_effect_without_any_variance_has_no_p_of_zero_and_no_interval_in_word
     assert float(one["p"]) != 0
     text = describe_wordings(found).splitlines()[0]
     assert "a: +0.500 in every item and each of 3 wordings, so that there is no interval" in text
+
+
+def test_what_never_changes_has_the_rules_of_other_effects():
+    same = np.zeros((24, 2, 2, 2))
+    same[:, :, 1] = 0.3
+    found = effects_over_wordings(made(same), FACTORS)
+    assert float(found["p"].sel(effect=FACTORS[0])) == 2.0 ** (1 - 24)
+    assert float(found["ci_low"].sel(effect=FACTORS[0])) == pytest.approx(
+        0.3 * (1 - 2 * (1 - 0.025 ** (1 / 24)))
+    )
+    silent = effects_over_wordings(made(np.zeros((24, 2, 2, 2))), FACTORS)
+    assert (silent["p"] == 1).all()
+    assert float(silent["ci_high"].min()) == pytest.approx(1 - 0.025 ** (1 / 24))
+    assert float(silent["by_wording_high"].min()) == pytest.approx(1 - 0.025 ** (1 / 24))
+
+
+def test_too_many_failures_leave_no_p_over_wordings_either():
+    cube = made(np.random.default_rng(0).integers(0, 2, (24, 2, 2, 2)).astype(float))
+    failed = xr.zeros_like(cube, dtype=bool)
+    failed[:12] = True
+    found = effects_over_wordings(cube.assign_coords(failed=failed), FACTORS)
+    assert found["p"].isnull().all()
+    assert "50% of the answers could not be read" in found.attrs["withheld"]

@@ -166,7 +166,7 @@ def test_rates_are_shares_of_the_answers_that_have_such_a_text(whole):
         }
     )
     assert reply_rates(table) == {
-        "parsed": 0.5,
+        "parsed": pytest.approx(2 / 3),
         "stopped": 0.75,
         "rationale_cut": 1.0,
         "feedback_cut": pytest.approx(1 / 3),
