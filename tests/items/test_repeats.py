@@ -117,3 +117,15 @@ def test_twins_are_found_whatever_the_first_item_is_and_with_missing_values():
     assert noted(values, 9)
     values[[10, 20], 0, 0] = np.nan
     assert noted(values, 9)
+
+
+def test_the_note_on_an_effect_that_never_varies_says_what_it_has():
+    values = np.zeros((24, 2, 2))
+    values[:, 1] = 1.0
+    cube = twice(same=True).isel(item=slice(24)).copy(data=values)
+    found = factorial_effects(cube, draws=200)
+    (note,) = [note for note in found.attrs["notes"] if "same non-zero number in every cluster" in note]
+    one = found.sel(effect="instruction")
+    assert float(one["p"]) == 2 / 2 ** found.attrs["n_clusters"]
+    assert bool(np.isfinite([one["ci_low"], one["band_high"]]).all())
+    assert "their p is that of signs alone, 2 / 2^clusters, and their interval leaves room" in note
