@@ -13,7 +13,10 @@ from morality_lens.probes.card import RULES
 MEDIATED = 0.5
 """Least share of the components' effect that ablation must remove for the direction to pass."""
 COSTS = {"pass": (0.1, 0.05), "warn": (0.5, 0.15)}
-"""The largest rise of perplexity (its upper end) and loss of accuracy of each verdict on the cost."""
+"""The largest rise of perplexity (its upper end) and loss of accuracy of each verdict on the cost.
+
+The loss is that at its interval's end to pass, and its estimate to be warned of: a few questions that keep
+their answers do not show that no others lose theirs."""
 
 
 def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | None = None) -> xr.Dataset:
@@ -136,6 +139,8 @@ def _prompting_line(steered: xr.Dataset, dose: float) -> dict[str, Any]:
     start = own.sel(dose=0.0, drop=True)
     prompted = steered["prompted"].sel(condition=condition, drop=True) - start
     there = prompted["item"].values[np.isfinite(prompted.values)]
+    if not there.size:
+        return nothing | {"detail": f"no item has log-odds under {condition}"}
     # The best of several doses was chosen by these items, so its interval is one of all of them.
     alpha = 0.05 / (own.sizes["dose"] - 1)
     gain = own.sel(dose=dose, drop=True) - start
@@ -182,7 +187,7 @@ def cost_of_dose(cost: xr.Dataset, dose: float, direction: str = "probe") -> dic
     own = cost.sel(direction=direction)
     change = own.sel(dose=dose, drop=True) - own.sel(dose=0.0, drop=True)
     rise = mean_over_items(change["surprise"].rename(text="item"))
-    lost = mean_over_items(change["right"].rename(question="item"))
+    lost = mean_over_items(change["right"].rename(question="item"), span=1.0)
     ends = ("estimate", "ci_low", "ci_high")
     return {
         **{f"rise{k}": float(np.expm1(rise[v])) for k, v in zip(("", "_low", "_high"), ends, strict=True)},
@@ -195,15 +200,18 @@ def _cost_line(cost: xr.Dataset, dose: float) -> dict[str, Any]:
     """What the dose that gains most costs."""
     found = cost_of_dose(cost, dose)
     value, low, high, lost = (found[name] for name in ("rise", "rise_low", "rise_high", "accuracy"))
+    reached = {"pass": found["accuracy_low"], "warn": lost}
     verdict = next(
-        (name for name, (rise, drop) in COSTS.items() if high <= rise and lost >= -drop - 1e-9), "fail"
+        (name for name, (rise, drop) in COSTS.items() if high <= rise and reached[name] >= -drop - 1e-9),
+        "fail",
     )
     random = [str(name) for name in cost["direction"].values if name != "probe"]
     rises = [cost_of_dose(cost, dose, name)["rise"] for name in random]
     before = found["accuracy_before"]
     detail = [
         f"dose {dose:g}",
-        f"accuracy on {cost.sizes['question']} settled questions {before:.2f} to {before + lost:.2f}",
+        f"accuracy on {cost.sizes['question']} settled questions {before:.2f} to {before + lost:.2f} "
+        f"[{100 * found['accuracy_low']:+.0f}, {100 * found['accuracy_high']:+.0f} points]",
     ]
     if before <= float(cost.attrs["guessing"]):
         detail.append("which is no better than guessing before steering, so that there is nothing to lose")
@@ -225,7 +233,8 @@ def describe_cost(cost: xr.Dataset) -> str:
         )
         words.append(
             f"dose {dose:+g}: perplexity {100 * found['rise']:+.1f} % [{100 * found['rise_low']:+.1f}, "
-            f"{100 * found['rise_high']:+.1f}]{beside}, accuracy {100 * found['accuracy']:+.0f} points"
+            f"{100 * found['rise_high']:+.1f}]{beside}, accuracy {100 * found['accuracy']:+.0f} points "
+            f"[{100 * found['accuracy_low']:+.0f}, {100 * found['accuracy_high']:+.0f}]"
         )
     return (
         f"Cost of steering at layer {cost.attrs['layer']}: without it, everyday text has perplexity "
@@ -273,7 +282,8 @@ def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
         ``mediated`` and ``rest`` (its exact complement) with ``_low`` and ``_high``, their sum ``tau`` with
         its interval; ``share``, ``share_low``, ``share_high`` (Fieller; NaN and ``attrs["refused"]`` where
         tau is not distinguishable from zero); and ``predicted`` with its interval: the projection's
-        interaction times the mean gain of steering, the gain taken as known. Two checks, with ``_low`` and
+        interaction times the mean gain of steering, the gain taken as known (NaN where there is none, which
+        ``attrs["unpredicted"]`` says). Two checks, with ``_low`` and
         ``_high``: ``pure``, the effect of the same exchange in the prompt without both components, and
         ``with_prompt``, the rest of ``mediated``: the interaction of the residual with the prompt; by
         ``fraction`` of the distance ``beyond_linear``, by how much ``mediated`` exceeds what that part of the
@@ -288,17 +298,23 @@ def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
     ratio = ratio_of_means(kept, tau)
     parts |= {"share": ratio["ratio"], "share_low": ratio["low"], "share_high": ratio["high"]}
     gain = mediated["gain"].sel(layer=kept["layer"]).mean("item")
-    mean = mean_over_items(mediated["interaction"].sel(layer=kept["layer"]) * gain)
-    parts |= {
-        "predicted": mean["estimate"],
-        "predicted_low": mean["ci_low"],
-        "predicted_high": mean["ci_high"],
-        "gain": gain,
-    }
+    parts |= {**_predicted(mediated, gain), "gain": gain}
     parts |= _checks_of_mediation(mediated, kept)
-    return xr.Dataset(
-        parts, attrs={**mediated.attrs, "refused": ratio.attrs["refused"], "alpha": ratio.attrs["alpha"]}
-    )
+    attrs = {**mediated.attrs, "refused": ratio.attrs["refused"], "alpha": ratio.attrs["alpha"]}
+    unknown = gain["layer"].values[gain.isnull().values].tolist()
+    if unknown:
+        attrs["unpredicted"] = f"Nothing is predicted at layers {unknown}: steering has no gain there."
+    return xr.Dataset(parts, attrs=attrs)
+
+
+def _predicted(mediated: xr.Dataset, gain: xr.DataArray) -> dict[str, xr.DataArray]:
+    """The projection's interaction times the mean gain of steering; NaN at layers without a gain."""
+    names = {"predicted": "estimate", "predicted_low": "ci_low", "predicted_high": "ci_high"}
+    known = gain.dropna("layer")
+    if not known.size:
+        return dict.fromkeys(names, xr.full_like(gain, np.nan))
+    mean = mean_over_items(mediated["interaction"].sel(layer=known["layer"]) * known)
+    return {name: mean[key].reindex(layer=gain["layer"]) for name, key in names.items()}
 
 
 def _checks_of_mediation(mediated: xr.Dataset, kept: xr.DataArray) -> dict[str, xr.DataArray]:
@@ -328,7 +344,7 @@ def describe_mediation(mediated: xr.Dataset) -> str:
     tau = (
         f"{attrs['effect']}{held} in round {attrs['round']}: {size:+.3f} [{low:+.3f}, {high:+.3f}] log-odds."
     )
-    notes = _notes(mediated)
+    notes = [*_notes(mediated), *filter(None, [str(found.attrs.get("unpredicted", ""))])]
     if found.attrs["refused"]:
         return "\n".join([f"{tau} {found.attrs['refused']}", *notes])
     lines = [tau]

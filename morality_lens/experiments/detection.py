@@ -4,13 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri, stdtrit
 
 from morality_lens.interactions.cube import cluster_codes
 from morality_lens.interactions.ratios import mean_over_items
 
 MEASURES = ("accuracy", "choice_accuracy", "position_bias", "d_prime", "criterion")
+NO_INTERVAL = (
+    "No interval of a d' or criterion whose rates are 0 or 1 or the same in every cluster: they have no "
+    "variance to judge by; the accuracies say how far they are known."
+)
+"""Why a d' or criterion has no interval."""
 
 
 def signal_detection(
@@ -38,13 +43,16 @@ def signal_detection(
         reading: ``item``: a probe's projection of the better output less that of the other one.
         said: as ``says_first``: the greedy reply, 1, 2, or 0 where it is neither. Where it is neither, or not
             given, the greedy choice is the more probable output, and half right at equal probabilities.
-        alpha: level of the intervals. Those of accuracies are of mean shares over clusters, the others
-            jackknife over clusters, with t of one less than their number.
+        alpha: level of the intervals. Those of accuracies are of mean shares over clusters, that of the
+            position bias of a mean difference, the others jackknife over clusters, with t of one less than
+            their number.
 
     Returns:
         Over ``measure`` (:data:`MEASURES`, with a reading also ``probe_accuracy``, ``probe_d_prime`` and
         ``gap``, by how much the probe's d' exceeds the model's): ``estimate``, ``se``, ``ci_low``,
-        ``ci_high``; ``n_items`` and ``n_clusters`` in the attributes.
+        ``ci_high``; ``n_items`` and ``n_clusters`` in the attributes. A d' or criterion has no ``se`` and no
+        interval (NaN, and the reason in the attribute ``note``) where a rate is kept off 0 or 1, or is the
+        same in every cluster.
 
     Raises:
         ValueError: fewer than five clusters, other dims, or missing values.
@@ -71,10 +79,11 @@ def signal_detection(
     def measures(kept: Int[np.ndarray, " item"]) -> Float[np.ndarray, " measure"]:
         return _measures(answers[kept], None if read is None else read[kept])
 
-    names = ["position_bias", "d_prime", "criterion", *(["probe_d_prime", "gap"] if read is not None else [])]
+    names = ["d_prime", "criterion", *(["probe_d_prime", "gap"] if read is not None else [])]
     every = np.arange(len(answers))
     estimate = measures(every)
-    se = _jackknife(measures, every, codes, estimate)
+    known = _testable(answers, read, codes)
+    se = np.where(known, _jackknife(measures, every, codes, estimate), np.nan)
     half = float(stdtrit(n_clusters - 1, 1 - alpha / 2)) * se
     rates = xr.Dataset(
         {
@@ -96,12 +105,45 @@ def signal_detection(
         coords={"measure": list(right), "cluster": ("item", codes)},
     )
     shares = mean_over_items(table, alpha=alpha, share=True)[list(rates)]
+    bias = _position_bias(answers, table["cluster"], alpha)[list(rates)]
     order = [*MEASURES, *(("probe_accuracy", "probe_d_prime", "gap") if read is not None else ())]
     return (
-        xr.concat([shares, rates], "measure")
+        xr.concat([shares, bias, rates], "measure")
         .sel(measure=order)
-        .assign_attrs(n_items=len(answers), n_clusters=n_clusters, alpha=alpha)
+        .assign_attrs(
+            n_items=len(answers), n_clusters=n_clusters, alpha=alpha, note="" if known.all() else NO_INTERVAL
+        )
     )
+
+
+def _position_bias(
+    answers: Float[np.ndarray, "item two"], clusters: xr.DataArray, alpha: float
+) -> xr.Dataset:
+    """By how much more than half the first place is chosen, inside [-1/2, 1/2]."""
+    chosen = xr.DataArray(answers.mean(axis=1) - 0.5, dims="item", coords={"cluster": clusters})
+    found = mean_over_items(chosen, alpha=alpha, span=0.5)
+    ends = {name: found[name].clip(-0.5, 0.5) for name in ("ci_low", "ci_high")}
+    return found.assign(ends).expand_dims(measure=["position_bias"])
+
+
+def _testable(
+    answers: Float[np.ndarray, "item two"],
+    read: Float[np.ndarray, " item"] | None,
+    codes: Int[np.ndarray, " item"],
+) -> Bool[np.ndarray, " measure"]:
+    """Which of d', criterion, and the probe's d' and gap have a variance: every rate varies, off 0 and 1."""
+    own = all(_varies(column, codes) for column in answers.T)
+    if read is None:
+        return np.array([own, own])
+    probe = _varies((read > 0) + 0.5 * (read == 0), codes)
+    return np.array([own, own, probe, own and probe])
+
+
+def _varies(values: Float[np.ndarray, " item"], codes: Int[np.ndarray, " item"]) -> bool:
+    """Whether a rate lies off 0 and 1 and differs between clusters."""
+    rate, n = float(values.mean()), len(values)
+    means = np.bincount(codes, values) / np.bincount(codes)
+    return rate == _off_the_ends(rate, n) and float(np.ptp(means)) > 1e-9
 
 
 def _right(firsts: Float[np.ndarray, "item two"]) -> Float[np.ndarray, " item"]:
@@ -127,7 +169,7 @@ def _measures(
     hit, alarm = answers.mean(axis=0)
     z_hit, z_alarm = (float(ndtri(_off_the_ends(rate, n))) for rate in (hit, alarm))
     d_prime = (z_hit - z_alarm) / np.sqrt(2)
-    found = [(hit + alarm) / 2 - 0.5, d_prime, -(z_hit + z_alarm) / 2]
+    found = [d_prime, -(z_hit + z_alarm) / 2]
     if read is not None:
         right = float(((read > 0) + 0.5 * (read == 0)).mean())
         probe = np.sqrt(2) * float(ndtri(_off_the_ends(right, n)))
@@ -157,7 +199,8 @@ def describe_detection(found: xr.Dataset) -> str:
 
     def span(name: str) -> str:
         estimate, low, high = (float(values[name][key]) for key in ("estimate", "ci_low", "ci_high"))
-        return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+        interval = f"[{low:.2f}, {high:.2f}]" if np.isfinite([low, high]).all() else "(no interval)"
+        return f"{estimate:.2f} {interval}"
 
     text = (
         f"Accuracy {span('accuracy')} by probability, {span('choice_accuracy')} by greedy choice, "
@@ -170,4 +213,5 @@ def describe_detection(found: xr.Dataset) -> str:
             f" The probe distinguishes the same outputs with d' {span('probe_d_prime')}, {span('gap')} more "
             "than the model's answers."
         )
-    return text
+    note = str(found.attrs.get("note", ""))
+    return f"{text} {note}" if note else text

@@ -61,7 +61,9 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
     rest = 1 - xr.concat(list(parts.values()), "part").sum("part", skipna=False)
     table = xr.concat([*parts.values(), rest], "part").assign_coords(part=list(PARTS))
     shares = mean_over_items(table, alpha=alpha, share=True)
-    follow = mean_over_items(follow_cube(answers, measure), alpha=alpha)
+    follow = mean_over_items(follow_cube(answers, measure), alpha=alpha, span=1.0)
+    ends = {name: follow[name].clip(-1, 1) for name in ("ci_low", "ci_high")}
+    follow = follow.assign(ends)
     found = xr.Dataset({**shares, **{f"follow_{name}": array for name, array in follow.items()}})
     note = answers.attrs.get(NOTE, "") if measure == "probability" else ""
     return found.assign_attrs(shares.attrs, measure=measure, **{NOTE: note})
@@ -118,7 +120,8 @@ def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: f
         raise ValueError("dose_response needs evidence of two or more strengths; this has one.")
     centred = strength - strength.mean()
     slope = (follow_cube(answers, measure) * centred).sum("strength", skipna=False) / (centred**2).sum()
-    return mean_over_items(slope, alpha=alpha)
+    steepest = float(abs(centred).sum() / (centred**2).sum())  # of an item that follows all or nothing
+    return mean_over_items(slope, alpha=alpha, span=steepest)
 
 
 def describe_evidence(shares: xr.Dataset) -> str:

@@ -18,6 +18,8 @@ POPULATION = 0.5
 """Below this split-half cosine no claim is made about the direction of a population of statements."""
 CEILING = 0.05
 """A cell mean of a share this near to 0 or 1 leaves no room to move."""
+DISCRETE = 20
+"""An outcome with at most so many different numbers is not continuous: its items are equal by chance."""
 
 VISIBLE = 2.5
 """Skewness times sqrt(G/6) from which on it is mentioned: that of one in a hundred normal samples."""
@@ -106,21 +108,27 @@ def check_input(y: xr.DataArray, *, accept_normalised: bool) -> list[str]:
 
 
 def _note_on_repeats(y: xr.DataArray) -> list[str]:
-    """A warning that items of different clusters have the same numbers in every cell, 0 and 1 apart."""
+    """A warning that items of different clusters have the same numbers in every cell.
+
+    Continuous outcomes only, with more than :data:`DISCRETE` different numbers that are not all whole:
+    answers of 0 or 1, ratings and shares of a few samples are equal by chance. Rows count as repeated where
+    they vary, and hold some number that is not whole and that no other row holds.
+    """
     if "item" not in y.dims or "cluster" not in y.coords or y.coords["cluster"].dims != ("item",):
         return []
     ordered = y.transpose("item", ...)
     rows = ordered.values.reshape(len(ordered), -1)
-    if rows.dtype.kind != "f" or not rows.size or np.isin(rows[0], (0.0, 1.0)).all():
+    if rows.dtype.kind != "f" or not rows.size:
         return []
     some = np.ascontiguousarray(rows[:, :: max(1, rows.shape[1] // 128)])
+    own = _own_numbers(some)
     first: dict[bytes, int] = {}
     same = [(first.setdefault(row.tobytes(), number), number) for number, row in enumerate(some)]
     clusters, items = y.coords["cluster"].values, y.coords["item"].values
     pairs = [
         (one, other)
         for one, other in same
-        if clusters[one] != clusters[other] and np.array_equal(rows[one], rows[other])
+        if own[one] and clusters[one] != clusters[other] and _same_and_varying(rows[one], rows[other])
     ]
     if not pairs:
         return []
@@ -130,6 +138,31 @@ def _note_on_repeats(y: xr.DataArray) -> list[str]:
         f"(such as {shown}), like one text under two ids; give such items one cluster, or every standard "
         "error is too small."
     ]
+
+
+def _own_numbers(rows: Float[np.ndarray, "item cell"]) -> Bool[np.ndarray, " item"]:
+    """Which rows hold a number that is not whole and that only they and rows equal to them hold.
+
+    None where the numbers are discrete.
+    """
+    found, codes, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    codes = codes.reshape(rows.shape)
+    broken = np.isfinite(found) & (found != np.round(found))
+    if np.isfinite(found).sum() <= DISCRETE or not broken.any():
+        return np.zeros(len(rows), bool)
+    copies: dict[bytes, int] = {}
+    for row in codes:
+        copies[row.tobytes()] = copies.get(row.tobytes(), 0) + 1
+    own = []
+    for row in codes:
+        held, times = np.unique(row, return_counts=True)
+        own.append(bool((broken[held] & (counts[held] == copies[row.tobytes()] * times)).any()))
+    return np.array(own)
+
+
+def _same_and_varying(one: Float[np.ndarray, " cell"], other: Float[np.ndarray, " cell"]) -> bool:
+    """Whether two rows have the same numbers, of which there are several."""
+    return np.array_equal(one, other, equal_nan=True) and bool(np.nanmin(one) < np.nanmax(one))
 
 
 def split_halves(y: xr.DataArray) -> xr.DataArray:
@@ -218,8 +251,9 @@ def notes_on_result(
         which = ", ".join(name for name, is_hit in zip(names, hit, strict=True) if is_hit)
         notes.append(
             f"Warning: in {constant.sum()} of {constant.size} tests ({which}) the effect is the same "
-            "non-zero number in every cluster: a signature of position or template. They have no p and no "
-            "band."
+            "non-zero number in every cluster: a signature of position or template. With no variance to test "
+            "by, their p is that of signs alone, 2 / 2^clusters, and their interval leaves room for clusters "
+            "that were not seen."
         )
     return notes
 

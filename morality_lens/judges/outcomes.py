@@ -8,8 +8,8 @@ import pandas as pd
 import xarray as xr
 
 from morality_lens.interactions.caveats import too_many_failed
-from morality_lens.interactions.cube import factors_of
-from morality_lens.interactions.intervals import cluster_sums, mean_over_clusters
+from morality_lens.interactions.cube import cluster_codes, factors_of
+from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.items.kinds import SCORINGS, BehaviourMeasure
 from morality_lens.judges.toxicity import Agreement, Judge, agreement
 from morality_lens.runs.option_notes import NOTE, option_note
@@ -20,8 +20,8 @@ KNOWN = ("correct", "unparsed", "probability", "score", "rating", "stated rating
 """Measures with a name of their own; those of single options are named after them."""
 OPTION_TEXT = "option text"
 """How the measures begin that options' full texts give."""
-MOST_UNPARSED, MOST_GAP = 0.10, 0.05
-"""Above either (share of unparsed answers, gap between conditions) behaviour carries no p-values."""
+SHARES = ("share", "probability")
+"""Units of what lies between 0 and 1."""
 
 
 def score_answers(run: Run, *judges: Judge) -> pd.DataFrame:
@@ -243,7 +243,14 @@ def _cube(run: Run, table: pd.DataFrame, values: np.ndarray) -> xr.DataArray:
 
 
 def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None) -> pd.DataFrame:
-    """Mean of every condition and round with a 95 % interval (CR2, clusters as in the cube).
+    """Mean of every condition and round with a 95 % interval over clusters.
+
+    Shares, probabilities and outcomes of 0 and 1 have an interval that stays inside [0, 1], and has a width
+    where all items agree too; others have that of differences (see ``mean_over_items``).
+
+    Args:
+        cube: item x factors x round, from :func:`behaviour_cube`; NaN are left out, cell by cell.
+        unparsed: the same for the answers that could not be read.
 
     Returns:
         One row per condition and round: the factors' levels, ``round``, ``mean``, ``ci_low``,
@@ -252,43 +259,26 @@ def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None)
     """
     dims = (*factors_of(cube), "round")
     cells = cube.transpose("item", *dims).stack(cell=dims)
-    clusters = cube["cluster"].values if "cluster" in cube.coords else cube["item"].values
+    share = _is_share(cube)
     failed = None if unparsed is None else unparsed.mean("item").stack(cell=dims).values
     rows = []
     for number, key in enumerate(cells["cell"].values.tolist()):
-        values = cells.values[:, number]
-        there = np.isfinite(values)
+        there = cells.isel(cell=number, drop=True).dropna("item")
         row = dict(zip(dims, key, strict=True))
-        row |= {"mean": np.nan, "ci_low": np.nan, "ci_high": np.nan, "n": int(there.sum())}
-        _, codes = np.unique(clusters[there], return_inverse=True)
-        if there.any():
-            row["mean"] = float(values[there].mean())
-        if there.any() and codes.max() > 0:
-            sums, sizes = cluster_sums(values[there, None], codes)
-            point = mean_over_clusters(sums, sizes, alpha=0.05)
-            half = float(point.critical[0] * point.se[0])
-            row["ci_low"], row["ci_high"] = row["mean"] - half, row["mean"] + half
+        row |= {"mean": np.nan, "ci_low": np.nan, "ci_high": np.nan, "n": there.sizes["item"]}
+        if there.size:
+            row["mean"] = float(there.mean())
+        if there.size and np.ptp(cluster_codes(there)) > 0:
+            mean = mean_over_items(there, share=share)
+            row["ci_low"], row["ci_high"] = float(mean["ci_low"]), float(mean["ci_high"])
         rows.append({**row, "unparsed": np.nan if failed is None else float(failed[number])})
     table = pd.DataFrame(rows)
     table.attrs["measure"] = "" if cube.name is None else str(cube.name)
     return table
 
 
-def too_many_unparsed(unparsed: xr.DataArray) -> str:
-    """The reason why no effect on behaviour is claimed; empty where one may be."""
-    share = float(unparsed.mean())
-    cells = unparsed.mean("item")
-    factors = factors_of(cells)
-    gap = float((cells.max(factors) - cells.min(factors)).max())
-    if share > MOST_UNPARSED:
-        return (
-            f"{share:.0%} of the answers could not be parsed (more than {MOST_UNPARSED:.0%}), so no effect "
-            "on behaviour is claimed; use a model that answers in form, or raise answer_tokens."
-        )
-    if gap > MOST_GAP:
-        return (
-            f"the share of unparsed answers differs by {100 * gap:.0f} points between conditions (more than "
-            f"{100 * MOST_GAP:.0f}), so no effect on behaviour is claimed: what could be parsed is not "
-            "comparable."
-        )
-    return ""
+def _is_share(cube: xr.DataArray) -> bool:
+    """Whether the numbers are shares: by their units, or because all are 0 or 1."""
+    values = cube.values[np.isfinite(cube.values)]
+    inside = bool(((values > -1e-6) & (values < 1 + 1e-6)).all())
+    return inside and (cube.attrs.get("units") in SHARES or bool(np.isin(values, (0.0, 1.0)).all()))

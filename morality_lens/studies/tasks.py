@@ -1,11 +1,12 @@
 """The tasks that the claims are about: answers or probabilities, whole and by category."""
 
+import numpy as np
 import xarray as xr
 
-from morality_lens.interactions.caveats import POPULATION
+from morality_lens.interactions.caveats import POPULATION, too_many_failed
 from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.resampling import MIN_CLUSTERS
-from morality_lens.judges.outcomes import behaviour_cube, too_many_unparsed
+from morality_lens.judges.outcomes import behaviour_cube
 from morality_lens.runs.option_notes import LEAST_MASS
 from morality_lens.runs.run import Run
 from morality_lens.studies.folder import PROMPTS, QUESTIONS, StudyFolder
@@ -13,31 +14,50 @@ from morality_lens.studies.verdicts import Task, of_components
 
 
 def stable_layers(study: StudyFolder, layers: list[int]) -> list[int]:
-    """The layers at which halves of the statements give one direction."""
-    if study.probe is None or "split_half" not in study.probe.quality:
+    """The layers at which halves of the statements give one direction, and held-out ones have a gap on it."""
+    if study.probe is None:
         return layers
-    halves = study.probe.quality["split_half"]
-    kept = [n for n in layers if not float(halves.sel(layer=n)) < POPULATION]
-    if layers and not kept:
-        study.refusals.add(
-            f"Parts about the projection: at the layers with the best held-out quality ({layers}) halves of "
-            f"the statements give directions whose cosine is below {POPULATION}. "
-            "Use more statements, or another model."
-        )
+    quality = study.probe.quality
+    checks = {
+        "gap": (
+            lambda gap: np.isfinite(gap) and gap != 0,
+            "statements that the direction has not seen have no gap between the classes that can be told "
+            "from none, so that projections have no unit",
+        ),
+        "split_half": (
+            lambda cosine: not cosine < POPULATION,
+            f"halves of the statements give directions whose cosine is below {POPULATION}",
+        ),
+    }
+    kept = layers
+    for name, (holds, why) in checks.items():
+        before = kept
+        if name in quality:
+            kept = [n for n in before if holds(float(quality[name].sel(layer=n)))]
+        if before and not kept:
+            study.refusals.add(
+                f"Parts about the projection: at the layers with the best held-out quality ({before}) {why}. "
+                "Use more statements, or another model."
+            )
     return kept
 
 
 def probabilities_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | None:
-    """The outcome of an answer: the exact probability of the right option, or whether it was given."""
-    reason = too_many_unparsed(behaviour_cube(run, "unparsed"))
-    if reason:
-        study.refusals.add(f"Claims about behaviour on {run.path.name}: {reason}")
-        return None
+    """The outcome of an answer: the exact probability of the right option, or whether it was given.
+
+    None, with the reason among the study's refusals, where too many answers that could not be read count in
+    it; probabilities need no answer that can be read.
+    """
     try:
         mass = float(run.option_mass.mean())
     except ValueError:
         mass = 0.0
-    return behaviour_cube(run, "probability" if mass >= LEAST_MASS else "correct")
+    outcome = behaviour_cube(run, "probability" if mass >= LEAST_MASS else "correct")
+    reason = too_many_failed(outcome)
+    if reason:
+        study.refusals.add(f"Claims about behaviour on {run.path.name}: {reason}")
+        return None
+    return outcome
 
 
 def _scores(study: StudyFolder) -> xr.DataArray | None:

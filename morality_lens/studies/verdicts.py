@@ -75,8 +75,14 @@ def check_clusters(values: xr.DataArray) -> int:
     """The number of clusters of the items.
 
     Raises:
-        ValueError: fewer than a verdict needs.
+        ValueError: fewer than a verdict needs, or items without a number somewhere.
     """
+    holes = int(values.isnull().any([d for d in values.dims if d != "item"]).sum())
+    if holes:
+        raise ValueError(
+            f"a verdict needs every item's outcome in every cell; {holes} of {values.sizes['item']} items "
+            "lack one. Select the items that have them."
+        )
     n_clusters = int(cluster_codes(values).max()) + 1
     if n_clusters < MIN_CLUSTERS:
         raise ValueError(
@@ -253,7 +259,13 @@ def gains(tasks: Sequence[Task]) -> dict[tuple[str, str], Contrast]:
 
 
 def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
-    """Claim 2."""
+    """Claim 2.
+
+    Raises:
+        ValueError: no task, too few clusters, or missing values.
+    """
+    if not tasks:
+        raise ValueError("gains_over_instruction needs at least one task; got none.")
     without = lacking([t.last for t in tasks])
     if without:
         return undecided(2, without)
@@ -440,6 +452,11 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
         return undecided(4, f"No relevant improvement of the outputs is significant: {why}.", "claim-4")
     open_to = [name for name, one in rises.items() if one.p_below >= SIDE]
     told = {(n, m): _at(_accuracy(detection[n]), {"measure": m}) for n in open_to for m in ACCURACIES}
+    unknown = [
+        f"{ACCURACIES[m]} ({n})" for (n, m), one in told.items() if not np.isfinite([one.low, one.high]).all()
+    ]
+    if unknown:
+        return undecided(4, f"Discrimination was not measured: {', '.join(unknown)} is missing.", "claim-4")
     verdict, key = _reliability(told)
     listed = "; ".join(
         f"{ACCURACIES[m]} ({n}) {one.estimate:.3f} [{one.low:.3f}, {one.high:.3f}]"

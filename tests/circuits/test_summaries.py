@@ -88,11 +88,11 @@ def steered(gains: list[float], prompted: float, n: int = 30) -> xr.Dataset:
     )
 
 
-def cost(rise: float, lost: int, before: int = 12) -> xr.Dataset:
+def cost(rise: float, lost: int, before: int = 12, n: int = 16) -> xr.Dataset:
     """A dose of 2 raises perplexity by this share and loses so many of the right answers."""
     surprise = 3.0 + np.zeros((8, 2, 4)) + 0.001 * np.random.default_rng(2).standard_normal((8, 2, 4))
     surprise[:, 0, 3] += np.log1p(rise)
-    right = np.zeros((16, 2, 4))
+    right = np.zeros((n, 2, 4))
     right[:before] = 1.0
     right[before - lost : before, 0, 3] = 0.0
     return xr.Dataset(
@@ -102,8 +102,8 @@ def cost(rise: float, lost: int, before: int = 12) -> xr.Dataset:
         },
         coords={
             "text": np.arange(8),
-            "question": [f"s{i}" for i in range(16)],
-            "cluster": ("question", [f"s{i}" for i in range(16)]),
+            "question": [f"s{i}" for i in range(n)],
+            "cluster": ("question", [f"s{i}" for i in range(n)]),
             "direction": ["probe", "random 0"],
             "dose": DOSES,
         },
@@ -147,7 +147,7 @@ def test_without_an_instruction_to_compare_with_nothing_is_claimed():
 
 @pytest.mark.parametrize(
     ("rise", "lost", "verdict"),
-    [(0.05, 0, "pass"), (0.05, 2, "warn"), (0.3, 0, "warn"), (0.05, 4, "fail"), (0.8, 0, "fail")],
+    [(0.05, 0, "warn"), (0.05, 2, "warn"), (0.3, 0, "warn"), (0.05, 4, "fail"), (0.8, 0, "fail")],
 )
 def test_the_cost_is_that_of_the_dose_that_gains_most(rise, lost, verdict):
     one, price = steered([-0.5, 0.0, 0.6, 1.0], 1.0), cost(rise, lost)
@@ -159,6 +159,43 @@ def test_the_cost_is_that_of_the_dose_that_gains_most(rise, lost, verdict):
     said = f"dose +2: perplexity {100 * line['value']:+.1f} % ["
     assert said in describe_cost(price)
     assert f"accuracy {100 * -lost / 16:+.0f} points" in describe_cost(price).partition(said)[2]
+
+
+def test_accuracy_is_kept_only_where_the_questions_are_enough_to_show_it():
+    for n, lost, verdict in ((96, 0, "pass"), (96, 4, "warn"), (16, 0, "warn")):
+        price = cost(0.05, lost, before=12 * n // 16, n=n)
+        line = causal_lines(steered([-0.5, 0.0, 0.6, 1.0], 1.0), ablated(), price).set_index("line")
+        assert line.loc["steering cost", "verdict"] == verdict
+    found = cost_of_dose(cost(0.05, 0), 2.0)
+    room = 1 - 0.025 ** (1 / 16)
+    assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx((-room, room))
+    assert (
+        "[-21, +21 points]"
+        in causal_lines(steered([-0.5, 0.0, 0.6, 1.0], 1.0), ablated(), cost(0.05, 0))
+        .set_index("line")
+        .loc["steering cost", "detail"]
+    )
+
+
+def test_prompting_without_any_log_odds_is_not_checked():
+    one = steered([-0.5, 0.0, 0.6, 1.0], 1.0)
+    one["prompted"][:] = np.nan
+    line = causal_lines(one, ablated()).set_index("line").loc["beats prompting"]
+    assert line["verdict"] == "not checked"
+    assert "no item has log-odds" in line["detail"]
+
+
+def test_a_layer_without_a_gain_of_steering_has_no_prediction_and_keeps_the_rest():
+    one = mediated(0.5, 0.2)
+    known = mediated_share(one)
+    assert "unpredicted" not in known.attrs
+    assert np.isfinite(known["predicted_low"]).all()
+    one["gain"][:] = np.nan
+    found = mediated_share(one)
+    assert np.isnan(found["predicted"]).all()
+    assert np.isnan(found["predicted_high"]).all()
+    assert float(found["share"].squeeze()) == pytest.approx(float(known["share"].squeeze()))
+    assert "Nothing is predicted at layers [3]" in describe_mediation(one)
 
 
 def test_a_model_that_guesses_has_nothing_to_lose_and_that_is_said():

@@ -253,3 +253,41 @@ def test_the_sentences_and_tables_hold_the_numbers(run_of):
     assert [len(table["rows"]) for table in tables] == [8, 8, 8]
     assert all(table["columns"] == ["components", "round 0", "round 1"] for table in tables)
     assert calibration_tables(None) == []
+
+
+def of_equal_answers(confidence, wrong, clusters=12, size=4):
+    """Estimate and interval of the error: one confidence, and so many clusters with a wrong answer."""
+    codes = np.repeat(np.arange(clusters), size)
+    right = np.ones(len(codes))
+    right[: wrong * size : size] = 0.0
+    return _with_interval(np.full(len(codes), confidence), right, codes, 4, 0.05)[:, 0]
+
+
+def test_answers_that_are_all_right_or_all_wrong_have_an_interval_of_their_calibration_error():
+    least = 0.025 ** (1 / 12)  # of the accuracy when all of twelve clusters are right
+    assert of_equal_answers(1.0, 0) == pytest.approx([0.0, 0.0, 1 - least])
+    assert of_equal_answers(0.9, 0) == pytest.approx([0.1, 0.0, 0.9 - least])
+    assert of_equal_answers(0.5, 0) == pytest.approx([0.5, least - 0.5, 0.5])
+    codes = np.arange(12)
+    wrong = _with_interval(np.full(12, 0.9), np.zeros(12), codes, 1, 0.05)[:, 0]
+    assert wrong == pytest.approx([0.9, 0.9 - (1 - least), 0.9])
+
+
+@pytest.mark.parametrize(("accuracy", "confidence"), [(0.98, 1.0), (0.99, 0.95), (0.95, 1.0), (0.5, 0.65)])
+def test_the_interval_of_a_calibration_error_covers_it_at_the_ends_too(accuracy, confidence):
+    rng, codes, runs = np.random.default_rng(6), np.repeat(np.arange(12), 4), 100
+    hits = 0
+    for _ in range(runs):
+        right = (rng.random(48) < accuracy).astype(float)
+        _, low, high = _with_interval(np.full(48, confidence), right, codes, 4, 0.05)[:, 0]
+        hits += low - 1e-9 <= abs(confidence - accuracy) <= high + 1e-9
+    assert hits / runs >= 0.93
+
+
+def test_errors_that_cancel_in_the_mean_are_still_found():
+    rng, codes = np.random.default_rng(8), np.repeat(np.arange(40), 10)
+    confidence = rng.uniform(0.5, 1.0, 400)
+    right = (rng.random(400) < 0.75).astype(float)
+    estimate, low, high = _with_interval(confidence, right, codes, 10, 0.05)[:, 0]
+    assert 0 < low < 0.125 < high
+    assert estimate == pytest.approx(0.125, abs=0.05)

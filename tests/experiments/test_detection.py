@@ -76,6 +76,34 @@ def test_intervals_of_accuracies_stay_inside_one():
         assert 0 <= value(found, name, "ci_low") < value(found, name, "ci_high") <= 1
 
 
+def test_without_variance_a_bias_has_room_and_d_prime_has_no_interval():
+    one = signal_detection(made(np.full(12, 0.9), np.full(12, 0.1)), xr.DataArray(np.ones(12), dims="item"))
+    room = 0.5 * (1 - 0.025 ** (1 / 12))
+    ends = [value(one, "position_bias", end) for end in ("ci_low", "ci_high")]
+    assert ends == pytest.approx([-room, room])
+    for name in ("d_prime", "criterion", "probe_d_prime", "gap"):
+        assert np.isfinite(value(one, name))
+        assert np.isnan([value(one, name, of) for of in ("se", "ci_low", "ci_high")]).all()
+    text = describe_detection(one)
+    assert "(no interval) more than the model's answers" in text
+    assert "no variance to judge by" in text
+    always = signal_detection(made(np.ones(12), np.ones(12)))
+    assert (value(always, "position_bias"), value(always, "position_bias", "ci_high")) == (0.5, 0.5)
+    assert value(always, "position_bias", "ci_low") == pytest.approx(0.5 - 2 * room)
+
+
+def test_a_rate_at_its_end_has_no_d_prime_interval_and_the_probes_has_one():
+    rng = np.random.default_rng(5)
+    says, read = made(np.ones(12), rng.random(12)), xr.DataArray(rng.normal(1, 1, 12), dims="item")
+    found = signal_detection(says, read)
+    assert np.isnan(value(found, "d_prime", "se"))  # leaving out a cluster moves the rate's end alone
+    assert np.isnan(value(found, "gap", "ci_low"))
+    assert np.isfinite(value(found, "probe_d_prime", "ci_low"))
+    fine = signal_detection(made(rng.random(12), rng.random(12)), read)
+    assert bool(fine["ci_low"].notnull().all())
+    assert fine.attrs["note"] == ""
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31))
 def test_a_change_of_places_turns_the_bias_and_keeps_the_rest(seed):

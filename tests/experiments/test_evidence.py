@@ -235,6 +235,22 @@ def test_the_dose_is_the_slope_over_strengths():
         dose_response(made(given[:, :1]))
 
 
+def test_answers_that_nothing_moves_leave_room_for_others():
+    answers = made(np.tile([1.0, 0.0, 0.0], (12, 2, 2, 1)), strengths=(1.0, 3.0))
+    room = 1 - 0.025 ** (1 / 12)
+    shares = evidence_shares(answers, measure="choice").isel(strength=0)
+    ends = [float(shares[f"follow_ci_{end}"].squeeze()) for end in ("low", "high")]
+    assert ends == pytest.approx([-room, room])
+    slope = dose_response(answers, measure="choice")
+    assert float(slope["p"].squeeze()) == 1
+    # the steepest line goes from -1 to 1 over the two units between the strengths
+    assert [float(slope[f"ci_{end}"].squeeze()) for end in ("low", "high")] == pytest.approx([-room, room])
+    follows = made(np.tile([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], (12, 1, 1)))
+    found = evidence_shares(follows, measure="choice")
+    assert float(found["follow_ci_high"].squeeze()) == 1
+    assert float(found["follow_ci_low"].squeeze()) == pytest.approx(1 - 2 * room)
+
+
 def test_cells_asked_of_some_items_only_are_refused():
     answers = made(np.full((4, 2, 3), 1 / 3))
     answers["probability"][0] = np.nan

@@ -78,3 +78,54 @@ def test_repeated_numbers_in_different_clusters_are_noted_in_results_and_sentenc
     (note,) = [note for note in apart.attrs["notes"] if note.startswith("Repeated items: 12 have")]
     assert note in describe(apart)
     assert not any(note.startswith("Repeated items") for note in joined.attrs["notes"])
+
+
+def noted(values: np.ndarray, clusters: int = 10) -> bool:
+    """Whether items with these numbers are said to be repeated."""
+    items = np.arange(len(values))
+    cube = xr.DataArray(
+        values,
+        dims=("item", "instruction", "feedback"),
+        coords={
+            "item": items,
+            "cluster": ("item", items % clusters),
+            "instruction": ["off", "on"],
+            "feedback": ["off", "on"],
+        },
+        attrs={"oriented": True},
+    )
+    notes = factorial_effects(cube, draws=200, missing="available").attrs["notes"]
+    return any(note.startswith("Repeated items") for note in notes)
+
+
+def test_discrete_outcomes_are_equal_by_chance_and_no_repeats():
+    rng = np.random.default_rng(0)
+    answers = (rng.random((60, 2, 2)) < 0.5).astype(float)
+    answers[0, 0, 0] = np.nan
+    of_seeds = (rng.random((60, 2, 2, 5)) < 0.95).mean(axis=-1)
+    of_many_seeds = np.round(30 * rng.beta(4, 0.5, (200, 2, 2))) / 30
+    assert len(np.unique(of_many_seeds)) > 20
+    for values in (answers, rng.integers(1, 6, (40, 2, 2)).astype(float), of_seeds, of_many_seeds):
+        assert not noted(values)
+
+
+def test_twins_are_found_whatever_the_first_item_is_and_with_missing_values():
+    values = np.random.default_rng(1).random((40, 2, 2))
+    values[0] = values[1] = 1.0  # sure in every cell, and so no twins
+    assert not noted(values, 9)
+    values[20] = values[10]
+    assert noted(values, 9)
+    values[[10, 20], 0, 0] = np.nan
+    assert noted(values, 9)
+
+
+def test_the_note_on_an_effect_that_never_varies_says_what_it_has():
+    values = np.zeros((24, 2, 2))
+    values[:, 1] = 1.0
+    cube = twice(same=True).isel(item=slice(24)).copy(data=values)
+    found = factorial_effects(cube, draws=200)
+    (note,) = [note for note in found.attrs["notes"] if "same non-zero number in every cluster" in note]
+    one = found.sel(effect="instruction")
+    assert float(one["p"]) == 2 / 2 ** found.attrs["n_clusters"]
+    assert bool(np.isfinite([one["ci_low"], one["band_high"]]).all())
+    assert "their p is that of signs alone, 2 / 2^clusters, and their interval leaves room" in note

@@ -10,10 +10,12 @@ from scipy import stats
 from morality_lens.design import COMPONENTS, Design
 from morality_lens.interactions.contrasts import between
 from morality_lens.interactions.effects import factorial_effects
-from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, too_many_unparsed
+from morality_lens.judges.outcomes import behaviour_cube, behaviour_table
 from morality_lens.report.analysis import analyze
 from morality_lens.runs import writing
 from morality_lens.runs.run import open_run
+from morality_lens.studies.folder import StudyFolder
+from morality_lens.studies.tasks import probabilities_or_choices
 
 DESIGN = Design(rounds=1)
 
@@ -23,7 +25,7 @@ def fake_run(tmp_path):
     """A function that writes a run with the given answers (item x condition x round)."""
     number = iter(range(100))
 
-    def write(correct, parsed=None):
+    def write(correct, parsed=None, mass=1.0):
         items = make_questions(len(correct))
         rows = [
             {
@@ -52,7 +54,7 @@ def fake_run(tmp_path):
         played = writing.PlayedBatch(
             residuals=np.zeros((*cells, 3, 2, 2), np.float32),
             option_probabilities=np.broadcast_to([0.5, 0.3, 0.2], (*cells, 3)),
-            option_mass=np.ones(cells),
+            option_mass=np.full(cells, mass),
             answers=pd.DataFrame(rows).sample(frac=1, random_state=0),  # the order must not matter
             transcripts=pd.DataFrame({"item": [i.id for i in items]}),
             seconds=0.0,
@@ -87,7 +89,8 @@ def test_an_unparsed_answer_counts_as_incorrect_and_is_counted(fake_run):
 
 
 def test_the_interval_of_independent_items_is_students():
-    values = np.random.default_rng(1).random((12, 2, 2, 2, 1))
+    values = np.random.default_rng(1).random((6, 2, 2, 2, 1))
+    values = np.concatenate([values, 3 - values])  # symmetric, and no shares
     cube = xr.DataArray(
         values,
         dims=("item", *COMPONENTS, "round"),
@@ -112,13 +115,33 @@ def test_missing_scores_are_left_out_and_counted():
     assert (table["mean"] == 1).all()
 
 
-def test_too_many_unparsed_answers_are_told_in_words(fake_run):
-    parsed = np.ones((20, 8, 2), bool)
-    assert too_many_unparsed(behaviour_cube(fake_run(parsed, parsed), "unparsed")) == ""
-    uneven = parsed.copy()
-    uneven[:2, 0, 1] = False
-    assert "differs by 10 points" in too_many_unparsed(behaviour_cube(fake_run(parsed, uneven), "unparsed"))
-    assert "100% of the answers" in too_many_unparsed(behaviour_cube(fake_run(parsed, ~parsed), "unparsed"))
+def of_shares(values, units=""):
+    """Numbers of items in eight clusters, by a component and one round."""
+    return xr.DataArray(
+        values,
+        dims=("item", "feedback", "round"),
+        coords={
+            "item": range(len(values)),
+            "cluster": ("item", np.arange(len(values)) % 8),
+            "feedback": ["off", "on"],
+            "round": [0],
+        },
+        attrs={"units": units} if units else {},
+    )
+
+
+def test_equal_shares_have_a_width_and_no_interval_leaves_0_to_1():
+    right = np.ones((24, 2, 1))
+    table = behaviour_table(of_shares(right))
+    assert (table["ci_high"] == 1).all()
+    np.testing.assert_allclose(table["ci_low"], 0.025 ** (1 / 8))
+    right[0, 0] = 0.0
+    row = behaviour_table(of_shares(right)).iloc[0]
+    assert row["ci_low"] < row["mean"] < row["ci_high"] <= 1
+    likely = np.full((24, 2, 1), 0.97)
+    likely[::8] = 0.6
+    first, other = (behaviour_table(of_shares(likely, units)).iloc[0] for units in ("probability", "bits"))
+    assert first["ci_high"] <= 1 < other["ci_high"]
 
 
 def test_an_unknown_measure_is_refused(fake_run):
@@ -156,6 +179,21 @@ def test_the_report_judges_behaviour_as_factorial_effects_does(fake_run, lost):
     np.testing.assert_array_equal(anyway["estimate"], usual["estimate"])
     for name in ("estimate", "p", "ci_low", "ci_high", "p_adj", "band_low") if told is not None else ():
         np.testing.assert_array_equal(told[name], usual[name], err_msg=name)
+
+
+def test_a_study_judges_its_outcome_by_the_same_rule_and_probabilities_need_no_answer(fake_run, tmp_path):
+    read, every = np.ones((20, 8, 2), bool), np.ones((20, 8, 2), bool)
+    read[:2, 0, 1] = False
+    (tmp_path / "questions").symlink_to(fake_run(every).path)
+    for parsed, mass, kept in (
+        (read, 1.0, "probability of the right option"),
+        (read, 0.01, None),
+        (every, 0.01, "share correct"),
+    ):
+        folder = StudyFolder(tmp_path)
+        found = probabilities_or_choices(folder, fake_run(parsed, parsed, mass))
+        assert (None if found is None else found.name) == kept
+        assert any("could not be read" in line for line in folder.refused) == (kept is None)
 
 
 def test_a_difference_of_rounds_keeps_what_failed_in_either(fake_run):

@@ -261,4 +261,13 @@ def test_the_layers_of_a_study_are_those_that_read_best_by_graded_values_where_t
     folder.probe = replace(probe, quality=weak)
     assert stable_layers(folder, layers) == []
     assert "cosine is below" in folder.refused[-1]
+    for none in (np.nan, 0.0):
+        flat = probe.quality.copy(deep=True)
+        flat["gap"].loc[{"layer": layers[0]}] = none
+        folder.probe = replace(probe, quality=flat)
+        assert stable_layers(folder, layers) == layers[1:]
+    flat["gap"][:] = np.nan
+    folder.probe = replace(probe, quality=flat)
+    assert stable_layers(folder, layers) == []
+    assert "no gap between the classes" in folder.refused[-1]
     assert reading_layers(None) == []

@@ -254,6 +254,27 @@ def test_corrects_but_cannot_tell():
     assert corrects_but_cannot_tell([one], {}).verdict == "undecided"
 
 
+def test_an_accuracy_that_is_missing_decides_nothing():
+    one = task("questions", {m.label: 0.8 for m in METHODS})
+    for lost in ("choice_accuracy", "accuracy"):
+        half = told(0.55)
+        for name in ("estimate", "ci_low", "ci_high"):
+            half[name].loc[{"measure": lost}] = np.nan
+        found = corrects_but_cannot_tell([one], {"questions": half})
+        assert found.verdict == "undecided"
+        assert "was not measured" in found.why
+
+
+def test_items_without_an_outcome_are_counted_and_no_task_is_refused():
+    one, two = task("one", {"instruction": 0.9}), task("two", {"cot": 0.9}, seed=1)
+    one.last[:2, 1, 0, 1] = np.nan
+    for judged in (no_best_method, gains_over_instruction):
+        with pytest.raises(ValueError, match="2 of 30 items lack one"):
+            judged([one, two])
+    with pytest.raises(ValueError, match="at least one task"):
+        gains_over_instruction([])
+
+
 def test_what_is_right_every_time_is_reliable_at_any_probability():
     better = task("questions", {m.label: 0.8 for m in METHODS})
     rng, items = np.random.default_rng(0), np.arange(40)
