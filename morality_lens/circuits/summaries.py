@@ -116,7 +116,8 @@ def causal_lines(
     if cost is not None:
         _refuse_other_steering(steered, cost)
         lines["steering cost"] = _cost_line(cost, dose)
-    for name, notes in (("steer", _notes(steered)), ("ablation", _notes(*ablated.values()))):
+    said = {name: _notes(*(ablated.values() if name == "ablation" else [steered])) for name in lines}
+    for name, notes in said.items():
         lines[name]["detail"] = "; ".join(text for text in (lines[name]["detail"], *notes) if text)
     return pd.DataFrame(
         [{"line": name, "layer": layer, "rule": RULES[name], **line} for name, line in lines.items()]
