@@ -42,8 +42,8 @@ RULES = {
     "beats prompting": "gain in log-odds of the dose that gains most (interval over all doses) less that "
     f"of the instruction in the prompt, over the same items; {_PAIRED}",
     "steering cost": "rise of the perplexity of everyday text at that dose, as a share: upper end at most .1 "
-    "and accuracy on settled questions shown to fall by .05 at most (its interval's end): pass; at most .5 and "
-    "an estimated loss of .15 at most: warn; else fail",
+    "and accuracy on settled questions shown to fall by .05 at most (end of its interval): pass; at most .5 "
+    "and an estimated loss of .15 at most: warn; else fail",
 }
 """Every line of a card and the rule of its verdict."""
 CAUSAL = ("steer", "ablation", "beats prompting", "steering cost")
