@@ -154,14 +154,15 @@ def room_of(y: xr.DataArray) -> float:
 
     A difference of exactly 0 of other outcomes, such as projections, is that of one and the same computation.
     """
-    values = np.unique(y.values[~np.isnan(y.values)]) if y.size else np.zeros(0)
+    values = y.values[~np.isnan(y.values)]
     if "probe" in y.attrs or not values.size:
         return 0.0
-    if str(y.attrs.get("units", "")) in SHARES and values[0] >= 0 and values[-1] <= 1:
+    lowest, highest = float(values.min()), float(values.max())
+    if str(y.attrs.get("units", "")) in SHARES and lowest >= 0 and highest <= 1:
         return 1.0
-    if values.size > LONGEST_SCALE or (values != np.round(values)).any():
+    if (values != np.round(values)).any() or np.unique(values).size > LONGEST_SCALE:
         return 0.0
-    return max(1.0, float(values[-1] - values[0]))
+    return max(1.0, highest - lowest)
 
 
 def check_labelled(y: object, who: str) -> None:
