@@ -272,5 +272,5 @@ def _join_sites(found: Sequence[xr.Dataset]) -> xr.Dataset:
         compat="override",
     )
     notes = dict.fromkeys(note for one in found for note in one.attrs["notes"])
-    methods = dict.fromkeys(one.attrs["method"] for one in found)
+    methods = dict.fromkeys(name for one in found for name in one.attrs["method"].split(" and "))
     return joined.assign_attrs(notes=list(notes), method=" and ".join(methods))
