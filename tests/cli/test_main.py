@@ -121,9 +121,9 @@ def test_a_model_that_knows_nothing_gets_a_report_that_claims_nothing(command, t
     )  # fmt: skip
     assert code == 0, err
     assert "of the answers could not be read (limit 10%)" in " ".join(text.split())
-    assert "no effect on behaviour is claimed" in " ".join(text.split())
+    assert "Effects on behaviour: No p-values and no intervals" in " ".join(text.split())
     html = (out / "report.html").read_text()
-    assert "no effect on behaviour is claimed" in html
+    assert "Effects on behaviour: No p-values and no intervals" in html
     left = open_run(out).manifest["left_out"]
     for row in left:
         assert row["id"] in html
