@@ -22,7 +22,8 @@ def mean_over_items(
 
     Differences have the interval of :func:`morality_lens.interactions.intervals.judge` (CR2, t with
     Bell-McCaffrey df, corrected for skewness). Shares have one that stays inside [0, 1]: that of
-    :func:`morality_lens.interactions.intervals.share_intervals` joined with the former, which covers in .93
+    :func:`morality_lens.interactions.intervals.share_intervals` joined with the former where clusters
+    hold several items, which covers in .93
     or more of the draws at shares of .5 to .999, 8 to 50 clusters and correlations of up to .5 within them.
 
     Args:
@@ -61,7 +62,7 @@ def mean_over_items(
     if share:
         whole = np.asarray(np.isin(table, (0.0, 1.0)).all(axis=0))
         inner = share_intervals(sums, sizes, alpha=alpha, whole=whole)
-        still = zero | constant
+        still = zero | constant | bool(sizes.max() == 1)  # independent items need no more
         low = np.maximum(np.where(still, inner[0], np.minimum(inner[0], low)), 0.0)
         high = np.minimum(np.where(still, inner[1], np.maximum(inner[1], high)), 1.0)
         p = np.full_like(p, np.nan)

@@ -265,6 +265,14 @@ def test_a_share_of_independent_items_has_clopper_and_pearsons_interval():
     assert (low[0], high[0]) == (pytest.approx(0.025 ** (1 / 8)), 1.0)
 
 
+def test_the_share_of_a_few_independent_items_has_no_wider_interval_than_theirs():
+    values = (np.arange(16) < 2).astype(float)
+    y = xr.DataArray(values, dims="item", coords={"item": np.arange(16)})
+    exact = stats.binomtest(2, 16).proportion_ci(method="exact")
+    found = mean_over_items(y, share=True)
+    assert (float(found.ci_low), float(found.ci_high)) == pytest.approx((exact.low, exact.high), rel=0.15)
+
+
 def test_differences_are_no_shares():
     y = xr.DataArray(np.linspace(-1, 1, 20), dims="item", coords={"item": np.arange(20)})
     with pytest.raises(ValueError, match="shares lie between 0 and 1; got numbers from -1 to 1"):
