@@ -121,15 +121,16 @@ def _note_on_repeats(y: xr.DataArray) -> list[str]:
     if rows.dtype.kind != "f" or not rows.size:
         return []
     some = np.ascontiguousarray(rows[:, :: max(1, rows.shape[1] // 128)])
-    own = _own_numbers(some)
     first: dict[bytes, int] = {}
     same = [(first.setdefault(row.tobytes(), number), number) for number, row in enumerate(some)]
     clusters, items = y.coords["cluster"].values, y.coords["item"].values
     pairs = [
         (one, other)
         for one, other in same
-        if own[one] and clusters[one] != clusters[other] and _same_and_varying(rows[one], rows[other])
+        if clusters[one] != clusters[other] and _same_and_varying(rows[one], rows[other])
     ]
+    own = _own_numbers(some) if pairs else np.zeros(0, bool)
+    pairs = [(one, other) for one, other in pairs if own[one]]
     if not pairs:
         return []
     shown = " and ".join(str(items[number]) for number in pairs[0])

@@ -230,6 +230,20 @@ def settle(
     )
 
 
+def settled_mean(
+    sums: Float[np.ndarray, "cluster feature"],
+    sizes: Float[np.ndarray, "cluster"],
+    rounding: Numbers,
+    *,
+    alpha: float,
+    span: np.ndarray | float = 0.0,
+) -> Pointwise:
+    """:func:`mean_over_clusters`, settled where clusters do not vary beyond rounding (:func:`settle`)."""
+    zero, constant = without_variance(sums, sizes, rounding)
+    point = mean_over_clusters(sums, sizes, alpha=alpha)
+    return settle(point, zero, constant, n_clusters=len(sizes), alpha=alpha, span=span)
+
+
 def one_sided(effects: xr.Dataset, bound: float | xr.DataArray = 0.0) -> tuple[xr.DataArray, xr.DataArray]:
     """p that each effect is below, and that it is above, the bound: the test of its ``p`` and its interval.
 

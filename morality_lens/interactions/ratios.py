@@ -8,10 +8,8 @@ from morality_lens.interactions.cube import cluster_codes
 from morality_lens.interactions.intervals import (
     bell_mccaffrey_df,
     cluster_sums,
-    mean_over_clusters,
-    settle,
+    settled_mean,
     share_intervals,
-    without_variance,
 )
 
 
@@ -52,17 +50,15 @@ def mean_over_items(
         raise ValueError(f"an interval needs alpha between 0 and 1; got {alpha}. Use for example 0.05.")
     sums, sizes = _sums(values, table)
     eps = float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
-    rounding = np.abs(table).max(axis=0, initial=0.0) * (4 * eps + 1e-12)
-    zero, constant = without_variance(sums, sizes, rounding)
-    point = mean_over_clusters(sums, sizes, alpha=alpha)
     largest = np.abs(table).max(axis=0, initial=0.0)
+    rounding = largest * (4 * eps + 1e-12)
     seen = np.where(largest > rounding, largest, 0.0)
-    found = settle(point, zero, constant, n_clusters=len(sizes), alpha=alpha, span=np.maximum(span, seen))
+    found = settled_mean(sums, sizes, rounding, alpha=alpha, span=np.maximum(span, seen))
     low, high, p = found.low, found.high, found.p
     if share:
         whole = np.asarray(np.isin(table, (0.0, 1.0)).all(axis=0))
         inner = share_intervals(sums, sizes, alpha=alpha, whole=whole)
-        still = zero | constant | bool(sizes.max() == 1)  # independent items need no more
+        still = (found.se == 0) | bool(sizes.max() == 1)  # independent items need no more
         low = np.maximum(np.where(still, inner[0], np.minimum(inner[0], low)), 0.0)
         high = np.minimum(np.where(still, inner[1], np.maximum(inner[1], high)), 1.0)
         p = np.full_like(p, np.nan)

@@ -12,11 +12,11 @@ from morality_lens.interactions.caveats import too_many_failed
 from morality_lens.interactions.contrasts import Pairs, compared_levels
 from morality_lens.interactions.cube import cluster_codes, factors_of, room_of
 from morality_lens.interactions.intervals import (
-    Pointwise,
     cluster_sums,
     judge,
     mean_over_clusters,
     settle,
+    settled_mean,
     without_variance,
 )
 
@@ -138,7 +138,9 @@ def _two_way(
         alpha=alpha,
         span=span,
     )
-    own = [_own(table[:, k], codes, rounding, span, alpha) for k in range(w)]
+    own = [
+        settled_mean(*cluster_sums(table[:, k], codes), rounding, alpha=alpha, span=span) for k in range(w)
+    ]
     return {
         "estimate": found.estimate,
         "se": found.se,
@@ -152,20 +154,6 @@ def _two_way(
         "by_wording_low": np.stack([o.low for o in own]),
         "by_wording_high": np.stack([o.high for o in own]),
     }
-
-
-def _own(
-    values: Float[np.ndarray, "item place"],
-    codes: np.ndarray,
-    rounding: Float[np.ndarray, " place"],
-    span: Float[np.ndarray, " place"],
-    alpha: float,
-) -> Pointwise:
-    """The effects of one wording."""
-    sums, sizes = cluster_sums(values, codes)
-    zero, constant = without_variance(sums, sizes, rounding)
-    point = mean_over_clusters(sums, sizes, alpha=alpha)
-    return settle(point, zero, constant, n_clusters=len(sizes), alpha=alpha, span=span)
 
 
 def describe_wordings(found: xr.Dataset) -> str:
