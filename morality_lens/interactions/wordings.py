@@ -157,7 +157,9 @@ def _two_way(
 
 
 def describe_wordings(found: xr.Dataset) -> str:
-    """Every effect over wordings in a line (at one place)."""
+    """Every effect over wordings in a line (at one place), or why there are no intervals."""
+    if found.attrs.get("withheld"):
+        return str(found.attrs["withheld"])
     lines = []
     for name in found["effect"].values:
         one = found.sel(effect=name)

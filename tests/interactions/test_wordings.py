@@ -119,3 +119,4 @@ def test_too_many_failures_leave_no_p_over_wordings_either():
     found = effects_over_wordings(cube.assign_coords(failed=failed), FACTORS)
     assert found["p"].isnull().all()
     assert "50% of the answers could not be read" in found.attrs["withheld"]
+    assert describe_wordings(found) == found.attrs["withheld"]
