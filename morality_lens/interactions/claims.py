@@ -1,6 +1,7 @@
 """Which claims an interaction of two components supports, and when it is shown to be negligible."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -137,8 +138,8 @@ def claim_ladder(
         },
         attrs={
             **{name: effects.attrs[name] for name in kept},
-            "notes": effects.attrs["notes"],
-            "vouch": effects.attrs.get("vouch", ""),
+            "notes": [_in_words(note, labels, first, second) for note in effects.attrs["notes"]],
+            "vouch": _in_words(effects.attrs["vouch"], labels, first, second),
             "first": first,
             "second": second,
             "levels": list(levels),
@@ -158,6 +159,13 @@ def _pairs_of_ladder(y: xr.DataArray, held: Sequence[str], levels: tuple[str, st
 def _plain_names(effects: xr.Dataset, names: Mapping[str, str]) -> xr.Dataset:
     """The effects under the names of :func:`_steps`, without the levels that are held."""
     return effects.sel(effect=list(names.values())).assign_coords(effect=list(names))
+
+
+def _in_words(text: str, labels: Mapping[str, str], first: str, second: str) -> str:
+    """A note of ``factorial_effects``, in which the steps of the ladder are called by the components."""
+    called = {**labels, "first": first, "second": second, "both": f"{first}:{second}"}
+    listed = re.compile(r"(?:(?<=\()|(?<=[,:] ))(" + "|".join(map(re.escape, called)) + r")(?=[@,) ])")
+    return listed.sub(lambda found: called[found[0]], text)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -281,3 +281,22 @@ def test_where_there_is_no_p_the_ladder_says_why_and_claims_no_p_of_one():
     assert few.p_adj.isnull().all()
     assert few.p.notnull().all()
     assert "as there is no corrected p (5 clusters are fewer" in describe_claims(few)
+
+
+def test_notes_call_the_steps_by_their_components():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((40, 2, 2))
+    values[:, 1, 1] += np.exp(2 * rng.standard_normal(40))
+    y = xr.DataArray(
+        values,
+        dims=("item", "instruction", "feedback"),
+        coords={"item": np.arange(40), "instruction": ["off", "on"], "feedback": ["off", "on"]},
+        attrs={"oriented": True},
+    )
+    ladder = claim_ladder(y)
+    assert "feedback with instruction" in ladder.attrs["vouch"]
+    assert "instruction:feedback" in ladder.attrs["vouch"]
+    constant = y.copy(data=np.broadcast_to([[0.0, 0.1], [0.3, 0.4]], values.shape))
+    said = " ".join([*claim_ladder(constant).attrs["notes"], ladder.attrs["vouch"]])
+    assert "second" not in said
+    assert "first" not in said
