@@ -56,4 +56,6 @@ def planted_run(
         "sites": ["answer_start", "answer_end"],
     }
     model = {"fingerprint": "f", "n_layers": 2, "d_model": width, "name": "planted"}
-    return PlantedRun(path=Path("nowhere"), manifest={"study": {"design": design, "model": model}}, cube=cube)
+    stored = {"keep": "residuals", "layers": cube["layer"].values.tolist(), "dtype": "float32"}
+    manifest = {"study": {"design": design, "model": model}, "stored": stored}
+    return PlantedRun(path=Path("nowhere"), manifest=manifest, cube=cube)

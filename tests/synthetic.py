@@ -295,6 +295,8 @@ def make_run(*, organism=True, rounds=4, items=12, failing=False, text="(c) It c
             "wording": {"name": "default", "index": 0, "hash": "5ac0e1b7"},
             "feedback": "oracle",
         },
+        "stored": {"keep": "residuals", "layers": list(range(-1, 6)), "dtype": "float32"},
+        "parts": [[0, items, 0, rounds + 1]],
         "versions": {"python": "3.12.1", "numpy": "2.1.0", "torch": "2.9.0"},
         "self_test": [
             {"name": "captured residuals equal a fresh forward", "difference": 6e-7, "tolerance": 1e-4},

@@ -242,9 +242,13 @@ class Run:
             raise ValueError(f"the run in {self.path} has no finished part yet; run the same command again.")
         tables = [self._part_table(part, name) for part in self._parts]
         table = pd.concat(tables, ignore_index=True)
-        rank = {item: i for i, item in enumerate(self.items.index)}
-        order = np.argsort([rank[item] for item in table["item"]], kind="stable")
-        return table.iloc[order].reset_index(drop=True)
+        ranks = {"item": list(self.items.index), **self.design.levels, "round": range(self.design.n_rounds)}
+        places = [
+            table[name].map({value: i for i, value in enumerate(values)}).to_numpy()
+            for name, values in ranks.items()
+            if name in table
+        ]
+        return table.iloc[np.lexsort(places[::-1])].reset_index(drop=True)
 
     def _part_table(self, part: Part, name: str) -> pd.DataFrame:
         """A table of a part, without dialogues that were carried on in a later one."""

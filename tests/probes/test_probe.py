@@ -438,8 +438,10 @@ def test_wrong_kinds_layers_and_files_are_refused(tmp_path):
     probe = fit_directions(training())
     with pytest.raises(ValueError, match="kind must be one of"):
         fit_directions(training(), kind="mean")
-    with pytest.raises(ValueError, match="layers -1 to 1, the residuals -1 to 0"):
-        probe.project(training().isel(layer=[0, 1]))
+    whole, some = probe.project(training()), training().isel(layer=[0, 1])
+    np.testing.assert_array_equal(probe.project(some), whole.isel(layer=[0, 1]))
+    with pytest.raises(ValueError, match="layers 0 to 1, and these are needed: -1"):
+        probe.at_layers([0, 1]).project(training())
     with pytest.raises(ValueError, match="needs dims layer"):
         probe.project(training().isel(layer=0))
     with pytest.raises(FileNotFoundError, match="no probe at"):

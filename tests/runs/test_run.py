@@ -11,7 +11,7 @@ from morality_lens.design import COMPONENTS, Condition, Design, Factor, Protocol
 from morality_lens.models.loading import load_model
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.preflight import Fitting
-from morality_lens.runs import manifest, run as run_module, writing
+from morality_lens.runs import archives, manifest, run as run_module, writing
 from morality_lens.runs.run import open_run
 
 PROTOCOL = Protocol(
@@ -51,7 +51,7 @@ def test_a_segment_that_is_not_said_is_missing_and_nothing_else_is(run):
 
 
 def test_a_layer_is_read_without_touching_the_others(run):
-    arrays = open_arrays(next((run.path / manifest.PARTS).glob("*.zip")))
+    arrays = archives.open_arrays(next((run.path / manifest.PARTS).glob("*.zip")))
     assert arrays["residuals.later"].chunks == (2, 2, 2, 2, 1, 1, 1, 32)
     assert arrays["residuals.first"].chunks == (2, 1, 1, 1, 32), "round 0 is stored once"
 
@@ -60,8 +60,8 @@ def test_opening_reads_nothing_but_the_manifest(run, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("read too early")
 
-    monkeypatch.setattr(writing.pq, "read_table", fail)
-    monkeypatch.setattr(run_module.xr, "open_zarr", fail)
+    monkeypatch.setattr(archives.zipfile, "ZipFile", fail)
+    monkeypatch.setattr(run_module, "read_items", fail)
     assert open_run(run.path).manifest["format"] == manifest.FORMAT
 
 
