@@ -1,12 +1,13 @@
 """Texts that begin alike, read with their common beginnings once.
 
-Conditions of one item, critiques of its answers and forks of its dialogue say the same question first. Sorted,
-such texts are neighbours; the stretches of neighbours that share a beginning are chosen so that the fewest
+Conditions of one item, critiques of its answers and forks of its dialogue say the same question first.
+Sorted, such texts are neighbours; the stretches of neighbours that share a beginning are chosen so that the fewest
 tokens are fed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from einops import rearrange
 from jaxtyping import Float
@@ -67,7 +68,7 @@ def _stretches(ordered: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
 
     The last token of every text is read in its own row, where its logits are wanted.
     """
-    alike = [common_length(a, b) for a, b in zip(ordered, ordered[1:], strict=False)]
+    alike = [common_length(a, b) for a, b in pairwise(ordered)]
     spared, came = [0], [(0, 0)]  # of the first texts: the most tokens spared; the last stretch's start, stem
     for stop in range(1, len(ordered) + 1):
         best = (-1, 0, 0)
@@ -131,7 +132,9 @@ def _places(stems: Stems) -> list[int]:
     return places
 
 
-def _of_stems(stems: Stems, weights: Float[Tensor, "row read new"]) -> Float[Tensor, "stem several stem_token"]:
+def _of_stems(
+    stems: Stems, weights: Float[Tensor, "row read new"]
+) -> Float[Tensor, "stem several stem_token"]:
     """The weights of every text of a stem for the stem's tokens, one text after the other."""
     places, reads = _places(stems), weights.shape[1]
     wide = weights.new_zeros(len(stems.lengths), (max(places) + 1) * reads, max(stems.lengths))

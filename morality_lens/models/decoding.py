@@ -169,7 +169,7 @@ def room(slots: int) -> int:
 def _moved(held: Tensor, kept: int, new: Tensor, size: int) -> Tensor:
     """A buffer of so many slots, with those that are kept in front; the free ones are zero.
 
-    A row that no longer writes gets no more keys and values, and what attention weighs by zero must be finite.
+    A row that no longer writes gets no more keys and values, and what gets no attention must be finite.
     """
     rows = held.shape[0] if kept else new.shape[0]
     buffer = new.new_zeros(rows, *new.shape[1:-2], size, new.shape[-1])
@@ -340,18 +340,18 @@ def prefill(
 ) -> tuple[Float[Tensor, "row vocab"], Float[Tensor, "row read layer d_model"] | None]:
     """:func:`feed` a turn, then move the padding it left to the left edge."""
     result = feed(lm, batch, new, weights)
-    _compact(batch)
+    compact(batch)
     return result
 
 
-def _compact(batch: Batch) -> None:
+def compact(batch: Batch) -> None:
     """Move all padding to the left edge, and drop columns that hold nothing else."""
     if batch.mask.numel() and not bool(batch.mask.all()):
         _sorted_slots(batch, _to_the_left(batch.mask))
 
 
 def _to_the_left(mask: Bool[Tensor, "row slot"]) -> Int[Tensor, "row kept"]:
-    """The order of each row's slots in which all padding comes first; no more columns than the longest needs."""
+    """The order of each row's slots with all padding first; no more columns than the longest row needs."""
     if not mask.shape[1]:
         return torch.zeros(mask.shape, dtype=torch.long, device=mask.device)
     keep = max(1, int(mask.sum(1).max()))
@@ -481,7 +481,7 @@ class _Replies:
 
 
 @dataclass(kw_only=True, eq=False)
-class _Front:
+class Front:
     """The rows of a batch that still write: they are in its first places, so that the others cost nothing.
 
     Attributes:
@@ -499,10 +499,10 @@ class _Front:
     mask: Bool[Tensor, "place slot"]
 
     @staticmethod
-    def of(lm: LanguageModel, batch: Batch) -> "_Front":
+    def of(lm: LanguageModel, batch: Batch) -> "Front":
         """All rows, in their own places."""
         order = list(range(len(batch.tokens)))
-        return _Front(lm=lm, batch=batch, part=batch, order=order, mask=batch.mask)
+        return Front(lm=lm, batch=batch, part=batch, order=order, mask=batch.mask)
 
     @property
     def rows(self) -> list[int]:
@@ -534,7 +534,7 @@ class _Front:
         """Put all rows back where they were, with their padding at the left edge: one copy."""
         batch, narrowed = self.batch, self.part is not self.batch
         if not narrowed or not self.lm.cached:
-            return _compact(batch)
+            return compact(batch)
         where = sorted(range(len(self.order)), key=lambda place: self.order[place])
         rows = torch.tensor(where, device=batch.mask.device)
         batch.mask = self._all_slots()[rows]
@@ -580,7 +580,7 @@ def generate(
         read: whether residuals are read.
     """
     replies = _Replies.none(done or [False] * len(batch.tokens))
-    front = _Front.of(lm, batch)
+    front = Front.of(lm, batch)
     for step in range(limit):
         rows = front.rows
         chosen = logits.argmax(-1) if draws is None else draws.token(logits, step, rows)

@@ -170,7 +170,9 @@ def _final_norm(
             return widened(norm(given))
     caught: list[Tensor] = []
     handle = lm.blocks[-1].register_forward_hook(
-        lambda _, __, out: (given.to(out[0].dtype), *out[1:]) if isinstance(out, tuple) else given.to(out.dtype)
+        lambda _, __, out: (
+            (given.to(out[0].dtype), *out[1:]) if isinstance(out, tuple) else given.to(out.dtype)
+        )
     )
     catch = lm.head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     try:

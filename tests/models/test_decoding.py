@@ -145,7 +145,9 @@ def test_a_row_that_is_done_before_is_as_it_was(llama, prompts):
 
 # --------------------------------------------------------------------------------------------- copies
 def storages(batch):
-    return [t.untyped_storage().data_ptr() for layer in batch.cache.layers for t in (layer.keys, layer.values)]
+    return [
+        t.untyped_storage().data_ptr() for layer in batch.cache.layers for t in (layer.keys, layer.values)
+    ]
 
 
 def test_steps_are_written_in_place_and_rows_leave_without_a_copy(llama, prompts):
