@@ -114,11 +114,11 @@ def usual(model: str | None, run: Path, sample: int, together: int) -> dict:
 
     import morality_lens as ml
     from morality_lens.models.loading import record_of
-    from morality_lens.runs.manifest import done_batches
+    from morality_lens.runs.manifest import parts_of
 
     loaded, played = ml.load_model(model), ml.open_run(run)
     renderer, table = record_of(loaded).renderer, played.transcripts
-    together = together or 4 * max(map(len, done_batches(run)))
+    together = together or 4 * max(len(part.places) for part in parts_of(played.manifest))
     rows = table.sample(min(sample, len(table)), random_state=0)
     prompts = []
     for _, row in rows.iterrows():
@@ -162,7 +162,7 @@ def floor(model: str | None, run: Path) -> dict:
     from morality_lens.models import beginnings, decoding
     from morality_lens.models.decoding import Batch, Front
     from morality_lens.models.loading import record_of
-    from morality_lens.runs.manifest import done_batches
+    from morality_lens.runs.manifest import parts_of
 
     played = ml.open_run(run)
     record = record_of(ml.load_model(model))
@@ -221,8 +221,8 @@ def floor(model: str | None, run: Path) -> dict:
 
     known, began, spent = {}, time.perf_counter(), time.process_time()
     with torch.inference_mode():
-        for numbers in done_batches(run):
-            items = [order[n] for n in numbers]
+        for part in parts_of(played.manifest):
+            items = [order[n] for n in part.places]
             opening = [table[table["item"] == i].iloc[0] for i in items]
             shared = decoding.start(lm, len(items))
             say(shared, opening, 0)
@@ -272,7 +272,7 @@ def compare(title: str, model: str | None, given: argparse.Namespace, items: int
             f"{scaled.format(**one) if 'sampled' in one else ''}"
         )
     print(
-        f"by CPU time the engine is {found['usual']['cpu'] / ours['cpu']:.1f} times faster than the usual way "
+        f"by CPU time the engine is {found['usual']['cpu'] / ours['cpu']:.1f} times as fast as the usual way "
         f"and takes {ours['cpu'] / found['floor']['cpu']:.2f} times the floor; {ours['parsed']:.0%} of its "
         "answers parse",
         flush=True,

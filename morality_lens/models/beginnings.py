@@ -1,8 +1,8 @@
 """Texts that begin alike, read with their common beginnings once.
 
 Conditions of one item, critiques of its answers and forks of its dialogue say the same question first.
-Sorted, such texts are neighbours; the stretches of neighbours that share a beginning are chosen so that the fewest
-tokens are fed.
+Sorted, such texts are neighbours; the stretches of neighbours that share a beginning are chosen so that the
+fewest tokens are fed.
 """
 
 from collections.abc import Sequence
