@@ -1,6 +1,6 @@
 """The engine compared with the usual way and with a lower bound, in one run.
 
-    python benchmarks/engine.py [--items 16] [--rounds 5] [--sample 4] [--large-items 2]
+    python benchmarks/engine.py [--items 16] [--rounds 5] [--sample 4] [--large-items 1] [--large-rounds 1]
     python benchmarks/engine.py --model MODEL --data FOLDER --items 8 --rounds 1
 
 Ways to the same residuals, each in a separate process, over the same dialogues token by token, the
@@ -285,9 +285,10 @@ def main() -> None:
     parser.add_argument("--model", help="compare on this model alone")
     parser.add_argument("--data", help="its questions (default: the bundled ones)")
     parser.add_argument("--items", type=int, default=16)
-    parser.add_argument("--large-items", type=int, default=2)
+    parser.add_argument("--large-items", type=int, default=1)
+    parser.add_argument("--large-rounds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sample", type=int, default=6)
+    parser.add_argument("--sample", type=int, default=4)
     parser.add_argument("--alone", action="store_true", help="also the usual way, one dialogue at a time")
     parser.add_argument("--way", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -304,6 +305,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_large(Path(folder))
         title = "random Llama, 12 layers x 768"
+        given.rounds, given.sample = given.large_rounds, min(given.sample, 2)
         compare(title, folder, given, given.large_items)
 
 
