@@ -76,7 +76,7 @@ bench: install-dev models
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/trust.py
 	$(BIN)/python benchmarks/patching.py
-	$(BIN)/python benchmarks/patching.py --layers 24 --items 4 --rounds 2
+	$(BIN)/python benchmarks/patching.py --layers 24 --items 4 --rounds 2 --loop 1
 
 clean:
 	rm -rf $(VENV) runs models .pytest_cache .ruff_cache .hypothesis .import_linter_cache

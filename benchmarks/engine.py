@@ -1,18 +1,18 @@
 """The engine compared with the usual way and with a lower bound, in one run.
 
-    python benchmarks/engine.py [--items 16] [--rounds 5] [--sample 4] [--large-items 2]
+    python benchmarks/engine.py [--items 16] [--rounds 5] [--sample 4] [--large-items 1] [--large-rounds 1]
     python benchmarks/engine.py --model MODEL --data FOLDER --items 8 --rounds 1
 
-Three ways to the same residuals, each in a separate process, over the same dialogues token by token, the
+Ways to the same residuals, each in a separate process, over the same dialogues token by token, the
 model's feedback on its own answers included:
 
 * engine: `morality_lens.rounds.play`, everything it does (judging, rendering, writing the store) included;
-* today: `TransformerBridge.generate` of every reply and feedback from scratch, then `run_with_cache` of the
+* usual: `TransformerBridge.generate` of every reply and feedback from scratch, then `run_with_cache` of the
   transcript for the residuals of all layers; measured on a sample of dialogues and scaled to all of them.
-  Each represents a batch of 16 of its length (it is repeated 16 times), so that this way has no padding;
-  `--together 1` is one dialogue at a time, as in most scripts;
+  Each represents a batch of as many rows as the engine's (it is repeated, so that this way has no padding);
+* alone (with `--alone`): the same, one dialogue at a time, as in most scripts;
 * floor: plain transformers, the distinct tokens only, prefilled and decoded batch by batch, nothing captured;
-  its cache has room for what comes and is not copied at every step.
+  as in the engine, its cache is not copied at every step, and rows that have ended leave.
 """
 
 import argparse
@@ -105,15 +105,20 @@ def critiques(run, renderer, row) -> list[tuple[list[int], int]]:
     return found
 
 
-def today(model: str | None, run: Path, sample: int, together: int) -> dict:
-    """Generate every reply from scratch, then read the transcript with a cache of residuals."""
+def usual(model: str | None, run: Path, sample: int, together: int) -> dict:
+    """Generate every reply from scratch, then read the transcript with a cache of residuals.
+
+    With 0 dialogues together, they are as many as the rows of the engine's batches: four conditions.
+    """
     import torch
 
     import morality_lens as ml
     from morality_lens.models.loading import record_of
+    from morality_lens.runs.manifest import parts_of
 
     loaded, played = ml.load_model(model), ml.open_run(run)
     renderer, table = record_of(loaded).renderer, played.transcripts
+    together = together or 4 * max(len(part.places) for part in parts_of(played.manifest))
     rows = table.sample(min(sample, len(table)), random_state=0)
     prompts = []
     for _, row in rows.iterrows():
@@ -145,6 +150,7 @@ def today(model: str | None, run: Path, sample: int, together: int) -> dict:
         "peak_mb": peak_mb(),
         "sampled": len(rows),
         "of": len(table),
+        "together": together,
     }
 
 
@@ -153,71 +159,82 @@ def floor(model: str | None, run: Path) -> dict:
     import torch
 
     import morality_lens as ml
-    from morality_lens.models.decoding import roomy_cache
+    from morality_lens.models import beginnings, decoding
+    from morality_lens.models.decoding import Batch, Front
     from morality_lens.models.loading import record_of
-    from morality_lens.runs.manifest import done_batches
+    from morality_lens.runs.manifest import parts_of
 
     played = ml.open_run(run)
     record = record_of(ml.load_model(model))
-    module, renderer = record.lm.module, record.renderer
+    lm, renderer = record.lm, record.renderer
     order = [item.id for item in played._stored]
     table = played.transcripts
     reviews = {n: critiques(played, renderer, row) for n, row in enumerate(table.to_dict("records"))}
     fed = 0
 
-    def feed(cache, mask, parts):
+    def feed(batch: Batch, parts):
         nonlocal fed
         width = max(len(p) for p in parts)
         ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in parts])
         real = torch.arange(width)[None] < torch.tensor([len(p) for p in parts])[:, None]
-        mask = torch.cat([mask, real], 1)
+        batch.mask = torch.cat([batch.mask, real], 1)
+        for said, part in zip(batch.tokens, parts, strict=True):
+            said.extend(part)
         fed += int(real.sum())
-        module(input_ids=ids, attention_mask=mask.long(), past_key_values=cache, logits_to_keep=1)
-        return mask
+        inputs = {"input_ids": ids, "attention_mask": batch.mask.long(), "past_key_values": batch.cache}
+        lm.module(**inputs, logits_to_keep=1)
 
-    def write(cache, mask, prompts, said):
+    def write(batch: Batch, prompts, said):
         """Feed prompts, then the replies token by token."""
-        mask = feed(cache, mask, prompts)
+        feed(batch, prompts)
+        decoding.compact(batch)
+        front = Front.of(lm, batch)
         for step in range(max(map(len, said))):
-            mask = feed(cache, mask, [t[step : step + 1] for t in said])
-        return mask
+            front.narrow([len(t) > step for t in said])
+            feed(front.part, [said[row][step : step + 1] for row in front.rows])
+        front.close()
 
-    def say(cache, mask, rows, at):
+    def say(batch: Batch, rows, at):
         """Feed one stretch of prompt, then the reply."""
         spans = [replies(r) for r in rows]
         begin = [0 if at == 0 else s[at - 1][1] for s in spans]
         ids = [r["token_ids"].tolist() for r in rows]
         prompts = [t[b : s[at][0]] for t, b, s in zip(ids, begin, spans, strict=True)]
-        return write(cache, mask, prompts, [t[s[at][0] : s[at][1]] for t, s in zip(ids, spans, strict=True)])
+        write(batch, prompts, [t[s[at][0] : s[at][1]] for t, s in zip(ids, spans, strict=True)])
 
     def review(group, number):
-        """The requests for feedback of a round that are new in this batch."""
+        """The requests for feedback of a round that are new in this batch; what is common is read once."""
         new = {tuple(p): n for r in group for p, n in reviews[r][number - 1 : number]}
         new = {prompt: n for prompt, n in new.items() if prompt not in known}
         known.update(new)
-        if new:
-            none = torch.zeros(len(new), 0, dtype=torch.bool)
-            write(roomy_cache(), none, [list(p) for p in new], [[0] * n for n in new.values()])
+        if not new:
+            return
+        texts, said = [list(p) for p in new], [[0] * n for n in new.values()]
+        stems = beginnings.stems_of(texts)
+        if stems is None:
+            write(decoding.start(lm, len(texts)), texts, said)
+            return
+        roots = decoding.start(lm, len(stems.lengths))
+        feed(roots, [texts[i][:n] for i, n in zip(stems.first, stems.lengths, strict=True)])
+        rest = [text[stems.lengths[stem] :] for text, stem in zip(texts, stems.owner, strict=True)]
+        write(decoding.take(lm, roots, stems.owner), rest, said)
 
     known, began, spent = {}, time.perf_counter(), time.process_time()
-    with torch.no_grad():
-        for batch in done_batches(run):
-            items = [order[n] for n in batch]
+    with torch.inference_mode():
+        for part in parts_of(played.manifest):
+            items = [order[n] for n in part.places]
             opening = [table[table["item"] == i].iloc[0] for i in items]
-            shared = roomy_cache()
-            begun = say(shared, torch.zeros(len(items), 0, dtype=torch.bool), opening, 0)
+            shared = decoding.start(lm, len(items))
+            say(shared, opening, 0)
             for thinking in ("off", "on"):
                 group = table[table["item"].isin(items) & (table["cot"] == thinking)]
                 rows = [r for _, r in group.iterrows()]
-                index = torch.tensor([items.index(r["item"]) for r in rows])
-                cache, mask = roomy_cache(), begun[index]
-                for number, layer in enumerate(shared.layers):
-                    cache.update(layer.keys[index], layer.values[index], number)
+                batch = decoding.take(lm, shared, [items.index(r["item"]) for r in rows])
                 each = 2 if thinking == "on" else 1  # replies of a correction round
                 for at in range(1, len(replies(rows[0]))):
                     if (at - 1) % each == 0:
                         review(group.index, (at - 1) // each + 1)
-                    mask = say(cache, mask, rows, at)
+                    say(batch, rows, at)
     return {
         "seconds": time.perf_counter() - began,
         "cpu": time.process_time() - spent,
@@ -236,23 +253,29 @@ def measure(mode: str, *arguments: object) -> dict:
 
 
 def compare(title: str, model: str | None, given: argparse.Namespace, items: int) -> None:
-    """Print a table of the three ways."""
+    """Print a table of the ways."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        ours = measure("engine", model or "-", run, given.data or "-", items, given.rounds)
-        old = measure("today", model or "-", run, given.sample, given.together)
-        least = measure("floor", model or "-", run)
+        found = {"engine": measure("engine", model or "-", run, given.data or "-", items, given.rounds)}
+        found["floor"] = measure("floor", model or "-", run)
+        found["usual"] = measure("usual", model or "-", run, given.sample, 0)
+        if given.alone:
+            found["alone"] = measure("usual", model or "-", run, given.sample, 1)
+    ours = found["engine"]
     print(f"\n{title}: {items} items x 8 conditions x {given.rounds} correction rounds")
     print(f"{'':8}{'seconds':>10}{'CPU s':>10}{'x engine':>10}{'tokens':>12}{'tokens/s':>10}{'peak MB':>10}")
-    for name, one in (("engine", ours), ("today", old), ("floor", least)):
-        note = f"  scaled from {one['sampled']} of {one['of']} dialogues" if "sampled" in one else ""
+    for name, one in found.items():
+        scaled = "  {together} rows at once, scaled from {sampled} of {of} dialogues"
         print(
             f"{name:8}{one['seconds']:10.1f}{one['cpu']:10.1f}{one['cpu'] / ours['cpu']:10.2f}"
-            f"{one['tokens']:12,}{one['tokens'] / one['seconds']:10.0f}{one['peak_mb']:10,.0f}{note}"
+            f"{one['tokens']:12,}{one['tokens'] / one['seconds']:10.0f}{one['peak_mb']:10,.0f}"
+            f"{scaled.format(**one) if 'sampled' in one else ''}"
         )
     print(
-        f"by CPU time the engine is {old['cpu'] / ours['cpu']:.1f} times faster than today's way and takes "
-        f"{ours['cpu'] / least['cpu']:.2f} times the floor; {ours['parsed']:.0%} of its answers parse"
+        f"by CPU time the engine is {found['usual']['cpu'] / ours['cpu']:.1f} times as fast as the usual way "
+        f"and takes {ours['cpu'] / found['floor']['cpu']:.2f} times the floor; {ours['parsed']:.0%} of its "
+        "answers parse",
+        flush=True,
     )
 
 
@@ -262,15 +285,16 @@ def main() -> None:
     parser.add_argument("--model", help="compare on this model alone")
     parser.add_argument("--data", help="its questions (default: the bundled ones)")
     parser.add_argument("--items", type=int, default=16)
-    parser.add_argument("--large-items", type=int, default=2)
+    parser.add_argument("--large-items", type=int, default=1)
+    parser.add_argument("--large-rounds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sample", type=int, default=6)
-    parser.add_argument("--together", type=int, default=16, help="dialogues of the usual way in one batch")
+    parser.add_argument("--sample", type=int, default=4)
+    parser.add_argument("--alone", action="store_true", help="also the usual way, one dialogue at a time")
     parser.add_argument("--way", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
         mode, model, run, *rest = given.way
-        ways = {"engine": engine, "today": today, "floor": floor}
+        ways = {"engine": engine, "usual": usual, "floor": floor}
         named = [None if text == "-" else int(text) if text.isdigit() else text for text in rest]
         print(json.dumps(ways[mode](None if model == "-" else model, Path(run), *named)))
         return
@@ -281,6 +305,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_large(Path(folder))
         title = "random Llama, 12 layers x 768"
+        given.rounds, given.sample = given.large_rounds, min(given.sample, 2)
         compare(title, folder, given, given.large_items)
 
 

@@ -2,6 +2,7 @@
 
 - ``decoding``: A batch of dialogues in one key-value cache: feed tokens, generate, and read residuals on
   the way.
+- ``beginnings``: Texts that begin alike, read with their common beginnings once.
 - ``checkpoints``: A checkpoint as a plain transformers model and its tokenizer: folders, hub names, .gguf
   files, adapters.
 - ``finding``: Where a model lies: a bundled one, a folder, a .gguf file or a hub name; checked without

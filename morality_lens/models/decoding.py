@@ -94,7 +94,10 @@ def start(lm: LanguageModel, rows: int) -> Batch:
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one block, with room for further slots: a step copies what is new, not all."""
+    """Keys and values of one block, with room for further slots: a step copies what is new, not all.
+
+    The rows that still write can be moved to the front and be shown alone: the others stay where they are.
+    """
 
     ROOM = 32
     """Slots that are added when there is no room left; an eighth of all, where that is more."""
@@ -105,25 +108,73 @@ class RoomyLayer(DynamicLayer):
         """Keep the new keys and values after those that are there; all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        kept, new = self.get_seq_length(), key_states.shape[-2]
-        ours = self._shown is not None and self._shown[0] is self.keys and self._shown[1] is self.values
-        if not ours or self._buffers is None or kept + new > self._buffers[0].shape[-2]:
-            size = kept + new + (max(self.ROOM, (kept + new) // 8) if kept else 0)
-            self._buffers = (_moved(self.keys, key_states, size), _moved(self.values, value_states, size))
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[..., kept : kept + new, :] = states
-        self.keys, self.values = (buffer[..., : kept + new, :] for buffer in self._buffers)
-        self._shown = (self.keys, self.values)
+        kept, rows = self.get_seq_length(), key_states.shape[0]
+        slots = kept + key_states.shape[-2]
+        held = self._held()
+        if not kept or slots > held[0].shape[-2]:
+            size = slots + (room(slots) if kept else 0)
+            held = (_moved(held[0], kept, key_states, size), _moved(held[1], kept, value_states, size))
+        for buffer, states in zip(held, (key_states, value_states), strict=True):
+            buffer[:rows, :, kept:slots] = states
+        self.show(held, rows, slots)
         return self.keys, self.values
 
+    def show(self, buffers: tuple[Tensor, Tensor], rows: int, slots: int) -> None:
+        """Take the first rows and slots of these buffers as the keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(*buffers)
+        self._buffers = buffers
+        self.keys, self.values = (buffer[:rows, :, :slots] for buffer in buffers)
+        self._shown = (self.keys, self.values)
 
-def _moved(kept: Tensor, new: Tensor, size: int) -> Tensor:
-    """A buffer of so many slots, with what is kept in the first ones."""
-    buffer = new.new_empty(*new.shape[:-2], size, new.shape[-1])
-    if kept.numel():
-        buffer[..., : kept.shape[-2], :] = kept
+    def lead(self, places: Sequence[int], others: Sequence[int], rows: int) -> None:
+        """Exchange some rows for others, and show the first ones alone."""
+        slots, here, there = self.get_seq_length(), [*places, *others], [*others, *places]
+        for buffer in self._held():
+            buffer[here, :, :slots] = buffer[there, :, :slots]
+        self.show(self._held(), rows, slots)
+
+    def show_all(self) -> None:
+        """Show every row again, those that :meth:`lead` left out too."""
+        held = self._held()
+        self.show(held, held[0].shape[0], self.get_seq_length())
+
+    def reordered(self, order: Int[Tensor, "new kept"], rows: Int[Tensor, " new"] | None = None) -> None:
+        """Give each row its slots in an order of its own, and room: everything is copied once."""
+        self.show(self.copied(order, rows), *order.shape)
+
+    def copied(
+        self, order: Int[Tensor, "new kept"], rows: Int[Tensor, " new"] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Buffers with some slots of each row, in an order of its own, and room."""
+        # What lies in the room is never read, so it may be any slot.
+        wide = torch.nn.functional.pad(order, (0, room(order.shape[1])))
+        assert self.keys is not None
+        assert self.values is not None
+        return _reorder(self.keys, wide, rows), _reorder(self.values, wide, rows)
+
+    def _held(self) -> tuple[Tensor, Tensor]:
+        """The buffers; the keys and values themselves where something else than this layer set them."""
+        assert self.keys is not None
+        assert self.values is not None
+        ours = self._shown is not None and self._shown[0] is self.keys and self._shown[1] is self.values
+        return self._buffers if ours and self._buffers is not None else (self.keys, self.values)
+
+
+def room(slots: int) -> int:
+    """Free slots that are kept after so many."""
+    return max(RoomyLayer.ROOM, slots // 8)
+
+
+def _moved(held: Tensor, kept: int, new: Tensor, size: int) -> Tensor:
+    """A buffer of so many slots, with those that are kept in front; the free ones are zero.
+
+    A row that no longer writes gets no more keys and values, and what gets no attention must be finite.
+    """
+    rows = held.shape[0] if kept else new.shape[0]
+    buffer = new.new_zeros(rows, *new.shape[1:-2], size, new.shape[-1])
+    if kept:
+        buffer[..., :kept, :] = held[..., :kept, :]
     return buffer
 
 
@@ -135,29 +186,22 @@ def roomy_cache() -> DynamicCache:
 
 
 def take(lm: LanguageModel, batch: Batch, rows: Sequence[int]) -> Batch:
-    """A new batch of the given rows, in that order; a row may occur several times."""
-    index = torch.tensor(list(rows), device=lm.device)
-    cache = roomy_cache()
-    for number, layer in enumerate(batch.cache.layers):
-        at = index.to(layer.keys.device)
-        cache.update(layer.keys.index_select(0, at), layer.values.index_select(0, at), number)
-    taken = Batch(tokens=[list(batch.tokens[r]) for r in rows], mask=batch.mask[index], cache=cache)
-    _compact(taken)
-    return taken
+    """A new batch of the given rows, in that order, copied once; a row may occur several times."""
+    return cropped(lm, batch, rows, [len(batch.tokens[r]) for r in rows])
 
 
 def cropped(lm: LanguageModel, batch: Batch, rows: Sequence[int], lengths: Sequence[int]) -> Batch:
-    """:func:`take`, but only the first tokens of each row (no more than it has), copied once."""
+    """:func:`take`, but only the first tokens of each row (no more than it has)."""
     chosen = torch.tensor(list(rows), device=lm.device)
     keep = torch.tensor(list(lengths), device=lm.device)
     mask = batch.mask[chosen]
     mask = mask & (mask.cumsum(dim=1) <= keep[:, None])
-    width = max(1, int(mask.sum(1).max()))
-    order = torch.argsort(mask.byte(), dim=1, stable=True)[:, -width:]
+    order = _to_the_left(mask)
     cache = roomy_cache()
-    for number, layer in enumerate(batch.cache.layers):
-        keys, values = (_reorder(stored, order, chosen) for stored in (layer.keys, layer.values))
-        cache.update(keys, values, number)
+    for layer in batch.cache.layers:
+        copy = RoomyLayer()
+        copy.show(layer.copied(order, chosen), *order.shape)
+        cache.layers.append(copy)
     tokens = [list(batch.tokens[r][:n]) for r, n in zip(rows, lengths, strict=True)]
     return Batch(tokens=tokens, mask=mask.gather(1, order), cache=cache)
 
@@ -296,20 +340,31 @@ def prefill(
 ) -> tuple[Float[Tensor, "row vocab"], Float[Tensor, "row read layer d_model"] | None]:
     """:func:`feed` a turn, then move the padding it left to the left edge."""
     result = feed(lm, batch, new, weights)
-    _compact(batch)
+    compact(batch)
     return result
 
 
-def _compact(batch: Batch) -> None:
+def compact(batch: Batch) -> None:
     """Move all padding to the left edge, and drop columns that hold nothing else."""
-    mask = batch.mask
-    if mask.numel() == 0 or bool(mask.all()):
-        return
+    if batch.mask.numel() and not bool(batch.mask.all()):
+        _sorted_slots(batch, _to_the_left(batch.mask))
+
+
+def _to_the_left(mask: Bool[Tensor, "row slot"]) -> Int[Tensor, "row kept"]:
+    """The order of each row's slots with all padding first; no more columns than the longest row needs."""
+    if not mask.shape[1]:
+        return torch.zeros(mask.shape, dtype=torch.long, device=mask.device)
     keep = max(1, int(mask.sum(1).max()))
-    order = torch.argsort(mask.byte(), dim=1, stable=True)[:, -keep:]
+    return torch.argsort(mask.byte(), dim=1, stable=True)[:, -keep:]
+
+
+def _sorted_slots(
+    batch: Batch, order: Int[Tensor, "row kept"], rows: Int[Tensor, " row"] | None = None
+) -> None:
+    """Give each row its slots in an order of its own; ``rows``: where the cache holds each row now."""
     for layer in batch.cache.layers:
-        layer.keys, layer.values = _reorder(layer.keys, order), _reorder(layer.values, order)
-    batch.mask = mask.gather(1, order)
+        layer.reordered(order, rows)
+    batch.mask = batch.mask.gather(1, order)
 
 
 def _reorder(
@@ -348,10 +403,12 @@ class Draws:
         drawn = [np.random.default_rng(list(seed)).random(limit) for seed in seeds]
         return Draws(uniforms=torch.tensor(np.stack(drawn), dtype=torch.float64), temperature=temperature)
 
-    def token(self, logits: Float[Tensor, "row vocab"], step: int) -> Int[Tensor, " row"]:
-        """The token of each row at a step."""
+    def token(
+        self, logits: Float[Tensor, "place vocab"], step: int, rows: Sequence[int]
+    ) -> Int[Tensor, " place"]:
+        """The token of some rows at a step; ``rows``: which ones the logits are of."""
         mass = torch.softmax(logits.double() / self.temperature, dim=-1).cumsum(-1)
-        point = self.uniforms[:, step].to(mass)[:, None] * mass[:, -1:]
+        point = self.uniforms[list(rows), step].to(mass)[:, None] * mass[:, -1:]
         return torch.searchsorted(mass, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
@@ -381,9 +438,11 @@ class _Replies:
             tokens=[[] for _ in range(rows)], active=[not d for d in done], stopped=[False] * rows
         )
 
-    def add(self, chosen: Sequence[int], stops: frozenset[int], ends: Ends | None) -> None:
-        """Add a token to every row that has not ended; a stop token ends it."""
-        for row, token in enumerate(chosen):
+    def add(
+        self, rows: Sequence[int], chosen: Sequence[int], stops: frozenset[int], ends: Ends | None
+    ) -> None:
+        """Add a token to each of these rows that has not ended; a stop token ends it."""
+        for row, token in zip(rows, chosen, strict=True):
             if not self.active[row]:
                 continue
             if token in stops or (ends is not None and ends(row, [*self.tokens[row], token])):
@@ -391,10 +450,18 @@ class _Replies:
             else:
                 self.tokens[row].append(token)
 
-    def read(self, here: Float[Tensor, "row layer d_model"], weights: Tensor) -> None:
-        """Add the residuals at the token just fed; those of rows that ended are zero."""
-        self.total = here if self.total is None else self.total + here
-        self.end = here if self.end is None else torch.where(weights.bool(), here, self.end)
+    def new(self, rows: Sequence[int]) -> list[list[int]]:
+        """The last token of each of these rows; none where the row has ended."""
+        return [self.tokens[row][-1:] if self.active[row] else [] for row in rows]
+
+    def read(self, rows: Sequence[int], here: Float[Tensor, "place layer d_model"]) -> None:
+        """Add the residuals at the tokens just fed to these rows; those of rows that ended are zero."""
+        if self.total is None or self.end is None:
+            self.total, self.end = (here.new_zeros(len(self.tokens), *here.shape[1:]) for _ in range(2))
+        where = torch.tensor(list(rows), device=here.device)
+        wrote = torch.tensor([self.active[row] for row in rows], device=here.device)
+        self.total[where] += here
+        self.end[where[wrote]] = here[wrote]
 
     def finished(self, lm: LanguageModel) -> Reply:
         """The replies; residuals are NaN where a reply is empty or nothing was read."""
@@ -413,6 +480,76 @@ class _Replies:
         )
 
 
+@dataclass(kw_only=True, eq=False)
+class Front:
+    """The rows of a batch that still write: they are in its first places, so that the others cost nothing.
+
+    Attributes:
+        lm: the model.
+        batch: all rows, in their own order again after :meth:`close`.
+        part: the rows in the first places.
+        order: the row in each place.
+        mask: the slots of all places; of the first ones up to the last time that rows left.
+    """
+
+    lm: LanguageModel
+    batch: Batch
+    part: Batch
+    order: list[int]
+    mask: Bool[Tensor, "place slot"]
+
+    @staticmethod
+    def of(lm: LanguageModel, batch: Batch) -> "Front":
+        """All rows, in their own places."""
+        order = list(range(len(batch.tokens)))
+        return Front(lm=lm, batch=batch, part=batch, order=order, mask=batch.mask)
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows that are fed."""
+        return self.order[: len(self.part.tokens)]
+
+    def narrow(self, active: Sequence[bool]) -> None:
+        """Let rows that have ended leave, once they are a quarter; where all text is read again, at once.
+
+        The last rows take the places of those that leave, and nothing else is copied.
+        """
+        rows = self.rows
+        ended = [place for place, row in enumerate(rows) if not active[row]]
+        if not ended or (self.lm.cached and 4 * len(ended) < len(rows)):
+            return
+        size = len(rows) - len(ended)
+        free = [place for place in ended if place < size]
+        late = [place for place in range(size, len(rows)) if active[rows[place]]]
+        mask, here, there = self._all_slots(), [*free, *late], [*late, *free]
+        mask[here] = mask[there]
+        for layer in self.batch.cache.layers:
+            layer.lead(free, late, size)
+        for one, other in zip(free, late, strict=True):
+            self.order[one], self.order[other] = self.order[other], self.order[one]
+        tokens = [self.batch.tokens[row] for row in self.order[:size]]
+        self.mask, self.part = mask, Batch(tokens=tokens, mask=mask[:size], cache=self.batch.cache)
+
+    def close(self) -> None:
+        """Put all rows back where they were, with their padding at the left edge: one copy."""
+        batch, narrowed = self.batch, self.part is not self.batch
+        if not narrowed or not self.lm.cached:
+            return compact(batch)
+        where = sorted(range(len(self.order)), key=lambda place: self.order[place])
+        rows = torch.tensor(where, device=batch.mask.device)
+        batch.mask = self._all_slots()[rows]
+        for layer in batch.cache.layers:
+            layer.show_all()
+        return _sorted_slots(batch, _to_the_left(batch.mask), rows)
+
+    def _all_slots(self) -> Bool[Tensor, "place slot"]:
+        """The slots of all places; rows that left have none of the last ones."""
+        more = self.part.mask.shape[1] - self.mask.shape[1]
+        return torch.cat(
+            [self.part.mask, torch.nn.functional.pad(self.mask[len(self.part.tokens) :], (0, more))]
+        )
+
+
 def generate(
     lm: LanguageModel,
     batch: Batch,
@@ -427,6 +564,9 @@ def generate(
 ) -> Reply:
     """Generate up to ``limit`` tokens in every row; each is fed and its residual read in the same pass.
 
+    Rows that have ended leave the passes and come back at the end. Fewer rows in a pass change the last bits
+    of sums, not which rows are read: the choice depends on nothing but the tokens.
+
     Args:
         lm: the model.
         batch: the rows, changed in place.
@@ -440,16 +580,18 @@ def generate(
         read: whether residuals are read.
     """
     replies = _Replies.none(done or [False] * len(batch.tokens))
+    front = Front.of(lm, batch)
     for step in range(limit):
-        chosen = (logits.argmax(-1) if draws is None else draws.token(logits, step)).tolist()
-        replies.add(chosen, stops, ends)
-        active = replies.active
-        if not any(active):
+        rows = front.rows
+        chosen = logits.argmax(-1) if draws is None else draws.token(logits, step, rows)
+        replies.add(rows, chosen.tolist(), stops, ends)
+        if not any(replies.active):
             break
-        weights = torch.tensor(active, dtype=torch.float32, device=lm.device)[:, None, None] if read else None
-        new = [[t] if a else [] for t, a in zip(chosen, active, strict=True)]
-        logits, reads = feed(lm, batch, new, weights)
-        if reads is not None and weights is not None:
-            replies.read(reads[:, 0], weights)
-    _compact(batch)
+        front.narrow(replies.active)
+        new = replies.new(front.rows)
+        wrote = [[[float(len(tokens))]] for tokens in new]
+        logits, reads = feed(lm, front.part, new, torch.tensor(wrote, device=lm.device) if read else None)
+        if reads is not None:
+            replies.read(front.rows, reads[:, 0])
+    front.close()
     return replies.finished(lm)

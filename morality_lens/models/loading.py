@@ -110,6 +110,7 @@ def load_model(
         device=device, dtype=dtype, revision=revision, device_map=device_map, quantization=quantization
     )
     keywords = _checked_keywords(template_keywords)
+    stage("reading the weights")
     read = read_checkpoint(name, loading)
     module, shown = read.module, "bundled" if name is None else str(name)
     _refuse_recurrent(module)
@@ -118,7 +119,6 @@ def load_model(
     renderer = rendering.make_renderer(read.tokenizer, keywords)
     bridge = _bridge(read.source, module, read.tokenizer)
     lm = _language_model(module, bridge, window)
-    stage("running the self-test")
     tested = self_test(bridge, lm, renderer)
     options = {
         "template_keywords": keywords,

@@ -1,7 +1,9 @@
 """The self-test of a loaded model: captured residuals equal those of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +14,7 @@ from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import HistoryRewrittenError, Renderer, Transcript
 from morality_lens.dialogues.turns import statement_turn
 from morality_lens.models.decoding import LanguageModel, feed, prefill, start, widened
+from morality_lens.progress import stage
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 """Largest accepted relative difference (of a residual vector's norm) in a self-test, by dtype."""
@@ -71,43 +74,42 @@ def self_test(bridge: TransformerBridge, lm: LanguageModel, renderer: Renderer) 
         ValueError: a check failed; the message has the measured difference and what to try.
     """
     rows = played_dialogues(renderer)
+    stage("running the self-test: three dialogues, read in five ways, must give the same residuals")
     reference = [_reference(lm, row) for row in rows]
-    tolerance = TOLERANCE[next(lm.module.parameters()).dtype]
+    tolerance, norm = TOLERANCE[next(lm.module.parameters()).dtype], _module_before_head(lm)
     bos = renderer.bos_id
+
+    def check(name: str, measured: Callable[[], float], allowed: float = tolerance) -> Check:
+        return Check(name=name, difference=measured(), tolerance=allowed)
+
+    def alone() -> float:
+        pairs = zip(rows, reference, strict=True)
+        return max(_captured(lm, [row], [states], norm=norm) for row, states in pairs)
+
     checks = (
-        Check(
-            name="exactly one BOS token at the start (none where the model has none)",
-            difference=0.0 if bos is None else float(sum(row[0] != bos or row[1] == bos for row in rows)),
-            tolerance=0.0,
+        check(
+            "exactly one BOS token at the start (none where the model has none)",
+            lambda: 0.0 if bos is None else float(sum(row[0] != bos or row[1] == bos for row in rows)),
+            0.0,
         ),
-        Check(
-            name="hooked residuals equal transformers' hidden states",
-            difference=max(_captured(lm, [row], [ref]) for row, ref in zip(rows, reference, strict=True)),
-            tolerance=tolerance,
-        ),
-        Check(
-            name="TransformerBridge residuals equal transformers' hidden states",
-            difference=max(_bridged(bridge, lm, row) for row in rows),
+        check("hooked residuals equal transformers' hidden states", alone),
+        check(
+            "TransformerBridge residuals equal transformers' hidden states",
+            lambda: max(_bridged(bridge, lm, row) for row in rows),
             # parts of attention are float32 in some models, whatever dtype is requested
-            tolerance=max(tolerance, 1e-6),
+            max(tolerance, 1e-6),
         ),
-        Check(
-            name="a padded batch equals each row alone",
-            difference=_captured(lm, rows, reference),
-            tolerance=tolerance,
-        ),
-        Check(
-            name="a cached continuation equals a fresh forward",
-            difference=_captured(lm, rows, reference, split=True),
-            tolerance=tolerance,
+        check("a padded batch equals each row alone", lambda: _captured(lm, rows, reference, norm=norm)),
+        check(
+            "a cached continuation equals a fresh forward",
+            lambda: _captured(lm, rows, reference, norm=norm, split=True),
         ),
     )
     _refuse_failed(checks)
     # Last, since a model that is wrong about positions would leave the window here.
-    end = Check(
-        name="a row beside one at the end of the context window equals the row alone",
-        difference=_beside_the_end(lm, rows[0], reference[0]) if lm.cached else 0.0,
-        tolerance=tolerance,
+    end = check(
+        "a row beside one at the end of the context window equals the row alone",
+        lambda: _beside_the_end(lm, rows[0], reference[0]) if lm.cached else 0.0,
     )
     _refuse_failed([end])
     return (*checks, end)
@@ -131,9 +133,19 @@ def _refuse_failed(checks: Sequence[Check]) -> None:
 def _reference(lm: LanguageModel, row: list[int]) -> Float[Tensor, "layer pos d_model"]:
     """transformers' own hidden states of one unpadded row; the last one is after the final norm."""
     ids = torch.tensor([row], device=lm.device)
-    with torch.no_grad():
+    with torch.no_grad(), _short_head(lm):
         states = lm.module(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
     return widened(torch.cat([s.to(lm.device) for s in states]))
+
+
+@contextmanager
+def _short_head(lm: LanguageModel) -> Iterator[None]:
+    """While open, logits are of the last token alone: nothing here reads them, and vocabularies are large."""
+    handle = lm.head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _difference(got: Float[Tensor, "... d_model"], want: Float[Tensor, "... d_model"]) -> float:
@@ -142,17 +154,29 @@ def _difference(got: Float[Tensor, "... d_model"], want: Float[Tensor, "... d_mo
     return float(gap.max()) if bool(torch.isfinite(gap).all()) else float("inf")
 
 
-def _final_norm(lm: LanguageModel, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-    """The output of the final norm for a residual, which is the input of the head."""
+def _final_norm(
+    lm: LanguageModel, norm: torch.nn.Module | None, residual: Float[Tensor, "... d_model"]
+) -> Float[Tensor, "... d_model"]:
+    """The output of the final norm for a residual, which is the input of the head.
+
+    Args:
+        lm: the model.
+        norm: that module, from :func:`_module_before_head`; without it all blocks are passed.
+        residual: after the last block.
+    """
+    given = residual.to(next(lm.module.parameters()).dtype)
+    if norm is not None:
+        with torch.no_grad():
+            return widened(norm(given))
     caught: list[Tensor] = []
     handle = lm.blocks[-1].register_forward_hook(
         lambda _, __, out: (
-            (residual.to(out[0].dtype), *out[1:]) if isinstance(out, tuple) else residual.to(out.dtype)
+            (given.to(out[0].dtype), *out[1:]) if isinstance(out, tuple) else given.to(out.dtype)
         )
     )
     catch = lm.head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _short_head(lm):
             ids = torch.zeros(residual.shape[:2], dtype=torch.long, device=lm.device)
             lm.module(input_ids=ids, use_cache=False)
     finally:
@@ -161,8 +185,44 @@ def _final_norm(lm: LanguageModel, residual: Float[Tensor, "... d_model"]) -> Fl
     return widened(caught[0])
 
 
+def _module_before_head(lm: LanguageModel) -> torch.nn.Module | None:
+    """The one module that makes the head's input of the last block's output; None where it is not one alone.
+
+    A pass over one token shows it; then the norm of a residual takes no pass through all blocks.
+    """
+    made: list[tuple[torch.nn.Module, Tensor, Tensor]] = []
+    ends: list[Any] = []
+
+    def note(module: torch.nn.Module, args: tuple, output: Any) -> None:
+        if len(args) == 1 and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            made.append((module, args[0], output))
+
+    handles = [module.register_forward_hook(note) for module in lm.module.modules()]
+    handles.append(lm.blocks[-1].register_forward_hook(lambda _, __, out: ends.append(out)))
+    handles.append(lm.head.register_forward_pre_hook(lambda _, args: ends.append(args[0])))
+    try:
+        with torch.no_grad():
+            lm.module(input_ids=torch.zeros(1, 1, dtype=torch.long, device=lm.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = ends[0][0] if isinstance(ends[0], tuple) else ends[0]
+    fitting = [module for module, given, output in made if _same(given, last) and _same(output, ends[1])]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers in the same place; a view of all of them is."""
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape
+
+
 def _captured(
-    lm: LanguageModel, rows: list[list[int]], reference: list[Tensor], *, split: bool = False
+    lm: LanguageModel,
+    rows: list[list[int]],
+    reference: list[Tensor],
+    *,
+    norm: torch.nn.Module | None,
+    split: bool = False,
 ) -> float:
     """Largest difference between captured residuals and the reference, over all positions."""
     batch = start(lm, len(rows))
@@ -185,7 +245,7 @@ def _captured(
     worst = 0.0
     for row, want in enumerate(reference):
         got = torch.cat(pieces[row]).transpose(0, 1)
-        last = _final_norm(lm, got[-1:])
+        last = _final_norm(lm, norm, got[-1:])
         worst = max(worst, _difference(got[:-1], want[:-1]), _difference(last[0], want[-1]))
     return worst
 
@@ -199,7 +259,7 @@ def _beside_the_end(lm: LanguageModel, row: list[int], reference: Tensor) -> flo
     ids = torch.tensor([row, row], device=lm.device)
     step = torch.arange(len(row), device=lm.device)
     places = torch.stack([step, step + max(0, lm.window - len(row))])
-    with torch.no_grad():
+    with torch.no_grad(), _short_head(lm):
         states = lm.module(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),

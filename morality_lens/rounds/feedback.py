@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from morality_lens.items.files import read_rows, refuse_missing
 from morality_lens.items.kinds import Item
 from morality_lens.judges.questions import judge_answers
 from morality_lens.judges.toxicity import Judge
-from morality_lens.models import decoding
+from morality_lens.models import beginnings, decoding
 from morality_lens.models.decoding import Draws
 from morality_lens.models.loading import ModelRecord
 
@@ -117,6 +118,7 @@ class Critic:
             self.known |= zip(new, self._review(list(new.values())), strict=True)
         return [self.known[a.item.id, a.answer] for a in answers]
 
+    @torch.inference_mode()
     def _review(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
         renderer, lm, limits = self.record.renderer, self.record.lm, self.protocol.limits
         index, thinking = self.protocol.wording_index, self.protocol.limits.thinking > 0
@@ -150,10 +152,11 @@ class Critic:
         return [said(text, cut=not stopped) for text, stopped in zip(texts, reply.stopped, strict=True)]
 
     def _feed(self, batch: decoding.Batch, dialogues: Sequence[Transcript]) -> Float[Tensor, "row vocab"]:
-        """Feed what of the dialogues the batch has not read yet."""
+        """Feed what of the dialogues the batch has not read yet; what they begin with alike is read once."""
         new = [list(t.token_ids[len(read) :]) for t, read in zip(dialogues, batch.tokens, strict=True)]
-        self.tokens += sum(map(len, new))
-        return decoding.prefill(self.record.lm, batch, new)[0]
+        logits, _, fed = beginnings.prefill(self.record.lm, batch, new)
+        self.tokens += fed
+        return logits
 
     def _generate(
         self,

@@ -16,7 +16,7 @@ from morality_lens.dialogues.script import Exchange, Script, until_reply
 from morality_lens.dialogues.thinking import THOUGHT
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.kinds import Item
-from morality_lens.models import decoding
+from morality_lens.models import beginnings, decoding
 from morality_lens.models.decoding import Draws
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.capture import Capture, site_weights
@@ -55,6 +55,7 @@ class Player:
         """Most tokens of each reply."""
         return self.protocol.limits
 
+    @torch.inference_mode()
     def play(
         self, items: Sequence[Item], advance: Callable[[int], object], *, begun: Sequence[Row] = ()
     ) -> PlayedBatch:
@@ -205,8 +206,8 @@ class Player:
         sites = self.capture.sites(answering=answering)
         weights, present = site_weights(rows, sites, offsets, new)
         wanted = torch.from_numpy(weights).to(lm.device) if sites else None
-        logits, reads = decoding.prefill(lm, batch, new, wanted)
-        self.tokens += sum(map(len, new))
+        logits, reads, fed = beginnings.prefill(lm, batch, new, wanted)
+        self.tokens += fed
         if reads is not None:
             values = reads.cpu().numpy()
             there = np.array([not row.thinking for row in rows])  # no answer follows a thought that was cut

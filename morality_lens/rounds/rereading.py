@@ -17,6 +17,7 @@ STRETCH = 64
 """Tokens of a transcript read together."""
 
 
+@torch.inference_mode()
 def read_transcripts(
     model: TransformerBridge, run: Run, probe: Probe, *, rows: pd.DataFrame | None = None
 ) -> tuple[TokenView, ...]:

@@ -16,12 +16,11 @@ from morality_lens.dialogues.continuing import reply_in_place
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import statement_turn
 from morality_lens.items.kinds import SCORINGS, Question
-from morality_lens.models import decoding
+from morality_lens.models import beginnings, decoding
 from morality_lens.models.decoding import Batch, LanguageModel
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.replay import same_model
 from morality_lens.rounds.selection import Execution, Selection
-from morality_lens.rounds.side_questions import common_length
 from morality_lens.runs.passages import Passage, passages
 from morality_lens.runs.requests import Request
 from morality_lens.runs.resuming import in_parts
@@ -234,6 +233,7 @@ class _Trial:
 
 
 # --------------------------------------------------------------------------------------------- a pass
+@torch.inference_mode()
 def log_probabilities(
     lm: LanguageModel, dialogues: Sequence[Sequence[_Prompt]], rows: int
 ) -> list[list[float]]:
@@ -283,31 +283,12 @@ def _read(
     if not lm.cached:
         batch = decoding.start(lm, len(prompts))
         return batch, decoding.prefill(lm, batch, prompts)[0]
-    batch = _read_once(lm, [max((p.tokens for p in dialogue), key=len)[:-1] for dialogue in dialogues])
+    batch = decoding.start(lm, len(dialogues))
+    beginnings.prefill(lm, batch, [max((p.tokens for p in dialogue), key=len)[:-1] for dialogue in dialogues])
     # The last token of every prompt is read in its own row, where its logits are wanted.
     branch = decoding.cropped(lm, batch, owner, [len(tokens) - 1 for tokens in prompts])
     logits, _ = decoding.prefill(lm, branch, [tokens[-1:] for tokens in prompts])
     return branch, logits
-
-
-def _read_once(lm: LanguageModel, texts: Sequence[tuple[int, ...]]) -> Batch:
-    """A row for every text; what neighbours begin with alike, if it is a quarter of them, is read once."""
-    stems: list[tuple[int, ...]] = []
-    owner: list[int] = []
-    for text in texts:
-        same = stems[-1][: common_length(stems[-1], text)] if stems else ()
-        if stems and 4 * len(same) >= len(text):
-            stems[-1] = same
-        else:
-            stems.append(text)
-        owner.append(len(stems) - 1)
-    batch = decoding.start(lm, len(stems))
-    decoding.prefill(lm, batch, stems)
-    rows = decoding.take(lm, batch, owner)
-    rest = [text[len(stems[s]) :] for text, s in zip(texts, owner, strict=True)]
-    if any(rest):
-        decoding.prefill(lm, rows, rest)
-    return rows
 
 
 def _continue(

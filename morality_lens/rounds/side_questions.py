@@ -11,7 +11,8 @@ from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import Turn, system_turns
 from morality_lens.items.kinds import Item
-from morality_lens.models import decoding
+from morality_lens.models import beginnings, decoding
+from morality_lens.models.beginnings import common_length
 from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
 from morality_lens.rounds.endings import line_ends
@@ -165,6 +166,7 @@ def _groups(asked: Sequence[_Asked], rows: int) -> Iterator[list[list[int]]]:
         yield chosen
 
 
+@torch.inference_mode()
 def _ask_group(
     record: ModelRecord, forks: Sequence[Sequence[_Asked]], probe: Probe | None, limit: int
 ) -> list[SideReply]:
@@ -211,15 +213,8 @@ def _branched(record: ModelRecord, forks: Sequence[Sequence[_Asked]]) -> tuple[d
     if not lm.cached or not any(bases):
         return decoding.start(lm, len(owner)), [0] * len(owner)
     batch = decoding.start(lm, len(bases))
-    decoding.prefill(lm, batch, bases)
+    beginnings.prefill(lm, batch, bases)
     # The last token is always read again, so that there is something to feed.
     asked = [a for fork in forks for a in fork]
     shared = [common_length(bases[b], a.prompt[:-1]) for a, b in zip(asked, owner, strict=True)]
     return decoding.cropped(lm, batch, owner, shared), shared
-
-
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows begin with alike."""
-    return next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )

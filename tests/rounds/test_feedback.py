@@ -73,6 +73,12 @@ def test_a_critic_says_what_plain_generation_says_and_is_asked_once(llama, quest
     assert said[-1] == said[0]
     assert len(critic.known) == len(asked)
     spent = critic.tokens
+    requests = [
+        len(rendering.append_turn(record.renderer, rendering.Transcript(), turn, round=0).token_ids)
+        for turn in (critique_turn(one.item, one.answer, WORDING) for one in asked)
+    ]
+    # The two requests of a question begin alike, and are read so: their ends and the replies come on top.
+    assert spent < 0.75 * sum(requests) + 12 * len(asked)
     assert critic.feedback(asked) == said[:-1]
     assert critic.tokens == spent
     for one, given in zip(asked, said, strict=False):  # the last answer came twice
