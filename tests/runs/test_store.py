@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from morality_lens.runs.storage import Storage, estimate
 from morality_lens.runs.verifying import verify_run
 
 TWO = Fitting(batch_size=2)
+QUICK = replace(SHORT, design=replace(SHORT.design, rounds=1), feedback="oracle")
 
 
 @pytest.fixture(scope="module")
@@ -465,7 +467,7 @@ from morality_lens.models.loading import load_model
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.preflight import Fitting
 from morality_lens.runs import archives, claims, manifest, writing
-from rounds.test_playing import SHORT
+from runs.test_store import QUICK
 model = load_model({model!r}, device="cpu")
 number = int(sys.argv[1])
 
@@ -492,19 +494,28 @@ for line in sys.stdin:
             stalled(writing, name, chance)
         for name in ("_create", "_is_stale"):
             stalled(claims, name, chance)
-    run = play(model, make_questions(5), out=out, protocol=SHORT, fitting=Fitting(batch_size=1))
+    run = play(model, make_questions(3), out=out, protocol=QUICK, fitting=Fitting(batch_size=1))
     print("done", run.complete, flush=True)
 """
 
 
 @pytest.mark.slow(seconds=40)
 def test_two_processes_that_begin_one_run_at_once_make_one_whole_store(zoo_folder, llama, tmp_path):
-    single = play(llama, make_questions(5), out=tmp_path / "single", protocol=SHORT,
-                  fitting=Fitting(batch_size=1), progress=False)  # fmt: skip
+    single = play(
+        llama,
+        make_questions(3),
+        out=tmp_path / "single",
+        protocol=QUICK,
+        fitting=Fitting(batch_size=1),
+        progress=False,
+    )
     script = RACE.format(tests=str(Path(__file__).parents[1]), model=str(zoo_folder("llama")))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    racers = [subprocess.Popen([sys.executable, "-c", script, str(n)], **pipes) for n in range(2)]
-    try:
+    with ExitStack() as stack:
+        racers = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", script, str(n)], **pipes))
+            for n in range(2)
+        ]
         for racer in racers:
             assert racer.stdout.readline() == "ready\n"
         for trial in range(20):
@@ -517,10 +528,8 @@ def test_two_processes_that_begin_one_run_at_once_make_one_whole_store(zoo_folde
             assert verify_run(out).whole
             assert_same_run(single, open_run(out))
             assert not list((out / "parts").glob("*.claim"))
-    finally:
         for racer in racers:
             racer.stdin.close()
-            racer.wait(60)
         told = [racer.stderr.read() for racer in racers]
     assert all("plays parts of this run too" in text for text in told), told
     tokens = [read_manifest(tmp_path / f"race{t}")["timings"]["tokens"] for t in range(20)]
