@@ -118,7 +118,9 @@ def print_report(path: Path) -> None:
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, title: str | None = None) -> None:
     """Print a table whose cells are shown as they are, without markup."""
-    table = Table(*map(Text, columns), title=None if title is None else Text(title))
+    table = Table(title=None if title is None else Text(title))
+    for column in columns:
+        table.add_column(Text(column))
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)

@@ -170,7 +170,7 @@ def run(
         files=[study.data, study.statements, study.protocol.wording, *files],
         judges=[study.judge],
     )
-    refuse_in_the_way(study.out)
+    refuse_in_the_way(study.out, "run")
     items, labelled = _items(study), _statements(study.statements, study.probe)
     refuse_unfittable(labelled, study.probe, study.statements)
     _refuse_early(study, items)

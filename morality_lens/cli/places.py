@@ -73,22 +73,23 @@ def refuse_empty(given: str | Path | None, what: str) -> None:
         raise ValueError(f"{what} is empty; give it, or leave the option out.")
 
 
-def refuse_in_the_way(out: str | Path) -> None:
+def refuse_in_the_way(out: str | Path, what: str) -> None:
     """Nothing, where a folder can be made there.
 
+    Args:
+        out: the folder.
+        what: what it is to hold, for messages: ``run`` or ``study``.
+
     Raises:
-        ValueError: the path is empty, or it or a folder above it is a file.
+        ValueError: the path is empty, or it or what should be a folder above it is a file.
     """
-    refuse_empty(out, "the output folder")
+    refuse_empty(out, "the output folder (--out)")
     folder = Path(out)
-    for above in (folder, *folder.parents):
-        if above.exists():
-            if not above.is_dir():
-                raise ValueError(
-                    f"{above} exists and is no folder, so nothing can be written to {folder}; give another "
-                    "output folder."
-                )
-            return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} exists and is no {what}; give a new or an empty output folder.")
+    above = next((one for one in folder.parents if one.exists()), None)
+    if above is not None and not above.is_dir():
+        raise ValueError(f"{above} is no folder, so {folder} cannot be made; give another output folder.")
 
 
 def open_whole(folder: Path) -> "Run":

@@ -12,7 +12,6 @@ from morality_lens.design import Protocol
 from morality_lens.items.files import read_toml
 from morality_lens.probes.kinds import Kind
 
-
 Words = Annotated[str, Field(pattern=r"^[^\x00]*\S[^\x00]*$")]
 """A text that is not blank and can be a path."""
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]

@@ -44,14 +44,16 @@ class Commands(TyperGroup):
 def say_stopped(stopped: KeyboardInterrupt) -> int:
     """The exit code of an interruption, after a line on how to resume was printed."""
     print(
-        "stopped; what is finished is kept: run the same command again to resume.", file=sys.stderr, flush=True
+        "stopped; what is finished is kept: run the same command again to resume.",
+        file=sys.stderr,
+        flush=True,
     )
     return stopped.code if isinstance(stopped, Stopped) else 128 + signal.SIGINT
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Inside, a signal of :data:`SIGNALS` raises :class:`Stopped`, unless the process was told to ignore it."""
+    """Inside, a signal of :data:`SIGNALS` raises :class:`Stopped`, where the process does not ignore it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,8 +83,8 @@ def refuse_undecodable(arguments: Sequence[str]) -> None:
             one.encode("utf-8")
         except UnicodeEncodeError:
             raise ValueError(
-                f"the argument {ascii(one)} holds bytes that are not UTF-8; rename the file or folder so that "
-                "its name is UTF-8 text."
+                f"the argument {one!a} holds bytes that are not UTF-8; rename the file or folder so that its "
+                "name is UTF-8 text."
             ) from None
 
 
@@ -97,8 +99,8 @@ def end_by(error: Exception) -> int:
         return 2
     traceback.print_exception(error)
     print(
-        "error: this is a fault of morality-lens, not of what you gave it: please report the lines above, with "
-        "the command, to its maintainers. What is finished is kept.",
+        "error: this is a fault of morality-lens, not of what you gave it: please report the lines above, "
+        "with the command, to its maintainers. What is finished is kept.",
         file=sys.stderr,
     )
     return 1

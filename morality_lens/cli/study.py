@@ -14,10 +14,10 @@ from morality_lens.cli.console import (
     steps,
 )
 from morality_lens.cli.model_options import (
+    MOST_SEED,
     AnswerPrefix,
     AnswerTokens,
     DeviceMap,
-    MOST_SEED,
     FeedbackTokens,
     ModelOptions,
     Quantization,
@@ -102,7 +102,7 @@ def study(
         files=[data, prompts, statements, evidence, wording, *files],
         judges=judge or (),
     )
-    refuse_in_the_way(out)
+    refuse_in_the_way(out, "study")
     from morality_lens.design import Protocol
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.studies.settings import Settings

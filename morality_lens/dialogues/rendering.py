@@ -211,8 +211,8 @@ def _render_text(renderer: Renderer, turns: Sequence[tuple[int, Turn]], *, promp
         raise
     except Exception as error:  # a template is a program, and may fail in any way
         raise ValueError(
-            f"the model's chat template fails on a dialogue ({type(error).__name__}: {first_line(error)}); repair "
-            "it, or take the template of another checkpoint of this model."
+            f"the model's chat template fails on a dialogue ({type(error).__name__}: {first_line(error)}); "
+            "repair it, or take the template of another checkpoint of this model."
         ) from error
 
 

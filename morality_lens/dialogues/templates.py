@@ -1,4 +1,4 @@
-"""Chat templates run as strangers' programs: in a sandbox, with a bound on their time and on what they write."""
+"""Chat templates run as strangers' programs: in a sandbox, with a bound on their time and their output."""
 
 import json
 import math
@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any
@@ -23,8 +22,8 @@ MOST_CHARACTERS = 20_000_000
 MOST_NUMBER = 100_000
 """The largest number that a template may ask blanks, digits or repetitions of."""
 MOST_SECONDS, MOST_ROUNDS = 20.0, 300_000
-"""The longest that one rendering may take (a dialogue takes milliseconds), and the most rounds of its loops and
-calls together."""
+"""The longest that one rendering may take (a dialogue takes milliseconds), and the most rounds of its loops
+and calls together."""
 HELD = 64
 """What a list or table counts for, beside what is in it."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -100,8 +99,8 @@ class _Spent(threading.local):
         if self.rounds > MOST_ROUNDS or time.monotonic() > self.until:
             raise TemplateLimitError(
                 f"the chat template was stopped: it did not end within {MOST_SECONDS:.0f} seconds and "
-                f"{MOST_ROUNDS:,} rounds of its loops. Repair them, or take the template of another checkpoint of "
-                "this model."
+                f"{MOST_ROUNDS:,} rounds of its loops. Repair them, or take the template of another checkpoint "
+                "of this model."
             )
         return True
 
@@ -111,8 +110,8 @@ _spent = _Spent()
 
 def _too_much() -> TemplateLimitError:
     return TemplateLimitError(
-        f"the chat template was stopped: it would write more than {MOST_CHARACTERS:,} characters. Repair it, or "
-        "take the template of another checkpoint of this model."
+        f"the chat template was stopped: it would write more than {MOST_CHARACTERS:,} characters. Repair it, "
+        "or take the template of another checkpoint of this model."
     )
 
 
@@ -299,7 +298,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
             grown = METHODS.get(method.__name__)
-            given = {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
+            given = {
+                name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")
+            }
             if grown is not None:
                 grown(owner, *args, **given)
         return super().call(__context, __obj, *args, **kwargs)
@@ -325,6 +326,8 @@ class _Bounded(NodeTransformer):
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         node = super().generic_visit(node, *args, **kwargs)
+        if isinstance(node, nodes.Concat):
+            return _call("joined", node.nodes)
         if isinstance(node, nodes.For):
             node.body.insert(0, nodes.ExprStmt(_step(node.body), lineno=node.lineno))
             if node.test is not None:
@@ -332,10 +335,6 @@ class _Bounded(NodeTransformer):
         elif isinstance(node, nodes.Macro | nodes.CallBlock | nodes.FilterBlock | nodes.AssignBlock):
             node.body.insert(0, nodes.ExprStmt(_step(node.body), lineno=node.lineno))
         return node
-
-    def visit_Concat(self, node: nodes.Concat, *args: Any, **kwargs: Any) -> nodes.Node:  # noqa: N802 - jinja2's
-        node = super().generic_visit(node, *args, **kwargs)
-        return _call("joined", node.nodes)
 
 
 def _step(body: Iterable[nodes.Node]) -> nodes.Call:

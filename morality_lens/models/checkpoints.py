@@ -246,8 +246,8 @@ def _unreadable(source: str, error: Exception) -> ValueError:
     """Why a checkpoint cannot be loaded, in one line."""
     if "trust_remote_code" in str(error):
         return ValueError(
-            f"{source!r} needs Python code of its own, and no code that comes with a model is run; take a model "
-            "whose architecture is part of transformers."
+            f"{source!r} needs Python code of its own, and no code that comes with a model is run; take a "
+            "model whose architecture is part of transformers."
         )
     place = Path(source)
     where = "hub name (or the hub cannot be reached)"
@@ -265,8 +265,8 @@ def _refuse_fetched_kernel(config: Any) -> None:
     named = getattr(config, "_attn_implementation_internal", None) or ""
     if any("/" in str(one) for one in (named.values() if isinstance(named, dict) else [named])):
         raise ValueError(
-            f"its configuration names attention that is code on a hub ({named}), and no code that comes with a "
-            'model is run; remove "attn_implementation" from its config.json.'
+            f"its configuration names attention that is code on a hub ({named}), and no code that comes with "
+            'a model is run; remove "attn_implementation" from its config.json.'
         )
 
 

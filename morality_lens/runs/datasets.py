@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import xarray as xr
 from zarr.storage import MemoryStore, ZipStore
@@ -130,7 +130,7 @@ def _descriptions(file: Path, known: set[str]) -> Iterator[tuple[str, bytes]]:
                     yield name, _few_bytes(opened, file)
 
 
-def _few_bytes(opened: BufferedIOBase, file: Path) -> bytes:
+def _few_bytes(opened: IO[bytes] | BufferedIOBase, file: Path) -> bytes:
     found = opened.read(MOST_METADATA + 1)
     if len(found) > MOST_METADATA:
         raise ValueError(f"{file}: the description of an array is longer than {MOST_METADATA:,} bytes.")
@@ -193,6 +193,6 @@ def _refuse_codecs(names: list[str], known: set[str], where: str) -> None:
 
 def _foreign(where: str, what: str, found: Any) -> ValueError:
     return ValueError(
-        f"{where}: the {what} {str(found)[:60]!r} is none that this package writes, and it may run what the file "
-        "holds, so the file is not read."
+        f"{where}: the {what} {str(found)[:60]!r} is none that this package writes, and it may run what the "
+        "file holds, so the file is not read."
     )

@@ -53,7 +53,9 @@ class Request:
         if file.is_file():
             stored = read_json(file)
             if not isinstance(stored, dict):
-                raise ValueError(f"{file} is damaged or no record of a {self.what}; remove the folder {folder}.")
+                raise ValueError(
+                    f"{file} is damaged or no record of a {self.what}; remove the folder {folder}."
+                )
             self.refuse_other(folder, stored)
             return folder
         self.refuse_foreign(folder)

@@ -41,7 +41,11 @@ def test_a_template_is_rendered_as_transformers_renders_it(folder):
             for keywords in ({}, {"enable_thinking": False}):
                 try:
                     wanted = tokenizer.apply_chat_template(
-                        dialogue, chat_template=template, tokenize=False, add_generation_prompt=prompt, **keywords
+                        dialogue,
+                        chat_template=template,
+                        tokenize=False,
+                        add_generation_prompt=prompt,
+                        **keywords,
                     )
                 except TemplateError as error:
                     wanted = str(error)
@@ -57,8 +61,13 @@ def test_a_template_is_rendered_as_transformers_renders_it(folder):
                 assert got == wanted
 
 
+START = START + ""
+
+
 def rendered(source: str) -> str:
-    return render_template(source, [{"role": "user", "content": "x" * 1000}], {"bos_token": "<s>"}, prompt=True)
+    return render_template(
+        source, [{"role": "user", "content": "x" * 1000}], {"bos_token": "<s>"}, prompt=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,15 +77,13 @@ def rendered(source: str) -> str:
         "{{ 10**10 * 'a' }}",
         "{{ [1] * 10**10 }}",
         "{{ 9 ** (9 ** 9) }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
-        "{{ n.x | string | length }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x | replace('a', 'aa') %}"
-        "{% endfor %}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = '%s%s' % (n.x, n.x) %}{% endfor %}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = '{0}{0}'.format(n.x) %}{% endfor %}",
+        START + "n.x + n.x %}{% endfor %}{{ n.x }}",
+        START + "n.x ~ n.x %}{% endfor %}{{ n.x }}",
+        START + "[n.x, n.x] %}{% endfor %}{{ n.x }}",
+        START + "[n.x, n.x] %}{% endfor %}{{ n.x | string | length }}",
+        START + "n.x | replace('a', 'aa') %}{% endfor %}",
+        START + "'%s%s' % (n.x, n.x) %}{% endfor %}",
+        START + "'{0}{0}'.format(n.x) %}{% endfor %}",
         "{% set n = namespace(x=7) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
         "{{ 'a' | center(10**10) }}",
         "{{ 'a'.ljust(10**10) }}",
@@ -92,7 +99,7 @@ def rendered(source: str) -> str:
         "{{ 'a'.replace('', 'b' * 10**6).replace('b', 'c' * 10**6) }}",
         "{{ [1] | tojson(indent=10**10) }}",
         "{{ [1] | batch(10**10, 0) | list }}",
-        "{% for a in range(99999) %}{% for b in range(99999) %}a{{ messages[0].content }}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(999) %}{{ messages[0].content }}{% endfor %}{% endfor %}",
         "{% macro m() %}{% for b in range(99999) %}{{ 'abcdefghij' * 99 }}{% endfor %}{% endmacro %}"
         "{% for a in range(9999) %}{% set x = m() %}{% endfor %}",
         "{% for m in range(99999) %}{{ messages[0].content }}{% endfor %}",
@@ -111,7 +118,7 @@ def test_a_gigantic_text_is_stopped_before_it_is_made(source):
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% for a in range(99999) %}{% for b in range(99999) if false %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{% set a = f(n - 1) %}{% set b = f(n - 1) %}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% macro f(n) %}{% if n %}{% set a = [f(n - 1), f(n - 1)] %}{% endif %}{% endmacro %}{{ f(60) }}",
         "{% for a in range(99999) %}{% set x = range(99999) | sum %}{% endfor %}",
         "{% set x = ([range(99999)] * 99999) | map('sum') | list %}",
         "{% for a in range(99999) if 'zz' in 'y' * 10**6 %}{% endfor %}",
@@ -136,9 +143,9 @@ def test_a_long_dialogue_and_usual_filters_are_not_stopped():
     )
     text = render_template(source, long, {}, prompt=False)
     body = "A) fair\n  " * 99_999 + "A) fair"
-    assert text == f"user: {body}user" + "aaa" + json.dumps([1, {"b": "é"}], ensure_ascii=False) + "x-002.0" + (
-        "       r g101"
-    )
+    assert text == f"user: {body}user" + "aaa" + json.dumps(
+        [1, {"b": "é"}], ensure_ascii=False
+    ) + "x-002.0" + ("       r g101")
 
 
 @pytest.mark.parametrize(
