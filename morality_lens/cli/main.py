@@ -42,7 +42,6 @@ from morality_lens.cli.model_options import (
 from morality_lens.cli.places import (
     asked,
     open_whole,
-    refuse_empty,
     refuse_in_the_way,
     refuse_missing,
     refuse_unfittable,
@@ -289,7 +288,8 @@ def report(
 ) -> None:
     """Write the report of a run; needs no model."""
     refuse_missing(runs=[folder])
-    refuse_empty(out, "--out")
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out is the HTML file to write; {out} is a folder.")
     from morality_lens.report.writing import write_report
 
     played = open_whole(folder)

@@ -85,6 +85,8 @@ def refuse_in_the_way(out: str | Path, what: str) -> None:
     """
     refuse_empty(out, "the output folder (--out)")
     folder = Path(out)
+    if folder == Path():
+        raise ValueError("the output folder (--out) is empty or the working directory; give a folder in it.")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} exists and is no {what}; give a new or an empty output folder.")
     above = next((one for one in folder.parents if one.exists()), None)

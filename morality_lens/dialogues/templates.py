@@ -99,8 +99,8 @@ class _Spent(threading.local):
         if self.rounds > MOST_ROUNDS or time.monotonic() > self.until:
             raise TemplateLimitError(
                 f"the chat template was stopped: it did not end within {MOST_SECONDS:.0f} seconds and "
-                f"{MOST_ROUNDS:,} rounds of its loops. Repair them, or take the template of another checkpoint "
-                "of this model."
+                f"{MOST_ROUNDS:,} rounds of its loops. Repair them, or take the template of another "
+                "checkpoint of this model."
             )
         return True
 
@@ -322,7 +322,7 @@ def _checked(filter: Callable[..., Any], grown: Callable[..., None] | None) -> C
 
 
 class _Bounded(NodeTransformer):
-    """Every round of a loop and call of a macro counts what it writes, and ``~`` is a call that is checked."""
+    """Every round of a loop and call of a macro counts what it writes, and ``~`` becomes a checked call."""
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         node = super().generic_visit(node, *args, **kwargs)

@@ -281,7 +281,10 @@ def read_toml(file: Path, model: type[M], wanted: str) -> M:
 
 def problems(error: ValidationError) -> str:
     """What a pydantic model found wrong, with the place of each entry."""
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ').rstrip('.')}"
+        for e in error.errors()
+    )
 
 
 # --------------------------------------------------------------------------------------------- writing

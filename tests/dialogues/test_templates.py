@@ -99,7 +99,7 @@ def rendered(source: str) -> str:
         "{{ 'a'.replace('', 'b' * 10**6).replace('b', 'c' * 10**6) }}",
         "{{ [1] | tojson(indent=10**10) }}",
         "{{ [1] | batch(10**10, 0) | list }}",
-        "{% for a in range(99999) %}{% for b in range(999) %}{{ messages[0].content }}{% endfor %}{% endfor %}",
+        "{% for a in range(9999) %}{% for b in range(99) %}{{ messages[0].content }}{% endfor %}{% endfor %}",
         "{% macro m() %}{% for b in range(99999) %}{{ 'abcdefghij' * 99 }}{% endfor %}{% endmacro %}"
         "{% for a in range(9999) %}{% set x = m() %}{% endfor %}",
         "{% for m in range(99999) %}{{ messages[0].content }}{% endfor %}",
