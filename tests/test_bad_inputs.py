@@ -26,8 +26,37 @@ BAD = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 LIKELY = [
-    *("", " ", "[bold]x[/bold]", "[/]", "[red", "\\", "a/b/c", "/", ".", "..", "~", "-1", "0", "1e999", "nan"),
-    *("inf", "99", "null", "true", "{", '{"a": 1, "a": 2}', "é", "\u2028", "\x1b[31m", "x" * 300, "x=[", "=1"),
+    *(
+        "",
+        " ",
+        "[bold]x[/bold]",
+        "[/]",
+        "[red",
+        "\\",
+        "a/b/c",
+        "/",
+        ".",
+        "..",
+        "~",
+        "-1",
+        "0",
+        "1e999",
+        "nan",
+    ),
+    *(
+        "inf",
+        "99",
+        "null",
+        "true",
+        "{",
+        '{"a": 1, "a": 2}',
+        "é",
+        "\u2028",
+        "\x1b[31m",
+        "x" * 300,
+        "x=[",
+        "=1",
+    ),
     *("http://", "http://[", "nope", "https://u:hunter2@h/v1", "https://h/v1?key=hunter2", "hub/none", "%s"),
 ]
 texts = st.one_of(st.sampled_from(LIKELY), st.text(st.characters(exclude_characters="\x00"), max_size=12))
@@ -68,8 +97,25 @@ def refused(command, *arguments: object) -> bool:
 
 OPTIONS = {
     "run": (
-        *("--model", "--data", "--statements", "--rounds", "--limit", "--seed", "--feedback-from", "--config"),
-        *("--judge", "--batch-size", "--dtype", "--template", "--answer-prefix", "--system-prompt", "--probe"),
+        *(
+            "--model",
+            "--data",
+            "--statements",
+            "--rounds",
+            "--limit",
+            "--seed",
+            "--feedback-from",
+            "--config",
+        ),
+        *(
+            "--judge",
+            "--batch-size",
+            "--dtype",
+            "--template",
+            "--answer-prefix",
+            "--system-prompt",
+            "--probe",
+        ),
     ),
     "study": ("--prompts", "--evidence", "--judge", "--rounds", "--seed", "--wording", "--feedback-from"),
     "check": ("--template", "--model"),
@@ -261,7 +307,7 @@ def half(folder: Path) -> tuple:
         (one_class, "one.jsonl: a probe needs statements of both labels"),
         (one_cluster, "one.jsonl: held-out quality needs two or more clusters in each class"),
         (lambda folder: ("--judge", folder), "is no toxicity classifier"),
-        (lambda folder: ("--judge", ""), "the name of a judge"),
+        (lambda folder: ("--judge", ""), "judge: it is blank"),
         (lambda folder: ("--out", ""), "the output folder (--out) is empty"),
         (lambda folder: ("--out", lines(folder / "f") / "x"), "/f is no folder"),
         (lambda folder: ("--batch-size", 0), "--batch-size"),
@@ -274,9 +320,9 @@ def half(folder: Path) -> tuple:
         (config("limit = 0"), "limit: Input should be greater than or equal to 1"),
         (config("batch_size = 0"), "batch_size: Input should be greater than or equal to 1"),
         (config("seed = -1"), "seed: Input should be greater than or equal to 0"),
-        (config('out = ""'), "out: String should match"),
-        (config('out = "a\\u0000b"'), "out: String should match"),
-        (config('model = " "'), "model: String should match"),
+        (config('out = ""'), "out: it is blank or holds a null character"),
+        (config('out = "a\\u0000b"'), "out: it is blank or holds a null character"),
+        (config('model = " "'), "model: it is blank"),
         (config("protocol.temperature = inf"), "temperature must be a finite number"),
         (config("protocol.temperature = nan"), "temperature must be a finite number"),
         (config("protocol.temperature = -1"), "temperature must be a finite number"),
@@ -310,7 +356,11 @@ def test_a_good_configuration_reaches_the_model(command, nothing_loaded, tmp_pat
 
 
 def test_the_key_in_an_address_is_not_repeated(command, nothing_loaded, tmp_path):
-    for address in ("https://me:hunter2@host/v1", "https://host/v1?key=hunter2", "https://host/v1?code=hunter2"):
+    for address in (
+        "https://me:hunter2@host/v1",
+        "https://host/v1?key=hunter2",
+        "https://host/v1?code=hunter2",
+    ):
         code, out, err = command("run", *server(address)(tmp_path), "--out", tmp_path / "r")
         assert code == 2
         assert "hunter2" not in out + err

@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
 from morality_lens.cli.model_options import MOST_SEED, ModelOptions
 from morality_lens.design import Protocol
 from morality_lens.items.files import read_toml
 from morality_lens.probes.kinds import Kind
 
-Words = Annotated[str, Field(pattern=r"^[^\x00]*\S[^\x00]*$")]
-"""A text that is not blank and can be a path."""
+
+def _no_blank(text: str) -> str:
+    """The text, where it has words and can be a path."""
+    if not text.strip() or "\x00" in text:
+        raise ValueError(
+            f"it is blank or holds a null character ({text!r}); give a text, or leave the entry out"
+        )
+    return text
+
+
+Words = Annotated[str, AfterValidator(_no_blank)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
