@@ -224,8 +224,8 @@ def test_json_that_cannot_be_kept_is_refused_with_its_place(text, message):
 
 
 def test_what_a_reader_raises_becomes_one_error_that_names_the_file(tmp_path):
-    with pytest.raises(ValueError, match=r"x is damaged or no list \(KeyError: 'a'\); remove it"):
-        with reading(tmp_path / "x", "list", "remove it."):
-            {}["a"]
+    wanted = r"x is damaged or no list \(KeyError: 'a'\); remove it"
+    with pytest.raises(ValueError, match=wanted), reading(tmp_path / "x", "list", "remove it."):
+        {}["a"]
     with pytest.raises(MemoryError), reading(tmp_path / "x", "list", "remove it."):
         raise MemoryError
