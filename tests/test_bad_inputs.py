@@ -127,6 +127,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow(seconds=20)
 @BAD
 @given(data=st.data())
 def test_no_option_makes_a_traceback(command, nothing_loaded, tmp_path, monkeypatch, data):
@@ -153,6 +154,7 @@ CONFIG = {
 }
 
 
+@pytest.mark.slow(seconds=20)
 @BAD
 @given(data=st.data())
 def test_no_file_makes_a_traceback(command, nothing_loaded, tmp_path, monkeypatch, data):
@@ -219,6 +221,7 @@ def played(zoo_folder, tmp_path_factory):
 FOREIGN = ["manifest.json", "items.jsonl", "probe.safetensors", "coloured.json", "inside/steered.zarr.zip"]
 
 
+@pytest.mark.slow(seconds=20)
 @BAD
 @given(data=st.data())
 def test_no_foreign_file_in_a_run_makes_a_traceback(command, nothing_loaded, played, tmp_path, data):
