@@ -1,11 +1,12 @@
 """Factors, their levels, and the conditions (cells) that a study crosses."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, ConfigDict
 
@@ -311,6 +312,8 @@ class Design:
                 raise ValueError(f"only one factor can be the model's {place}; got {', '.join(double)}.")
         if self.rounds < 1:
             raise ValueError(f"a design needs at least one correction round; got rounds={self.rounds}.")
+        if self.seed < 0:
+            raise ValueError(f"a random seed is 0 or above; got seed={self.seed}.")
         unknown = [site for site in self.sites if site not in SITES + self.segments]
         if unknown or not self.sites or len(set(self.sites)) != len(self.sites):
             raise ValueError(
@@ -438,7 +441,7 @@ def design_from(value: Mapping[str, Any]) -> Design:
 
 _SECRET_FIELD = re.compile(
     r"(^|[_.-])(api|access|auth)?_?(key|token|secret|passw(or)?d|pwd|auth|authorization|bearer|sig|signature"
-    r"|credentials?)$",
+    r"|credentials?|jwt|code|session)$",
     re.I,
 )
 _SECRET_VALUE = re.compile(r"\bsk-\w{8}|\bhf_\w{16}|^Bearer\s|^Basic\s")
@@ -449,7 +452,25 @@ _OWN_FIELDS = {"model", "messages", "max_tokens", "temperature", "seed", "stream
 """Fields of a request to a server that the protocol fills in itself."""
 
 
-def _refuse_secrets(address: str | None, fields: Mapping[str, Any]) -> None:
+def refuse_no_address(address: str) -> None:
+    """Nothing, where the text is the address of a server.
+
+    Raises:
+        ValueError: it is none. What came is named without what follows its path.
+    """
+    try:
+        parts = urlsplit(address)
+        found = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address, or a port that is no number
+        found = False
+    if not found or any(not c.isprintable() or c.isspace() for c in address):
+        raise ValueError(
+            "the address of a server begins with http:// or https:// and names a host, such as "
+            f"http://localhost:8000/v1; got {address.partition('?')[0][:80]!r}."
+        )
+
+
+def refuse_secrets(address: str | None, fields: Mapping[str, Any]) -> None:
     """Nothing, where no key or password is part of what a run's folder will hold; none is repeated."""
     address = unquote(address or "")
     held = list(_leaves(fields))
@@ -581,8 +602,8 @@ class Protocol:
             raise ValueError("system_prompt needs words; give None for no system turn.")
         if self.answer_prefix and not self.answer_prefix.strip():
             raise ValueError(f"answer_prefix needs words, or is empty; got {self.answer_prefix!r}.")
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must be 0 or above; got {self.temperature}.")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be a finite number, 0 or above; got {self.temperature}.")
         if self.feedback not in get_args(FeedbackSource):
             raise ValueError(f"feedback must come from {get_args(FeedbackSource)}; got {self.feedback!r}.")
         if self.feedback in ("model", "file") and not self.feedback_from:
@@ -594,8 +615,10 @@ class Protocol:
                 "as feedback_from, where it is not the official one)."
             )
         _check_request(self.feedback_request, self.feedback)
-        if self.feedback == "endpoint":
-            _refuse_secrets(self.feedback_from, self.feedback_request)
+        if self.feedback == "endpoint" or "://" in (self.feedback_from or ""):
+            refuse_secrets(self.feedback_from, self.feedback_request)
+        if self.feedback == "endpoint" and self.feedback_from is not None:
+            refuse_no_address(self.feedback_from)
         policy = (self.feedback_placebo, self.feedback_named)
         if policy[0] not in ("neutral", "yoked") or policy[1] not in ("kept", "withheld"):
             raise ValueError(

@@ -1,12 +1,15 @@
 """The command line: what can be done from a shell.
 
 - ``circuits``: The commands for circuits inside the model: attribute and patch.
-- ``console``: What all commands print, and how they stop.
+- ``console``: What all commands print: steps, sentences and tables, with every text as it is.
 - ``main``: The command line: study, run, score, probe, analyze, attribute, patch, report and check.
 - ``model_options``: The options of the commands that load a model, and how they are read.
-- ``places``: Whether what a command is given is there: checked before anything large is imported.
+- ``places``: Whether what a command is given is there and can be used: checked before anything large is
+  imported.
 - ``run_config``: The configuration of a run as one value that a TOML file can hold.
 - ``scoring``: The command that scores the options of a run by their full text.
+- ``stopping``: How a command ends early: by a signal, with what is finished kept, or by an error, in one
+  clear line.
 - ``study``: The command for a whole study: ``morality-lens study``.
 """
 

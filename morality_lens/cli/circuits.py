@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from morality_lens.cli.console import phase, print_lines, print_report, reload, steps
-from morality_lens.cli.places import refuse_missing_run
+from morality_lens.cli.model_options import MOST_SEED
+from morality_lens.cli.places import open_whole, refuse_missing
 from morality_lens.design import Condition
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
 Layer = Annotated[int | None, typer.Option(help="Layer of the direction (default: highest held-out AUROC).")]
 Round = Annotated[int | None, typer.Option(min=1, help="Round of the answer (default: the last).")]
 Limit = Annotated[int | None, typer.Option(min=2, help="Number of items, from the first on (default: all).")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")]
 
 
 def attribute(
@@ -41,14 +42,14 @@ def attribute(
     items = played.items.index.tolist()[:limit]
     loaded = _load(played, device)
     from morality_lens.circuits.attribution import attribute as split, attribute_answer
+    from morality_lens.items.files import own_folder
     from morality_lens.probes.layers import best_layer
     from morality_lens.rounds.selection import Execution, Selection
     from morality_lens.runs.results import FOLDER
 
     chosen = best_layer(fitted, layer)
     selection = Selection(items=items, rounds=[number])
-    kept = played.path / FOLDER
-    kept.mkdir(exist_ok=True)
+    kept = own_folder(played.path / FOLDER)
     parts = split(
         loaded,
         played,
@@ -245,11 +246,10 @@ def _mediate(
 
 
 def _open(folder: Path) -> "tuple[Run, Probe]":
-    refuse_missing_run(folder)
+    refuse_missing(runs=[folder])
     from morality_lens.probes.probe import load_probe
-    from morality_lens.runs.run import open_run
 
-    played = open_run(folder)
+    played = open_whole(folder)
     file = played.path / "probe.safetensors"
     if not file.is_file():
         raise ValueError(f"the run in {folder} has no probe yet; make one with: morality-lens probe {folder}")

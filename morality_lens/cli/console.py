@@ -1,16 +1,16 @@
-"""What all commands print, and how they stop."""
+"""What all commands print: steps, sentences and tables, with every text as it is."""
 
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from morality_lens.cli.model_options import ModelOptions
 from morality_lens.progress import EVERY, listening
@@ -51,7 +51,7 @@ def phase(what: str) -> Iterator[None]:
     """A step of a command: shown as it begins, with its stages, and without a terminal every half minute."""
     steps.say(what, step=True)
     if console.is_terminal:
-        with console.status(what) as status, listening(status.update):
+        with console.status(Text(what)) as status, listening(lambda text: status.update(Text(text))):
             yield
         return
     now, over = [what], threading.Event()
@@ -96,18 +96,8 @@ def load_and_show(options: ModelOptions) -> Any:
     with phase("loading the model and running its self-test"):
         loaded = load(options)
     record = record_of(loaded)
-    console.print(f"model {record.name}: {record.n_layers} layers x {record.d_model}, self-test passed")
+    print_lines(f"model {record.name}: {record.n_layers} layers x {record.d_model}, self-test passed")
     return loaded
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """An interruption ends the command with exit code 130 and a line on how to resume."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("stopped; finished parts are kept: run the same command again to resume.", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def print_lines(*lines: str, style: str | None = None) -> None:
@@ -116,6 +106,21 @@ def print_lines(*lines: str, style: str | None = None) -> None:
         console.print(line, style=style, highlight=False, markup=False)
 
 
+def print_path(what: str, path: Path) -> None:
+    """Print a path on one line, however long it is."""
+    console.print(f"{what}{path}", soft_wrap=True, highlight=False, markup=False)
+
+
 def print_report(path: Path) -> None:
     """Print the path of a report."""
-    console.print(f"\nreport: {path.resolve()}", soft_wrap=True, highlight=False)
+    print_path("\nreport: ", path.resolve())
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, title: str | None = None) -> None:
+    """Print a table whose cells are shown as they are, without markup."""
+    table = Table(title=None if title is None else Text(title))
+    for column in columns:
+        table.add_column(Text(column))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)

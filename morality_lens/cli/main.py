@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from morality_lens.cli import (
     circuits as circuit_commands,
@@ -15,17 +14,18 @@ from morality_lens.cli import (
 )
 from morality_lens.cli.console import (
     LEAST_PARSED,
-    console,
     load,
     load_and_show,
     phase,
     print_lines,
+    print_path,
     print_report,
+    print_table,
     reload,
     steps,
-    stoppable,
 )
 from morality_lens.cli.model_options import (
+    MOST_SEED,
     AnswerPrefix,
     AnswerTokens,
     DeviceMap,
@@ -39,7 +39,14 @@ from morality_lens.cli.model_options import (
     ThinkingTokens,
     read_template_keywords,
 )
-from morality_lens.cli.places import asked, refuse_missing, refuse_missing_run
+from morality_lens.cli.places import (
+    asked,
+    open_whole,
+    refuse_in_the_way,
+    refuse_missing,
+    refuse_unfittable,
+)
+from morality_lens.cli.stopping import Commands, end_by, refuse_undecodable, say_stopped, stopped_by_signals
 from morality_lens.design import FeedbackSource
 from morality_lens.probes.kinds import KINDS, Kind
 from morality_lens.progress import listening, stage
@@ -54,6 +61,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Mechanistic interpretability of moral self-correction in language models.",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -80,7 +88,7 @@ def run(
     statements: Annotated[str | None, typer.Option(help="Labelled statements for the probe.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Correction rounds (default: 5).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of items to draw.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = None,
     drop_long: Annotated[
         bool | None, typer.Option("--drop-long", help="Skip items that may exceed the context window.")
     ] = None,
@@ -156,8 +164,14 @@ def run(
         },
     )
     models, files = asked(study.protocol.feedback, study.protocol.feedback_from)
-    refuse_missing(models=[study.model, *models], files=[study.data, study.statements, *files])
+    refuse_missing(
+        models=[study.model, *models],
+        files=[study.data, study.statements, study.protocol.wording, *files],
+        judges=[study.judge],
+    )
+    refuse_in_the_way(study.out, "run")
     items, labelled = _items(study), _statements(study.statements, study.probe)
+    refuse_unfittable(labelled, study.probe, study.statements)
     _refuse_early(study, items)
     steps.start(5 + study.score_options + ("score" in {measure.name for measure in items[0].measures}))
     loaded = load_and_show(study.model_options)
@@ -179,7 +193,7 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
         scoring_commands.refuse_unscorable(items)
     words = load_wording(study.protocol.wording)
     refuse_unplayable(items, oracle=study.protocol.feedback == "oracle")
-    words.task(items[0])
+    words.task(items[0]).refuse_index(study.protocol.wording_index)
 
 
 def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", *, least_parsed: float) -> "Run":
@@ -189,7 +203,7 @@ def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", *, least_p
     from morality_lens.runs.rates import failures
 
     steps.say(f"playing {len(items)} items", step=True)
-    with stoppable(), listening(steps.say):
+    with listening(steps.say):
         played = play(
             loaded,
             items,
@@ -222,42 +236,41 @@ def probe(
     folder: RunFolder,
     kind: Annotated[Kind, typer.Option(help="Kind of direction.")] = "mean_difference",
     statements: Annotated[str | None, typer.Option(help="Labelled statements (default: bundled).")] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed of the folds.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Fit a direction on the run's model and keep it, with coloured transcripts, in the run's folder."""
-    refuse_missing_run(folder)
-    refuse_missing(files=[statements])
-    from morality_lens.runs.run import open_run
-
-    played, labelled = open_run(folder), _statements(statements, kind)
+    refuse_missing(runs=[folder], files=[statements])
+    played, labelled = open_whole(folder), _statements(statements, kind)
+    refuse_unfittable(labelled, kind, statements)
     steps.start(3)
 
     with phase("loading the model"):
         loaded = reload(played, device)
     fitted = _fit(loaded, played, labelled, kind, seed)
-    table = Table("layer", "held-out AUROC", "95 % interval")
-    for layer in fitted.quality["layer"].values:
-        q = fitted.quality.sel(layer=layer)
-        table.add_row(
-            str(layer),
+    layers = [fitted.quality.sel(layer=layer) for layer in fitted.quality["layer"].values]
+    rows = [
+        (
+            str(int(q["layer"])),
             f"{float(q['auroc']):.3f}",
             f"{float(q['auroc_low']):.3f} to {float(q['auroc_high']):.3f}",
         )
-    console.print(table)
+        for q in layers
+    ]
+    print_table(("layer", "held-out AUROC", "95 % interval"), rows)
 
 
 @app.command(name="analyze")
 def analyze_run(
-    folder: RunFolder, seed: Annotated[int, typer.Option(help="Random seed of the resampling.")] = 0
+    folder: RunFolder,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed of the resampling.")] = 0,
 ) -> None:
     """Print the effects of a run in sentences, and write them to effects.csv in its folder."""
-    refuse_missing_run(folder)
+    refuse_missing(runs=[folder])
     from morality_lens.items.files import write_text
     from morality_lens.report.analysis import analyze
-    from morality_lens.runs.run import open_run
 
-    played = open_run(folder)
+    played = open_whole(folder)
     analysis = analyze(played, probe=_kept_probe(played), seed=seed)
     _print_findings(analysis)
     for name, effects in (
@@ -266,7 +279,7 @@ def analyze_run(
     ):
         if effects is not None:
             write_text(played.path / name, effects.drop_vars("cell_mean").to_dataframe().to_csv())
-            console.print(f"wrote {played.path / name}", soft_wrap=True, highlight=False)
+            print_path("wrote ", played.path / name)
 
 
 @app.command()
@@ -274,11 +287,12 @@ def report(
     folder: RunFolder, out: Annotated[Path | None, typer.Option(help="The HTML file to write.")] = None
 ) -> None:
     """Write the report of a run; needs no model."""
-    refuse_missing_run(folder)
+    refuse_missing(runs=[folder])
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out is the HTML file to write; {out} is a folder.")
     from morality_lens.report.writing import write_report
-    from morality_lens.runs.run import open_run
 
-    played = open_run(folder)
+    played = open_whole(folder)
     written = write_report(played, path=out or played.path / "report.html", probe=_kept_probe(played))
     print_report(written)
 
@@ -313,12 +327,11 @@ def check(
         record = record_of(load(options))
     if system_prompt is not None:
         check_system(record.renderer)
-    table = Table("check", "largest difference", "allowed", title=f"{record.name} ({record.architecture})")
-    for one in record.checks:
-        table.add_row(one.name, f"{one.difference:.2g}", f"{one.tolerance:.0e}")
-    console.print(table)
+    rows = [(one.name, f"{one.difference:.2g}", f"{one.tolerance:.0e}") for one in record.checks]
+    title = f"{record.name} ({record.architecture})"
+    print_table(("check", "largest difference", "allowed"), rows, title=title)
     reuse = "cached from round to round" if record.prefix_reuse else "recomputed in every round"
-    console.print(f"chat template: {'plain' if record.renderer.plain else 'own'}; earlier turns are {reuse}")
+    print_lines(f"chat template: {'plain' if record.renderer.plain else 'own'}; earlier turns are {reuse}")
     print_lines(f"context window: {record.window.tokens} tokens")
 
 
@@ -371,7 +384,7 @@ def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Ki
 
     card = KINDS[kind].card
     if not card:
-        console.print(f"a {kind} direction has no trust card", highlight=False)
+        print_lines(f"a {kind} direction has no trust card")
     parameters = sum(p.numel() for p in loaded.original_model.parameters())
     random_models = RANDOM_MODELS if parameters <= LARGEST_RANDOM_MODEL else 0
     if card and not random_models:
@@ -426,18 +439,14 @@ def _print_left_out(played: "Run") -> None:
     left = played.manifest["left_out"]
     if left:
         names = ", ".join(row["id"] for row in left[:3]) + (", ..." if len(left) > 3 else "")
-        console.print(
-            f"left out, longer than the context window: {len(left)} items ({names})", highlight=False
-        )
+        print_lines(f"left out, longer than the context window: {len(left)} items ({names})")
 
 
 def _print_failures(found: Any) -> None:
     """Print how many replies were cut, not read or missing under each condition; nothing where none was."""
     if len(found.columns) > 1:
-        table = Table(*found.columns, title="replies that failed, all rounds")
-        for row in found.astype(str).to_numpy().tolist():
-            table.add_row(*row)
-        console.print(table)
+        rows = found.astype(str).to_numpy().tolist()
+        print_table(map(str, found.columns), rows, title="replies that failed, all rounds")
 
 
 def _print_findings(analysis: Any) -> None:
@@ -451,7 +460,7 @@ def _print_findings(analysis: Any) -> None:
     ):
         if effects is None:
             continue
-        console.print(f"\n[bold]{title}[/bold]")
+        print_lines(f"\n{title}", style="bold")
         site = "answer_start" if "site" in effects.dims and "answer_start" in effects["site"].values else None
         footing = ""
         for name in effects["effect"].values:
@@ -466,10 +475,13 @@ def _print_findings(analysis: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error is one line and exit code 2."""
+    """Run the command line; an error is one line and exit code 2, an interruption 130 (SIGTERM: 143)."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app()
-    except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        with stopped_by_signals():
+            refuse_undecodable(sys.argv[1:])
+            app()
+    except KeyboardInterrupt as stopped:
+        sys.exit(say_stopped(stopped))
+    except Exception as error:
+        sys.exit(end_by(error))

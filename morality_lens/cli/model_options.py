@@ -7,6 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from morality_lens.items.files import parse_json
+
+MOST_SEED = 2**32 - 1
+"""The largest random seed that every library takes."""
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on a hub.")]
 DeviceMap = Annotated[
     str | None, typer.Option(help="auto spreads a large model over several GPUs; excludes --device.")
@@ -73,10 +77,18 @@ def read_template_keywords(given: Sequence[str] | None) -> dict[str, Any]:
             raise ValueError(
                 f"--template needs KEY=VALUE with the value in JSON (enable_thinking=false); got {one!r}."
             )
-        try:
-            found[key] = json.loads(value)
-        except json.JSONDecodeError:
-            found[key] = value
+        found[key] = _value(value, f"--template {key}")
         if found[key] is None:
             raise ValueError(f"--template {one}: null is no value; leave the variable out.")
     return found
+
+
+def _value(text: str, where: str) -> Any:
+    """The JSON value, or the text where it is none; what is JSON but cannot be kept is refused."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    except RecursionError:
+        pass
+    return parse_json(text, where)

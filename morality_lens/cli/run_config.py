@@ -2,15 +2,28 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
-from morality_lens.cli.model_options import ModelOptions
+from morality_lens.cli.model_options import MOST_SEED, ModelOptions
 from morality_lens.design import Protocol
 from morality_lens.items.files import read_toml
 from morality_lens.probes.kinds import Kind
+
+
+def _no_blank(text: str) -> str:
+    """The text, where it has words and can be a path."""
+    if not text.strip() or "\x00" in text:
+        raise ValueError(
+            f"it is blank or holds a null character ({text!r}); give a text, or leave the entry out"
+        )
+    return text
+
+
+Words = Annotated[str, AfterValidator(_no_blank)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
 class RunConfig(BaseModel):
@@ -42,22 +55,22 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str | None = None
-    data: str | None = None
-    statements: str | None = None
-    limit: int | None = None
-    seed: int = 0
-    out: str = "runs/first"
+    model: Words | None = None
+    data: Words | None = None
+    statements: Words | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    seed: Seed = 0
+    out: Words = "runs/first"
     drop_long: bool = False
     permute_options: bool = False
     score_options: bool = False
-    judge: str | None = None
+    judge: Words | None = None
     probe: Kind = "mean_difference"
-    batch_size: int | None = None
-    device: str | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    device: Words | None = None
     dtype: str = "auto"
-    revision: str | None = None
-    device_map: str | None = None
+    revision: Words | None = None
+    device_map: Words | None = None
     template_keywords: dict[str, Any] = {}
     quantization: Literal["4bit", "8bit"] | None = None
     protocol: Protocol = Protocol()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morality_lens.cli.console import phase, print_lines, reload, stoppable
-from morality_lens.cli.places import refuse_missing_run
+from morality_lens.cli.console import phase, print_lines, reload
+from morality_lens.cli.places import open_whole, refuse_missing
 
 if TYPE_CHECKING:
     from morality_lens.items.kinds import Item
@@ -19,10 +19,8 @@ def score(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Score each option by the probability of its full text; analyze and report use it from then on."""
-    refuse_missing_run(folder)
-    from morality_lens.runs.run import open_run
-
-    played = open_run(folder)
+    refuse_missing(runs=[folder])
+    played = open_whole(folder)
     refuse_unscorable(list(played.asked.values()))
     with phase("loading the model and running its self-test"):
         loaded = reload(played, device)
@@ -47,14 +45,14 @@ def refuse_unscorable(items: "Sequence[Item]") -> None:
 
 def score_run(loaded: Any, played: "Run") -> None:
     """Score the options of a run, keep the scores with it, and print what they choose; resumes."""
+    from morality_lens.items.files import own_folder
     from morality_lens.judges.outcomes import compare_scorings
     from morality_lens.rounds.scoring import score_options
     from morality_lens.rounds.selection import Execution
     from morality_lens.runs.results import FOLDER
 
-    kept = played.path / FOLDER
-    kept.mkdir(exist_ok=True)
-    with phase("scoring the options by their full text"), stoppable():
+    kept = own_folder(played.path / FOLDER)
+    with phase("scoring the options by their full text"):
         score_options(loaded, played, execution=Execution(out=kept / "parts-option-text"))
     found = compare_scorings(played)
     shown = [name for name in found.columns if name not in (*played.design.names, "round")]

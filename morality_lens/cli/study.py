@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from morality_lens.cli.console import (
     LEAST_PARSED,
-    console,
     load_and_show,
     print_report,
+    print_table,
     steps,
-    stoppable,
 )
 from morality_lens.cli.model_options import (
+    MOST_SEED,
     AnswerPrefix,
     AnswerTokens,
     DeviceMap,
@@ -29,7 +28,7 @@ from morality_lens.cli.model_options import (
     ThinkingTokens,
     read_template_keywords,
 )
-from morality_lens.cli.places import asked, refuse_missing
+from morality_lens.cli.places import asked, refuse_in_the_way, refuse_missing, refuse_unfittable
 from morality_lens.design import FeedbackSource
 from morality_lens.progress import listening
 
@@ -75,7 +74,7 @@ def study(
     drop_long: Annotated[
         bool, typer.Option("--drop-long", help="Skip items that may exceed the context window.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto",
     revision: Revision = None,
@@ -98,7 +97,12 @@ def study(
     Without --data and --prompts the bundled questions and prompts are played.
     """
     models, files = asked(feedback, feedback_from)
-    refuse_missing(models=[model, *models], files=[data, prompts, statements, evidence, wording, *files])
+    refuse_missing(
+        models=[model, *models],
+        files=[data, prompts, statements, evidence, wording, *files],
+        judges=judge or (),
+    )
+    refuse_in_the_way(out, "study")
     from morality_lens.design import Protocol
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.studies.settings import Settings
@@ -126,6 +130,7 @@ def study(
         least_parsed=0.0 if anyway else LEAST_PARSED,
         seed=seed,
     )
+    refuse_unfittable(material.statements, "mean_difference", statements)
     steps.start(0)
     loaded = load_and_show(
         ModelOptions(
@@ -146,7 +151,7 @@ def study(
 def _study(loaded: Any, material: "Material", settings: "Settings", out: Path) -> Path:
     from morality_lens.studies.running import study as run_study
 
-    with stoppable(), listening(steps.say):
+    with listening(steps.say):
         return run_study(loaded, material, settings, out=out, say=steps.say)
 
 
@@ -213,18 +218,19 @@ def _judge(name: str) -> "Judge":
 
 
 def _print_verdicts(folder: Path) -> None:
-    import json
-
+    from morality_lens.items.files import read_json
     from morality_lens.studies.rules import Verdict
 
-    table = Table("claim", "verdict", "estimate", "95 % interval", title="Five claims")
-    for row in json.loads((folder / "verdicts.json").read_text(encoding="utf-8")):
+    rows = []
+    for row in read_json(folder / "verdicts.json"):
         one = Verdict.from_json(row)
         known = one.estimate == one.estimate
-        table.add_row(
-            f"{one.number}. {one.claim}",
-            one.verdict,
-            f"{one.estimate:+.3f}" if known else "none",
-            f"{one.low:+.3f} to {one.high:+.3f}" if known else "",
+        rows.append(
+            (
+                f"{one.number}. {one.claim}",
+                one.verdict,
+                f"{one.estimate:+.3f}" if known else "none",
+                f"{one.low:+.3f} to {one.high:+.3f}" if known else "",
+            )
         )
-    console.print(table)
+    print_table(("claim", "verdict", "estimate", "95 % interval"), rows, title="Five claims")

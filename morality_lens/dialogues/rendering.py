@@ -9,8 +9,10 @@ from typing import Any
 from jinja2 import TemplateError
 
 from morality_lens.dialogues.control import MARK, ControlTokens
+from morality_lens.dialogues.templates import TemplateLimitError, render_template
 from morality_lens.dialogues.thinking import THOUGHT, Thinking, find_thinking
 from morality_lens.dialogues.turns import Segment, Turn, statement_turn
+from morality_lens.items.files import first_line
 from morality_lens.items.kinds import LETTERS
 
 PLAIN_TEMPLATE = (
@@ -191,12 +193,11 @@ def _clock(renderer: Renderer) -> str:
 def _render_text(renderer: Renderer, turns: Sequence[tuple[int, Turn]], *, prompt: bool) -> str:
     messages = [_message(renderer, turn) for _, turn in turns]
     try:
-        text = renderer.tokenizer.apply_chat_template(
+        return render_template(
+            _clock(renderer) + renderer.template,
             messages,
-            chat_template=_clock(renderer) + renderer.template,
-            tokenize=False,
-            add_generation_prompt=prompt,
-            **renderer.keywords,
+            {**renderer.tokenizer.special_tokens_map, **renderer.keywords},
+            prompt=prompt,
         )
     except TemplateError as error:
         system = any(message["role"] == "system" for message in messages)
@@ -206,7 +207,13 @@ def _render_text(renderer: Renderer, turns: Sequence[tuple[int, Turn]], *, promp
             else "use a template for turns of user and assistant"
         )
         raise ValueError(f"the model's chat template refuses the dialogue ({error}); {advice}.") from error
-    return str(text)
+    except (TemplateLimitError, MemoryError):
+        raise
+    except Exception as error:  # a template is a program, and may fail in any way
+        raise ValueError(
+            f"the model's chat template fails on a dialogue ({type(error).__name__}: {first_line(error)}); "
+            "repair it, or take the template of another checkpoint of this model."
+        ) from error
 
 
 def encode(renderer: Renderer, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -41,6 +41,23 @@ class TaskWording(_Strict):
     distinguish_request: Variants = Field(min_length=1)
     stereotype_request: Variants = ()
 
+    @property
+    def alternatives(self) -> int:
+        """How many wordings there are: the length of the longest list."""
+        return max(len(value) for _, value in self if isinstance(value, tuple))
+
+    def refuse_index(self, index: int) -> None:
+        """Nothing, where there is a wording of that index.
+
+        Raises:
+            ValueError: there is none; it would be another one's, counted round.
+        """
+        if index >= self.alternatives:
+            raise ValueError(
+                f"wording_index counts from 0, and this wording has {self.alternatives} alternatives (its "
+                f"longest list); got {index}."
+            )
+
 
 class JudgedWording(TaskWording):
     """The words of a task whose answers a reader can call right or wrong."""

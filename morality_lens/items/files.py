@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import re
 import secrets
+import stat
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +48,8 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row's place and its object; blank lines are passed over.
 
     Raises:
-        ValueError: a line that is no JSON object, text that is not UTF-8, a NaN, or no row at all.
+        ValueError: a line that is no JSON object, text that is not UTF-8, a NaN, a key that is there twice,
+            or no row at all.
     """
     empty = True
     with file.open("rb") as lines:
@@ -53,16 +57,95 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             where = place(file, number)
-            try:
-                row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-            except ValueError as error:
-                raise ValueError(f"{where}: not a line of JSON ({error}).") from error
+            row = parse_json(line, where, "a line of JSON")
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: each line must hold a JSON object; got {type(row).__name__}.")
             empty = False
             yield where, row
     if empty:
         raise ValueError(f"{file} has no rows.")
+
+
+def parse_json(text: str | bytes, where: object, what: str = "JSON", *, nan: bool = False) -> Any:
+    """The value that a JSON text holds.
+
+    Args:
+        text: the text, or its bytes in UTF-8, with or without a byte order mark.
+        where: the file or row, for messages.
+        what: what was wanted, for messages.
+        nan: whether NaN and Infinity are numbers, as Python writes them.
+
+    Raises:
+        ValueError: it is no JSON or no UTF-8, is nested too deeply, or holds a key twice, a NaN or half of a
+            surrogate pair, which no file can hold.
+    """
+    try:
+        plain = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(
+            plain, parse_constant=None if nan else _refuse_constant, object_pairs_hook=_refuse_twice
+        )
+        if _HALF.search(plain):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{where}: it holds half of a character ({half}), which is no text.") from error
+    except RecursionError:
+        raise ValueError(f"{where}: not {what} (it is nested too deeply).") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: not {what} ({error}).") from error
+    return value
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
+
+@contextmanager
+def reading(file: Path, what: str, advice: str) -> Iterator[None]:
+    """Inside, whatever a damaged or foreign file makes its reader raise is one error that names the file.
+
+    Args:
+        file: what is read.
+        what: what it should be.
+        advice: what to do.
+
+    Raises:
+        ValueError: reading failed. Missing files, packages and memory are errors of their own, and so is one
+            that names the file already.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        said = first_line(error)
+        if isinstance(error, ValueError) and said.startswith(str(file)):
+            raise
+        raise ValueError(f"{file} is damaged or no {what} ({said}); {advice}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    said = lines[0] if lines else ""
+    return f"{type(error).__name__}: {said}" if isinstance(error, LookupError) or not said else said
+
+
+def read_json(file: Path) -> Any:
+    """The value in a JSON file of this package, in which NaN is a number.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: see :func:`parse_json`.
+    """
+    return parse_json(file.read_bytes(), file, nan=True)
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} is there twice")
+    return found
 
 
 def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
@@ -180,35 +263,48 @@ def read_toml(file: Path, model: type[M], wanted: str) -> M:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TOML, or an entry is missing, unknown or of the wrong kind.
+        ValueError: it is no TOML, or an entry is missing, unknown, there twice or of the wrong kind.
     """
     if not file.is_file():
         raise FileNotFoundError(f"no file at {file}; give a {wanted}.")
     try:
-        return model.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file} is not valid TOML: {error}.") from error
+        return model.model_validate(tomllib.loads(file.read_bytes().decode("utf-8-sig")))
     except ValidationError as error:
         raise ValueError(f"{file} is no {wanted}: {problems(error)}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}).") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file} is not valid TOML: {error}.") from error
+    except RecursionError:
+        raise ValueError(f"{file} is no {wanted}: it is nested too deeply.") from None
 
 
 def problems(error: ValidationError) -> str:
     """What a pydantic model found wrong, with the place of each entry."""
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ').rstrip('.')}"
+        for e in error.errors()
+    )
 
 
 # --------------------------------------------------------------------------------------------- writing
 def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
     """The file, replaced whole: at every moment it is the old one or the new one, never a part of it.
 
+    A symbolic link of that name is replaced; what it points to stays as it was. The file may be read by whom
+    the process's umask allows to.
+
     Args:
         path: the file, in a folder that exists.
-        write: writes the new content to the path it is given, a draft in the same folder. The draft is on
-            disk before it takes the file's name, and is removed where writing fails.
+        write: writes the new content to the path it is given, an empty draft in the same folder. The draft is
+            on disk before it takes the file's name, and is removed where writing fails.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    mode = _create(draft)
     try:
         write(draft)
+        if stat.S_IMODE(draft.lstat().st_mode) != mode:  # some writers replace the draft by a file of theirs
+            draft.chmod(mode)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)
@@ -216,6 +312,51 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
         draft.unlink(missing_ok=True)
         raise
     return path
+
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+def _create(draft: Path) -> int:
+    """Make an empty file that was not there before, under no link; its mode, as the umask leaves it."""
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_LINK, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file, made where there is none, and wait until it is on disk.
+
+    Raises:
+        ValueError: the file is a symbolic link.
+    """
+    _refuse_link(path)
+    handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | _NO_LINK, 0o666)
+    with os.fdopen(handle, "a", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def own_folder(path: Path) -> Path:
+    """The folder inside a run's or study's folder, made where there is none.
+
+    Raises:
+        ValueError: it is a symbolic link, so that what is written would land somewhere else.
+    """
+    _refuse_link(path)
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} is a symbolic link, and nothing is written through one; put the file or folder itself "
+            "there, or remove the link."
+        )
 
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> Path:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
+from morality_lens.items.files import first_line
 from morality_lens.judges.toxicity import scored
 
 Activation = Literal["sigmoid", "softmax"]
@@ -111,10 +112,7 @@ def load_toxicity_classifier(
         ValueError: weights of the head are missing, the label or the activation is not clear, or
             ``max_length`` is more than the classifier reads.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
-        name_or_folder, output_loading_info=True, dtype=torch.float32
-    )
+    tokenizer, model, loading = _read(name_or_folder)
     if loading["missing_keys"]:
         raise ValueError(
             f"{name_or_folder} is no trained sequence classifier: its weights lack "
@@ -141,6 +139,29 @@ def load_toxicity_classifier(
         batch_size=batch_size,
         max_length=positions if max_length is None else max_length,
     )
+
+
+def _read(name: str | Path) -> tuple[PreTrainedTokenizerBase, Any, dict[str, Any]]:
+    """The tokenizer, the classifier, and what its file lacked; no code that comes with it is run.
+
+    Raises:
+        ValueError: it cannot be loaded, or needs code of its own.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+        )
+    except (ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # what a damaged file raises is of any type
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{name} needs Python code of its own, and no code that comes with a classifier is run; take "
+                "one whose architecture is part of transformers."
+            ) from error
+        raise ValueError(f"{name} cannot be loaded as a sequence classifier: {first_line(error)}") from error
+    return tokenizer, model, loading
 
 
 def _positive(labels: dict[int, str], wanted: str | None, name: str) -> tuple[str, int]:

@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import importlib.util
-import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from morality_lens.items.files import first_line, read_json
 from morality_lens.models.finding import ADAPTER, TOKENIZERS, find_model
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -49,6 +49,8 @@ class Loading:
             raise ValueError(f"dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}; got {self.dtype!r}.")
         if self.device is not None and self.device_map is not None:
             raise ValueError("device and device_map exclude each other; give one of them.")
+        if self.device is not None:
+            _refuse_device(self.device)
         if self.quantization not in (None, *QUANTIZATIONS):
             raise ValueError(f"quantization must be 4bit or 8bit; got {self.quantization!r}.")
         if self.quantization and self.dtype in ("float32", "float64"):
@@ -91,6 +93,24 @@ class Checkpoint:
     adapter: dict[str, str] = field(default_factory=dict)
 
 
+def _refuse_device(name: str) -> None:
+    """Nothing, where tensors can be made on a device of that name.
+
+    Raises:
+        ValueError: there is none here.
+    """
+    try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError, ValueError) as error:
+        there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"no model can be put on the device {name!r} here ({first_line(error)[:120]}); this machine has "
+            f"{', '.join(there)}."
+        ) from error
+
+
 # ---------------------------------------------------------------------------------------------- reading
 def read_checkpoint(name: str | Path | None, loading: Loading) -> Checkpoint:
     """The plain transformers model of a checkpoint, and its tokenizer.
@@ -114,7 +134,7 @@ def read_checkpoint(name: str | Path | None, loading: Loading) -> Checkpoint:
         )
     module, tokenizer = _read(base, loading)
     if any((folder / n).is_file() for n in TOKENIZERS):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _tokenizer(folder)
     digest = hashlib.sha256()
     for file in sorted([folder / ADAPTER, *folder.glob("adapter_model*")]):
         digest.update(file.read_bytes())
@@ -141,8 +161,9 @@ def _base_of(folder: Path) -> str:
         ValueError: it names none.
         FileNotFoundError: the base is a folder that is not there.
     """
-    named = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not named:
+    stated = read_json(folder / ADAPTER)
+    named = stated.get("base_model_name_or_path") if isinstance(stated, dict) else None
+    if not named or not isinstance(named, str):
         raise ValueError(
             f"the adapter in {folder} names no base model; write its folder or hub name into {ADAPTER} as "
             "base_model_name_or_path."
@@ -169,11 +190,13 @@ def _merged(module: Any, folder: Path) -> Any:
     try:
         with warnings.catch_warnings():  # of names that peft still uses and transformers will drop
             warnings.simplefilter("ignore", FutureWarning)
-            wrapped = peft.PeftModel.from_pretrained(module, str(folder))
-    except (RuntimeError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
+            wrapped = peft.PeftModel.from_pretrained(module, str(folder), trust_remote_code=False)
+    except (ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # what a damaged file raises is of any type
         raise ValueError(
-            f"the adapter in {folder} does not fit its base model {type(module).__name__}: {first}"
+            f"the adapter in {folder} is damaged or does not fit its base model {type(module).__name__}: "
+            f"{first_line(error)}"
         ) from error
     merge = getattr(wrapped.base_model, "merge_and_unload", None)
     if not callable(merge):
@@ -190,7 +213,9 @@ def _read(source: str, loading: Loading) -> tuple[Any, Any]:
     more = _quantized(loading)
     try:
         where, place = _place(source, loading.revision)
+        place["trust_remote_code"] = False
         config = AutoConfig.from_pretrained(where, **place)
+        _refuse_fetched_kernel(config)
         tokenizer = AutoTokenizer.from_pretrained(where, **place)
         more |= {"dtype": loading.weights, "device_map": loading.device_map, **more, **place}
         if config.model_type in TEXT_INSIDE and MEDIA & set(vars(config)):
@@ -198,15 +223,51 @@ def _read(source: str, loading: Loading) -> tuple[Any, Any]:
         else:
             need_torchvision(config)
             module = AutoModelForCausalLM.from_pretrained(where, config=config, **more)
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        where = "folder" if Path(source).exists() else "hub name (or the hub cannot be reached)"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{source!r} cannot be loaded as a {where}: {first}") from error
+    except Exception as error:  # what a damaged or foreign file raises is of any type
+        raise _unreadable(source, error) from error
     if loading.target is not None and loading.quantization is None:
         module = module.to(loading.target)
     return module.eval().requires_grad_(False), tokenizer
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer in an adapter's folder."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        raise _unreadable(str(folder), error) from error
+
+
+def _unreadable(source: str, error: Exception) -> ValueError:
+    """Why a checkpoint cannot be loaded, in one line."""
+    if "trust_remote_code" in str(error):
+        return ValueError(
+            f"{source!r} needs Python code of its own, and no code that comes with a model is run; take a "
+            "model whose architecture is part of transformers."
+        )
+    place = Path(source)
+    where = "hub name (or the hub cannot be reached)"
+    if place.exists():
+        where = "folder" if place.is_dir() else "file"
+    return ValueError(f"{source!r} cannot be loaded as a {where}: {first_line(error)}")
+
+
+def _refuse_fetched_kernel(config: Any) -> None:
+    """Refuse a configuration whose attention is computed by code that would be fetched from a hub.
+
+    Raises:
+        ValueError: such a configuration.
+    """
+    named = getattr(config, "_attn_implementation_internal", None) or ""
+    if any("/" in str(one) for one in (named.values() if isinstance(named, dict) else [named])):
+        raise ValueError(
+            f"its configuration names attention that is code on a hub ({named}), and no code that comes with "
+            'a model is run; remove "attn_implementation" from its config.json.'
+        )
 
 
 def _place(source: str, revision: str | None) -> tuple[str, dict[str, Any]]:

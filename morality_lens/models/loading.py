@@ -214,7 +214,11 @@ def _bridge(source: str, module: Any, tokenizer: Any) -> LoadedBridge:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bridge = TransformerBridge.boot_transformers(
-            source, hf_model=copied, tokenizer=copy.deepcopy(tokenizer), dtype=module.dtype
+            source,
+            hf_model=copied,
+            tokenizer=copy.deepcopy(tokenizer),
+            dtype=module.dtype,
+            trust_remote_code=False,
         )
     object.__setattr__(bridge, "__class__", LoadedBridge)
     assert isinstance(bridge, LoadedBridge)

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from morality_lens.design import condition_of
 from morality_lens.interactions.carried import GUARDS, REFITS, CarriedRefits
 from morality_lens.interactions.cube import factors_of
-from morality_lens.items.files import replace_file
+from morality_lens.items.files import parse_json, reading, replace_file
 from morality_lens.probes.card import TrustCard, card_from_json
 from morality_lens.probes.kept import directions_hash, directions_of
 from morality_lens.probes.kinds import Kind, check_kind
@@ -307,12 +307,17 @@ def load_probe(path: str | Path) -> Probe:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no probe at {file}; fit one and save it there.")
+    with reading(file, "probe of this package", "fit one and save it there."):
+        return _load(file)
+
+
+def _load(file: Path) -> Probe:
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}
         if metadata.get("format") not in (*OWN_GAP, FORMAT):
             raise ValueError(f"{file} is no probe of this package (its metadata says {metadata}).")
         arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
-    layer, training = {"layer": arrays["layer"]}, json.loads(metadata["training"])
+    layer, training = {"layer": arrays["layer"]}, parse_json(metadata["training"], file, nan=True)
     quality = {
         k.removeprefix("quality."): ("layer", v) for k, v in arrays.items() if k.startswith("quality.")
     }

@@ -60,7 +60,9 @@ def _control(model: TransformerBridge, seed: int) -> TransformerBridge:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         # Drawn in float32 on the CPU whatever the model runs in: a seed gives the same control everywhere.
-        fresh = AutoModelForCausalLM.from_config(copy.deepcopy(lm.module.config), dtype=torch.float32)
+        fresh = AutoModelForCausalLM.from_config(
+            copy.deepcopy(lm.module.config), dtype=torch.float32, trust_remote_code=False
+        )
     lm.module.load_state_dict(fresh.state_dict())
     control = TransformerBridge.__new__(TransformerBridge)
     renewed = replace(record, lm=lm, fingerprint=fingerprint(lm.module), checks=())

@@ -1,5 +1,6 @@
 """The training examples of a direction, checked: residuals, classes, values and clusters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import xarray as xr
 from einops import rearrange
 from jaxtyping import Float
 
+from morality_lens.items.kinds import Statement
 from morality_lens.probes.closed_form import Features, Labels
 from morality_lens.probes.kinds import KINDS, Kind
 
@@ -61,6 +63,21 @@ def check_training_data(residuals: xr.DataArray, kind: Kind) -> TrainingData:
         values=values,
         clusters=clusters,
     )
+
+
+def check_statements(statements: Sequence[Statement], kind: Kind) -> None:
+    """Nothing, where a direction of this kind can be trained on the statements; needs no residuals.
+
+    Raises:
+        ValueError: none, labels or values that are all the same, or a class in fewer than two clusters.
+    """
+    if KINDS[kind].fitted_on == "values":
+        statements = [one for one in statements if one.value is not None]
+    if not statements:
+        raise ValueError(f"a direction of the kind {kind} needs labelled statements; got none.")
+    values = np.array([np.nan if one.value is None else one.value for one in statements])
+    classes, _ = _classes(np.array([one.label for one in statements]), values, kind)
+    check_folds(classes, np.array([one.cluster for one in statements]), 2)
 
 
 def _check_coords(residuals: xr.DataArray, kind: Kind) -> None:

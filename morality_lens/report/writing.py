@@ -1,13 +1,12 @@
 """The report of a run as a file, and the coloured transcripts kept for it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from morality_lens.items.files import write_json
+from morality_lens.items.files import read_json, reading, write_json
 from morality_lens.probes.probe import Probe
 from morality_lens.report.analysis import Analysis, analyze
 from morality_lens.report.page import Page, write_page
@@ -64,8 +63,8 @@ def kept_transcripts(run: Run) -> tuple[TokenView, ...]:
     if not file.is_file():
         first = run.transcripts[run.transcripts["item"] == run.transcripts["item"].iloc[0]]
         return tuple(token_view(row) for _, row in first.iterrows())
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    return tuple(
-        TokenView(**{**row, "values": None if row["values"] is None else np.array(row["values"])})
-        for row in rows
-    )
+    with reading(file, "list of coloured transcripts", "remove it, or make it again: morality-lens probe."):
+        return tuple(
+            TokenView(**{**row, "values": None if row["values"] is None else np.array(row["values"])})
+            for row in read_json(file)
+        )

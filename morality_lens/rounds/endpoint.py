@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import quote
 
 from morality_lens.design import Protocol
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import Wording
-from morality_lens.items.files import read_jsonl, replace_file
+from morality_lens.items.files import append_text, read_jsonl, reading, replace_file
 from morality_lens.progress import stage
 from morality_lens.rounds.feedback import ReviewedAnswer, Said, said, without_thoughts
 
@@ -32,6 +34,8 @@ RETRIES, TIMEOUT, AT_ONCE = 6, 60.0, 4
 an attempt is given up, and concurrent requests."""
 AGAIN = 2
 """Further attempts where a reply holds no feedback."""
+SHOWN = 12
+"""The shortest key whose beginning and end alone are taken for it."""
 MOST_FAILED, FEW, MANY = 0.2, 3, 20
 """The share of requests without feedback above which a run stops, the fewest failures that stop it, and the
 requests after which it stops in the middle of a batch."""
@@ -87,11 +91,13 @@ class Endpoint:
             base_url=address, api_key=key or "none", max_retries=self.retries, timeout=self.timeout
         )
         self._lock = Lock()
+        self._over = False
         self._wanted: set[str] = set()
         if self.cache.is_file():
             _drop_torn_line(self.cache)
             if self.cache.stat().st_size:
-                rows = ((row["key"], _stored(row)) for _, row in read_jsonl(self.cache))
+                with reading(self.cache, "cache of a server's feedback", "remove it."):
+                    rows = [(row["key"], _stored(row)) for _, row in read_jsonl(self.cache)]
                 self.known = {key: given for key, given in rows if given is not None}
 
     def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
@@ -113,8 +119,13 @@ class Endpoint:
             pool = ThreadPoolExecutor(AT_ONCE)
             try:
                 list(pool.map(self._request, new))
+            except KeyboardInterrupt:  # what is under way is not waited for: it could take minutes
+                self._over = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                self.client.close()
+                raise
             finally:
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown(wait=not self._over, cancel_futures=True)
         self._refuse_frequent_failure()
         if any(self._key(text) in self.failed for text in new):
             stage(f"{self._name} gave no feedback on {self.failures}; neutral words stand in for it")
@@ -154,6 +165,8 @@ class Endpoint:
         key, limit = self._key(text), self.protocol.limits.feedback
         found: Said | _Failure = _Failure(kind="not asked")
         for attempt in range(1 + AGAIN):
+            if self._over:
+                return
             found = self._attempt(text, limit, attempt)
             if isinstance(found, Said):
                 break
@@ -167,10 +180,7 @@ class Endpoint:
                 return
             self.known[key] = found
             row = {"key": key, "feedback": found.text, "cut": found.cut}
-            with self.cache.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_text(self.cache, json.dumps(row, ensure_ascii=False) + "\n")
 
     def _attempt(self, text: str, limit: int, attempt: int) -> Said | _Failure:
         """One request; another attempt has another seed, which a server that is deterministic needs."""
@@ -223,7 +233,7 @@ def _visible(message: Any, *, cut: bool) -> Said | _Failure:
     """The feedback in a message, without what the model thought aloud."""
     content = getattr(message, "content", None)
     content = content if isinstance(content, str) else ""
-    found = said(without_thoughts(content), cut=cut)
+    found = said(scrubbed(without_thoughts(content)), cut=cut)
     if found:
         return found
     thoughts = (
@@ -245,9 +255,21 @@ def _stored(row: dict[str, Any]) -> Said | None:
 
 def _plain(error: object) -> str:
     """An error or a server's words in one line, without the key, in case a server repeats it."""
-    text = " ".join(str(error).split())[:200]
+    return scrubbed(" ".join(str(error).split()))[:200]
+
+
+def scrubbed(text: str) -> str:
+    """The text with the key, where a server repeats it, and its beginning or end, replaced by a word.
+
+    Servers show a key that they refuse with stars in its middle; what they show of it goes too.
+    """
     key = os.environ.get(KEY)
-    return text.replace(key, "(key)") if key else text
+    if key:
+        text = text.replace(key, "(key)").replace(quote(key, safe=""), "(key)")
+        if len(key) >= SHOWN:
+            ends = (re.escape(key[:4]) + r"[\w-]*\*{2,}[\w*-]*", r"[\w-]*\*{2,}[\w*-]*" + re.escape(key[-4:]))
+            text = re.sub("|".join(ends), "(key)", text)
+    return text
 
 
 def _drop_torn_line(file: Path) -> None:

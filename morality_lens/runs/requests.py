@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morality_lens.items.files import write_json
+from morality_lens.items.files import read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,12 @@ class Request:
         """
         file = folder / name
         if file.is_file():
-            self.refuse_other(folder, json.loads(file.read_text(encoding="utf-8")))
+            stored = read_json(file)
+            if not isinstance(stored, dict):
+                raise ValueError(
+                    f"{file} is damaged or no record of a {self.what}; remove the folder {folder}."
+                )
+            self.refuse_other(folder, stored)
             return folder
         self.refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from morality_lens.items.files import own_folder, parse_json
 from morality_lens.runs.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
 from morality_lens.runs.run import Run
 
@@ -46,7 +47,7 @@ def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
 
 def write_result(folder: Path, name: str, data: xr.Dataset) -> Path:
     """Write a result with all its attributes into a folder; its file is replaced whole."""
-    folder.mkdir(exist_ok=True)
+    own_folder(folder)
     plain = data.copy()
     for one in (plain, *plain.variables.values()):
         one.attrs = {"json": json.dumps(one.attrs, default=_plain)} if one.attrs else {}
@@ -71,7 +72,7 @@ def read_result(folder: Path, name: str) -> xr.Dataset | None:
     data = read_dataset(file)
     for one in (data, *data.variables.values()):
         if "json" in one.attrs:
-            one.attrs = json.loads(one.attrs["json"])
+            one.attrs = parse_json(one.attrs["json"], file, nan=True)
     return data
 
 

@@ -1,12 +1,12 @@
 """The folder of a study: its runs and results, and the tasks that its claims are about."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import xarray as xr
 
+from morality_lens.items.files import read_json
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.report.refusals import Refusals
 from morality_lens.runs.results import read_result
@@ -32,7 +32,7 @@ class StudyFolder:
         self.probe: Probe | None = load_probe(file) if file.is_file() else None
         skipped = folder / "left_out.json"
         if skipped.is_file():
-            self.refusals.add(*json.loads(skipped.read_text(encoding="utf-8")))
+            self.refusals.add(*read_json(skipped))
 
     @property
     def refused(self) -> tuple[str, ...]:

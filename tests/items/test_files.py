@@ -1,15 +1,26 @@
 """Rows of files, their places, and samples spread over groups."""
 
+import os
+import stat
 from collections import Counter
 
+import numpy as np
 import pytest
+from pydantic import BaseModel
+from safetensors.numpy import save_file
 
+from morality_lens.items import files
 from morality_lens.items.bundled import asset
 from morality_lens.items.files import (
+    append_text,
     data_files,
+    own_folder,
+    parse_json,
     read_jsonl,
     read_rows,
     read_table,
+    read_toml,
+    reading,
     replace_file,
     spread,
     write_json,
@@ -137,3 +148,84 @@ def test_a_file_is_replaced_whole_or_not_at_all_and_no_draft_stays(tmp_path):
     assert write_text(tmp_path / "b.txt", "a lone \ud800", errors="replace").read_text() == "a lone ?"
     assert file.read_text(encoding="utf-8") == '{\n "x": "\u00e9"\n}\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.txt"]
+
+
+def test_a_file_takes_the_place_of_a_link_and_what_it_points_to_stays(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("kept")
+    (tmp_path / "study.toml").symlink_to(other)
+    write_text(tmp_path / "study.toml", "new")
+    assert other.read_text() == "kept"
+    assert not (tmp_path / "study.toml").is_symlink()
+    assert (tmp_path / "study.toml").read_text() == "new"
+
+
+def test_a_draft_that_someone_laid_out_before_is_not_written_to(tmp_path, monkeypatch):
+    other = tmp_path / "other.txt"
+    other.write_text("kept")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "00")
+    (tmp_path / ".a.json.00.part").symlink_to(other)
+    with pytest.raises(FileExistsError):
+        write_json(tmp_path / "a.json", {})
+    assert other.read_text() == "kept"
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "inside").symlink_to(tmp_path / "there")
+    (tmp_path / "cache.jsonl").symlink_to(tmp_path / "there" / "x")
+    with pytest.raises(ValueError, match="inside is a symbolic link"):
+        own_folder(tmp_path / "inside")
+    with pytest.raises(ValueError, match=r"cache\.jsonl is a symbolic link"):
+        append_text(tmp_path / "cache.jsonl", "x")
+    assert not any((tmp_path / "there").iterdir())
+    append_text(tmp_path / "own.jsonl", "a\n")
+    append_text(tmp_path / "own.jsonl", "b\n")
+    assert (tmp_path / "own.jsonl").read_text() == "a\nb\n"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_are_as_open_as_the_umask_says(tmp_path, mask):
+    former = os.umask(mask)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+        replace_file(tmp_path / "b.safetensors", lambda draft: save_file({"a": np.zeros(2)}, draft))
+        append_text(tmp_path / "c.txt", "x")
+    finally:
+        os.umask(former)
+    for file in tmp_path.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_byte_order_mark_is_no_part_of_a_toml_file(tmp_path):
+    class Model(BaseModel):
+        a: int
+
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfa = 1\n")
+    assert read_toml(tmp_path / "a.toml", Model, "file").a == 1
+    (tmp_path / "a.toml").write_bytes(b"a = 1\xff\n")
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
+        read_toml(tmp_path / "a.toml", Model, "file")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is there twice"),
+        ("[" * 200_000, "nested too deeply"),
+        ('["\\udc00"]', "half of a character"),
+        ("[NaN]", "NaN is not a number"),
+        (b"\xff", "not JSON"),
+    ],
+)
+def test_json_that_cannot_be_kept_is_refused_with_its_place(text, message):
+    with pytest.raises(ValueError, match=f"here: .*{message}"):
+        parse_json(text, "here")
+
+
+def test_what_a_reader_raises_becomes_one_error_that_names_the_file(tmp_path):
+    wanted = r"x is damaged or no list \(KeyError: 'a'\); remove it"
+    with pytest.raises(ValueError, match=wanted), reading(tmp_path / "x", "list", "remove it."):
+        {}["a"]
+    with pytest.raises(MemoryError), reading(tmp_path / "x", "list", "remove it."):
+        raise MemoryError

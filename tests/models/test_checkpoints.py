@@ -1,9 +1,12 @@
 """Adapters, quantization, revisions and text models inside of others."""
 
+import ast
+import contextlib
 import importlib.util
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import peft
 import pytest
@@ -13,6 +16,8 @@ from conftest import make_questions
 from tiny import tiny_run
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig
 
+from morality_lens.judges.classifier import load_toxicity_classifier
+from morality_lens.models import checkpoints
 from morality_lens.models.checkpoints import Loading, read_checkpoint
 from morality_lens.models.finding import find_model
 from morality_lens.models.loading import load_model, record_of, reload_model
@@ -162,3 +167,107 @@ def test_a_folder_with_a_gguf_file_says_which_name_to_give(tmp_path):
     (tmp_path / "weights.gguf").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"Give the file itself: .*weights\.gguf"):
         find_model(tmp_path)
+
+
+def with_code(folder):
+    """A folder whose model needs Python code that lies in it; loading it would leave a file there."""
+    file = folder / "config.json"
+    auto = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    auto["AutoModelForSequenceClassification"] = "own.Own"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": auto, "model_type": "own"}))
+    (folder / "own.py").write_text(f"open({str(folder / 'run')!r}, 'w')\n")
+    return folder
+
+
+def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked(zoo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question="": "y")
+    folder = with_code(shutil.copytree(zoo_folder("llama"), tmp_path / "m"))
+    with pytest.raises(ValueError, match="needs Python code of its own, and no code that comes with a model"):
+        read_checkpoint(folder, Loading(device="cpu"))
+    with pytest.raises(ValueError, match="needs Python code of its own, and no code that comes with a class"):
+        load_toxicity_classifier(folder)
+    assert not (folder / "run").exists()
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(zoo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question="": "y")
+    folder = shutil.copytree(zoo_folder("llama"), tmp_path / "m")
+    file = folder / "tokenizer_config.json"
+    stated = json.loads(file.read_text()) | {
+        "tokenizer_class": "Own",
+        "auto_map": {"AutoTokenizer": ["own.Own", None]},
+    }
+    file.write_text(json.dumps(stated))
+    (folder / "own.py").write_text(f"open({str(folder / 'run')!r}, 'w')\n")
+    with contextlib.suppress(ValueError):  # transformers may take a tokenizer of its own instead
+        read_checkpoint(folder, Loading(device="cpu"))
+    assert not (folder / "run").exists()
+
+
+def test_every_call_that_reads_a_checkpoint_forbids_its_code():
+    package = Path(checkpoints.__file__).parents[1]
+    calls = [
+        ast.unparse(node)
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("from_pretrained", "from_config", "boot_transformers", "pipeline")
+    ]
+    assert len(calls) >= 8
+    forbidden = ("trust_remote_code=False", "**place", "**more")  # the latter hold it: see _read
+    assert not [call for call in calls if not any(word in call for word in forbidden)]
+
+
+def test_attention_that_is_fetched_from_a_hub_is_refused(zoo_folder, tmp_path):
+    folder = shutil.copytree(zoo_folder("llama"), tmp_path / "m")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"attn_implementation": "someone/kernel"}))
+    with pytest.raises(ValueError, match="attention that is code on a hub"):
+        read_checkpoint(folder, Loading(device="cpu"))
+
+
+def test_an_attention_kernel_that_is_not_installed_is_one_line(zoo_folder, tmp_path):
+    folder = shutil.copytree(zoo_folder("llama"), tmp_path / "m")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"attn_implementation": "flash_attention_2"}))
+    with pytest.raises(ValueError, match="cannot be loaded as a folder: FlashAttention2"):
+        read_checkpoint(folder, Loading(device="cpu"))
+
+
+@pytest.mark.parametrize("name", ["nope", "cuda:99", "meta", "", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(name):
+    with pytest.raises(ValueError, match="no model can be put on the device"):
+        Loading(device=name)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("content", [b"", b"junk" * 9, b"[" * 100_000, b"PK\x03\x04", b"null"])
+def test_a_damaged_file_of_a_checkpoint_is_one_line(zoo_folder, tmp_path, name, content):
+    folder = shutil.copytree(zoo_folder("llama"), tmp_path / "m")
+    if name.endswith(".bin"):
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be loaded as a folder: ") as caught:
+        read_checkpoint(folder, Loading(device="cpu"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 60, b"junk"])
+def test_a_damaged_gguf_file_is_one_line(tmp_path, content):
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be loaded as a file: "):
+        read_checkpoint(tmp_path / "m.gguf", Loading(device="cpu"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000, '{"base_model_name_or_path": 3}'])
+def test_a_damaged_adapter_is_one_line(adapter, content):
+    (adapter / "adapter_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"names no base model|not JSON"):
+        read_checkpoint(adapter, Loading(device="cpu"))
+
+
+def test_damaged_weights_of_an_adapter_are_one_line(adapter):
+    (adapter / "adapter_model.safetensors").write_bytes(b"junk" * 9)
+    with pytest.raises(ValueError, match="is damaged or does not fit its base model"):
+        read_checkpoint(adapter, Loading(device="cpu"))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import make_questions
@@ -302,3 +303,28 @@ def test_fields_that_are_not_the_users_are_refused(fields, match):
         Protocol(feedback="endpoint", feedback_model="m", feedback_request=fields)
     with pytest.raises(ValueError, match="further fields"):
         Protocol(feedback_request={"top_p": 1})
+
+
+KEY = "sk-abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"wrong key {KEY}",
+        "x" * 190 + KEY,  # the cut of a long message falls into the key
+        "Incorrect API key provided: sk-a****************wxyz.",
+    ],
+)
+def test_a_key_that_a_server_repeats_is_scrubbed(monkeypatch, said):
+    monkeypatch.setenv(endpoint.KEY, KEY)
+    shown = endpoint._plain(said)
+    assert not any(part in shown for part in ("abcdef", "sk-a", "wxyz"))
+    assert "(key)" in shown or len(said) > 200
+
+
+def test_a_key_in_feedback_is_scrubbed_before_it_is_kept(monkeypatch):
+    monkeypatch.setenv(endpoint.KEY, KEY)
+    found = endpoint._visible(SimpleNamespace(content=f"Your key is {KEY}. Think again."), cut=False)
+    assert isinstance(found, Said)
+    assert found.text == "Your key is (key). Think again."
