@@ -379,7 +379,8 @@ def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Ki
     from morality_lens.probes.from_statements import affordable_statements, fit_probe
     from morality_lens.report.writing import keep_transcripts
     from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
-    from morality_lens.runs.writing import keep_in_manifest, timings
+    from morality_lens.runs.manifest import amend
+    from morality_lens.runs.writing import timings
     from morality_lens.studies.plan import LARGEST_RANDOM_MODEL
 
     card = KINDS[kind].card
@@ -405,7 +406,7 @@ def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Ki
         )
         fitted = fitted.drawn_from(len(labelled))
         fitted.save(played.path / "probe.safetensors")
-        keep_in_manifest(played.path, statements={"read": len(few), "given": len(labelled), "seed": seed})
+        amend(played.path, statements={"read": len(few), "given": len(labelled), "seed": seed})
     if fitted.card is not None:
         print_lines(fitted.card.sentence)
     with phase("reading some transcripts"):

@@ -37,11 +37,13 @@ from morality_lens.rounds.preflight import Fitting, affordable_batch, check_item
 from morality_lens.rounds.replay import begun_row, on_day, same_model
 from morality_lens.rounds.row import Row
 from morality_lens.rounds.sources import make_source, origin
+from morality_lens.rounds.spreading import play_on_workers
 from morality_lens.runs import claims, writing
 from morality_lens.runs.manifest import PARTS, Part, missing_parts, parts_of, read_manifest
 from morality_lens.runs.run import Run, open_run
 from morality_lens.runs.storage import ALL, Storage
 from morality_lens.runs.verifying import set_damaged_aside
+from morality_lens.workers import Pool
 
 RULES = 2
 """Which rules replies are played by: raised where answers or feedback end elsewhere than before, so that no
@@ -78,6 +80,7 @@ def play(
     fitting: Fitting = Fitting(),
     storage: Storage = ALL,
     probe: Probe | None = None,
+    workers: int | Pool = 1,
     progress: bool = True,
 ) -> Run:
     """Play all conditions over all rounds into a folder; resumes or extends the run that was begun there.
@@ -95,6 +98,8 @@ def play(
         fitting: batch size, and whether items that could exceed the context window are skipped.
         storage: which layers are kept, and in which form.
         probe: whose projections are kept, where ``storage`` keeps them; with its refits.
+        workers: processes that play, each with a model of its own; a :class:`morality_lens.workers.Pool`
+            says on which devices and machines. 1 plays here.
         progress: show how far the run is and, after the first items, its speed, time left and how replies
             come out.
 
@@ -107,7 +112,7 @@ def play(
         ConnectionError: a server that gives feedback does not answer; finished parts are kept.
         TypeError: the model is not from ``load_model``.
     """
-    prepare(
+    run = prepare(
         model,
         items,
         out=out,
@@ -118,7 +123,12 @@ def play(
         storage=storage,
         probe=probe,
     )
-    play_parts(model, out, judge=judge, least_parsed=fitting.least_parsed, progress=progress)
+    least = fitting.least_parsed
+    if workers == 1:
+        play_parts(model, out, judge=judge, least_parsed=least, progress=progress)
+    else:
+        pool = Pool(workers=workers) if isinstance(workers, int) else workers
+        play_on_workers(run, pool=pool, judge=judge, least_parsed=least, progress=progress)
     return finish(out)
 
 

@@ -26,11 +26,11 @@ from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore, ZipStore
 
 from morality_lens.items.files import replace_file
+from morality_lens.runs.datasets import refuse_foreign_arrays
 
 ARRAYS = "arrays"
 RECORD = "record.json"
 TABLES = ("answers", "transcripts")
-DTYPES = ("float16", "float32", "float64")
 _DIGEST = 64
 _OPEN = 128
 """Archives that are kept open."""
@@ -191,11 +191,5 @@ def open_arrays(file: Path) -> zarr.Group:
 @lru_cache(maxsize=_OPEN)
 def _open_arrays(file: Path, _: int) -> zarr.Group:
     read_record(file)
-    group = zarr.open_group(ZipStore(file, mode="r"), path=ARRAYS, mode="r", zarr_format=3)
-    for name, array in group.arrays():
-        if array.dtype.name not in DTYPES or not all(isinstance(c, BloscCodec) for c in array.compressors):
-            raise DamagedError(
-                f"{file}: the array {name} is of {array.dtype} with {array.compressors}; a run holds "
-                f"{', '.join(DTYPES)} with Blosc alone."
-            )
-    return group
+    refuse_foreign_arrays(file, zarr_format=3)
+    return zarr.open_group(ZipStore(file, mode="r"), path=ARRAYS, mode="r", zarr_format=3)

@@ -1,6 +1,5 @@
 """The manifest of a run: what is played, by what, in which parts, and how far it is."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,13 +7,14 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from morality_lens.items.files import write_json
+from morality_lens.items.files import read_json, write_json
 
 FORMAT = 2
 """Version of the folder's layout."""
 FILE = "manifest.json"
 ITEMS = "items.jsonl"
 LOCK = ".lock"
+LOCKS = {LOCK, f"{LOCK}.soft"}
 PARTS = "parts"
 """The folder of the finished parts, one file each."""
 _NEEDED = {"study": dict, "order": list, "parts": list, "items_sha256": str, "stored": dict}
@@ -111,7 +111,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no run at {path} (it has no {FILE}); give a folder that play() made.")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = read_json(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}); {_REMEDY}.") from error
     if not isinstance(manifest, dict) or "format" not in manifest:

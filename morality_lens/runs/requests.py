@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from morality_lens.items.files import read_json, write_json
+from morality_lens.runs.manifest import LOCKS, locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Request:
         Raises:
             ValueError: it is a file, or holds something.
         """
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - LOCKS):
             raise ValueError(f"{folder} exists and is no {self.what}; give a new or an empty output folder.")
 
     def begin(self, folder: Path, name: str) -> Path:
@@ -58,9 +59,14 @@ class Request:
                 )
             self.refuse_other(folder, stored)
             return folder
-        self.refuse_foreign(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, dict(self.settings))
+        if not folder.is_dir():
+            self.refuse_foreign(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            if file.is_file():
+                return self.begin(folder, name)
+            self.refuse_foreign(folder)
+            write_json(file, dict(self.settings))
         return folder
 
 

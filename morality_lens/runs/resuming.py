@@ -1,5 +1,8 @@
 """Results made some items at a time and kept on disk as they are made, so that no work is done twice."""
 
+import secrets
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +10,13 @@ from typing import Any
 
 import xarray as xr
 
-from morality_lens.progress import counted
+from morality_lens.progress import Counter, counted
+from morality_lens.runs.claims import claimed
 from morality_lens.runs.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
 from morality_lens.runs.requests import Request
+
+WAIT = 0.5
+"""Seconds until it is looked again whether another process has finished its part."""
 
 
 def in_parts(
@@ -23,6 +30,8 @@ def in_parts(
 ) -> tuple[xr.Dataset, list[dict[str, Any]]]:
     """The result of all items, joined along ``item``, and the attributes of every part.
 
+    Processes that ask for the same into the same folder share the parts.
+
     Args:
         items: ids, in the order of the result.
         make: the result of some of them.
@@ -35,19 +44,67 @@ def in_parts(
         ValueError: the folder holds another result, or something else.
     """
     whole = replace(request, settings={**request.settings, "what": request.what, "items": list(items)})
-    folder = None if out is None else whole.begin(Path(out), "request.json")
-    found = []
     chunks = [items[i : i + size] for i in range(0, len(items), size)]
-    for number, chunk in enumerate(counted(chunks, request.what, shown=progress)):
-        name = f"part-{number:04d}"
-        file = None if folder is None else find_dataset(folder, name)
-        if file is not None:
-            found.append(read_dataset(file))
-            continue
-        part = make(chunk)
-        if folder is not None:
-            write_dataset(folder / f"{name}{SUFFIX}", part)
-        found.append(part)
+    if out is None:
+        found = [make(chunk) for chunk in counted(chunks, request.what, shown=progress)]
+    else:
+        folder = whole.begin(Path(out), "request.json")
+        with Counter(request.what, len(chunks), shown=progress) as counter:
+            found = _shared(folder, chunks, make, counter)
     joined = xr.concat(found, "item", data_vars="all", combine_attrs="drop")
     assert isinstance(joined, xr.Dataset)
     return joined, [dict(part.attrs) for part in found]
+
+
+def _shared(
+    folder: Path,
+    chunks: Sequence[Sequence[str]],
+    make: Callable[[Sequence[str]], xr.Dataset],
+    counter: Counter,
+) -> list[xr.Dataset]:
+    """All parts: those that are stored are read, the others made by whoever claims them."""
+    found: dict[int, xr.Dataset] = {}
+    while len(found) < len(chunks):
+        before = len(found)
+        for number, chunk in enumerate(chunks):
+            part = _part(folder, number, chunk, make) if number not in found else None
+            if part is not None:
+                found[number] = part
+                counter.advance()
+        if len(found) == before:
+            time.sleep(WAIT)
+    return [found[number] for number in range(len(chunks))]
+
+
+def _part(
+    folder: Path, number: int, chunk: Sequence[str], make: Callable[[Sequence[str]], xr.Dataset]
+) -> xr.Dataset | None:
+    """A part, read where it is stored and made where nobody makes it; else None."""
+    stored = _stored(folder, number)
+    return _made(folder, number, chunk, make) if stored is None else stored
+
+
+def _stored(folder: Path, number: int) -> xr.Dataset | None:
+    """A part that is stored; None where it is not, or is damaged, and then it is set aside."""
+    file = find_dataset(folder, f"part-{number:04d}")
+    if file is None:
+        return None
+    try:
+        return read_dataset(file)
+    except ValueError as error:
+        warnings.warn(f"{error} It is computed again.", stacklevel=4)
+        file.rename(file.with_name(f"{file.name}.{secrets.token_hex(4)}.damaged"))
+        return None
+
+
+def _made(
+    folder: Path, number: int, chunk: Sequence[str], make: Callable[[Sequence[str]], xr.Dataset]
+) -> xr.Dataset | None:
+    """A part made and stored now; None where another process makes it."""
+    file = folder / f"part-{number:04d}{SUFFIX}"
+    with claimed(file) as mine:
+        if not mine or file.exists():
+            return None
+        part = make(chunk)
+        write_dataset(file, part)
+    return part

@@ -17,7 +17,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from morality_lens.design import design_from
-from morality_lens.items.files import replace_file, write_json
+from morality_lens.items.files import own_folder, replace_file, write_json
 from morality_lens.items.kinds import Item, items_from_jsonl, items_hash, items_to_jsonl
 from morality_lens.runs.archives import Stored, read_record, write_archive
 from morality_lens.runs.cube import pieces
@@ -26,7 +26,7 @@ from morality_lens.runs.manifest import (
     FILE,
     FORMAT,
     ITEMS,
-    LOCK,
+    LOCKS,
     PARTS,
     Part,
     amend,
@@ -39,7 +39,7 @@ from morality_lens.runs.manifest import (
 from morality_lens.runs.requests import Request
 from morality_lens.runs.storage import Storage, estimate
 
-OWN = {FILE, ITEMS, LOCK, f"{LOCK}.soft", PARTS}
+OWN = {FILE, ITEMS, PARTS, *LOCKS}
 """What a folder may hold in which a run was begun and nothing stored."""
 
 
@@ -144,7 +144,8 @@ def _refuse_foreign(path: Path) -> None:
 
 def _make_folder(path: Path) -> None:
     try:
-        (path / PARTS).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        own_folder(path / PARTS)
         probe = path / f".{PARTS}.part"
         probe.touch()
         probe.unlink(missing_ok=True)
@@ -215,7 +216,8 @@ def _extended(
         _refuse_too_large(path, changed, len(playing))
     if new or hashlib.sha256(_bytes(path / ITEMS)).hexdigest() != manifest["items_sha256"]:
         _write_items(path, playing, changed)
-    if new or rounds > before:
+    changed["loaded_from"] = about.get("loaded_from", manifest.get("loaded_from"))
+    if new or rounds > before or changed["loaded_from"] != manifest.get("loaded_from"):
         write_json(path / FILE, changed, indent=None)
     return read_manifest(path)
 
