@@ -188,9 +188,7 @@ def _read(reply: Any) -> Said | _Failure:
         return _Failure(kind="errors of the server", words=error)
     choices = getattr(reply, "choices", None)
     if not choices:
-        return _Failure(
-            kind="replies without a choice", words=plain(reply if isinstance(reply, str) else "")
-        )
+        return _Failure(kind="replies without a choice", words=plain(reply if isinstance(reply, str) else ""))
     message, why = choices[0].message, choices[0].finish_reason
     if why == "content_filter":
         return _Failure(kind="filtered")

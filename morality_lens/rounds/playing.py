@@ -28,8 +28,9 @@ from morality_lens.rounds.pacing import Pace, missing_stretches, outlook, refuse
 from morality_lens.rounds.player import Player
 from morality_lens.rounds.preflight import Fitting, affordable_batch, check_items, fit_window
 from morality_lens.rounds.replay import on_day
-from morality_lens.rounds.sources import make_source, origin
+from morality_lens.rounds.sources import make_player, make_source, origin, writer
 from morality_lens.runs import writing
+from morality_lens.runs.agreement import agreement
 from morality_lens.runs.manifest import read_manifest
 from morality_lens.runs.run import Run, open_run
 
@@ -96,6 +97,7 @@ def play(
         "control_tokens": _spelled(record, kept, protocol, wording),
         "rules": RULES,
     }
+    player = make_player(record, protocol, wording, source, path)
     study = study_of(record, kept, protocol, wording) | {"source": origin(source, protocol)}
     manifest = writing.create(
         path, study=study, about=about, items=ordered, batch_size=min(size, len(ordered))
@@ -103,11 +105,14 @@ def play(
     _refuse_mixed(path, manifest)
     # A yoked placebo comes from the same batch, so there the batches must not depend on time.
     pace = Pace(most=int(manifest["batch_size"]), fixed=manifest.get("batches", "fixed") == "fixed")
-    player = Player(record=record, protocol=protocol, wording=wording, source=source)
     playing = _Playing(player=player, path=path, items=ordered, pace=pace, least_parsed=fitting.least_parsed)
     playing.rest(progress=progress)
     writing.finish(path)
-    return open_run(path)
+    run = open_run(path)
+    if protocol.generate == "endpoint":
+        writing.keep_in_manifest(path, agreement=agreement(run.answers, run.design))
+        return open_run(path)
+    return run
 
 
 def study_of(
@@ -148,6 +153,7 @@ def study_of(
         **({"answer_prefix": protocol.answer_prefix} if protocol.answer_prefix else {}),
         "temperature": protocol.temperature,
         **({} if protocol.system_prompt is None else {"system_prompt": protocol.system_prompt}),
+        **({} if protocol.generate == "engine" else {"generate": writer(protocol)}),
     }
 
 
