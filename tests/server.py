@@ -30,6 +30,7 @@ class ModelServer:
         fail: gives a status code for the request of that number, or None.
         ids: whether token ids are sent too.
         continues: whether it continues a message that is begun; else it ignores that, or refuses (None).
+        marks: where the model thinks: what it writes before and after its thoughts, and the token that ends them.
         reasoning: parts thoughts from what was written: a text becomes thoughts (or None) and a reply.
     """
 
@@ -39,6 +40,7 @@ class ModelServer:
         self.change: Callable[[list[int]], list[int]] = no_change
         self.fail: Callable[[int], int | None] = lambda _: None
         self.ids, self.continues = False, True
+        self.marks: tuple[str, str, int] | None = None
         self.reasoning: Callable[[str], tuple[str | None, str]] = lambda text: (None, text)
         self.lock, outer = threading.Lock(), self
 
@@ -79,23 +81,54 @@ class ModelServer:
             return_tensors="pt",
             **body.get("chat_template_kwargs", {}),
         )["input_ids"]
+        ids, ended = self.generate(prompt, body, self.stops)
+        if self.marks is not None:
+            opening, closing, end = self.marks
+            first = torch.cat([prompt, self.encoded(opening)], dim=1)
+            thought, ended = self.generate(first, body, [*self.stops, end])
+            text, ids = opening + self.text(thought), thought
+            if ended:
+                before = torch.cat(
+                    [first, torch.tensor([thought], dtype=torch.long), self.encoded(closing)], 1
+                )
+                ids, ended = self.generate(before, body, self.stops)
+                text += closing + self.text(ids)
+        else:
+            text = self.text(ids)
+        thoughts, text = self.reasoning(text)
+        more = {} if thoughts is None else {"reasoning_content": thoughts}
+        sent = completion(text, "stop" if ended else "length", **more)
+        sent["usage"] = {
+            "prompt_tokens": prompt.shape[1],
+            "completion_tokens": len(ids) + ended,
+            "total_tokens": 0,
+        }
+        if self.ids:
+            sent["choices"][0]["token_ids"] = ids
+        return 200, sent
+
+    def generate(self, prompt: torch.Tensor, body: dict, stops: Sequence[int]) -> tuple[list[int], bool]:
+        """What the model writes after a prompt, and whether it ended by itself; without the end token."""
         made = self.module.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=body["max_tokens"],
             do_sample=body["temperature"] > 0,
-            eos_token_id=self.stops or None,
+            eos_token_id=list(stops) or None,
             pad_token_id=0,
         )
-        ids = self.change(made[0, prompt.shape[1] :].tolist())
-        ended = bool(ids) and ids[-1] in self.stops
-        thought, text = self.reasoning(self.tokenizer.decode(ids, skip_special_tokens=True))
-        more = {} if thought is None else {"reasoning_content": thought}
-        sent = completion(text, "stop" if ended else "length", **more)
-        sent["usage"] = {"prompt_tokens": prompt.shape[1], "completion_tokens": len(ids), "total_tokens": 0}
-        if self.ids:
-            sent["choices"][0]["token_ids"] = ids
-        return 200, sent
+        ids = made[0, prompt.shape[1] :].tolist()
+        ended = bool(ids) and ids[-1] in stops
+        return self.change(ids[:-1] if ended else ids), ended
+
+    def encoded(self, text: str) -> torch.Tensor:
+        """The tokens of a text as a row."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor([ids], dtype=torch.long)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, reply: dict) -> None:

@@ -517,13 +517,14 @@ def _decoded(renderer: Renderer, transcript: Transcript, token_ids: Sequence[int
 def tokens_of_reply(renderer: Renderer, transcript: Transcript, text: str) -> list[int]:
     """Token ids of a reply whose text alone is known, tokenized in its place after a transcript.
 
-    Where a blank stands between the prompt and the words of a reply, one is put before a text without it:
-    decoding leaves out the blank that a tokenizer joins to the first word.
+    Some tokenizers leave out a blank at the beginning when they decode; with these, one is put before the
+    text where the template has a blank between the prompt and the words of a reply.
     """
     if not text:
         return []
     if not transcript.reply and not text[0].isspace() and puts_blank(renderer):
-        text = f" {text}"
+        first = renderer.tokenizer.decode(encode(renderer, " a")[0])
+        text = text if first.startswith(" ") else f" {text}"
     before = transcript.text + transcript.reply
     whole = before + renderer.control.reply_as_text(text)
     return _added(renderer, whole, len(before))[0]

@@ -228,17 +228,39 @@ class Reviewer:
 
     def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
         """The model's feedback on each answer, None where it gave none."""
-        renderer, limits = self.record.renderer, self.protocol.limits
-        wanted = []
-        for one in answers:
-            turn = critique_turn(one.item, one.answer, self.wording, self.protocol.wording_index)
-            asked = rendering.append_turn(
-                renderer, Transcript(), *system_turns(self.protocol.system_prompt), turn, round=0
+        asked = [self._asked(one) for one in answers]
+        wanted = [
+            Wanted.after(
+                self.record.renderer,
+                transcript,
+                limit=self.protocol.limits.feedback + _room(self.record, self.protocol, transcript),
+                seed=seed_of(self.protocol, f"{one.item.id}|{one.answer}|critique"),
             )
-            seed = seed_of(self.protocol, f"{one.item.id}|{one.answer}|critique")
-            limit = limits.feedback + _room(self.record, self.protocol, asked)
-            wanted.append(Wanted.after(renderer, asked, limit=limit, seed=seed))
-        return [said(one.text, cut=not one.ended) for one in self.chat.replies(wanted)]
+            for one, transcript in zip(answers, asked, strict=True)
+        ]
+        replies = self.chat.replies(wanted)
+        return [self._read(t, written) for t, written in zip(asked, replies, strict=True)]
+
+    def _asked(self, one: ReviewedAnswer) -> Transcript:
+        """The request for feedback on an answer."""
+        turn = critique_turn(one.item, one.answer, self.wording, self.protocol.wording_index)
+        before = system_turns(self.protocol.system_prompt)
+        return rendering.append_turn(self.record.renderer, Transcript(), *before, turn, round=0)
+
+    def _read(self, asked: Transcript, written: Written) -> Said | None:
+        """The feedback in a reply, up to where the model itself would have ended it."""
+        renderer, limit = self.record.renderer, self.protocol.limits.feedback
+        text: str | None = written.text
+        if _room(self.record, self.protocol, asked):
+            thought, text = parted(renderer, written)
+            spent = len(rendering.tokens_of_reply(renderer, asked, thought))
+            text = text if spent < self.protocol.limits.thinking else None
+        ids = rendering.tokens_of_reply(renderer, asked, text or "")
+        end = next((n for n, token in enumerate(ids) if token in self.record.stops), len(ids))
+        ended = end < min(len(ids), limit) or (written.ended and end < limit)
+        return said(
+            renderer.tokenizer.decode(ids[: min(end, limit)], skip_special_tokens=True), cut=not ended
+        )
 
 
 def _room(record: ModelRecord, protocol: Protocol, asked: Transcript) -> int:
@@ -507,14 +529,15 @@ def parted(renderer: Renderer, written: Written) -> tuple[str, str | None]:
     """The thoughts in what a server wrote, and the reply after them: None where they did not end."""
     marks = renderer.thinking
     assert marks is not None  # it thinks
-    opening, end = marks.opening.strip(), marks.closing.strip().split("<|start|>")[0]
+    opening, end = marks.opening.strip(), marks.closing.strip()
+    between = marks.closing[marks.closing.index(end) + len(end) :]
     if written.thought is not None:
         return written.thought, written.text if written.text or written.ended else None
     before, found, after = written.text.partition(end)
     begun = before.lstrip().startswith(opening)
     thought = before.lstrip().removeprefix(opening).removeprefix("\n") if begun else before
     if found:
-        return thought, after.lstrip("\n")
+        return thought, after.removeprefix(between) if after.startswith(between) else after.lstrip("\n")
     return (thought, None) if begun or not written.ended else ("", written.text)
 
 

@@ -23,10 +23,17 @@ from morality_lens.rounds.row import Row
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A dialogue as it was after some rounds, in which these are read."""
+    """A dialogue as it was after some rounds, in which these are read.
+
+    Attributes:
+        transcript: the dialogue.
+        rounds: what is read.
+        since: the first token that can have been written in this form.
+    """
 
     transcript: Transcript
     rounds: tuple[int, ...]
+    since: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,25 +44,27 @@ class Dialogue:
         row: the dialogue.
         parts: earlier forms of it, which the template has changed since.
         first: the first round that none of them holds.
+        since: the first token that can have been written in the present form.
         cut: rounds in which the thoughts before the answer were cut, so that no answer followed.
     """
 
     row: Row
     parts: list[Part] = field(default_factory=list)
     first: int = 0
+    since: int = 0
     cut: set[int] = field(default_factory=set)
 
     def changed(self, before: Transcript) -> None:
-        """Keep the form that the dialogue had before the template changed it."""
+        """Keep the form that the dialogue had before the template changed it to the present one."""
         if before.turns:
-            last = before.turns[-1][0]
-            self.parts.append(Part(transcript=before, rounds=tuple(range(self.first, last + 1))))
-            self.first = self.row.number
+            rounds = tuple(range(self.first, before.turns[-1][0] + 1))
+            self.parts.append(Part(transcript=before, rounds=rounds, since=self.since))
+            self.first, self.since = self.row.number, len(self.row.transcript.token_ids)
 
     def whole(self) -> list[Part]:
         """All forms of the dialogue, the last one too."""
         rounds = tuple(range(self.first, self.row.number + 1))
-        return [*self.parts, Part(transcript=self.row.transcript, rounds=rounds)]
+        return [*self.parts, Part(transcript=self.row.transcript, rounds=rounds, since=self.since)]
 
     def as_of(self, number: int) -> Row:
         """The row as it stands for a round."""
@@ -170,11 +179,11 @@ class Reader:
                     yield _Mark(site=site, round=number, start=found[0], stop=found[1])
 
     def _written(self, reading: "_Reading") -> Iterator[tuple[int, int]]:
-        """The places of tokens that were written elsewhere, with their rounds."""
-        replies = self.script.written(reading.dialogue.row.condition)
-        for span in reading.part.transcript.spans:
+        """The places of tokens that were written in this form of a dialogue, with their rounds."""
+        replies, part = self.script.written(reading.dialogue.row.condition), reading.part
+        for span in part.transcript.spans:
             names = (*(replies if span.round else ("answer",)), THOUGHT)
-            if span.name in names and span.round in reading.last_rounds:
+            if span.name in names and span.round in part.rounds and span.start >= part.since:
                 yield from ((place, span.round) for place in range(span.start, span.stop))
 
     def _compare(
@@ -233,7 +242,8 @@ class _Reading:
 
     def site(self, site: str, number: int) -> tuple[int, int] | None:
         """The tokens that make up a site of a round; None where it has none, or a later form holds them."""
-        if any(number in p.rounds and _place(self.dialogue, p, site, number) for p in self.after):
+        name = "answer" if site in SITES else site
+        if any(number in p.rounds and p.transcript.span(name, number) for p in self.after):
             return None
         return _place(self.dialogue, self.part, site, number)
 
