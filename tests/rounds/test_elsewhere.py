@@ -10,7 +10,7 @@ import torch
 import zoo
 from conftest import make_questions
 from rounds import test_thinking as thinking
-from server import ModelServer
+from server import ModelServer, Server, completion
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -18,9 +18,11 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 import morality_lens as ml
 from morality_lens.design import SITES, Design, Protocol
 from morality_lens.models.loading import load_model, record_of
+from morality_lens.progress import listening
 from morality_lens.rounds import elsewhere
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.preflight import Fitting
+from morality_lens.runs.run import open_run
 
 SERVED = ("served_tokens", "served_differ", "served_recoded", "served_prompts")
 DESIGN = Design(rounds=2, sites=SITES + Design().segments)
@@ -179,3 +181,200 @@ def test_every_template_gives_the_same_run_from_a_server(name, tmp_path):
     assert 0 < run.answers["stopped"].mean() < 1
     if more:
         assert 0 < run.answers["thinking_cut"].mean() < 1
+
+
+# ------------------------------------------------------------------------------------- what goes wrong
+SHORT = replace(PROTOCOL, design=Design(rounds=1), answer_tokens=6, rationale_tokens=6, feedback_tokens=6)
+
+
+def played(model, server, out: Path, protocol: Protocol = SHORT, count: int = 2, **more):
+    """A run of a few questions, an item a batch."""
+    return play(
+        model,
+        ml.load_items(limit=count),
+        out=out,
+        protocol=served(protocol, server, **more),
+        fitting=Fitting(batch_size=1),
+        progress=False,
+    )
+
+
+def test_a_server_that_writes_other_tokens_is_seen_in_every_answer(model, server, tmp_path):
+    common = record_of(model).renderer.tokenizer("the").input_ids[0]
+    server.change = lambda ids: [*ids[:-1], common] if ids else ids
+    heard: list[str] = []
+    with listening(heard.append):
+        run = played(model, server, tmp_path / "run")
+    answers = run.answers
+    assert (answers["served_differ"] <= answers["served_tokens"]).all()
+    assert (answers["served_differ"] > 0).mean() > 0.5
+    assert run.manifest["agreement"]["share"] > 0.1
+    assert sum("not the most probable ones" in line for line in heard) == 1
+
+
+def test_token_ids_of_a_server_are_used_as_they_are(model, server, tmp_path):
+    ids = record_of(model).renderer.tokenizer("fair", add_special_tokens=False).input_ids
+    server.ids = True
+    server.change = lambda _: [*ids, *ids]  # "fairfair", which the tokenizer may read as something else
+    run = played(model, server, tmp_path / "run", generate_request={"return_token_ids": True})
+    row = run.transcripts.iloc[0]
+    span = next(s for s in row["spans"] if s["name"] == "answer")
+    assert list(row["token_ids"][span["start"] : span["stop"]]) == [*ids, *ids]
+    assert all(body["return_token_ids"] for body in server.asked)
+    assert run.manifest["study"]["generate"]["request"] == {"return_token_ids": True}
+
+
+def test_a_server_with_another_template_or_counts_is_seen(model, server, tmp_path):
+    tokenizer = server.tokenizer
+    server.tokenizer = type(tokenizer)(
+        tokenizer_object=tokenizer.backend_tokenizer, **tokenizer.special_tokens_map
+    )
+    server.tokenizer.chat_template = tokenizer.chat_template.replace("<user>", "<user>Hello. ")
+    heard: list[str] = []
+    with listening(heard.append):
+        run = played(model, server, tmp_path / "run")
+    assert "another template or tokenizer" in heard[0]
+    found = run.manifest["agreement"]
+    opening, later = run.answers["round"] == 0, run.answers["round"] == 1
+    assert (run.answers.loc[opening, "served_prompts"] == 1).all()
+    assert (run.answers.loc[later, "served_prompts"] >= 1).all()
+    assert found["prompts"] == run.answers.loc[later, "served_prompts"].sum() + 2
+
+
+def test_a_run_that_was_interrupted_asks_only_for_what_is_missing(model, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    whole = played(model, server, tmp_path / "whole")
+    every = len(server.asked)
+    server.asked.clear()
+    server.fail = lambda number: 500 if number > every * 2 // 3 else None
+    with pytest.raises(ConnectionError) as caught:
+        played(model, server, tmp_path / "run")
+    line = str(caught.value)
+    assert "m at http://127.0.0.1" in line
+    assert "(key)" in line
+    assert "Finished batches and its earlier replies are kept" in line
+    assert "\n" not in line
+    done = open_run(tmp_path / "run")
+    assert len(done.items) == 1
+    answered = every * 2 // 3
+    server.asked.clear()
+    server.fail = lambda _: None
+    assert_same(whole, played(model, server, tmp_path / "run"))
+    assert len(server.asked) == every - answered, "replies that came are not asked for again"
+    held = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert b"sk-secret" not in held
+    server.asked.clear()
+    assert played(model, server, tmp_path / "run").complete
+    assert not server.asked
+
+
+def test_a_server_that_is_gone_is_one_line_before_anything_is_written(model, server, tmp_path):
+    server.close()
+    with pytest.raises(ConnectionError, match=r"no reply from m at .*: repair the connection"):
+        played(model, server, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+ODD = [
+    (completion(None), "of 8 replies are empty"),
+    (completion("", reasoning_content=""), "of 8 replies are empty"),
+    (completion(None, refusal="I cannot."), "the server refuses: I cannot."),
+    (completion("It", "content_filter"), "its content filter was on"),
+    ({"error": {"message": "no such model: m"}, "choices": None}, "it says: no such model: m"),
+    ({**completion(""), "choices": []}, "a reply without a choice"),
+]
+
+
+@pytest.mark.parametrize(("reply", "said"), ODD, ids=[said for _, said in ODD])
+def test_replies_that_cannot_be_used_are_one_line(model, tmp_path, reply, said):
+    server = Server()
+    server.replies = [completion("A")]  # the first one is that of the trial
+    server.always = reply
+    items = make_questions(8)
+    try:
+        with pytest.raises(ConnectionError) as caught:
+            play(
+                model,
+                items,
+                out=tmp_path / "run",
+                protocol=served(SHORT, server),
+                fitting=Fitting(batch_size=8),
+                progress=False,
+            )
+    finally:
+        server.server.shutdown()
+    assert said in str(caught.value)
+    assert "Finished batches and its earlier replies are kept" in str(caught.value)
+
+
+def test_answers_begin_as_wanted_only_where_the_server_continues_them(model, server, tmp_path):
+    protocol = replace(SHORT, answer_prefix="Answer:")
+    for continues in (None, False):
+        server.continues = continues
+        with pytest.raises(ValueError, match="does not continue a reply that is begun for it") as caught:
+            played(model, server, tmp_path / "refused", protocol)
+        assert "generate='engine'" in str(caught.value)
+        assert not (tmp_path / "refused").exists()
+    server.continues = True
+    run = played(model, server, tmp_path / "run", protocol)
+    fitting = Fitting(batch_size=1)
+    items = ml.load_items(limit=2)
+    own = play(model, items, out=tmp_path / "own", protocol=protocol, fitting=fitting, progress=False)
+    assert_same(own, run)
+    assert run.manifest["agreement"]["differ"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:the chat template of")
+def test_thoughts_are_skipped_by_the_template_alone(tmp_path):
+    found = letters_model(tmp_path / "m", thinking.FORGETTING)
+    record = record_of(found)
+    server = ModelServer(record.lm.module, record.renderer.tokenizer, stops=sorted(record.stops))
+    protocol = replace(SHORT, thinking_tokens=0)
+    try:
+        with pytest.raises(ValueError, match="enable_thinking=false"):
+            played(found, server, tmp_path / "refused", protocol)
+        with pytest.raises(ValueError, match="leave out answer_prefix"):
+            prefixed = replace(SHORT, thinking_tokens=4, answer_prefix="Answer:")
+            played(found, server, tmp_path / "refused", prefixed)
+        found = load_model(tmp_path / "m", device="cpu", template_keywords={"enable_thinking": False})
+        assert played(found, server, tmp_path / "run", protocol, count=1).complete
+        assert all(b["chat_template_kwargs"] == {"enable_thinking": False} for b in server.asked)
+    finally:
+        server.close()
+
+
+def test_draws_have_seeds_of_their_own_and_nothing_is_asked_twice_at_temperature_zero(
+    model, server, tmp_path
+):
+    run = played(model, server, tmp_path / "hot", replace(SHORT, temperature=0.7), count=1)
+    seeds = [body["seed"] for body in server.asked[1:]]
+    assert len(set(seeds)) == len(seeds) > 10
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert run.manifest["agreement"]["tokens"] > 0
+    server.asked.clear()
+    played(model, server, tmp_path / "cold", count=1)
+    assert {body["seed"] for body in server.asked} == {0}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"generate": "endpoint"}, "needs the name of the server's model"),
+        ({"generate_from": "http://x/v1"}, "with them generate='endpoint' is needed"),
+        ({"generate_model": "m"}, "with them generate='endpoint' is needed"),
+        ({"generate_request": {"top_p": 1}}, "got generate='engine' and top_p"),
+        ({"generate": "vllm"}, "got 'vllm'"),
+        (
+            {"generate": "endpoint", "generate_model": "m", "generate_request": {"seed": 1}},
+            "settings of their",
+        ),
+        ({"generate": "endpoint", "generate_model": "m", "generate_from": "http://u:p@x"}, "no secret"),
+        (
+            {"generate": "endpoint", "generate_model": "m", "generate_request": {"api_key": "x"}},
+            "no secret",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(more, said):
+    with pytest.raises(ValueError, match=said):
+        Protocol(**more)
