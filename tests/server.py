@@ -30,7 +30,7 @@ class ModelServer:
         fail: gives a status code for the request of that number, or None.
         ids: whether token ids are sent too.
         continues: whether it continues a message that is begun; else it ignores that, or refuses (None).
-        marks: where the model thinks: what it writes before and after its thoughts, and the token that ends them.
+        marks: where the model thinks: what comes before and after its thoughts, and what token ends them.
         reasoning: parts thoughts from what was written: a text becomes thoughts (or None) and a reply.
     """
 

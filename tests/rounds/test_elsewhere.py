@@ -1,5 +1,11 @@
 """Replies from a server: the run is the one that the engine plays, and what differs is counted."""
 
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +23,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 import morality_lens as ml
 from morality_lens.design import SITES, Design, Protocol
+from morality_lens.items.bundled import asset
 from morality_lens.models.loading import load_model, record_of
 from morality_lens.progress import listening
 from morality_lens.rounds import elsewhere
@@ -200,8 +207,8 @@ def played(model, server, out: Path, protocol: Protocol = SHORT, count: int = 2,
 
 
 def test_a_server_that_writes_other_tokens_is_seen_in_every_answer(model, server, tmp_path):
-    common = record_of(model).renderer.tokenizer("the").input_ids[0]
-    server.change = lambda ids: [*ids[:-1], common] if ids else ids
+    (fair,) = record_of(model).renderer.tokenizer(" fair", add_special_tokens=False).input_ids
+    server.change = lambda ids: [*ids[:-1], fair] if ids else ids
     heard: list[str] = []
     with listening(heard.append):
         run = played(model, server, tmp_path / "run")
@@ -213,13 +220,15 @@ def test_a_server_that_writes_other_tokens_is_seen_in_every_answer(model, server
 
 
 def test_token_ids_of_a_server_are_used_as_they_are(model, server, tmp_path):
-    ids = record_of(model).renderer.tokenizer("fair", add_special_tokens=False).input_ids
+    tokenizer = record_of(model).renderer.tokenizer
+    ids = tokenizer.convert_tokens_to_ids(["B", "A"])
+    assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids != ids
     server.ids = True
-    server.change = lambda _: [*ids, *ids]  # "fairfair", which the tokenizer may read as something else
+    server.change = lambda _: ids
     run = played(model, server, tmp_path / "run", generate_request={"return_token_ids": True})
     row = run.transcripts.iloc[0]
     span = next(s for s in row["spans"] if s["name"] == "answer")
-    assert list(row["token_ids"][span["start"] : span["stop"]]) == [*ids, *ids]
+    assert list(row["token_ids"][span["start"] : span["stop"]]) == ids
     assert all(body["return_token_ids"] for body in server.asked)
     assert run.manifest["study"]["generate"]["request"] == {"return_token_ids": True}
 
@@ -303,6 +312,7 @@ def test_replies_that_cannot_be_used_are_one_line(model, tmp_path, reply, said):
             )
     finally:
         server.server.shutdown()
+        server.server.server_close()
     assert said in str(caught.value)
     assert "Finished batches and its earlier replies are kept" in str(caught.value)
 
@@ -333,8 +343,8 @@ def test_thoughts_are_skipped_by_the_template_alone(tmp_path):
     try:
         with pytest.raises(ValueError, match="enable_thinking=false"):
             played(found, server, tmp_path / "refused", protocol)
+        prefixed = replace(SHORT, thinking_tokens=4, answer_prefix="Answer:")
         with pytest.raises(ValueError, match="leave out answer_prefix"):
-            prefixed = replace(SHORT, thinking_tokens=4, answer_prefix="Answer:")
             played(found, server, tmp_path / "refused", prefixed)
         found = load_model(tmp_path / "m", device="cpu", template_keywords={"enable_thinking": False})
         assert played(found, server, tmp_path / "run", protocol, count=1).complete
@@ -363,7 +373,6 @@ def test_draws_have_seeds_of_their_own_and_nothing_is_asked_twice_at_temperature
         ({"generate_from": "http://x/v1"}, "with them generate='endpoint' is needed"),
         ({"generate_model": "m"}, "with them generate='endpoint' is needed"),
         ({"generate_request": {"top_p": 1}}, "got generate='engine' and top_p"),
-        ({"generate": "vllm"}, "got 'vllm'"),
         (
             {"generate": "endpoint", "generate_model": "m", "generate_request": {"seed": 1}},
             "settings of their",
@@ -378,3 +387,48 @@ def test_draws_have_seeds_of_their_own_and_nothing_is_asked_twice_at_temperature
 def test_settings_that_do_not_fit_together_are_refused(more, said):
     with pytest.raises(ValueError, match=said):
         Protocol(**more)
+
+
+# ---------------------------------------------------------------------------------- transformers' server
+@pytest.fixture
+def transformers_serve(tmp_path):
+    """The address of `transformers serve`, and the folder of the model that it serves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", "--device", "cpu"]
+    command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"{address}/v1"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.mark.slow(seconds=60)
+def test_transformers_own_server_makes_the_run_that_the_engine_makes(model, transformers_serve, tmp_path):
+    items, fitting = ml.load_items(limit=2), Fitting(batch_size=2)
+    own = play(model, items, out=tmp_path / "own", protocol=SHORT, fitting=fitting, progress=False)
+    protocol = replace(
+        SHORT,
+        generate="endpoint",
+        generate_from=transformers_serve,
+        generate_model=str(asset("world", "organism")),
+    )
+    run = play(model, items, out=tmp_path / "run", protocol=protocol, fitting=fitting, progress=False)
+    assert_same(own, run)
+    found = run.manifest["agreement"]
+    assert (found["differ"], found["recoded"], found["prompts"]) == (0, 0, 0)
+    prefixed = replace(protocol, answer_prefix="Answer:")
+    with pytest.raises(ValueError, match="does not continue a reply that is begun for it"):
+        play(model, items, out=tmp_path / "refused", protocol=prefixed, progress=False)
