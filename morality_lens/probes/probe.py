@@ -3,7 +3,7 @@
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from morality_lens.interactions.carried import GUARDS, REFITS, CarriedRefits
 from morality_lens.interactions.cube import factors_of
 from morality_lens.items.files import replace_file
 from morality_lens.probes.card import TrustCard, card_from_json
+from morality_lens.probes.kept import directions_hash, directions_of
 from morality_lens.probes.kinds import Kind, check_kind
 from morality_lens.probes.projecting import cell_means, projection, projections
 from morality_lens.probes.quality import highest
@@ -26,6 +27,8 @@ from morality_lens.runs.run import Run
 
 UNITS = "moral-immoral gap"
 """The unit of projections on a probe that was fitted with labels."""
+DIRECTIONS = "directions.safetensors"
+"""The probe, in the folder of a run that keeps projections."""
 FORMAT = "3"
 """Of files that :meth:`Probe.save` writes."""
 OWN_GAP = ("1", "2")
@@ -132,7 +135,8 @@ class Probe:
         statements were compared: layers that they refuse have no intervals.
 
         Raises:
-            ValueError: the run is of another model, or the residuals have other layers.
+            ValueError: the run is of another model, has layers that the probe lacks, or kept projections on
+                another probe alone.
         """
         if isinstance(run, Run):
             ran, fitted = run.manifest["study"]["model"]["fingerprint"], self.training["model_fingerprint"]
@@ -141,26 +145,68 @@ class Probe:
                     f"the probe was fitted on another model (weights {fitted[:12]}, the run's are "
                     f"{ran[:12]}); fit it with the run's own model."
                 )
-            residuals = run.residuals
+            kept = run.manifest["stored"]["keep"] == "projections"
+            residuals = run.projections if kept else run.residuals
         else:
-            residuals = run
-        missing = {"layer", "d_model"} - set(residuals.dims)
+            kept, residuals = False, run
+        last = "direction" if kept else "d_model"
+        missing = {"layer", last} - set(residuals.dims)
         if missing:
             raise ValueError(f"project needs dims layer and d_model; got {residuals.dims}.")
-        if not np.array_equal(residuals["layer"], self.direction["layer"]):
+        probe = self.at_layers(residuals["layer"].values.tolist())
+        if isinstance(run, Run) and kept:
+            probe._refuse_other_directions(run)
+        return probe._projected(residuals, last)
+
+    def at_layers(self, layers: Sequence[int]) -> "Probe":
+        """The probe at some of its layers, in that order.
+
+        Raises:
+            ValueError: it was not fitted at one of them.
+        """
+        there = self.direction["layer"].values.tolist()
+        if list(layers) == there:
+            return self
+        if not set(layers) <= set(there) or not layers:
+            named = ", ".join(str(layer) for layer in layers if layer not in there) or "none"
             raise ValueError(
-                f"the probe has layers {_span(self.direction)}, the residuals {_span(residuals)}; "
-                "select the same ones."
+                f"the probe has layers {_span(self.direction)}, and these are needed: {named}; select the "
+                "same ones."
             )
-        dims = tuple(str(d) for d in residuals.dims if d not in ("d_model", "layer"))
+        at = {"layer": list(layers)}
+        return replace(
+            self,
+            direction=self.direction.sel(at),
+            intercept=self.intercept.sel(at),
+            quality=self.quality.sel(at),
+            refits=None if self.refits is None else self.refits.sel(at),
+        )
+
+    def _refuse_other_directions(self, run: Run) -> None:
+        """Nothing, where a run's projections were made on this probe's directions.
+
+        Raises:
+            ValueError: they were made on others.
+        """
+        if run.manifest["stored"]["directions_sha256"] != directions_hash(
+            directions_of(self.direction, self.refits)
+        ):
+            raise ValueError(
+                f"the run in {run.path} kept its projections on another probe, and no residuals; take the "
+                f"probe in {run.path / DIRECTIONS}."
+            )
+
+    def _projected(self, residuals: xr.DataArray, last: str) -> xr.DataArray:
+        """Projections of residuals, or of dot products that were made before, of this probe's layers."""
+        dims = tuple(str(d) for d in residuals.dims if d not in (last, "layer"))
         draws = 0 if self.refits is None or "item" not in dims else self.refits.sizes["probe_draw"]
         values = np.empty([*(residuals.sizes[d] for d in dims), residuals.sizes["layer"]])
         cells = [residuals.sizes[d] for d in dims if d != "item"] if draws else []
         drawn = np.empty([draws, *cells, residuals.sizes["layer"]])
         for number in range(residuals.sizes["layer"]):
-            at_layer = residuals.isel(layer=number).transpose(*dims, "d_model")
+            at_layer = residuals.isel(layer=number).transpose(*dims, last)
             self._project_layer(at_layer, number, values[..., number], drawn[..., number])
-        coords = {name: c for name, c in residuals.coords.items() if "d_model" not in c.dims}
+        coords = {name: c for name, c in residuals.coords.items() if last not in c.dims}
         for name in GUARDS:
             if name in self.quality:
                 coords[name] = ("layer", self.quality[name].values)
@@ -201,11 +247,13 @@ class Probe:
             one = at_layer.isel(site=[site]) if by_site else at_layer
             at = tuple(slice(site, site + 1) if d == "site" else slice(None) for d in one.dims[:-1])
             read = one.values
-            values[at] = projection(read, direction, intercept)
+            made = one.dims[-1] == "direction"
+            values[at] = read[..., 0] + intercept if made else projection(read, direction, intercept)
             if refits is not None:
                 means = cell_means(read, one.dims.index("item"))
+                on_refits = means[..., 1:] if made else means @ refits.T.astype(np.float64)
                 places = tuple(here for here, d in zip(at, one.dims, strict=False) if d != "item")
-                drawn[(slice(None), *places)] = np.moveaxis(means @ refits.T.astype(np.float64), -1, 0)
+                drawn[(slice(None), *places)] = np.moveaxis(on_refits, -1, 0)
 
     def save(self, path: str | Path) -> Path:
         """Write the probe as safetensors with its training record as metadata."""

@@ -18,12 +18,21 @@ from morality_lens.rounds.row import Row
 class Capture:
     """Arrays of one batch, filled while it is played; what is not captured stays NaN."""
 
-    def __init__(self, record: ModelRecord, design: Design, items: Sequence[Item], prefix: str = "") -> None:
+    def __init__(
+        self,
+        record: ModelRecord,
+        design: Design,
+        items: Sequence[Item],
+        prefix: str = "",
+        layers: Sequence[int] | None = None,
+    ) -> None:
         self.design = design
+        everything = range(-1, len(record.lm.blocks))
+        self.layers = [layer + 1 for layer in (everything if layers is None else layers)]
         shape = (len(items), len(design.conditions), design.n_rounds)
         signs = sign_tokens(record.renderer, items, prefix)
-        layers = len(record.lm.blocks) + 1
-        self.residuals = np.full((*shape, len(design.sites), layers, record.d_model), np.nan, np.float32)
+        size = (*shape, len(design.sites), len(self.layers), record.d_model)
+        self.residuals = np.full(size, np.nan, np.float32)
         self.probabilities = np.full((*shape, len(signs)), np.nan)
         self.mass = np.full(shape, np.nan)
         self.signs = tuple(signs.values()) if all(signs.values()) else ()
@@ -44,7 +53,7 @@ class Capture:
         if site not in self.design.sites:
             return
         where = self.design.sites.index(site)
-        block = values.cpu().numpy() if isinstance(values, Tensor) else values
+        block = (values.cpu().numpy() if isinstance(values, Tensor) else values)[:, self.layers]
         for r, row in enumerate(rows):
             if present is None or present[r]:
                 for cell in row.cells:

@@ -25,7 +25,7 @@ from morality_lens.rounds.feedback import Critic, ReviewedAnswer, Said, said
 from morality_lens.rounds.feedback_text import FeedbackText
 from morality_lens.rounds.player import Player
 from morality_lens.rounds.reading import Dialogue, Reader
-from morality_lens.rounds.row import say
+from morality_lens.rounds.row import Row, say
 from morality_lens.rounds.server import RETRIES, Kept, at_once, connect, failure_of, hash_of, openai, plain
 from morality_lens.rounds.tables import answer_rows
 from morality_lens.runs.agreement import NOTABLE, agreement
@@ -153,10 +153,11 @@ class Chat:
             more["max_tokens"] = wanted.limit
         if self.stop:
             more.setdefault("stop", list(self.stop))
+        messages: Any = [dict(message) for message in wanted.messages]
         try:
             reply = self.client.chat.completions.create(
-                model=p.generate_model,
-                messages=[dict(message) for message in wanted.messages],
+                model=p.generate_model or "",  # which the protocol refuses
+                messages=messages,
                 temperature=p.temperature,
                 seed=wanted.seed,
                 extra_body=more,
@@ -349,25 +350,27 @@ class Elsewhere(Player):
                 f"{ours}: it has another template or tokenizer, and its replies may answer other words"
             )
 
-    def play(self, items: Sequence[Item], advance: Callable[[int], object]) -> PlayedBatch:
-        """All rounds of all conditions of these items; ``advance`` gets the dialogue rounds done."""
-        began, self.tokens, before = time.perf_counter(), 0, self.source.tokens
+    def play(
+        self, items: Sequence[Item], advance: Callable[[int], object], *, begun: Sequence[Row] = ()
+    ) -> PlayedBatch:
+        """All rounds of all conditions of these items; see :meth:`Player.play`."""
+        started, self.tokens, before = time.perf_counter(), 0, self.source.tokens
         design = self.protocol.design
-        self.capture = Capture(self.record, design, items, self.script.prefix("answer"))
+        self.capture = Capture(self.record, design, items, self.script.prefix("answer"), self.layers)
         self.answers: list[dict[str, Any]] = []
-
-        opened = [Dialogue(row=row) for row in self._opening_rows(items)]
-        self._play_round(opened, 0)
-        advance(len(items) * len(design.conditions))
+        places = {item.id: place for place, item in enumerate(items)}
+        opened: list[Dialogue] = []
         played = [
-            Dialogue(
-                row=replace(d.row, condition=design.conditions[cell], cells=(cell,), kept=list(d.row.kept)),
-                cut=set(d.cut),
-            )
-            for d in opened
-            for cell in d.row.cells
+            Dialogue(row=replace(row, place=places[row.item.id]), first=row.number + 1)
+            for row in begun
+            if row.item.id in places
         ]
-        for number in range(1, design.n_rounds):
+        if not begun:
+            opened = [Dialogue(row=row) for row in self._opening_rows(items)]
+            self._play_round(opened, 0)
+            advance(len(items) * len(design.conditions))
+            played = [dialogue for one in opened for dialogue in self._branches(one)]
+        for number in range(played[0].row.number + 1, design.n_rounds):
             self._play_round(played, number)
             advance(len(played))
         reader = Reader(record=self.record, script=self.script, capture=self.capture)
@@ -376,9 +379,15 @@ class Elsewhere(Player):
         for row in self.answers:
             key = (row["place"], row["cell"], row["round"])
             row["served_differ"], row["served_tokens"] = reader.differ.get(key, (0, 0))
-        batch = self._played(items, [d.row for d in played], began)
+        batch = self._played(items, [d.row for d in played], started)
         self._warn(batch.answers)
         return batch
+
+    def _branches(self, opened: Dialogue) -> list[Dialogue]:
+        """The dialogues of all conditions that share an opening."""
+        row, conditions = opened.row, self.protocol.design.conditions
+        rows = [replace(row, condition=conditions[c], cells=(c,), kept=list(row.kept)) for c in row.cells]
+        return [Dialogue(row=one, cut=set(opened.cut)) for one in rows]
 
     def _warn(self, answers: pd.DataFrame) -> None:
         """Say once that the server's tokens are not those of this model."""

@@ -1,49 +1,11 @@
-"""How many items are played together, by measured time, and what the first few say of the rest."""
+"""What the first finished items say of the rest of a run."""
 
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 from morality_lens.progress import duration
 from morality_lens.runs import writing
-from morality_lens.runs.manifest import done_batches
 from morality_lens.runs.rates import reply_rates
 from morality_lens.runs.run import Run
-
-FIRST, SECONDS = 2, 60.0
-"""Items of the first batch, and the time that a later one is meant to take: what is finished is kept then."""
-
-
-@dataclass(kw_only=True)
-class Pace:
-    """The size of the next batch.
-
-    Attributes:
-        most: items that memory allows.
-        fixed: whether every batch has that size.
-        each: seconds of an item in the last batch; None before the first.
-    """
-
-    most: int
-    fixed: bool
-    each: float | None = None
-
-    def size(self, left: int) -> int:
-        """Items of the next batch, of those that are left."""
-        if self.fixed:
-            return min(self.most, left)
-        wanted = FIRST if self.each is None else max(FIRST, round(SECONDS / max(self.each, 1e-9)))
-        return min(self.most, wanted, left)
-
-
-def missing_stretches(path: Path, items: int) -> list[range]:
-    """Stretches of the playing order that no committed batch holds."""
-    found, first = [], 0
-    for batch in [*done_batches(path), range(items, items)]:
-        if batch.start > first:
-            found.append(range(first, batch.start))
-        first = max(first, batch.stop)
-    return found
 
 
 def outlook(run: Run, total: int) -> list[str]:

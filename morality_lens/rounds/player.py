@@ -1,7 +1,7 @@
 """One batch of items: every turn is added, every reply generated, and every residual read once."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,12 +30,16 @@ from morality_lens.runs.writing import PlayedBatch
 
 @dataclass(kw_only=True, eq=False)
 class Player:
-    """Plays batches of items one after the other; ``tokens`` counts those fed and generated in a batch."""
+    """Plays batches of items one after the other; ``tokens`` counts those fed and generated in a batch.
+
+    ``layers`` are those whose residuals are kept; None keeps all.
+    """
 
     record: ModelRecord
     protocol: Protocol
     wording: Wording
     source: Source
+    layers: tuple[int, ...] | None = None
     tokens: int = 0
     script: Script = field(init=False)
     policy: FeedbackPolicy = field(init=False)
@@ -51,33 +55,66 @@ class Player:
         """Most tokens of each reply."""
         return self.protocol.limits
 
-    def play(self, items: Sequence[Item], advance: Callable[[int], object]) -> PlayedBatch:
-        """All rounds of all conditions of these items; ``advance`` gets the dialogue rounds done."""
-        began, self.tokens, before = time.perf_counter(), 0, self.source.tokens
-        design, lm = self.protocol.design, self.record.lm
-        self.capture = Capture(self.record, design, items, self.script.prefix("answer"))
-        self.answers: list[dict[str, Any]] = []
+    def play(
+        self, items: Sequence[Item], advance: Callable[[int], object], *, begun: Sequence[Row] = ()
+    ) -> PlayedBatch:
+        """All rounds of all conditions of these items.
 
-        rows = self._opening_rows(items)
-        batch = self._round(decoding.start(lm, len(rows)), rows, 0)
-        advance(len(items) * len(design.conditions))
+        Args:
+            items: of the batch.
+            advance: gets the number of dialogue rounds done.
+            begun: their dialogues at the end of a round, which are carried on from there; none begins anew.
+        """
+        started, self.tokens, before = time.perf_counter(), 0, self.source.tokens
+        design = self.protocol.design
+        prefix = self.script.prefix("answer")
+        self.capture = Capture(self.record, design, items, prefix, self.layers)
+        self.answers: list[dict[str, Any]] = []
+        first, groups = self._carried_on(items, begun) if begun else self._begun(items, advance)
         everyone: list[Row] = []
-        conditions = design.conditions
-        # Cells in which the model generates other replies would wait for each other: they are played apart.
-        for written in sorted({self.script.written(c) for c in conditions}, key=len):
-            cells = [c for c, condition in enumerate(conditions) if self.script.written(condition) == written]
-            origin = [(r, cell) for cell in cells for r, row in enumerate(rows) if cell in row.cells]
-            group = [
-                replace(rows[r], condition=conditions[cell], cells=(cell,), kept=list(rows[r].kept))
-                for r, cell in origin
-            ]
-            branch = decoding.take(lm, batch, [r for r, _ in origin])
-            for number in range(1, design.n_rounds):
+        for branch, group in groups:
+            for number in range(first, design.n_rounds):
                 branch = self._round(branch, group, number)
                 advance(len(group))
             everyone += group
         self.tokens += self.source.tokens - before
-        return self._played(items, everyone, began)
+        return self._played(items, everyone, started)
+
+    def _cells_apart(self) -> Iterator[list[int]]:
+        """Conditions in which the model generates the same replies: others would wait for each other."""
+        conditions = self.protocol.design.conditions
+        for written in sorted({self.script.written(c) for c in conditions}, key=len):
+            yield [c for c, condition in enumerate(conditions) if self.script.written(condition) == written]
+
+    def _begun(
+        self, items: Sequence[Item], advance: Callable[[int], object]
+    ) -> tuple[int, Iterator[tuple[decoding.Batch, list[Row]]]]:
+        """The next round and the dialogues after round 0, which conditions that open alike share."""
+        rows, conditions = self._opening_rows(items), self.protocol.design.conditions
+        batch = self._round(decoding.start(self.record.lm, len(rows)), rows, 0)
+        advance(len(items) * len(conditions))
+
+        def groups() -> Iterator[tuple[decoding.Batch, list[Row]]]:
+            for cells in self._cells_apart():
+                origin = [(r, cell) for cell in cells for r, row in enumerate(rows) if cell in row.cells]
+                group = [
+                    replace(rows[r], condition=conditions[cell], cells=(cell,), kept=list(rows[r].kept))
+                    for r, cell in origin
+                ]
+                yield decoding.take(self.record.lm, batch, [r for r, _ in origin]), group
+
+        return 1, groups()
+
+    def _carried_on(
+        self, items: Sequence[Item], begun: Sequence[Row]
+    ) -> tuple[int, Iterator[tuple[decoding.Batch, list[Row]]]]:
+        """The next round and the dialogues so far, all of whose tokens are still to be read."""
+        places = {item.id: place for place, item in enumerate(items)}
+        rows = [replace(row, place=places[row.item.id]) for row in begun if row.item.id in places]
+        groups = (
+            [row for cell in cells for row in rows if row.cells == (cell,)] for cells in self._cells_apart()
+        )
+        return rows[0].number + 1, ((decoding.start(self.record.lm, len(g)), g) for g in groups)
 
     def _opening_rows(self, items: Sequence[Item]) -> list[Row]:
         """A row for each item and each opening of the conditions; conditions that open alike share it."""
@@ -91,7 +128,7 @@ class Player:
             for i, item in enumerate(items)
         ]
 
-    def _played(self, items: Sequence[Item], rows: Sequence[Row], began: float) -> PlayedBatch:
+    def _played(self, items: Sequence[Item], rows: Sequence[Row], started: float) -> PlayedBatch:
         design, read = self.protocol.design, self.capture
         levels = tuple(len(f.levels) for f in design.factors)
 
@@ -104,8 +141,10 @@ class Player:
             option_mass=by_factor(read.mass),
             answers=answer_table(self.answers, items, design),
             transcripts=transcript_table(self.record.renderer, rows),
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - started,
             tokens=self.tokens,
+            together=(len(items),),
+            device=str(self.record.lm.device),
         )
 
     # ------------------------------------------------------------------------------------- one round

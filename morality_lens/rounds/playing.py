@@ -5,8 +5,11 @@ each dialogue only adds its new turns to its cache.
 """
 
 import hashlib
+import json
 import platform
-from collections.abc import Callable, Sequence
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,28 +18,54 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from pydantic import TypeAdapter
 from transformer_lens.model_bridge import TransformerBridge
 
-from morality_lens.design import Protocol
+from morality_lens.design import Protocol, design_from
 from morality_lens.dialogues.wording import Wording, load_wording
 from morality_lens.items.kinds import Item, items_hash
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, record_of
+from morality_lens.probes.kept import directions_hash, directions_of, on_directions
+from morality_lens.probes.probe import DIRECTIONS, Probe, load_probe
 from morality_lens.progress import Counter
 from morality_lens.rounds.capture import sign_tokens
-from morality_lens.rounds.pacing import Pace, missing_stretches, outlook, refuse_unparsed
+from morality_lens.rounds.pacing import outlook, refuse_unparsed
 from morality_lens.rounds.player import Player
 from morality_lens.rounds.preflight import Fitting, affordable_batch, check_items, fit_window
-from morality_lens.rounds.replay import on_day
-from morality_lens.rounds.sources import make_player, make_source, origin, writer
-from morality_lens.runs import writing
+from morality_lens.rounds.replay import begun_row, on_day, same_model
+from morality_lens.rounds.row import Row
+from morality_lens.rounds.sources import make_player, make_source, meet_server, origin, writer
+from morality_lens.runs import claims, writing
 from morality_lens.runs.agreement import agreement
-from morality_lens.runs.manifest import read_manifest
+from morality_lens.runs.manifest import PARTS, Part, missing_parts, parts_of, read_manifest
 from morality_lens.runs.run import Run, open_run
+from morality_lens.runs.storage import ALL, Storage
+from morality_lens.runs.verifying import set_damaged_aside
 
 RULES = 2
 """Which rules replies are played by: raised where answers or feedback end elsewhere than before, so that no
 run is played by two of them. Runs of earlier versions name none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """What is needed to play the parts of a run: everything but the model comes from its folder.
+
+    Attributes:
+        path: the run's folder.
+        player: plays a part.
+        items: in playing order.
+        least_parsed: the share of the first answers that must parse.
+        directions: on which projections are kept; None where they are not.
+    """
+
+    path: Path
+    player: Player
+    items: Sequence[Item]
+    least_parsed: float
+    directions: Float[np.ndarray, "n layer d_model"] | None = None
 
 
 def play(
@@ -48,9 +77,14 @@ def play(
     protocol: Protocol | None = None,
     judge: Judge | None = None,
     fitting: Fitting = Fitting(),
+    storage: Storage = ALL,
+    probe: Probe | None = None,
     progress: bool = True,
 ) -> Run:
-    """Play all conditions over all rounds into a folder, or resume the run that was begun there.
+    """Play all conditions over all rounds into a folder; resumes or extends the run that was begun there.
+
+    :func:`prepare`, :func:`play_parts` and :func:`finish` in one. Several processes may do this at once on
+    one folder: they share the parts, and each returns when all are played.
 
     Args:
         model: from ``load_model``.
@@ -60,6 +94,8 @@ def play(
         protocol: how to play; None is ``Protocol()``.
         judge: scores texts; needed where an oracle gives feedback on open prompts.
         fitting: batch size, and whether items that could exceed the context window are skipped.
+        storage: which layers are kept, and in which form.
+        probe: whose projections are kept, where ``storage`` keeps them; with its refits.
         progress: show how far the run is and, after the first items, its speed, time left and how replies
             come out.
 
@@ -67,10 +103,44 @@ def play(
         ValueError: no items, ids that are not unique, items of several kinds or outcomes, dialogues that
             could exceed the context window, oracle feedback where no reply is right or for prompts without a
             judge, feedback that the source does not have, a folder with another run, or fewer answers that
-            parse than ``fitting`` asks for; finished batches are kept. Or the rest of a run that another
+            parse than ``fitting`` asks for; finished parts are kept. Or the rest of a run that another
             version began by other rules.
-        ConnectionError: a server that gives feedback does not answer; finished batches are kept.
+        ConnectionError: a server that gives feedback does not answer; finished parts are kept.
         TypeError: the model is not from ``load_model``.
+    """
+    prepare(
+        model,
+        items,
+        out=out,
+        rounds=rounds,
+        protocol=protocol,
+        judge=judge,
+        fitting=fitting,
+        storage=storage,
+        probe=probe,
+    )
+    play_parts(model, out, judge=judge, least_parsed=fitting.least_parsed, progress=progress)
+    return finish(out)
+
+
+def prepare(
+    model: TransformerBridge,
+    items: Sequence[Item],
+    *,
+    out: str | Path,
+    rounds: int | None = None,
+    protocol: Protocol | None = None,
+    judge: Judge | None = None,
+    fitting: Fitting = Fitting(),
+    storage: Storage = ALL,
+    probe: Probe | None = None,
+) -> Run:
+    """The run in a folder, with all its parts named and none of the missing ones played.
+
+    A run that is there is extended by items and rounds that it lacks. Damaged parts are set aside (their
+    names end in ``.damaged``), so that they are played again.
+
+    Args and errors are those of :func:`play`.
     """
     record = record_of(model)
     protocol = (protocol or Protocol()).with_limits(record.reply_limits)
@@ -88,31 +158,173 @@ def play(
         "left_out": left_out,
         "self_test": [{**asdict(c), "passed": c.passed} for c in record.checks],
         "versions": _versions(),
-        "device": str(record.lm.device),
+        "loaded_from": _place(record.name),
+        "protocol": _with_places(protocol),
+        "words": wording.model_dump(mode="json"),
         "prefix_reuse": record.prefix_reuse,
-        "batches": "fixed" if fitting.batch_size or protocol.feedback_placebo == "yoked" else "by time",
         "window": asdict(record.window),
         "reply_tokens": sign_tokens(record.renderer, kept, protocol.answer_prefix),
         "today": record.renderer.today.isoformat(),
         "control_tokens": _spelled(record, kept, protocol, wording),
         "rules": RULES,
     }
-    player = make_player(record, protocol, wording, source, path)
+    meet_server(record, protocol, wording, source, path)
     study = study_of(record, kept, protocol, wording) | {"source": origin(source, protocol)}
+    told = _directions(record, storage, probe)
     manifest = writing.create(
-        path, study=study, about=about, items=ordered, batch_size=min(size, len(ordered))
+        path,
+        study=study,
+        about=about,
+        items=ordered,
+        batch_size=min(size, len(ordered)),
+        stored=storage.manifest(n_layers=record.n_layers, dtype=record.dtype, **told),
     )
+    if probe is not None and told and not (path / DIRECTIONS).exists():
+        probe.save(path / DIRECTIONS)
+    for problem in set_damaged_aside(path):
+        warnings.warn(f"{problem} It is played again.", stacklevel=2)
     _refuse_mixed(path, manifest)
-    # A yoked placebo comes from the same batch, so there the batches must not depend on time.
-    pace = Pace(most=int(manifest["batch_size"]), fixed=manifest.get("batches", "fixed") == "fixed")
-    playing = _Playing(player=player, path=path, items=ordered, pace=pace, least_parsed=fitting.least_parsed)
-    playing.rest(progress=progress)
-    writing.finish(path)
-    run = open_run(path)
-    if protocol.generate == "endpoint":
-        writing.keep_in_manifest(path, agreement=agreement(run.answers, run.design))
-        return open_run(path)
-    return run
+    return open_run(path)
+
+
+def play_parts(
+    model: TransformerBridge,
+    out: str | Path,
+    *,
+    numbers: Sequence[int] | None = None,
+    judge: Judge | None = None,
+    least_parsed: float = 0.0,
+    progress: bool = True,
+) -> None:
+    """Play the parts of a prepared run that are missing and that no other process plays.
+
+    Everything but the model comes from the folder: protocol, words, items and parts. It returns when all
+    chosen parts are stored, by this process or by others; a part of a process that died is taken over.
+
+    Args:
+        model: the one the run was prepared with.
+        out: the run's folder.
+        numbers: which of the run's parts, counted from 0; None is all.
+        judge: as :func:`play` was given it.
+        least_parsed: the share of the first answers that must parse for the others to be played.
+        progress: whether to show how far the run is.
+
+    Raises:
+        ValueError: another model, a number that no part has, or what :func:`play` refuses.
+    """
+    path = Path(out)
+    manifest = read_manifest(path)
+    prepared = _prepared(model, path, judge, least_parsed)
+    parts = parts_of(manifest)
+    if numbers is not None:
+        odd = [n for n in numbers if not 0 <= n < len(parts)]
+        if odd:
+            raise ValueError(f"the run in {path} has the parts 0 to {len(parts) - 1}; got {odd[0]}.")
+        parts = tuple(parts[n] for n in numbers)
+    _Playing(prepared=prepared, parts=parts).rest(progress=progress)
+
+
+def finish(out: str | Path) -> Run:
+    """The finished run, with its times in the manifest.
+
+    Raises:
+        ValueError: parts are missing.
+    """
+    writing.finish(Path(out))
+    run = open_run(out)
+    found = agreement(run.answers, run.design)
+    if found is None:
+        return run
+    writing.amend(Path(out), agreement=found)
+    return open_run(out)
+
+
+def _prepared(
+    model: TransformerBridge,
+    path: Path,
+    judge: Judge | None,
+    least_parsed: float,
+) -> Prepared:
+    """A player of the run in a folder, by its manifest.
+
+    Raises:
+        ValueError: the model is not the run's.
+    """
+    run, manifest = open_run(path), read_manifest(path)
+    record = same_model(model, run, None)
+    protocol = protocol_of(manifest)
+    wording = Wording.model_validate(manifest["words"])
+    items = writing.read_items(path, manifest)
+    check_items(items, protocol, judge)
+    source = make_source(record, protocol, wording, items, path, judge)
+    layers = tuple(manifest["stored"]["layers"])
+    player = make_player(record, protocol, wording, source, path, layers=layers)
+    return Prepared(
+        path=path,
+        player=player,
+        items=items,
+        least_parsed=least_parsed,
+        directions=_kept_directions(path, manifest),
+    )
+
+
+def _directions(record: ModelRecord, storage: Storage, probe: Probe | None) -> dict[str, Any]:
+    """What the manifest says of the directions that projections are made on; nothing where none are kept.
+
+    Raises:
+        ValueError: projections without a probe, a probe without projections, or one of another model.
+    """
+    if (probe is None) != (storage.keep == "residuals"):
+        raise ValueError(
+            f"keep={storage.keep!r} and {'no probe' if probe is None else 'a probe'} do not go together: "
+            "give the probe whose projections are kept as probe, with keep='projections' or 'both'."
+        )
+    if probe is None:
+        return {}
+    fitted = probe.training["model_fingerprint"]
+    if fitted != record.fingerprint:
+        raise ValueError(
+            f"the probe was fitted on another model (weights {fitted[:12]}, this one has "
+            f"{record.fingerprint[:12]}); fit it with this model."
+        )
+    chosen = probe.at_layers(storage.layers_of(record.n_layers))
+    directions = directions_of(chosen.direction, chosen.refits)
+    return {"directions": len(directions), "directions_sha256": directions_hash(directions)}
+
+
+def _kept_directions(path: Path, manifest: Mapping[str, Any]) -> Float[np.ndarray, "n layer d_model"] | None:
+    """The directions on which a run keeps projections; None where it keeps none.
+
+    Raises:
+        ValueError: the file with them is not the run's.
+    """
+    stored = manifest["stored"]
+    if stored["keep"] == "residuals":
+        return None
+    probe = load_probe(path / DIRECTIONS).at_layers(stored["layers"])
+    directions = directions_of(probe.direction, probe.refits)
+    if directions_hash(directions) != stored["directions_sha256"]:
+        raise ValueError(f"{path / DIRECTIONS} is not the probe that this run was begun with; put it back.")
+    return directions
+
+
+def protocol_of(manifest: Mapping[str, Any]) -> Protocol:
+    """The protocol of a run, with the rounds that it has now."""
+    protocol = TypeAdapter(Protocol).validate_python(manifest["protocol"])
+    return replace(protocol, design=design_from(manifest["study"]["design"]))
+
+
+def _with_places(protocol: Protocol) -> dict[str, Any]:
+    """The protocol as a manifest holds it, readable from another folder."""
+    held = TypeAdapter(Protocol).dump_python(protocol, mode="json")
+    if protocol.feedback in ("model", "file"):
+        held["feedback_from"] = _place(str(protocol.feedback_from))
+    return held
+
+
+def _place(name: str) -> str:
+    """A file or folder with its whole path, a name as it is."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def study_of(
@@ -129,10 +341,9 @@ def study_of(
             "n_layers": record.n_layers,
             "d_model": record.d_model,
             "dtype": record.dtype,
-            # Zarr has no bfloat16; as float32 its values are exact and the empty bits compress.
-            "stored_as": "float16" if record.dtype == "float16" else "float32",
             "template_sha256": hashlib.sha256(record.renderer.template.encode()).hexdigest(),
             "plain_template": record.renderer.plain,
+            "tokenizer_sha256": tokenizer_hash(record.renderer.tokenizer),
             # Only what was chosen: runs of earlier versions had no such choice, and open.
             **record.options,
         },
@@ -157,13 +368,23 @@ def study_of(
     }
 
 
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A hash over all by which a tokenizer makes tokens of texts, however it is cut or padded now."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    told: Any = sorted(tokenizer.get_vocab().items())
+    if fast is not None:
+        told = json.loads(fast.to_str())
+        told = {name: value for name, value in told.items() if name not in ("truncation", "padding")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
 def _refuse_mixed(path: Path, manifest: dict[str, Any]) -> None:
     """Nothing, where a run is new, finished, or was begun under the same rules.
 
     Raises:
         ValueError: the rest of its items would be played by other rules than the first ones.
     """
-    if manifest.get("rules") != RULES and missing_stretches(path, manifest["study"]["items"]["n"]):
+    if manifest.get("rules") != RULES and missing_parts(path, manifest):
         raise ValueError(
             f"the run in {path} was begun by another version of this package, which ends answers and "
             "feedback at other places (and may print another date), so its rest would not be comparable. "
@@ -193,59 +414,114 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-# --------------------------------------------------------------------------------------------- batches
+# --------------------------------------------------------------------------------------------- parts
 @dataclass(kw_only=True, eq=False)
 class _Playing:
-    """A run in progress: its items in playing order, how they are divided, and the tokens so far."""
+    """Parts of a run that are played, and the tokens so far."""
 
-    player: Player
-    path: Path
-    items: Sequence[Item]
-    pace: Pace
-    least_parsed: float
+    prepared: Prepared
+    parts: Sequence[Part]
     tokens: int = 0
 
     def rest(self, *, progress: bool) -> None:
-        """Play the items that the run does not have yet, batch by batch, and store each batch."""
-        design, total = self.player.protocol.design, len(self.items)
-        each = len(design.conditions) * design.n_rounds
-        done = total - sum(map(len, missing_stretches(self.path, total)))
-        with Counter("dialogue rounds", total * each, done=done * each, shown=progress) as counter:
-            if done:
-                self._look_ahead(counter, progress=progress)
-            while stretches := missing_stretches(self.path, total):
-                self._batch(stretches[0], counter)
-                if not done:
-                    self._look_ahead(counter, progress=progress)
-                    done = 1
+        """Play what is missing and unclaimed until nothing is missing; store each part."""
+        design = self.prepared.player.protocol.design
+        each = len(design.conditions)
+        size = {part: part.items * each * (part.stop - part.start) for part in self.parts}
+        seen = {part for part in self.parts if part.done(self.path)}
+        done = sum(size[part] for part in seen)
+        with Counter("dialogue rounds", sum(size.values()), done=done, shown=progress) as counter:
+            judged = self._look_ahead(counter, progress=progress) if seen else False
+            told: set[claims.Worker] = set()
+            while missing := [part for part in self.parts if not part.done(self.path)]:
+                _tell(counter, told, self.path)
+                before = len(seen)
+                for part in missing:
+                    if self._play(part, counter):
+                        seen.add(part)
+                        judged = judged or self._look_ahead(counter, progress=progress)
+                others = {part for part in self.parts if part.done(self.path)} - seen
+                counter.advance(sum(size[part] for part in others), tokens=self.tokens)
+                seen |= others
+                if len(seen) == before:
+                    time.sleep(WAIT)
 
-    def _batch(self, stretch: range, counter: Counter) -> None:
-        """Play and store the first items of a stretch."""
-        first, size = stretch.start, self.pace.size(len(stretch))
-        chosen = self.items[first : first + size]
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.prepared.path
 
-        def advance(n: int) -> None:
-            counter.advance(n, tokens=self.tokens + self.player.tokens)
+    def _play(self, part: Part, counter: Counter) -> bool:
+        """Whether a part was played and stored now: not where it is there, or another process plays it."""
+        if not all(p.done(self.path) for p in parts_of(read_manifest(self.path)) if _before(p, part)):
+            return False
+        with claims.claimed(part.file(self.path)) as mine:
+            if not mine or part.done(self.path):
+                return False
+            player = self.prepared.player
 
-        batch = _play_fitting(self.player, chosen, advance)
-        writing.commit(self.path, first, batch)
-        self.tokens, self.pace.each = self.tokens + batch.tokens, batch.seconds / size
+            def advance(n: int) -> None:
+                counter.advance(n, tokens=self.tokens + player.tokens)
 
-    def _look_ahead(self, counter: Counter, *, progress: bool) -> None:
+            chosen = self.prepared.items[part.first : part.first + part.items]
+            batch = _play_fitting(player, chosen, advance, begun_dialogues(self.path, player, part))
+            if self.prepared.directions is not None:
+                batch = replace(batch, projections=on_directions(batch.residuals, self.prepared.directions))
+            writing.commit(self.path, part, batch)
+            self.tokens += batch.tokens
+        return True
+
+    def _look_ahead(self, counter: Counter, *, progress: bool) -> bool:
         """Say what the finished items tell of the others, and stop where too few of their answers parse."""
-        run = open_run(self.path)
-        if len(run.items) < len(self.items) and progress:
-            for line in outlook(run, len(self.items)):
+        run, total = open_run(self.path), len(self.prepared.items)
+        if not len(run.items):
+            return False
+        if len(run.items) < total and progress:
+            for line in outlook(run, total):
                 counter.note(line)
-        refuse_unparsed(run, len(self.items), self.least_parsed)
+        refuse_unparsed(run, total, self.prepared.least_parsed)
+        return True
+
+
+WAIT = 1.0
+"""Seconds until it is looked again whether other processes have finished their parts."""
+
+
+def _before(one: Part, other: Part) -> bool:
+    """Whether a part holds earlier rounds of the same items."""
+    return one.first == other.first and one.stop <= other.start
+
+
+def _tell(counter: Counter, told: set[claims.Worker], path: Path) -> None:
+    """Say once of every other process that it plays here."""
+    for worker in claims.claimants(path / PARTS):
+        if worker not in told:
+            told.add(worker)
+            counter.note(f"{worker} plays parts of this run too: they are shared")
+
+
+def begun_dialogues(path: Path, player: Player, part: Part) -> tuple[Row, ...]:
+    """The dialogues of a part at the end of the round before its first; none where it begins with round 0."""
+    if not part.start:
+        return ()
+    manifest = read_manifest(path)
+    before = [list(p) for p in parts_of(manifest) if _before(p, part)]
+    study = manifest["study"]
+    design = {**study["design"], "rounds": part.start - 1}
+    run = Run(path=path, manifest={**manifest, "study": {**study, "design": design}, "parts": before})
+    return tuple(
+        begun_row(player.record, run, item, cell, player.wording)
+        for cell in range(len(run.design.conditions))
+        for item in run.asked.values()
+    )
 
 
 def _play_fitting(
-    player: Player, items: Sequence[Item], advance: Callable[[int], object]
+    player: Player, items: Sequence[Item], advance: Callable[[int], object], begun: Sequence[Row]
 ) -> writing.PlayedBatch:
     """Play a batch; if memory runs out, its halves one after the other."""
     try:
-        return player.play(items, advance)
+        return player.play(items, advance, begun=begun)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -256,7 +532,7 @@ def _play_fitting(
             ) from error
     torch.cuda.empty_cache()
     half = len(items) // 2
-    parts = [_play_fitting(player, part, advance) for part in (items[:half], items[half:])]
+    parts = [_play_fitting(player, part, advance, begun) for part in (items[:half], items[half:])]
     return writing.PlayedBatch(
         residuals=np.concatenate([p.residuals for p in parts]),
         option_probabilities=np.concatenate([p.option_probabilities for p in parts]),
@@ -265,6 +541,8 @@ def _play_fitting(
         transcripts=pd.concat([p.transcripts for p in parts], ignore_index=True),
         seconds=sum(p.seconds for p in parts),
         tokens=sum(p.tokens for p in parts),
+        together=tuple(n for p in parts for n in p.together),
+        device=parts[0].device,
     )
 
 

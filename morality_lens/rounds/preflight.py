@@ -19,6 +19,8 @@ from morality_lens.rounds.row import reply_tokens
 
 MOST_ITEMS = 16
 """Items of a batch where memory allows."""
+CPU_WORK = 5_000_000_000
+"""Parameters x rows of a batch above which a CPU is busy: 32 rows of a model of 150 million parameters."""
 SLACK = 4
 """Tokens that may differ where a reply meets the template."""
 
@@ -146,7 +148,10 @@ def _thought(renderer: Renderer, prompt: Transcript, limits: ReplyLimits) -> int
 
 
 def affordable_batch(record: ModelRecord, protocol: Protocol, longest: int) -> int:
-    """The number of items whose caches fill at most a quarter of the free memory."""
+    """The number of items whose caches fill at most a quarter of the free memory.
+
+    On a CPU it is smaller for larger models: more rows do not make it faster, and finished parts are kept.
+    """
     config = record.lm.module.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -154,4 +159,6 @@ def affordable_batch(record: ModelRecord, protocol: Protocol, longest: int) -> i
     item = 2 * record.n_layers * heads * size * width * longest * len(protocol.design.conditions)
     cuda = record.lm.device.type == "cuda"
     free = torch.cuda.mem_get_info(record.lm.device)[0] if cuda else 8e9
-    return int(max(1, min(MOST_ITEMS, free / 4 // item)))
+    row = sum(p.numel() for p in record.lm.module.parameters()) * len(protocol.design.conditions)
+    busy = MOST_ITEMS if cuda else CPU_WORK // row
+    return int(max(1, min(MOST_ITEMS, busy, free / 4 // item)))

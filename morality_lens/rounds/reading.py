@@ -104,24 +104,26 @@ class Reader:
         """Read round 0 of all, then the later rounds of each.
 
         Args:
-            opened: the dialogues after round 0, each for all cells that share it.
+            opened: the dialogues after round 0, each for all cells that share it; none where earlier rounds
+                were read before.
             played: the dialogues at their end, one for each item and cell.
         """
         lm = self.record.lm
         batch = decoding.start(lm, len(opened))
-        self._read(batch, [_Reading(dialogue=d, part=d.whole()[-1]) for d in opened])
+        if opened:
+            self._read(batch, [_Reading(dialogue=d, part=d.whole()[-1]) for d in opened])
         begun = {(d.row.place, cell): r for r, d in enumerate(opened) for cell in d.row.cells}
         alone, shared, origin = [], [], []
         for reading in (reading for dialogue in played for reading in _later(dialogue)):
-            r = begun[reading.dialogue.row.place, reading.dialogue.row.cells[0]]
-            if reading.continues(opened[r].row.transcript):
+            r = begun.get((reading.dialogue.row.place, reading.dialogue.row.cells[0]))
+            if r is not None and reading.continues(opened[r].row.transcript):
                 shared.append(reading)
                 origin.append(r)
             else:
                 alone.append(reading)
         if shared:
             self._read(decoding.take(lm, batch, origin), shared)
-        size = max(len(opened), len(shared))
+        size = len(played)
         for first in range(0, len(alone), size):
             some = alone[first : first + size]
             self._read(decoding.start(lm, len(some)), some)

@@ -16,7 +16,7 @@ from morality_lens.dialogues.wording import Wording, load_wording
 from morality_lens.items.kinds import Item
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.probe import Probe
-from morality_lens.rounds.row import say
+from morality_lens.rounds.row import Row, say
 from morality_lens.runs.run import Run
 
 
@@ -88,6 +88,31 @@ def dialogue_after(
             "model's template makes; load the model with the template that the run was played with."
         )
     return found
+
+
+def begun_row(record: ModelRecord, run: Run, item: Item, cell: int, wording: Wording) -> Row:
+    """A dialogue of a run as it was after its last round's answer, to be carried on.
+
+    Args:
+        record: the run's model.
+        run: that holds the dialogue.
+        item: of the dialogue.
+        cell: index of its condition.
+        wording: the run's words.
+    """
+    condition = run.design.conditions[cell]
+    transcript = dialogue_after(record, run, item, condition, wording)[-1]
+    answers = run.select(run.answers, item.id, condition).set_index("round")
+    last = answers.loc[run.design.rounds]
+    return Row(
+        place=0,
+        item=item,
+        condition=condition,
+        cells=(cell,),
+        transcript=transcript,
+        answer=str(last["text"]),
+        number=run.design.rounds,
+    )
 
 
 def _said(row: dict[str, Any], number: int) -> list[tuple[str, list[int]]]:

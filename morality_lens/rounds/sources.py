@@ -62,7 +62,13 @@ def make_source(
 
 
 def make_player(
-    record: ModelRecord, protocol: Protocol, wording: Wording, source: Source, path: Path
+    record: ModelRecord,
+    protocol: Protocol,
+    wording: Wording,
+    source: Source,
+    path: Path,
+    *,
+    layers: tuple[int, ...] | None = None,
 ) -> Player:
     """What plays batches: the engine, or a server whose replies the engine reads.
 
@@ -71,23 +77,34 @@ def make_player(
         protocol: who generates.
         wording: the words.
         source: of feedback.
-        path: the run's folder, beside which a server's replies are cached; where it holds no run yet, the
-            server is tried.
+        path: the run's folder, beside which a server's replies are cached.
+        layers: those whose residuals are kept; None keeps all.
+    """
+    known: dict[str, Any] = {"record": record, "protocol": protocol, "wording": wording, "source": source}
+    if protocol.generate == "engine":
+        return Player(**known, layers=layers)
+    from morality_lens.rounds.elsewhere import Elsewhere  # its client takes a while to import
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Elsewhere(**known, layers=layers, cache=path.with_name(f"{path.name}.replies.jsonl"))
+
+
+def meet_server(
+    record: ModelRecord, protocol: Protocol, wording: Wording, source: Source, path: Path
+) -> None:
+    """Try the server that writes the replies, if one does and the folder holds no run yet.
 
     Raises:
         ValueError: the protocol asks for what the server cannot do.
         ConnectionError: the server does not reply.
     """
-    if protocol.generate == "engine":
-        return Player(record=record, protocol=protocol, wording=wording, source=source)
-    from morality_lens.rounds.elsewhere import Elsewhere  # its client takes a while to import
+    if protocol.generate == "engine" or (path / "manifest.json").is_file():
+        return
+    from morality_lens.rounds.elsewhere import Elsewhere
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cache = path.with_name(f"{path.name}.replies.jsonl")
-    player = Elsewhere(record=record, protocol=protocol, wording=wording, source=source, cache=cache)
-    if not (path / "manifest.json").is_file():
-        player.greet()
-    return player
+    player = make_player(record, protocol, wording, source, path)
+    assert isinstance(player, Elsewhere)  # not the engine
+    player.greet()
 
 
 def writer(protocol: Protocol) -> dict[str, Any] | None:

@@ -27,5 +27,5 @@ def agreement(answers: pd.DataFrame, design: Design) -> dict[str, Any] | None:
     first = answers.loc[opening].drop_duplicates(["item", *design.early])
     counted = pd.concat([first, answers.loc[~opening]])
     names = ("tokens", "differ", "recoded", "prompts")
-    sums = {name: int(counted[f"served_{name}"].sum()) for name in names}
+    sums = {name: int(counted[f"served_{name}"].to_numpy().sum()) for name in names}
     return {**sums, "share": sums["differ"] / sums["tokens"] if sums["tokens"] else 0.0}

@@ -1,49 +1,148 @@
-"""The manifest of a run: what was played, by what, in which format, how far."""
+"""The manifest of a run: what is played, by what, in which parts, and how far it is."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-FORMAT = 1
+from filelock import FileLock, SoftFileLock, Timeout
+
+from morality_lens.items.files import write_json
+
+FORMAT = 2
 """Version of the folder's layout."""
+FILE = "manifest.json"
+ITEMS = "items.jsonl"
+LOCK = ".lock"
+PARTS = "parts"
+"""The folder of the finished parts, one file each."""
+_NEEDED = {"study": dict, "order": list, "parts": list, "items_sha256": str, "stored": dict}
+_OF_STUDY = {"model": dict, "items": dict, "design": dict, "wording": dict}
 
 
-def done_batches(path: Path) -> list[range]:
-    """The items of every batch that was committed, as ranges of the playing order.
+class Part(NamedTuple):
+    """What is played and stored in one piece: some items of the playing order over some rounds.
 
-    A batch's file is named by its first item and its number of items; in runs of earlier versions by its
-    number alone, all batches but the last having the manifest's size.
+    Attributes:
+        first: place of its first item in the playing order.
+        items: their number.
+        start: its first round.
+        stop: the round after its last one.
     """
-    named = [[int(n) for n in p.stem.split("-")[1:]] for p in (path / "answers").glob("part-*.parquet")]
-    if not named:
-        return []
-    size = int(read_manifest(path)["batch_size"])
-    ends = [(n[0], n[0] + n[1]) if len(n) > 1 else (n[0] * size, (n[0] + 1) * size) for n in named]
-    return [range(*pair) for pair in sorted(ends)]
+
+    first: int
+    items: int
+    start: int
+    stop: int
+
+    @property
+    def places(self) -> range:
+        """Places of its items in the playing order."""
+        return range(self.first, self.first + self.items)
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        rounds = f"{self.start}-{self.stop - 1}"
+        return f"items-{self.first:05d}-{self.first + self.items - 1:05d}.rounds-{rounds}.zip"
+
+    def file(self, run: Path) -> Path:
+        """Its file in the folder of a run."""
+        return run / PARTS / self.name
+
+    def done(self, run: Path) -> bool:
+        """Whether it is stored."""
+        return self.file(run).is_file()
 
 
-def part_name(first: int, items: int) -> str:
-    """The name of the batch of some items, from the first on."""
-    return f"part-{first:05d}-{items:05d}.parquet"
+def parts_of(manifest: dict[str, Any]) -> tuple[Part, ...]:
+    """All parts of a run, in the order in which they are played."""
+    return tuple(Part(*part) for part in manifest["parts"])
 
 
-# --------------------------------------------------------------------------------------------- reading
+def done_parts(run: Path, manifest: dict[str, Any]) -> tuple[Part, ...]:
+    """The parts that are stored."""
+    return tuple(part for part in parts_of(manifest) if part.done(run))
+
+
+def missing_parts(run: Path, manifest: dict[str, Any]) -> tuple[Part, ...]:
+    """The parts that are not stored yet."""
+    return tuple(part for part in parts_of(manifest) if not part.done(run))
+
+
+@contextmanager
+def locked(run: Path, *, seconds: float = 60) -> Iterator[None]:
+    """Within it, no other process creates, extends or amends the run.
+
+    The lock is the operating system's: it ends with the process that holds it. Where the file system has
+    none, a file is the lock.
+
+    Raises:
+        TimeoutError: another process has held it for too long.
+    """
+    file = str(run / LOCK)
+    lock: FileLock | SoftFileLock = FileLock(file, timeout=seconds)
+    try:
+        try:
+            lock.acquire()
+        except NotImplementedError:
+            lock = SoftFileLock(f"{file}.soft", timeout=seconds)
+            lock.acquire()
+    except Timeout as error:
+        raise TimeoutError(
+            f"another process has held the lock of {run} for {seconds:.0f} s; if none is running, remove "
+            f"{lock.lock_file}."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the run in ``path``.
 
     Raises:
         FileNotFoundError: there is no run.
-        ValueError: the manifest is damaged or of another format.
+        ValueError: the manifest is damaged, of another kind or of another format.
     """
-    file = path / "manifest.json"
+    file = path / FILE
     if not file.is_file():
-        raise FileNotFoundError(
-            f"no run at {path} (it has no manifest.json); give a folder that play() made."
-        )
+        raise FileNotFoundError(f"no run at {path} (it has no {FILE}); give a folder that play() made.")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is damaged: {error}.") from error
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{file} has format {manifest.get('format')}; this version reads format {FORMAT}.")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); {_REMEDY}.") from error
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise ValueError(f"{file} is no manifest of a run; {_REMEDY}.")
+    if manifest["format"] != FORMAT:
+        raise ValueError(
+            f"{file} has format {manifest['format']}; this version reads format {FORMAT}. Read the run with "
+            "the version that made it (its manifest names it under versions), or play it anew elsewhere."
+        )
+    _refuse_incomplete(file, manifest, _NEEDED)
+    _refuse_incomplete(file, manifest["study"], _OF_STUDY)
+    if not all(_is_part(part) for part in manifest["parts"]):
+        raise ValueError(f"{file} is damaged: its parts are no lists of four numbers; {_REMEDY}.")
     return manifest
+
+
+def amend(path: Path, **entries: Any) -> None:
+    """Add entries to the manifest, which are no part of what identifies the run."""
+    with locked(path):
+        write_json(path / FILE, {**read_manifest(path), **entries})
+
+
+_REMEDY = "put a copy of it back, or play the run anew in another folder"
+
+
+def _refuse_incomplete(file: Path, held: dict[str, Any], needed: dict[str, type]) -> None:
+    odd = [name for name, kind in needed.items() if not isinstance(held.get(name), kind)]
+    if odd:
+        raise ValueError(f"{file} is damaged: it lacks {', '.join(odd)}; {_REMEDY}.")
+
+
+def _is_part(value: Any) -> bool:
+    whole = isinstance(value, list) and len(value) == 4 and all(type(n) is int for n in value)
+    return whole and value[0] >= 0 and value[1] > 0 and 0 <= value[2] < value[3]

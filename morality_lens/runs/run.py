@@ -1,12 +1,13 @@
 """A run on disk, opened lazily: residuals, answers, transcripts, manifest.
 
-Every batch of items is committed whole, its answers last: a batch without them is played again. Items lie on
-disk in the order they were played (by length) and are put back into their own order when the run is opened.
+Every part is stored whole, in one file. Items lie on disk in the order they were played (by length) and are
+put back into their own order when the run is opened.
 """
 
 import hashlib
 import html
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +19,13 @@ import pyarrow.parquet as pq
 import xarray as xr
 
 from morality_lens.design import Condition, Design, design_from
-from morality_lens.items.kinds import BehaviourMeasure, Item, Statement, items_from_jsonl, items_to_frame
+from morality_lens.items.kinds import BehaviourMeasure, Item, items_to_frame
 from morality_lens.items.repeats import joined_clusters, repeated_note
+from morality_lens.runs.archives import read_table
+from morality_lens.runs.cube import Cube, lazy_cube
 from morality_lens.runs.datasets import OPTION_SCORES, find_dataset, read_dataset
-from morality_lens.runs.manifest import done_batches, read_manifest
+from morality_lens.runs.manifest import Part, missing_parts, parts_of, read_manifest
+from morality_lens.runs.writing import read_items
 
 OPTIONS = ("template_keywords", "quantization", "device_map", "adapter")
 """What a manifest says about a model only where it was chosen."""
@@ -115,8 +119,7 @@ class Run:
 
     @cached_property
     def _given(self) -> tuple[Item, ...]:
-        items = items_from_jsonl(self.path / "items.jsonl")
-        return tuple(item for item in items if not isinstance(item, Statement))
+        return read_items(self.path, self.manifest)
 
     @property
     def cluster_note(self) -> str:
@@ -124,9 +127,15 @@ class Run:
         return repeated_note(self._given)
 
     @cached_property
+    def _parts(self) -> tuple[Part, ...]:
+        """The parts of the items that are finished, in all rounds."""
+        missing = {place for part in missing_parts(self.path, self.manifest) for place in part.places}
+        return tuple(part for part in parts_of(self.manifest) if part.first not in missing)
+
+    @cached_property
     def _order(self) -> np.ndarray:
         """Place on disk of each finished item, in the items' own order."""
-        done = {i for batch in done_batches(self.path) for i in batch}
+        done = {place for part in self._parts for place in part.places}
         place = {item.id: i for i, item in enumerate(self._stored) if i in done}
         return np.array([place[n] for n in self.manifest["order"] if n in place], dtype=np.int64)
 
@@ -138,13 +147,36 @@ class Run:
     @cached_property
     def items(self) -> pd.DataFrame:
         """The finished items, one row each, indexed by id."""
-        return items_to_frame([self._stored[i] for i in self._order]).set_index("id", drop=False)
+        shown = [self._stored[i] for i in self._order]
+        return (items_to_frame(shown) if shown else pd.DataFrame({"id": []})).set_index("id", drop=False)
 
-    def _array(self, name: str) -> xr.DataArray:
-        data = xr.open_zarr(self.path / "arrays.zarr", chunks=None, consolidated=False)
-        if name not in data:
+    def _array(self, name: str, others: Mapping[str, int], dtype: str) -> xr.DataArray:
+        """A stored array, lazy; ``others`` are its dimensions after the round, with their sizes."""
+        if not self._parts:
+            raise ValueError(f"the run in {self.path} has no finished part yet; run the same command again.")
+        cube = Cube(
+            run=self.path,
+            parts=self._parts,
+            name=name,
+            design=self.design,
+            order=self._order,
+            others=tuple(others.values()),
+            dtype=np.dtype(dtype),
+        )
+        found = lazy_cube(cube, (*self.design.dims, *others)).assign_coords(self._coords(others))
+        return found.assign_attrs({"cluster_note": note} if (note := self.cluster_note) else {})
+
+    def _residual_array(self, name: str, last: Mapping[str, int], dtype: str) -> xr.DataArray:
+        places = {"site": len(self.design.sites), "layer": len(self.layers)}
+        return self._array(name, {**places, **last}, dtype)
+
+    def _option_array(self, name: str, *, by_option: bool) -> xr.DataArray:
+        options = max(len(item.replies) for item in self._stored)
+        if not options:
             raise ValueError(f"the run in {self.path} has no {name}: its items have no set of replies.")
-        array = data[name].isel(item=self._order)
+        return self._array(name, {"option": options} if by_option else {}, "float64")
+
+    def _coords(self, others: Mapping[str, int]) -> dict[str, Any]:
         items = [self._stored[i] for i in self._order]
         coords: dict[str, Any] = {
             "item": [item.id for item in items],
@@ -152,11 +184,14 @@ class Run:
             "round": np.arange(self.design.n_rounds),
         }
         coords |= self.design.levels
-        if "site" in array.dims:
-            coords |= {"site": list(self.design.sites), "layer": np.arange(-1, array.sizes["layer"] - 1)}
-        return array.assign_coords(coords).assign_attrs(
-            {"cluster_note": note} if (note := self.cluster_note) else {}
-        )
+        if "site" in others:
+            coords |= {"site": list(self.design.sites), "layer": list(self.layers)}
+        return coords
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are kept, -1 the embedding."""
+        return tuple(self.manifest["stored"]["layers"])
 
     @property
     def residuals(self) -> xr.DataArray:
@@ -164,28 +199,60 @@ class Run:
 
         Layer l is the residual after block l, -1 the embedding; the last block's is before the final norm.
         A missing residual (an empty answer, a segment that is not in the condition) is NaN.
+
+        Raises:
+            ValueError: the run kept projections alone.
         """
-        return self._array("residuals")
+        stored = self.manifest["stored"]
+        if stored["keep"] == "projections":
+            raise ValueError(
+                f"the run in {self.path} kept projections alone, so it has no residuals; this needs a run "
+                "played with keep='residuals' or 'both'."
+            )
+        width = {"d_model": int(self.manifest["study"]["model"]["d_model"])}
+        return self._residual_array("residuals", width, stored["dtype"])
+
+    @property
+    def projections(self) -> xr.DataArray:
+        """Dot products made while playing: item x one dim for each factor x round x site x layer x direction.
+
+        Direction 0 is the probe's, the others are its refits; no midpoint is added. Use
+        :meth:`morality_lens.probes.Probe.project`, which does.
+
+        Raises:
+            ValueError: the run kept residuals alone.
+        """
+        stored = self.manifest["stored"]
+        if stored["keep"] == "residuals":
+            raise ValueError(f"the run in {self.path} kept no projections; project its residuals on a probe.")
+        return self._residual_array("projections", {"direction": int(stored["directions"])}, "float64")
 
     @property
     def option_probabilities(self) -> xr.DataArray:
         """Probability of each reply's sign (letter, digit) as the answer's first token, as a share of all."""
-        return self._array("option_probabilities")
+        return self._option_array("option_probabilities", by_option=True)
 
     @property
     def option_mass(self) -> xr.DataArray:
         """Share of the whole probability that is on the sign of any reply."""
-        return self._array("option_mass")
+        return self._option_array("option_mass", by_option=False)
 
     def _table(self, name: str) -> pd.DataFrame:
-        # Only what has answers was committed: other tables of a batch are written before them.
-        files = [self.path / name / p.name for p in sorted((self.path / "answers").glob("part-*.parquet"))]
-        if not files:
-            raise ValueError(f"the run in {self.path} has no finished batch yet; run the same command again.")
-        table = pd.concat([pq.read_table(f).to_pandas() for f in files], ignore_index=True)
+        if not self._parts:
+            raise ValueError(f"the run in {self.path} has no finished part yet; run the same command again.")
+        tables = [self._part_table(part, name) for part in self._parts]
+        table = pd.concat(tables, ignore_index=True)
         rank = {item: i for i, item in enumerate(self.items.index)}
         order = np.argsort([rank[item] for item in table["item"]], kind="stable")
         return table.iloc[order].reset_index(drop=True)
+
+    def _part_table(self, part: Part, name: str) -> pd.DataFrame:
+        """A table of a part, without dialogues that were carried on in a later one."""
+        table = read_table(part.file(self.path), name)
+        carried_on = part.stop < self.design.n_rounds and self.manifest.get("prefix_reuse", True)
+        if name == "transcripts" and carried_on:
+            return table[table["round"] != part.stop - 1]
+        return table
 
     @cached_property
     def answers(self) -> pd.DataFrame:
@@ -240,9 +307,11 @@ class Run:
         design, model = self.design, self.manifest["study"]["model"]
         state = "" if self.complete else f" of {len(self._stored)} (unfinished)"
         conditions = len(design.conditions)
+        kept = {"residuals": "", "projections": ", projections alone", "both": ", and their projections"}
         return (
             f"{len(self._order)}{state} items x {conditions} conditions x {design.n_rounds} rounds, "
-            f"{len(design.sites)} sites x {model['n_layers'] + 1} layers x {model['d_model']}, "
+            f"{len(design.sites)} sites x {len(self.layers)} layers x {model['d_model']}"
+            f"{kept[self.manifest['stored']['keep']]}, "
             f"model {model['name']}"
         )
 
@@ -257,7 +326,7 @@ class Run:
         chosen = {"System prompt": study.get("system_prompt")}
         chosen |= {name.replace("_", " ").capitalize(): study["model"].get(name) for name in OPTIONS}
         rows += [(name, str(value)) for name, value in chosen.items() if value]
-        if done_batches(self.path):
+        if self._parts:
             parsed = self.answers["parsed"]
             rows.append(("Answers", f"{len(parsed)}, {100 * np.mean(parsed.to_numpy(float)):.1f} % parsed"))
         cells = "".join(

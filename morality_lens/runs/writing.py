@@ -1,7 +1,9 @@
-"""A run written batch by batch, each whole, so that one that was interrupted resumes."""
+"""A run begun, extended, written part by part, and finished."""
 
+import hashlib
 import json
 import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,33 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xarray as xr
-import zarr
 from jaxtyping import Float
-from zarr.codecs import BloscCodec
 
-from morality_lens.design import Design, design_from
+from morality_lens.design import design_from
 from morality_lens.items.files import replace_file, write_json
-from morality_lens.items.kinds import Item, items_to_jsonl
+from morality_lens.items.kinds import Item, items_from_jsonl, items_hash, items_to_jsonl
+from morality_lens.runs.archives import Stored, read_record, write_archive
+from morality_lens.runs.cube import pieces
 from morality_lens.runs.datasets import OPTION_SCORES, SUFFIX, write_dataset
-from morality_lens.runs.manifest import FORMAT, part_name, read_manifest
+from morality_lens.runs.manifest import (
+    FILE,
+    FORMAT,
+    ITEMS,
+    LOCK,
+    PARTS,
+    Part,
+    amend,
+    done_parts,
+    locked,
+    missing_parts,
+    parts_of,
+    read_manifest,
+)
 from morality_lens.runs.requests import Request
+from morality_lens.runs.storage import Storage, estimate
+
+OWN = {FILE, ITEMS, LOCK, f"{LOCK}.soft", PARTS}
+"""What a folder may hold in which a run was begun and nothing stored."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +48,7 @@ class PlayedBatch:
     """What one batch of items left behind, items in playing order.
 
     Attributes:
-        residuals: the cube without names.
+        residuals: the cube without names, of the layers that the run keeps.
         option_probabilities: probability of each reply's sign (an option's letter, a digit of a scale) as the
             answer's first token, as a share of all replies; NaN past an item's last reply.
         option_mass: the share of probability on the sign of any reply.
@@ -37,6 +56,9 @@ class PlayedBatch:
         transcripts: one row for each item and condition (and round, where history was rewritten).
         seconds: time it took.
         tokens: tokens fed to the model.
+        together: items of each batch that it was played in: more than one where memory ran out.
+        device: that the model was on.
+        projections: dot products with the run's directions, where it keeps them.
     """
 
     residuals: Float[np.ndarray, "item *factor round site layer d_model"]
@@ -46,149 +68,344 @@ class PlayedBatch:
     transcripts: pd.DataFrame
     seconds: float
     tokens: int
+    together: tuple[int, ...] = ()
+    device: str = ""
+    projections: Float[np.ndarray, "item *factor round site layer direction"] | None = None
 
 
+# ------------------------------------------------------------------------------------ begun and extended
 def create(
-    path: Path, *, study: Mapping[str, Any], about: Mapping[str, Any], items: Sequence[Item], batch_size: int
+    path: Path,
+    *,
+    study: Mapping[str, Any],
+    about: Mapping[str, Any],
+    items: Sequence[Item],
+    batch_size: int,
+    stored: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of a new run in ``path``, or of the same run begun there earlier.
+    """The manifest of a new run in ``path``, or of the same run begun there, extended by what it lacks.
+
+    One process at a time does this, and a run that has parts is never removed. A run is extended by further
+    items, which are played after those that are there, and by further rounds.
 
     Args:
         path: the run's folder.
-        study: what makes two runs the same study (model, items, design, wording, seeds); a folder that
-            holds another study is refused.
-        about: further records, taken from the first start.
+        study: what makes two runs the same (model, items, design, wording, seeds); a folder that holds
+            another one is refused.
+        about: further records, taken from the first start; ``order`` holds the items' ids in their own order.
         items: the items in playing order.
-        batch_size: most items of a batch; a resumed run keeps the size it was begun with.
+        batch_size: most items of a part; a run keeps the size it was begun with.
+        stored: what is kept of every site, see :meth:`morality_lens.runs.storage.Storage.manifest`.
 
     Raises:
-        ValueError: the folder holds another study, or something that is no run, or the disk is too full.
+        ValueError: the folder holds another run, one with more items or rounds, or something that is no run,
+            or the disk is too full.
         PermissionError: the folder cannot be written.
     """
-    request = Request(what="run", settings=study)
-    if (path / "manifest.json").exists():
-        manifest = read_manifest(path)
-        request.refuse_other(path, manifest["study"])
-        return manifest
-    if not (path / "begun").exists():
-        request.refuse_foreign(path)
-    _check_writable(path)
-    _create_arrays(path, study, items, batch_size)
-    for folder in ("answers", "transcripts"):
-        (path / folder).mkdir(exist_ok=True)
-    items_to_jsonl(items, path / "items.jsonl")
-    manifest = {"format": FORMAT, "study": dict(study), **about, "batch_size": batch_size}
-    write_json(path / "manifest.json", manifest)
-    (path / "begun").unlink()
+    model = study["model"]
+    kept = dict(stored or Storage().manifest(n_layers=model["n_layers"], dtype=model.get("dtype", "float32")))
+    if not (path / FILE).exists():
+        _refuse_foreign(path)
+    _make_folder(path)
+    with locked(path):
+        if (path / FILE).exists():
+            return _extended(path, study, about, items, kept)
+        rounds = int(study["design"]["rounds"]) + 1
+        manifest = {
+            "format": FORMAT,
+            "study": dict(study),
+            "stored": kept,
+            **about,
+            "batch_size": batch_size,
+            "places": [item.id for item in items],
+            "parts": [[*span, 0, rounds] for span in _spans(0, len(items), batch_size)],
+        }
+        _refuse_too_large(path, manifest, len(items))
+        _write_items(path, items, manifest)
+        write_json(path / FILE, manifest, indent=None)
     return read_manifest(path)
 
 
-def _check_writable(path: Path) -> None:
-    """Make the folder and mark it as begun."""
+def _refuse_foreign(path: Path) -> None:
+    """Nothing, where a folder is new, empty, or was left before its run had a manifest.
+
+    Raises:
+        ValueError: it holds something else, or parts without a manifest.
+    """
+    if path.is_dir() and {p.name for p in path.iterdir() if not p.name.endswith(".part")} <= OWN:
+        if any((path / PARTS).glob("*.zip")):
+            raise ValueError(
+                f"{path} holds parts of a run without its {FILE}; put a copy of it back, or give another "
+                "folder."
+            )
+        return
+    Request(what="run", settings={}).refuse_foreign(path)
+
+
+def _make_folder(path: Path) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "begun").write_text("x")
+        (path / PARTS).mkdir(parents=True, exist_ok=True)
+        probe = path / f".{PARTS}.part"
+        probe.touch()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise PermissionError(
             f"the output folder {path} cannot be written ({error.strerror or error}); give another one."
         ) from error
 
 
-def _create_arrays(path: Path, study: Mapping[str, Any], items: Sequence[Item], batch_size: int) -> None:
-    """Create the empty arrays of a run.
+def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
+    """First place and number of items of every batch."""
+    return [(first, min(size, stop - first)) for first in range(start, stop, size)]
+
+
+def _write_items(path: Path, items: Sequence[Item], manifest: dict[str, Any]) -> None:
+    items_to_jsonl(items, path / ITEMS)
+    manifest["items_sha256"] = hashlib.sha256((path / ITEMS).read_bytes()).hexdigest()
+
+
+def read_items(path: Path, manifest: Mapping[str, Any]) -> tuple[Item, ...]:
+    """The items of a run in playing order.
 
     Raises:
-        ValueError: the disk is too full for them.
+        ValueError: the file is not the one that was written.
     """
-    design, model = design_from(study["design"]), study["model"]
-    shape = _shape(design, len(items), int(model["n_layers"]) + 1, int(model["d_model"]))
-    needed = int(np.prod(shape)) * np.dtype(model["stored_as"]).itemsize
-    free = shutil.disk_usage(path).free
-    if needed > 0.95 * free:
+    file = path / ITEMS
+    content = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != manifest["items_sha256"]:
+        state = "is damaged: it is not the file that was written" if content else "is missing"
+        raise ValueError(f"{file} {state}; the same command that played the run writes it again.")
+    items: Any = items_from_jsonl(file)
+    return items
+
+
+def _extended(
+    path: Path,
+    study: Mapping[str, Any],
+    about: Mapping[str, Any],
+    items: Sequence[Item],
+    kept: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a run that was begun, extended by the items and rounds that it lacks."""
+    manifest = read_manifest(path)
+    asked = {**identity(study), "stored": kept}
+    Request(what="run", settings=asked).refuse_other(
+        path, {**identity(manifest["study"]), "stored": manifest["stored"]}
+    )
+    there = _stored_items(path, manifest, items)
+    new = _new_items(path, there, items)
+    rounds = int(study["design"]["rounds"]) + 1
+    before = int(manifest["study"]["design"]["rounds"]) + 1
+    if rounds < before:
         raise ValueError(
-            f"the run needs about {needed / 1e9:.1f} GB in {path}, where {free / 1e9:.1f} GB are free. "
-            "Give another folder, fewer items or rounds, or fewer sites."
+            f"{path} holds a run of {before - 1} correction rounds, and {rounds - 1} are asked for; ask for "
+            "as many or more, or open it as it is."
         )
-    shutil.rmtree(path / "arrays.zarr", ignore_errors=True)
-    group = zarr.create_group(path / "arrays.zarr", zarr_format=3)
-
-    def create_array(name: str, dims: Sequence[str], size: Sequence[int], chunks: Sequence[int], dtype: str):
-        group.create_array(
-            name,
-            shape=tuple(size),
-            chunks=tuple(chunks),
-            dtype=dtype,
-            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
-            fill_value=float("nan"),
-            dimension_names=tuple(dims),
-        )
-
-    # One chunk holds the largest batch of one site and layer: a layer is read without touching the others. A
-    # smaller batch rewrites its chunk, which is replaced whole: what was committed in it is never lost.
-    chunks = (batch_size, *shape[1:-3], 1, 1, shape[-1])
-    create_array("residuals", design.cube_dims, shape, chunks, model["stored_as"])
-    answers, options = shape[:-3], max((len(item.replies) for item in items), default=0)
-    for name, size in (("option_probabilities", (*answers, options)), ("option_mass", answers)):
-        if 0 not in size:
-            dims = (*design.dims, "option")[: len(size)]
-            create_array(name, dims, size, (batch_size, *size[1:]), "float64")
+    parts = [list(part) for part in parts_of(manifest)]
+    if rounds > before:
+        spans = sorted({(part[0], part[1]) for part in parts})
+        parts += [[*span, before, rounds] for span in spans]
+    first = len(there)
+    parts += [[*span, 0, rounds] for span in _spans(first, first + len(new), int(manifest["batch_size"]))]
+    playing = (*there, *new)
+    changed = {**manifest, "study": dict(study), "order": about["order"], "parts": parts}
+    changed["places"] = [item.id for item in playing]
+    if new:
+        changed |= {"left_out": about.get("left_out", []), "reply_tokens": about.get("reply_tokens", {})}
+        _refuse_too_large(path, changed, len(playing))
+    if new or hashlib.sha256(_bytes(path / ITEMS)).hexdigest() != manifest["items_sha256"]:
+        _write_items(path, playing, changed)
+    if new or rounds > before:
+        write_json(path / FILE, changed, indent=None)
+    return read_manifest(path)
 
 
-def commit(path: Path, first: int, batch: PlayedBatch) -> None:
-    """Write a batch whose items begin at a place; it counts from the moment its answers are in place."""
-    items = batch.residuals.shape[0]
-    region = slice(first, first + items)
-    group = zarr.open_group(path / "arrays.zarr", mode="r+")
-    for name in ("residuals", "option_probabilities", "option_mass"):
-        if name in group:
-            array: Any = group[name]
-            array[region] = getattr(batch, name)
-    name = part_name(first, items)
-    _write_table(path / "transcripts" / name, batch.transcripts)
-    write_json(_times(path / "answers" / name), {"seconds": batch.seconds, "tokens": batch.tokens})
-    _write_table(path / "answers" / name, batch.answers)
+def _bytes(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
 
 
-def _times(part: Path) -> Path:
-    """The file with the time of a batch."""
-    return part.with_name(part.name.replace("part-", "time-")).with_suffix(".json")
+def identity(study: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two runs one: everything that changes a token, without items and rounds, by which it grows.
 
-
-def timings(path: Path) -> dict[str, Any]:
-    """Seconds and tokens of all committed batches."""
-    files = [_times(part) for part in sorted((path / "answers").glob("part-*.parquet"))]
-    times = [json.loads(file.read_text()) for file in files]
+    The model is known by its weights, configuration, tokenizer and template; where its files lie, and on
+    which devices, is no part of it.
+    """
+    apart = {"name", "revision", "device_map", "adapter", "stored_as"}
+    model = {name: value for name, value in study["model"].items() if name not in apart}
+    design = {name: value for name, value in study["design"].items() if name != "rounds"}
     return {
-        "seconds": round(sum(t["seconds"] for t in times), 3),
-        "tokens": sum(t["tokens"] for t in times),
+        **{name: value for name, value in study.items() if name not in ("model", "design", "items")},
+        "model": model,
+        "design": design,
+        "items": {"kind": study["items"].get("kind")},
     }
 
 
-def _write_table(file: Path, table: pd.DataFrame) -> None:
-    rows = pa.Table.from_pandas(table, preserve_index=False)
-    replace_file(file, lambda draft: pq.write_table(rows, draft, compression="zstd"))
+def _stored_items(path: Path, manifest: Mapping[str, Any], asked: Sequence[Item]) -> tuple[Item, ...]:
+    """The items of the run in playing order; where their file is damaged, taken from those asked for."""
+    try:
+        return read_items(path, manifest)
+    except ValueError:
+        by_id = {item.id: item for item in asked}
+        places = manifest.get("places", [])
+        if not places or not set(places) <= set(by_id):
+            raise
+        return tuple(by_id[name] for name in places)
+
+
+def _new_items(path: Path, there: Sequence[Item], asked: Sequence[Item]) -> list[Item]:
+    """The items that the run lacks.
+
+    Raises:
+        ValueError: it has others, or an item with other words.
+    """
+    by_id = {item.id: item for item in asked}
+    gone = [item.id for item in there if item.id not in by_id]
+    if gone:
+        raise ValueError(
+            f"{path} holds {len(there)} items, and {len(gone)} of them are not among the {len(asked)} that "
+            f"are asked for ({', '.join(gone[:3])}). A run can be extended, "
+            "not cut: ask for the same items or more, open it as it is, or give another folder."
+        )
+    changed = [item.id for item in there if items_hash([item]) != items_hash([by_id[item.id]])]
+    if changed:
+        raise ValueError(
+            f"{path} holds {len(changed)} items with other words than those that are asked for "
+            f"({', '.join(changed[:3])}); options permuted over another number of items, say. Give another "
+            "folder."
+        )
+    known = {item.id for item in there}
+    return [item for item in asked if item.id not in known]
+
+
+def _refuse_too_large(path: Path, manifest: Mapping[str, Any], items: int) -> None:
+    """Nothing, where the disk has room for all arrays.
+
+    Raises:
+        ValueError: it is too full.
+    """
+    needed, free = _room(manifest, items), shutil.disk_usage(path).free
+    if needed > 0.95 * free:
+        raise ValueError(
+            f"the run needs about {needed / 1e9:.1f} GB in {path}, where {free / 1e9:.1f} GB are free. "
+            "Give another folder, fewer items, rounds or sites, some layers only (layers), float16, or keep "
+            "projections alone."
+        )
+
+
+def _room(manifest: Mapping[str, Any], items: int) -> int:
+    """Bytes that a run takes at most."""
+    kept, study = manifest["stored"], manifest["study"]
+    return estimate(
+        design_from(study["design"]),
+        items=items,
+        d_model=int(study["model"]["d_model"]),
+        layers=kept["layers"],
+        storage=Storage(keep=kept["keep"], dtype=kept["dtype"]),
+        directions=int(kept.get("directions", 1)),
+        batch_size=int(manifest["batch_size"]),
+    ).bytes
+
+
+# --------------------------------------------------------------------------------------------- parts
+def commit(path: Path, part: Part, batch: PlayedBatch) -> None:
+    """Store a part: it counts from the moment its file has its name, and is on disk by then.
+
+    Args:
+        path: the run's folder.
+        part: what was played.
+        batch: what it left behind, of all rounds up to the part's last.
+
+    Raises:
+        ValueError: values beyond the range of the type they are stored in.
+    """
+    manifest = read_manifest(path)
+    design = design_from(manifest["study"]["design"])
+    items = read_items(path, manifest)[part.first : part.first + part.items]
+    axis = 1 + len(design.names)
+    rounds = (slice(None),) * axis + (slice(part.start, part.stop),)
+    arrays: dict[str, Stored] = {}
+    for name, values in _kept(batch, manifest).items():
+        if values.size:
+            cut = {"start": part.start, "whole": WHOLE[name], "large": name in LARGE}
+            arrays |= pieces(name, values[rounds], design, **cut)
+    tables = {"answers": batch.answers, "transcripts": batch.transcripts}
+    record = {
+        "run": run_hash(manifest),
+        "items": items_hash(items),
+        "rounds": [part.start, part.stop],
+        "seconds": batch.seconds,
+        "tokens": batch.tokens,
+        "together": list(batch.together or (part.items,)),
+        "device": batch.device,
+        "host": socket.gethostname(),
+    }
+    kept = {name: table[table["round"] >= part.start] for name, table in tables.items()}
+    write_archive(part.file(path), arrays=arrays, tables=kept, record=record)
+
+
+LARGE = ("residuals", "projections")
+"""Arrays that grow with layers and sites."""
+WHOLE = {"residuals": 1, "projections": 1, "option_probabilities": 1, "option_mass": 0}
+"""How many of an array's last dimensions are read in one piece; each site and layer is one of its own."""
+
+
+def run_hash(manifest: Mapping[str, Any]) -> str:
+    """A hash over what makes two runs one, by which the parts of another run are known."""
+    told = json.dumps([identity(manifest["study"]), manifest["stored"]], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _kept(batch: PlayedBatch, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays that the run keeps, in the type that it keeps them in."""
+    stored = manifest["stored"]
+    values = batch.residuals
+    found = {"option_probabilities": batch.option_probabilities, "option_mass": batch.option_mass}
+    if stored["keep"] != "projections":
+        with np.errstate(over="ignore"):
+            narrow = values.astype(stored["dtype"])
+        if (np.isfinite(values) & ~np.isfinite(narrow)).any():
+            raise ValueError(
+                f"residuals of up to {np.nanmax(np.abs(values)):.0f} do not fit into {stored['dtype']}, "
+                "whose largest number is 65504; store this model's residuals as float32."
+            )
+        found["residuals"] = narrow
+    if stored["keep"] != "residuals":
+        assert batch.projections is not None  # whoever plays makes them
+        found["projections"] = batch.projections
+    return found
+
+
+def timings(path: Path) -> dict[str, Any]:
+    """Seconds and tokens of all stored parts."""
+    records = [read_record(part.file(path)) for part in done_parts(path, read_manifest(path))]
+    return {
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "tokens": sum(record["tokens"] for record in records),
+    }
 
 
 def finish(path: Path) -> None:
-    """Put the timings of all batches into the manifest."""
-    keep_in_manifest(path, timings=timings(path))
+    """Put the timings of all parts into the manifest.
 
-
-def keep_in_manifest(path: Path, **entries: Any) -> None:
-    """Add entries to the manifest, which are no part of what identifies the run."""
-    write_json(path / "manifest.json", {**read_manifest(path), **entries})
+    Raises:
+        ValueError: parts are missing.
+    """
+    missing = missing_parts(path, read_manifest(path))
+    if missing:
+        raise ValueError(
+            f"the run in {path} lacks {len(missing)} parts, {missing[0].name} first; play them before it is "
+            "finished."
+        )
+    amend(path, timings=timings(path))
 
 
 def write_scores(path: Path, scores: pd.DataFrame) -> None:
     """Replace the run's table of judges' scores (item, conditions, round, judge, score)."""
-    _write_table(path / "scores.parquet", scores)
+    rows = pa.Table.from_pandas(scores, preserve_index=False)
+    replace_file(path / "scores.parquet", lambda draft: pq.write_table(rows, draft, compression="zstd"))
 
 
 def write_option_scores(path: Path, scores: xr.Dataset) -> None:
     """Replace the run's scores of its options' full texts."""
     write_dataset(path / f"{OPTION_SCORES}{SUFFIX}", scores)
-
-
-def _shape(design: Design, items: int, layers: int, d_model: int) -> tuple[int, ...]:
-    levels = (len(f.levels) for f in design.factors)
-    return (items, *levels, design.n_rounds, len(design.sites), layers, d_model)

@@ -105,9 +105,9 @@ def test_the_same_command_again_plays_nothing_twice(command, own_data, few_state
         tmp_path / "r",
     )
     assert command(*arguments)[0] == 0
-    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "answers").glob("part-*")}
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "parts").glob("*.zip")}
     assert command(*arguments)[0] == 0
-    assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "answers").glob("part-*")}
+    assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "r" / "parts").glob("*.zip")}
 
 
 @pytest.mark.slow(seconds=20)

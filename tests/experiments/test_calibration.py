@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_questions
+from written import write_run
 
 from morality_lens.design import COMPONENTS, Design
 from morality_lens.experiments.calibration import (
@@ -17,8 +18,6 @@ from morality_lens.experiments.calibration import (
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.items.kinds import OpenPrompt
 from morality_lens.report.tables import calibration as calibration_tables
-from morality_lens.runs import writing
-from morality_lens.runs.run import open_run
 
 DESIGN = Design(rounds=1)
 CELLS = (2, 2, 2, 2)
@@ -43,30 +42,8 @@ def run_of(tmp_path):
             for c in DESIGN.conditions
             for r in range(2)
         ]
-        path = tmp_path / f"run{next(number)}"
-        study = {
-            "design": {
-                "factors": [{"name": f.name, "levels": list(f.levels)} for f in DESIGN.factors],
-                "rounds": 1,
-                "sites": list(DESIGN.sites),
-            },
-            "model": {"n_layers": 1, "d_model": 2, "stored_as": "float32"},
-        }
-        about = {"order": [i.id for i in items]}
-        writing.create(path, study=study, about=about, items=items, batch_size=len(items))
-        shape = (len(items), *CELLS)
-        given = np.asarray(probabilities, float).reshape(*shape, -1)
-        played = writing.PlayedBatch(
-            residuals=np.zeros((*shape, 3, 2, 2), np.float32),
-            option_probabilities=given,
-            option_mass=np.full(shape, mass),
-            answers=pd.DataFrame(rows),
-            transcripts=pd.DataFrame({"item": [i.id for i in items]}),
-            seconds=0.0,
-            tokens=0,
-        )
-        writing.commit(path, 0, played)
-        return open_run(path)
+        given = np.asarray(probabilities, float).reshape(len(items), *CELLS, -1)
+        return write_run(tmp_path / f"run{next(number)}", items, pd.DataFrame(rows), given, mass)
 
     return write
 

@@ -6,14 +6,13 @@ import pytest
 import xarray as xr
 from conftest import make_questions
 from scipy import stats
+from written import write_run
 
 from morality_lens.design import COMPONENTS, Design
 from morality_lens.interactions.contrasts import between
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table
 from morality_lens.report.analysis import analyze
-from morality_lens.runs import writing
-from morality_lens.runs.run import open_run
 from morality_lens.studies.folder import StudyFolder
 from morality_lens.studies.tasks import probabilities_or_choices
 
@@ -39,29 +38,8 @@ def fake_run(tmp_path):
             for k, c in enumerate(DESIGN.conditions)
             for r in range(2)
         ]
-        path = tmp_path / f"run{next(number)}"
-        study = {
-            "design": {
-                "factors": [{"name": f.name, "levels": list(f.levels)} for f in DESIGN.factors],
-                "rounds": 1,
-                "sites": list(DESIGN.sites),
-            },
-            "model": {"n_layers": 1, "d_model": 2, "stored_as": "float32"},
-        }
-        about = {"order": [i.id for i in items]}
-        writing.create(path, study=study, about=about, items=items, batch_size=len(items))
-        cells = (len(items), 2, 2, 2, 2)
-        played = writing.PlayedBatch(
-            residuals=np.zeros((*cells, 3, 2, 2), np.float32),
-            option_probabilities=np.broadcast_to([0.5, 0.3, 0.2], (*cells, 3)),
-            option_mass=np.full(cells, mass),
-            answers=pd.DataFrame(rows).sample(frac=1, random_state=0),  # the order must not matter
-            transcripts=pd.DataFrame({"item": [i.id for i in items]}),
-            seconds=0.0,
-            tokens=0,
-        )
-        writing.commit(path, 0, played)
-        return open_run(path)
+        table = pd.DataFrame(rows).sample(frac=1, random_state=0)  # the order must not matter
+        return write_run(tmp_path / f"run{next(number)}", items, table, [0.5, 0.3, 0.2], mass)
 
     return write
 

@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_questions
+from written import write_run
 
 from morality_lens.design import Design
 from morality_lens.items.permuting import permute_options, reordered
 from morality_lens.judges.positions import _Cell, describe_positions, position_bias
-from morality_lens.runs import writing
-from morality_lens.runs.run import open_run
 
 DESIGN = Design(rounds=1)
 CONTENT = {"The Vel": 0.5, "Not known": 0.35, "The Tor": 0.15}
@@ -28,26 +27,9 @@ def written(tmp_path):
             for c in DESIGN.conditions
             for r in range(2)
         ]
-        path = tmp_path / f"run{next(number)}"
-        study = {
-            "design": DESIGN.manifest(),
-            "model": {"n_layers": 1, "d_model": 2, "stored_as": "float32"},
-        }
-        about = {"order": [i.id for i in items]}
-        writing.create(path, study=study, about=about, items=items, batch_size=len(items))
-        cells = (len(items), 2, 2, 2, 2)
         table = pd.DataFrame(rows)
-        played = writing.PlayedBatch(
-            residuals=np.zeros((*cells, len(DESIGN.sites), 2, 2), np.float32),
-            option_probabilities=np.broadcast_to(probabilities[:, None, None, None, None], (*cells, 3)),
-            option_mass=np.ones(cells),
-            answers=table.assign(choice=pd.array(table["choice"], dtype="Int64")),
-            transcripts=pd.DataFrame({"item": [i.id for i in items]}),
-            seconds=0.0,
-            tokens=0,
-        )
-        writing.commit(path, 0, played)
-        return open_run(path)
+        table = table.assign(choice=pd.array(table["choice"], dtype="Int64"))
+        return write_run(tmp_path / f"run{next(number)}", items, table, probabilities)
 
     return write
 

@@ -67,11 +67,14 @@ def assert_same(one, two) -> None:
     """Two runs with the same texts, tokens, probabilities and residuals."""
     columns = [c for c in one.answers.columns if c not in SERVED]
     assert columns == [c for c in two.answers.columns if c not in SERVED]
-    pd.testing.assert_frame_equal(one.answers[columns], two.answers[columns])
-    assert len(one.transcripts) == len(two.transcripts)
-    for ours, theirs in zip(
-        one.transcripts.to_dict("records"), two.transcripts.to_dict("records"), strict=True
-    ):
+    keys = ["item", *one.design.names, "round"]  # rounds that were added later stand behind
+
+    def ordered(table: pd.DataFrame) -> pd.DataFrame:
+        return table.sort_values(keys).reset_index(drop=True)
+
+    pd.testing.assert_frame_equal(ordered(one.answers)[columns], ordered(two.answers)[columns])
+    first, second = (ordered(run.transcripts).to_dict("records") for run in (one, two))
+    for ours, theirs in zip(first, second, strict=True):
         assert list(ours["token_ids"]) == list(theirs["token_ids"])
         assert list(ours["spans"]) == list(theirs["spans"])
     ours, theirs = one.residuals.values, two.residuals.values
@@ -263,8 +266,7 @@ def test_a_run_that_was_interrupted_asks_only_for_what_is_missing(model, server,
     assert "(key)" in line
     assert "Finished batches and its earlier replies are kept" in line
     assert "\n" not in line
-    done = open_run(tmp_path / "run")
-    assert len(done.items) == 1
+    assert len(open_run(tmp_path / "run").items) == 1
     answered = every * 2 // 3
     server.asked.clear()
     server.fail = lambda _: None
@@ -387,6 +389,34 @@ def test_draws_have_seeds_of_their_own_and_nothing_is_asked_twice_at_temperature
 def test_settings_that_do_not_fit_together_are_refused(more, said):
     with pytest.raises(ValueError, match=said):
         Protocol(**more)
+
+
+def test_a_run_is_extended_by_rounds_that_a_server_writes(model, server, tmp_path):
+    longer = replace(SHORT, design=Design(rounds=2))
+    played(model, server, tmp_path / "run")
+    once = len(server.asked)
+    run = played(model, server, tmp_path / "run", longer)
+    assert run.design.rounds == 2
+    items, fitting = ml.load_items(limit=2), Fitting(batch_size=1)
+    own = play(model, items, out=tmp_path / "own", protocol=longer, fitting=fitting, progress=False)
+    assert_same(own, run)
+    assert run.manifest["agreement"]["differ"] == 0
+    assert run.manifest["agreement"]["tokens"] > 0
+    assert once < len(server.asked) < 2.5 * once
+
+
+def test_the_command_line_plays_with_a_server(server, command, tmp_path):
+    config = tmp_path / "short.toml"
+    config.write_text("[protocol]\nanswer_tokens = 4\nrationale_tokens = 4\nfeedback_tokens = 4\n")
+    options = ["--config", config, "--limit", 2, "--rounds", 1, "--device", "cpu", "--anyway"]
+    code, _, err = command("run", *options, "--out", tmp_path / "a", "--generate-from", server.address)
+    assert (code, "needs the name of the server's model as generate_model" in err) == (2, True)
+    server.fail = lambda _: 404
+    where = ["--generate-from", server.address, "--generate-model", "m"]
+    code, _, err = command("run", *options, "--out", tmp_path / "a", *where)
+    assert code == 2
+    assert err.strip().splitlines()[-1].startswith("error: no reply from m at http://127.0.0.1")
+    assert not (tmp_path / "a").exists()
 
 
 # ---------------------------------------------------------------------------------- transformers' server

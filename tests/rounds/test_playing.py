@@ -323,6 +323,10 @@ def test_a_run_that_is_interrupted_resumes_to_the_same_store(llama, tmp_path, mo
     assert_same_run(whole, again)
 
 
+def stored(out):
+    return len(list((out / manifest.PARTS).glob("*.zip")))
+
+
 SCRIPT = """
 import sys, torch
 sys.path.insert(0, {tests!r})
@@ -345,11 +349,11 @@ def test_a_run_killed_without_warning_resumes_to_the_same_store(zoo_folder, llam
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]), model=str(zoo_folder("llama")), out=str(out))
     child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while time.monotonic() < until and child.poll() is None and len(manifest.done_batches(out)) < 2:
+    while time.monotonic() < until and child.poll() is None and stored(out) < 2:
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert 2 <= len(manifest.done_batches(out)) < 8, "the child must die in the middle"
+    assert 2 <= stored(out) < 8, "the child must die in the middle"
     resumed = played(llama, items, out)
     assert_same_run(whole, resumed)
 
@@ -440,8 +444,8 @@ def test_items_that_cannot_be_played_are_refused(llama, tmp_path, items, protoco
 
 def test_a_folder_of_another_run_is_refused_and_says_what_differs(llama, tmp_path, questions):
     played(llama, questions, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"holds another run.*design\.rounds: there 2, now 3"):
-        played(llama, questions, tmp_path / "run", replace(SHORT, design=Design(rounds=3)))
+    with pytest.raises(ValueError, match=r"holds another run.*design\.seed: there 0, now 3"):
+        played(llama, questions, tmp_path / "run", replace(SHORT, design=replace(SHORT.design, seed=3)))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("x")
     with pytest.raises(ValueError, match="exists and is no run"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
 from conftest import make_questions
 from tiny import made_up_probe, tiny_run
+from written import rewrite
 
 from morality_lens import plots
 from morality_lens.circuits import (
@@ -27,7 +27,6 @@ from morality_lens.report.sections import inside_groups
 from morality_lens.report.writing import write_report
 from morality_lens.rounds.selection import Execution
 from morality_lens.runs.option_notes import LEAST_MASS, low_mass_note, mass_lines, option_note, unequal_note
-from morality_lens.runs.run import open_run
 
 SAID = "they are not what this model says next"
 QUIET = Batching(progress=False)
@@ -53,8 +52,7 @@ def played(zoo_folder, tmp_path_factory):
 
 def with_mass(run, values, **manifest):
     """The run with another option mass, by condition or for all, and other records."""
-    zarr.open_group(run.path / "arrays.zarr", mode="r+")["option_mass"][...] = values
-    again = open_run(run.path)
+    again = rewrite(run, "option_mass", values)
     again.manifest.update(manifest)
     return again
 

@@ -1,0 +1,94 @@
+"""Whether everything that a run says it holds is there, byte by byte."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from morality_lens.items.kinds import Item, items_hash
+from morality_lens.runs.archives import DamagedError, check_archive
+from morality_lens.runs.manifest import Part, done_parts, missing_parts, parts_of, read_manifest
+from morality_lens.runs.writing import read_items, run_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        path: the run's folder.
+        parts: number of all parts.
+        missing: names of parts that are not there.
+        problems: a sentence for every file that is damaged, each with its path.
+    """
+
+    path: Path
+    parts: int
+    missing: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing or damaged."""
+        return not self.missing and not self.problems
+
+    def __str__(self) -> str:
+        if self.whole:
+            return f"{self.path}: all {self.parts} parts are there and as they were written"
+        lines = list(self.problems)
+        if self.missing:
+            more = ", ..." if len(self.missing) > 3 else ""
+            names = ", ".join(self.missing[:3])
+            lines.append(f"{self.path} lacks {len(self.missing)} of {self.parts} parts: {names}{more}")
+        return "\n".join(lines)
+
+
+def verify_run(path: str | Path) -> Verification:
+    """Every file of a run checked against its checksum, and against the run that it belongs to.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: the manifest is damaged or of another format.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    problems: list[str] = []
+    try:
+        items: tuple[Item, ...] = read_items(folder, manifest)
+    except ValueError as error:
+        problems.append(str(error))
+        items = ()
+    problems += _damaged(folder, manifest, items).values()
+    return Verification(
+        path=folder,
+        parts=len(parts_of(manifest)),
+        missing=tuple(part.name for part in missing_parts(folder, manifest)),
+        problems=tuple(problems),
+    )
+
+
+def set_damaged_aside(path: Path) -> list[str]:
+    """Rename damaged parts, so that they are played again; a sentence for each."""
+    manifest = read_manifest(path)
+    found = _damaged(path, manifest, read_items(path, manifest))
+    for part in found:
+        file = part.file(path)
+        file.rename(file.with_name(f"{file.name}.{secrets.token_hex(4)}.damaged"))
+    return list(found.values())
+
+
+def _damaged(path: Path, manifest: Mapping[str, Any], items: tuple[Item, ...]) -> dict[Part, str]:
+    """The parts that are there and damaged, or that belong to another run, with a sentence."""
+    found = {}
+    for part in done_parts(path, dict(manifest)):
+        try:
+            record = check_archive(part.file(path))
+        except DamagedError as error:
+            found[part] = f"{error}"
+            continue
+        asked = items[part.first : part.first + part.items]
+        same = record.get("run") == run_hash(manifest) and record.get("rounds") == [part.start, part.stop]
+        if not same or (items and record.get("items") != items_hash(asked)):
+            found[part] = f"{part.file(path)} belongs to another run, or to other items."
+    return found
