@@ -234,7 +234,7 @@ class Reviewer:
             Wanted.after(
                 self.record.renderer,
                 transcript,
-                limit=self.protocol.limits.feedback + _room(self.record, self.protocol, transcript),
+                limit=1 + self.protocol.limits.feedback + _room(self.record, self.protocol, transcript),
                 seed=seed_of(self.protocol, f"{one.item.id}|{one.answer}|critique"),
             )
             for one, transcript in zip(answers, asked, strict=True)
@@ -449,7 +449,8 @@ class Elsewhere(Player):
         row, limits, renderer = draft.dialogue.row, self.limits, self.record.renderer
         draft.limit = limits.answer if draft.reply == "answer" else limits.rationale
         draft.thinks = self.script.thinking and rendering.thinks(renderer, row.transcript)
-        room = limits.thinking + MARKS if draft.thinks else 0
+        # One more than the limit: whether the end token was the last that it allows, servers do not say.
+        room = limits.thinking + MARKS if draft.thinks else 1
         seed = seed_of(self.protocol, self._key(row, draft.reply))
         return Wanted.after(renderer, row.transcript, limit=draft.limit + room, seed=seed)
 
@@ -483,8 +484,9 @@ class Elsewhere(Player):
         if written.ids is not None and not draft.thinks:
             return list(written.ids)
         ids = rendering.tokens_of_reply(self.record.renderer, draft.dialogue.row.transcript, written.text)
-        if written.count is not None and not draft.thinks:  # which may or may not count the end token
-            draft.recoded += written.count not in (len(ids), len(ids) + 1)
+        if written.count is not None and not draft.thinks:
+            end = (0, 1) if written.ended else (0,)  # some count the end token
+            draft.recoded += written.count - len(ids) not in end
         return ids
 
     def _ended(self, draft: "_Draft", ids: list[int], written: Written) -> tuple[list[int], bool]:
@@ -494,9 +496,7 @@ class Elsewhere(Player):
         for n, token in enumerate(ids[: draft.limit]):
             if token in self.record.stops or (ends is not None and ends(0, ids[: n + 1])):
                 return ids[:n], True
-        # Some servers give the limit as the reason where the last token that it allows was the end token.
-        ended = written.ended or (not draft.thinks and written.count == len(ids) + 1)
-        return ids[: draft.limit], ended and len(ids) < draft.limit
+        return ids[: draft.limit], written.ended and len(ids) < draft.limit
 
     def _think(self, draft: "_Draft", written: Written) -> str:
         """Add the thoughts to the dialogue; the text of the reply after them, empty where they were cut."""
