@@ -485,7 +485,7 @@ class Elsewhere(Player):
             return list(written.ids)
         ids = rendering.tokens_of_reply(self.record.renderer, draft.dialogue.row.transcript, written.text)
         if written.count is not None and not draft.thinks:
-            end = (0, 1) if written.ended else (0,)  # some count the end token
+            end = (0, 1) if written.ended or len(ids) == draft.limit else (0,)  # some count the end token
             draft.recoded += written.count - len(ids) not in end
         return ids
 
