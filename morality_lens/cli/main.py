@@ -30,6 +30,8 @@ from morality_lens.cli.model_options import (
     AnswerTokens,
     DeviceMap,
     FeedbackTokens,
+    GenerateFrom,
+    GenerateModel,
     ModelOptions,
     Quantization,
     RationaleTokens,
@@ -97,6 +99,8 @@ def run(
         str | None, typer.Option(help="Other model, server address, or file of feedback.")
     ] = None,
     feedback_model: Annotated[str | None, typer.Option(help="Model on the server.")] = None,
+    generate_from: GenerateFrom = None,
+    generate_model: GenerateModel = None,
     permute_options: Annotated[
         bool | None,
         typer.Option("--permute-options", help="Permute the options of each question, balanced by position."),
@@ -135,6 +139,9 @@ def run(
             "feedback": feedback,
             "feedback_from": feedback_from,
             "feedback_model": feedback_model,
+            "generate": "endpoint" if generate_from or generate_model else None,
+            "generate_from": generate_from,
+            "generate_model": generate_model,
             "system_prompt": system_prompt,
             "answer_tokens": answer_tokens,
             "rationale_tokens": rationale_tokens,

@@ -46,6 +46,11 @@ ThinkingTokens = Annotated[
 AnswerPrefix = Annotated[
     str | None, typer.Option("--answer-prefix", help='How every answer begins, such as "Answer:".')
 ]
+GenerateFrom = Annotated[
+    str | None,
+    typer.Option(help="Address of a server that writes the replies, which this model then reads once."),
+]
+GenerateModel = Annotated[str | None, typer.Option(help="The same model's name on that server.")]
 SystemPrompt = Annotated[
     str | None, typer.Option(help="System prompt of every dialogue that the model holds.")
 ]

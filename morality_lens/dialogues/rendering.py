@@ -521,6 +521,31 @@ def _decoded(renderer: Renderer, transcript: Transcript, token_ids: Sequence[int
     return whole[len(before) :] if whole.startswith(before) else str(decode(list(token_ids)))
 
 
+def tokens_of_reply(renderer: Renderer, transcript: Transcript, text: str) -> list[int]:
+    """Token ids of a reply whose text alone is known, tokenized in its place after a transcript.
+
+    Some tokenizers leave out a blank at the beginning when they decode; with these, one is put before the
+    text where the template has a blank between the prompt and the words of a reply.
+    """
+    if not text:
+        return []
+    if not transcript.reply and not text[0].isspace() and puts_blank(renderer):
+        first = renderer.tokenizer.decode(encode(renderer, " a")[0])
+        text = text if first.startswith(" ") else f" {text}"
+    before = transcript.text + transcript.reply
+    whole = before + renderer.control.reply_as_text(text)
+    return _added(renderer, whole, len(before))[0]
+
+
+def messages(renderer: Renderer, transcript: Transcript) -> list[dict[str, str]]:
+    """The dialogue as messages for a chat server, up to the last turn in which anything was said."""
+    turns = [turn for _, turn in transcript.turns]
+    if transcript.speaking and all(s.name == TEMPLATE for s in turns[-1].segments):
+        turns = turns[:-1]
+    said = [_message(renderer, turn) for turn in turns]
+    return [{name: renderer.control.spelled(text) for name, text in message.items()} for message in said]
+
+
 def rerender(renderer: Renderer, transcript: Transcript, *said: Turn, round: int) -> Transcript:
     """Like :func:`append_turn` for a template that rewrites history: everything is tokenized anew.
 

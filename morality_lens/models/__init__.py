@@ -10,6 +10,8 @@
 - ``hooks``: Changes of activations in the plain model: where they are possible, and hooks that make or read
   them.
 - ``loading``: Load a model by hub name, from a folder or the bundled one, and run its self-test.
+- ``predictions``: The most probable next token at many places of a pass, without the logits of all of them
+  at once.
 - ``self_test``: The self-test of a loaded model: captured residuals equal those of transformers.
 - ``suffixes``: The ends of prompts, run again with changed activations while everything before is kept.
 - ``windows``: The context window of a model: the limit that its configuration states, or where its rope

@@ -2,6 +2,8 @@
 
 - ``capture``: What is captured of a batch while it is played: residuals at the sites, and probabilities of
   replies.
+- ``elsewhere``: Replies from a server that runs the same model; each finished dialogue is read once by the
+  engine.
 - ``endings``: Where an answer ends although the model writes on: at the first line break after it has
   chosen.
 - ``endpoint``: Feedback from a model behind an OpenAI-compatible server, whose replies are cached.
@@ -13,6 +15,8 @@
 - ``playing``: Play every condition's rounds with one shared prefix, and capture residuals as they are
   computed.
 - ``preflight``: What is checked before a run is played: items, context window, batch size.
+- ``reading``: Finished dialogues read once: residuals at the sites, probabilities of replies, and which
+  tokens fit.
 - ``replay``: Replaying stored dialogues: their wording, their turns, and the check that the model is the
   same.
 - ``rereading``: Stored transcripts read again by their model, every token with its projection.
@@ -20,9 +24,10 @@
 - ``scoring``: Options scored by their full text: how probable each is as the reply, whatever the model
   answers by.
 - ``selection``: Which stored dialogues are read, and how a long computation over them is carried out.
+- ``server``: An OpenAI-compatible server: its client, its replies kept on disk, and its errors in one line.
 - ``side_questions``: Side questions: asked in a fork of a played dialogue after any round, so that the
   dialogue is unchanged.
-- ``sources``: The source of feedback that a protocol names, and its provenance.
+- ``sources``: Who plays and who gives feedback, as a protocol names them, and their provenance.
 - ``tables``: The tables of a played batch: a row per answer, and the tokens of each dialogue.
 """
 

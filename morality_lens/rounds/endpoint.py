@@ -1,41 +1,35 @@
 """Feedback from a model behind an OpenAI-compatible server, whose replies are cached."""
 
-import hashlib
 import json
-import os
-import re
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import quote
 
 from morality_lens.design import Protocol
 from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import Wording
-from morality_lens.items.files import append_text, read_jsonl, reading, replace_file
 from morality_lens.progress import stage
 from morality_lens.rounds.feedback import ReviewedAnswer, Said, said, without_thoughts
+from morality_lens.rounds.server import (
+    KEY as KEY,
+    RETRIES,
+    Kept,
+    at_once,
+    connect,
+    failure_of,
+    hash_of,
+    openai,
+    plain,
+    scrubbed,
+)
 
-try:
-    import openai
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        'feedback from a server needs the package openai: pip install "morality_lens[endpoint]"'
-    ) from error
-
-KEY = "OPENAI_API_KEY"
-"""The environment variable that holds the key."""
-RETRIES, TIMEOUT, AT_ONCE = 6, 60.0, 4
-"""Attempts after the first (at time-outs, rate limits and server errors, with growing delays), seconds until
-an attempt is given up, and concurrent requests."""
+TIMEOUT, AT_ONCE = 60.0, 4
+"""Seconds until an attempt is given up, and concurrent requests."""
 AGAIN = 2
 """Further attempts where a reply holds no feedback."""
-SHOWN = 12
-"""The shortest key whose beginning and end alone are taken for it."""
 MOST_FAILED, FEW, MANY = 0.2, 3, 20
 """The share of requests without feedback above which a run stops, the fewest failures that stop it, and the
 requests after which it stops in the middle of a batch."""
@@ -82,23 +76,14 @@ class Endpoint:
     client: Any = None
 
     def __post_init__(self) -> None:
-        address, key = self.protocol.feedback_from, os.environ.get(KEY)
-        if not key and address is None:
-            raise ValueError(f"feedback from the official server needs a key: put it into {KEY}.")
-        if key and key in (address or ""):
-            raise ValueError(f"the server's address holds the key itself; leave it out, {KEY} has it.")
-        self.client = openai.OpenAI(
-            base_url=address, api_key=key or "none", max_retries=self.retries, timeout=self.timeout
+        self.client = connect(
+            self.protocol.feedback_from, for_what="feedback", retries=self.retries, timeout=self.timeout
         )
-        self._lock = Lock()
-        self._over = False
+        self._lock, self._over = Lock(), False
         self._wanted: set[str] = set()
-        if self.cache.is_file():
-            _drop_torn_line(self.cache)
-            if self.cache.stat().st_size:
-                with reading(self.cache, "cache of a server's feedback", "remove it."):
-                    rows = [(row["key"], _stored(row)) for _, row in read_jsonl(self.cache)]
-                self.known = {key: given for key, given in rows if given is not None}
+        self._kept = Kept(self.cache)
+        rows = ((row["key"], _stored(row)) for row in self._kept.rows())
+        self.known = {key: given for key, given in rows if given is not None}
 
     def feedback(self, answers: Sequence[ReviewedAnswer]) -> list[Said | None]:
         """The feedback of the server's model on each answer, None where it gave none.
@@ -115,17 +100,12 @@ class Endpoint:
             dict.fromkeys(text for text in turns if self._key(text) not in {**self.known, **self.failed})
         )
         self._wanted.update(self._key(text) for text in turns if self._key(text) in self.known)
-        if new:
-            pool = ThreadPoolExecutor(AT_ONCE)
-            try:
-                list(pool.map(self._request, new))
-            except KeyboardInterrupt:  # what is under way is not waited for: it could take minutes
-                self._over = True
-                pool.shutdown(wait=False, cancel_futures=True)
-                self.client.close()
-                raise
-            finally:
-                pool.shutdown(wait=not self._over, cancel_futures=True)
+        try:
+            at_once(self._request, new, AT_ONCE)
+        except KeyboardInterrupt:
+            self._over = True
+            self.client.close()
+            raise
         self._refuse_frequent_failure()
         if any(self._key(text) in self.failed for text in new):
             stage(f"{self._name} gave no feedback on {self.failures}; neutral words stand in for it")
@@ -158,7 +138,7 @@ class Endpoint:
         request = [p.feedback_from, p.feedback_model, p.limits.feedback, p.temperature, p.design.seed, text]
         if p.feedback_request:
             request.append(dict(p.feedback_request))
-        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        return hash_of(request)
 
     def _request(self, text: str) -> None:
         """Ask for one feedback, some times over where the reply holds none, and keep what came."""
@@ -179,8 +159,7 @@ class Endpoint:
                     self._refuse_frequent_failure()
                 return
             self.known[key] = found
-            row = {"key": key, "feedback": found.text, "cut": found.cut}
-            append_text(self.cache, json.dumps(row, ensure_ascii=False) + "\n")
+            self._kept.add({"key": key, "feedback": found.text, "cut": found.cut})
 
     def _attempt(self, text: str, limit: int, attempt: int) -> Said | _Failure:
         """One request; another attempt has another seed, which a server that is deterministic needs."""
@@ -197,7 +176,7 @@ class Endpoint:
             )
         except openai.BadRequestError as error:
             if "content_filter" in str(error) or "content_policy" in str(error):
-                return _Failure(kind="filtered", words=_plain(error))
+                return _Failure(kind="filtered", words=plain(error))
             raise self._unusable(error) from error
         except (openai.OpenAIError, json.JSONDecodeError) as error:
             raise self._unusable(error) from error
@@ -205,27 +184,24 @@ class Endpoint:
 
     def _unusable(self, error: Exception) -> ConnectionError:
         return ConnectionError(
-            f"no feedback from {self._name} ({type(error).__name__}: {_plain(error)}). "
+            f"no feedback from {self._name} ({type(error).__name__}: {plain(error)}). "
             "Its earlier replies are kept: repair the connection and repeat the command to resume."
         )
 
 
 def _read(reply: Any) -> Said | _Failure:
     """The feedback in a server's reply, or what came in its place."""
-    error = getattr(reply, "error", None)
-    if error:
-        words = error.get("message", error) if isinstance(error, dict) else error
-        return _Failure(kind="errors of the server", words=_plain(words))
+    error = failure_of(reply)
+    if error is not None:
+        return _Failure(kind="errors of the server", words=error)
     choices = getattr(reply, "choices", None)
     if not choices:
-        return _Failure(
-            kind="replies without a choice", words=_plain(reply if isinstance(reply, str) else "")
-        )
+        return _Failure(kind="replies without a choice", words=plain(reply if isinstance(reply, str) else ""))
     message, why = choices[0].message, choices[0].finish_reason
     if why == "content_filter":
         return _Failure(kind="filtered")
     if getattr(message, "refusal", None):
-        return _Failure(kind="refused", words=_plain(message.refusal))
+        return _Failure(kind="refused", words=plain(message.refusal))
     return _visible(message, cut=why == "length")
 
 
@@ -251,30 +227,3 @@ def _stored(row: dict[str, Any]) -> Said | None:
         return None
     found = said(without_thoughts(text))
     return replace(found, cut=bool(row.get("cut"))) if found else None
-
-
-def _plain(error: object) -> str:
-    """An error or a server's words in one line, without the key, in case a server repeats it."""
-    return scrubbed(" ".join(str(error).split()))[:200]
-
-
-def scrubbed(text: str) -> str:
-    """The text with the key, where a server repeats it, and its beginning or end, replaced by a word.
-
-    Servers show a key that they refuse with stars in its middle; what they show of it goes too.
-    """
-    key = os.environ.get(KEY)
-    if key:
-        text = text.replace(key, "(key)").replace(quote(key, safe=""), "(key)")
-        if len(key) >= SHOWN:
-            ends = (re.escape(key[:4]) + r"[\w-]*\*{2,}[\w*-]*", r"[\w-]*\*{2,}[\w*-]*" + re.escape(key[-4:]))
-            text = re.sub("|".join(ends), "(key)", text)
-    return text
-
-
-def _drop_torn_line(file: Path) -> None:
-    """Remove a last line that was not written completely."""
-    raw = file.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if whole != raw:
-        replace_file(file, lambda draft: draft.write_bytes(whole))

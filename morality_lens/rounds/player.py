@@ -24,7 +24,7 @@ from morality_lens.rounds.endings import line_ends
 from morality_lens.rounds.feedback import Source
 from morality_lens.rounds.feedback_text import FeedbackPolicy, FeedbackText
 from morality_lens.rounds.row import Row, say
-from morality_lens.rounds.tables import answer_table, transcript_table
+from morality_lens.rounds.tables import answer_rows, answer_table, transcript_table
 from morality_lens.runs.writing import PlayedBatch
 
 
@@ -301,27 +301,8 @@ class Player:
         for r, row in enumerate(rows):
             given = feedback[r] or FeedbackText(text="")
             row.answer = texts[r]
-            spells = bool(control.found_in(f"{given.text}\n{rationales[r]}\n{texts[r]}"))
             if not self.record.prefix_reuse or row.number == self.protocol.design.rounds:
                 row.kept.append(row.transcript)
-            self.answers += [
-                {
-                    "place": row.place,
-                    "cell": cell,
-                    "round": row.number,
-                    "text": texts[r],
-                    "rationale": rationales[r],
-                    "rationale_cut": row.rationale_cut,
-                    "thought": row.thought,
-                    "thinking_cut": row.thinking,
-                    "spells_control": spells,
-                    "feedback_text": given.text,
-                    "feedback_named": given.named,
-                    "feedback_withheld": given.withheld,
-                    "feedback_cut": given.cut,
-                    "feedback_missing": given.missing,
-                    "n_tokens": len(reply.tokens[r]),
-                    "stopped": reply.stopped[r],
-                }
-                for cell in row.cells
-            ]
+            self.answers += answer_rows(
+                control, row, rationales[r], given, n_tokens=len(reply.tokens[r]), stopped=reply.stopped[r]
+            )

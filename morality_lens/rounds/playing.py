@@ -36,9 +36,10 @@ from morality_lens.rounds.player import Player
 from morality_lens.rounds.preflight import Fitting, affordable_batch, check_items, fit_window
 from morality_lens.rounds.replay import begun_row, on_day, same_model
 from morality_lens.rounds.row import Row
-from morality_lens.rounds.sources import make_source, origin
+from morality_lens.rounds.sources import make_player, make_source, meet_server, origin, writer
 from morality_lens.rounds.spreading import play_on_workers
 from morality_lens.runs import claims, writing
+from morality_lens.runs.agreement import agreement
 from morality_lens.runs.manifest import PARTS, Part, missing_parts, parts_of, read_manifest
 from morality_lens.runs.run import Run, open_run
 from morality_lens.runs.storage import ALL, Storage
@@ -177,6 +178,7 @@ def prepare(
         "control_tokens": _spelled(record, kept, protocol, wording),
         "rules": RULES,
     }
+    meet_server(record, protocol, wording, source, path)
     study = study_of(record, kept, protocol, wording) | {"source": origin(source, protocol)}
     told = _directions(record, storage, probe)
     manifest = writing.create(
@@ -239,6 +241,11 @@ def finish(out: str | Path) -> Run:
         ValueError: parts are missing.
     """
     writing.finish(Path(out))
+    run = open_run(out)
+    found = agreement(run.answers, run.design)
+    if found is None:
+        return run
+    writing.amend(Path(out), agreement=found)
     return open_run(out)
 
 
@@ -260,13 +267,8 @@ def _prepared(
     items = writing.read_items(path, manifest)
     check_items(items, protocol, judge)
     source = make_source(record, protocol, wording, items, path, judge)
-    player = Player(
-        record=record,
-        protocol=protocol,
-        wording=wording,
-        source=source,
-        layers=tuple(manifest["stored"]["layers"]),
-    )
+    layers = tuple(manifest["stored"]["layers"])
+    player = make_player(record, protocol, wording, source, path, layers=layers)
     return Prepared(
         path=path,
         player=player,
@@ -372,6 +374,7 @@ def study_of(
         **({"answer_prefix": protocol.answer_prefix} if protocol.answer_prefix else {}),
         "temperature": protocol.temperature,
         **({} if protocol.system_prompt is None else {"system_prompt": protocol.system_prompt}),
+        **({} if protocol.generate == "engine" else {"generate": writer(protocol)}),
     }
 
 

@@ -1,4 +1,4 @@
-"""The source of feedback that a protocol names, and its provenance."""
+"""Who plays and who gives feedback, as a protocol names them, and their provenance."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from morality_lens.items.kinds import Item
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, load_model, record_of
 from morality_lens.rounds.feedback import Critic, FromFile, Oracle, Source, read_feedback
+from morality_lens.rounds.player import Player
 
 
 def make_source(
@@ -58,6 +59,60 @@ def make_source(
         other = load_model(protocol.feedback_from, device=str(record.lm.device))
         return Critic(record=record_of(other), protocol=protocol, wording=wording)
     return Critic(record=record, protocol=protocol, wording=wording, system=protocol.system_prompt)
+
+
+def make_player(
+    record: ModelRecord,
+    protocol: Protocol,
+    wording: Wording,
+    source: Source,
+    path: Path,
+    *,
+    layers: tuple[int, ...] | None = None,
+) -> Player:
+    """What plays batches: the engine, or a server whose replies the engine reads.
+
+    Args:
+        record: the model that plays and reads.
+        protocol: who generates.
+        wording: the words.
+        source: of feedback.
+        path: the run's folder, beside which a server's replies are cached.
+        layers: those whose residuals are kept; None keeps all.
+    """
+    known: dict[str, Any] = {"record": record, "protocol": protocol, "wording": wording, "source": source}
+    if protocol.generate == "engine":
+        return Player(**known, layers=layers)
+    from morality_lens.rounds.elsewhere import Elsewhere  # its client takes a while to import
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Elsewhere(**known, layers=layers, cache=path.with_name(f"{path.name}.replies.jsonl"))
+
+
+def meet_server(
+    record: ModelRecord, protocol: Protocol, wording: Wording, source: Source, path: Path
+) -> None:
+    """Try the server that writes the replies, if one does and the folder holds no run yet.
+
+    Raises:
+        ValueError: the protocol asks for what the server cannot do.
+        ConnectionError: the server does not reply.
+    """
+    if protocol.generate == "engine" or (path / "manifest.json").is_file():
+        return
+    from morality_lens.rounds.elsewhere import Elsewhere
+
+    player = make_player(record, protocol, wording, source, path)
+    assert isinstance(player, Elsewhere)  # not the engine
+    player.greet()
+
+
+def writer(protocol: Protocol) -> dict[str, Any] | None:
+    """The server that writes the replies, as recorded in the manifest; None where the engine does."""
+    if protocol.generate == "engine":
+        return None
+    given = {"from": protocol.generate_from, "model": protocol.generate_model}
+    return {**given, **({"request": dict(protocol.generate_request)} if protocol.generate_request else {})}
 
 
 def origin(source: Source, protocol: Protocol) -> dict[str, Any]:

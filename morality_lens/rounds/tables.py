@@ -9,10 +9,41 @@ import pandas as pd
 
 from morality_lens.design import Design
 from morality_lens.dialogues import rendering
+from morality_lens.dialogues.control import ControlTokens
 from morality_lens.dialogues.rendering import Renderer
 from morality_lens.items.kinds import Item
 from morality_lens.judges.questions import judge_answers
+from morality_lens.rounds.feedback_text import FeedbackText
 from morality_lens.rounds.row import Row
+
+
+def answer_rows(
+    control: ControlTokens, row: Row, rationale: str, given: FeedbackText, **about: int | bool
+) -> list[dict[str, Any]]:
+    """What the table holds of a dialogue's last answer, once for each cell that the row represents.
+
+    Args:
+        control: the model's control tokens.
+        row: the dialogue.
+        rationale: before the answer; empty where there was none.
+        given: the feedback that came before.
+        about: further columns: how many tokens the answer has, and whether it ended by itself.
+    """
+    known = {
+        "round": row.number,
+        "text": row.answer,
+        "rationale": rationale,
+        "rationale_cut": row.rationale_cut,
+        "thought": row.thought,
+        "thinking_cut": row.thinking,
+        "spells_control": bool(control.found_in(f"{given.text}\n{rationale}\n{row.answer}")),
+        "feedback_text": given.text,
+        "feedback_named": given.named,
+        "feedback_withheld": given.withheld,
+        "feedback_cut": given.cut,
+        "feedback_missing": given.missing,
+    }
+    return [{"place": row.place, "cell": cell, **known, **about} for cell in row.cells]
 
 
 def answer_table(rows: Sequence[dict[str, Any]], items: Sequence[Item], design: Design) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """What was stored?
 
+- ``agreement``: How well the tokens that a server wrote fit the model that read them.
 - ``alignment``: Which tokens of one dialogue correspond to which of another: the places where activations
   can be moved.
 - ``datasets``: Results of any shape on disk, one file each: a zip archive of zarr arrays, replaced whole.

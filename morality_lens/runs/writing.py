@@ -230,13 +230,19 @@ def identity(study: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two runs one: everything that changes a token, without items and rounds, by which it grows.
 
     The model is known by its weights, configuration, tokenizer and template; where its files lie, and on
-    which devices, is no part of it.
+    which devices, is no part of it. So it is with a file of feedback, or another model that gives it.
     """
     apart = {"name", "revision", "device_map", "adapter", "stored_as"}
     model = {name: value for name, value in study["model"].items() if name not in apart}
     design = {name: value for name, value in study["design"].items() if name != "rounds"}
+    source = dict(study.get("source", {}))
+    if source.get("exact"):
+        del source["from"]
     return {
-        **{name: value for name, value in study.items() if name not in ("model", "design", "items")},
+        **{
+            name: value for name, value in study.items() if name not in ("model", "design", "items", "source")
+        },
+        "source": source,
         "model": model,
         "design": design,
         "items": {"kind": study["items"].get("kind")},
