@@ -69,10 +69,10 @@ SURFACE = {
         Analysis analyze keep_transcripts write_report
     """,
     "rounds": """
-        Execution Fitting Selection play read_transcripts score_options
+        Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread
     """,
     "runs": """
-        Run alignable keep_result kept_results open_run
+        Estimate Pool Run Storage Verification alignable estimate keep_result kept_results open_run verify_run
     """,
     "studies": """
         Material PROFILES Plan Settings Verdict analyze_study estimate study write_study_report

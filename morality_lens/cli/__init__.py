@@ -7,6 +7,7 @@
 - ``places``: Whether what a command is given is there and can be used: checked before anything large is
   imported.
 - ``run_config``: The configuration of a run as one value that a TOML file can hold.
+- ``running``: The commands about a run's folder and who fills it: work, verify and estimate.
 - ``scoring``: The command that scores the options of a run by their full text.
 - ``stopping``: How a command ends early: by a signal, with what is finished kept, or by an error, in one
   clear line.

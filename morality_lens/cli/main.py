@@ -1,7 +1,8 @@
-"""The command line: study, run, score, probe, analyze, attribute, patch, report and check."""
+"""The command line: runs, studies, their analysis and what is known of a folder or a model."""
 
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from morality_lens.cli import (
     circuits as circuit_commands,
+    running as running_commands,
     scoring as scoring_commands,
     study as study_commands,
 )
@@ -48,6 +50,16 @@ from morality_lens.cli.places import (
     refuse_missing,
     refuse_unfittable,
 )
+from morality_lens.cli.running import (
+    GpusPerWorker,
+    Keep,
+    Layers,
+    RayAddress,
+    StoreAs,
+    Workers,
+    pool_of,
+    read_layers,
+)
 from morality_lens.cli.stopping import Commands, end_by, refuse_undecodable, say_stopped, stopped_by_signals
 from morality_lens.design import FeedbackSource
 from morality_lens.probes.kinds import KINDS, Kind
@@ -58,6 +70,7 @@ if TYPE_CHECKING:
     from morality_lens.items.kinds import Item, Statement
     from morality_lens.probes.probe import Probe
     from morality_lens.runs.run import Run
+    from morality_lens.runs.workers import Pool
 
 # Everything heavy is imported inside the commands: `--help` and mistyped options answer at once.
 
@@ -72,6 +85,9 @@ app.command(name="attribute")(circuit_commands.attribute)
 app.command(name="patch")(circuit_commands.patch)
 app.command(name="study")(study_commands.study)
 app.command(name="score")(scoring_commands.score)
+app.command(name="work")(running_commands.work)
+app.command(name="verify")(running_commands.verify)
+app.command(name="estimate")(running_commands.estimate)
 BUNDLED_LIMIT = 80
 RANDOM_MODELS = 3
 """Random-initialised controls of a trust card."""
@@ -126,6 +142,15 @@ def run(
     feedback_tokens: FeedbackTokens = None,
     thinking_tokens: ThinkingTokens = None,
     answer_prefix: AnswerPrefix = None,
+    layers: Layers = None,
+    keep: Keep = None,
+    store_as: StoreAs = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    ray_address: RayAddress = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Prepare the folder for `work`, and play nothing.")
+    ] = False,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Play on where fewer than half of the first answers parse.")
     ] = False,
@@ -167,6 +192,9 @@ def run(
             "device_map": device_map,
             "template_keywords": read_template_keywords(template) or None,
             "quantization": quantization,
+            "layers": None if layers is None else list(read_layers(layers)),
+            "keep": keep,
+            "store_as": store_as,
             "out": None if out is None else str(out),
         },
     )
@@ -180,12 +208,20 @@ def run(
     items, labelled = _items(study), _statements(study.statements, study.probe)
     refuse_unfittable(labelled, study.probe, study.statements)
     _refuse_early(study, items)
-    steps.start(5 + study.score_options + ("score" in {measure.name for measure in items[0].measures}))
+    pool = pool_of(workers, gpus_per_worker, ray_address)
+    judged = "score" in {measure.name for measure in items[0].measures}
+    early = study.keep != "residuals"
+    steps.start(2 + early if prepare else 5 + study.score_options + judged)
     loaded = load_and_show(study.model_options)
-    played = _play(loaded, items, study, least_parsed=0.0 if anyway else LEAST_PARSED)
+    kept = _first_probe(loaded, study, labelled) if early else None
+    how = _HowPlayed(probe=kept, pool=pool, least_parsed=0.0 if anyway else LEAST_PARSED)
+    if prepare:
+        _prepare(loaded, items, study, how)
+        return
+    played = _play(loaded, items, study, how)
     if study.score_options:
         scoring_commands.score_run(loaded, played)
-    fitted = _fit(loaded, played, labelled, study.probe, study.seed)
+    fitted = _keep(loaded, played, kept or _fit(loaded, played, labelled, study.probe, study.seed))
     if "score" in played.measures:
         _score(played, study, labelled)
     _analyze_and_report(played, fitted, study.seed)
@@ -203,23 +239,75 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
     words.task(items[0]).refuse_index(study.protocol.wording_index)
 
 
-def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", *, least_parsed: float) -> "Run":
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _HowPlayed:
+    """What of a command is no part of the run: its workers, and how many answers must parse.
+
+    Attributes:
+        probe: whose projections are kept; None where residuals are.
+        pool: the workers; None plays here.
+        least_parsed: the share of the first answers that must parse.
+    """
+
+    probe: "Probe | None"
+    pool: "Pool | None"
+    least_parsed: float
+
+    def options(self, study: "RunConfig") -> dict[str, Any]:
+        """Arguments that ``play`` and ``prepare`` share."""
+        from morality_lens.rounds.preflight import Fitting
+        from morality_lens.runs.storage import Storage
+
+        fitting = Fitting(
+            batch_size=study.batch_size, drop_long=study.drop_long, least_parsed=self.least_parsed
+        )
+        storage = Storage(layers=study.layers, keep=study.keep, dtype=study.store_as)
+        return {
+            "out": study.out,
+            "protocol": study.protocol,
+            "fitting": fitting,
+            "storage": storage,
+            "probe": self.probe,
+        }
+
+
+def _prepare(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", how: _HowPlayed) -> None:
+    from morality_lens.rounds.playing import prepare
+    from morality_lens.runs.manifest import parts_of
+
+    with phase("preparing the run"):
+        prepared = prepare(loaded, items, **how.options(study))
+    parts = len(parts_of(prepared.manifest))
+    print_lines(f"{prepared.path}: {parts} parts to play with `morality-lens work {prepared.path}`")
+
+
+def _first_probe(loaded: Any, study: "RunConfig", labelled: "tuple[Statement, ...]") -> "Probe":
+    """The probe whose projections a run keeps: fitted before it is played, on all statements."""
+    from morality_lens.probes.from_statements import fit_probe
+    from morality_lens.probes.probe import DIRECTIONS, load_probe
+
+    file = Path(study.out) / DIRECTIONS
+    if file.is_file():
+        return load_probe(file)
+    with phase("reading statements and fitting the probe, whose projections are kept"):
+        return fit_probe(
+            loaded,
+            labelled,
+            kind=study.probe,
+            card=KINDS[study.probe].card,
+            random_models=_random_models(loaded),
+            seed=study.seed,
+        )
+
+
+def _play(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", how: _HowPlayed) -> "Run":
     from morality_lens.items.files import write_text
     from morality_lens.rounds.playing import play
-    from morality_lens.rounds.preflight import Fitting
     from morality_lens.runs.rates import failures
 
     steps.say(f"playing {len(items)} items", step=True)
     with listening(steps.say):
-        played = play(
-            loaded,
-            items,
-            out=study.out,
-            protocol=study.protocol,
-            fitting=Fitting(
-                batch_size=study.batch_size, drop_long=study.drop_long, least_parsed=least_parsed
-            ),
-        )
+        played = play(loaded, items, workers=how.pool or 1, **how.options(study))
     _print_failures(failures(played.answers, played.design))
     write_text(played.path / "study.toml", study.to_toml())
     return played
@@ -254,7 +342,7 @@ def probe(
 
     with phase("loading the model"):
         loaded = reload(played, device)
-    fitted = _fit(loaded, played, labelled, kind, seed)
+    fitted = _keep(loaded, played, _fit(loaded, played, labelled, kind, seed))
     layers = [fitted.quality.sel(layer=layer) for layer in fitted.quality["layer"].values]
     rows = [
         (
@@ -381,30 +469,35 @@ def _statements(path: str | None, kind: Kind) -> "tuple[Statement, ...]":
     return load_statements(path, value="value" if KINDS[kind].fitted_on == "values" else None)
 
 
+def _random_models(loaded: Any) -> int:
+    """How many random-initialised copies of a model are made for a trust card: none of a large one."""
+    from morality_lens.studies.plan import LARGEST_RANDOM_MODEL
+
+    parameters = sum(p.numel() for p in loaded.original_model.parameters())
+    if parameters <= LARGEST_RANDOM_MODEL:
+        return RANDOM_MODELS
+    print_lines(
+        f"the model has {parameters / 1e9:.1f} billion parameters, so no random-initialised copies of it "
+        "are made; ml.fit_probe(..., card=True) makes them."
+    )
+    return 0
+
+
 def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Kind, seed: int) -> "Probe":
-    """Fit the probe; keep it and some coloured transcripts in the run's folder."""
+    """Fit the probe on as many statements as the run's own length affords."""
     from morality_lens.probes.from_statements import affordable_statements, fit_probe
-    from morality_lens.report.writing import keep_transcripts
-    from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
     from morality_lens.runs.manifest import amend
     from morality_lens.runs.writing import timings
-    from morality_lens.studies.plan import LARGEST_RANDOM_MODEL
 
     card = KINDS[kind].card
     if not card:
         print_lines(f"a {kind} direction has no trust card")
-    parameters = sum(p.numel() for p in loaded.original_model.parameters())
-    random_models = RANDOM_MODELS if parameters <= LARGEST_RANDOM_MODEL else 0
-    if card and not random_models:
-        print_lines(
-            f"the model has {parameters / 1e9:.1f} billion parameters, so no random-initialised copies of it "
-            "are made; ml.fit_probe(..., card=True) makes them."
-        )
+    random_models = _random_models(loaded) if card else 0
     with phase("reading statements and fitting the probe"):
         few = affordable_statements(
             loaded,
             labelled,
-            random_models=random_models if card else 0,
+            random_models=random_models,
             tokens=timings(played.path)["tokens"],
             seed=seed,
         )
@@ -412,8 +505,16 @@ def _fit(loaded: Any, played: "Run", labelled: "tuple[Statement, ...]", kind: Ki
             loaded, few, kind=kind, card=card, random_models=random_models, given=labelled, seed=seed
         )
         fitted = fitted.drawn_from(len(labelled))
-        fitted.save(played.path / "probe.safetensors")
         amend(played.path, statements={"read": len(few), "given": len(labelled), "seed": seed})
+    return fitted
+
+
+def _keep(loaded: Any, played: "Run", fitted: "Probe") -> "Probe":
+    """Keep the probe and some coloured transcripts in the run's folder."""
+    from morality_lens.report.writing import keep_transcripts
+    from morality_lens.rounds.rereading import read_transcripts, sample_dialogues
+
+    fitted.save(played.path / "probe.safetensors")
     if fitted.card is not None:
         print_lines(fitted.card.sentence)
     with phase("reading some transcripts"):

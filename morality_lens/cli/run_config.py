@@ -50,6 +50,9 @@ class RunConfig(BaseModel):
         device_map: ``auto`` spreads a large model over several GPUs.
         template_keywords: variables of the chat template.
         quantization: ``4bit`` or ``8bit``.
+        layers: those whose residuals are kept; None is all, -1 the embedding.
+        keep: ``residuals``, their ``projections`` on the probe, or ``both``.
+        store_as: type of the residuals on disk; None loses nothing.
         protocol: how dialogues are played.
     """
 
@@ -73,6 +76,9 @@ class RunConfig(BaseModel):
     device_map: Words | None = None
     template_keywords: dict[str, Any] = {}
     quantization: Literal["4bit", "8bit"] | None = None
+    layers: tuple[int, ...] | None = None
+    keep: Literal["residuals", "projections", "both"] = "residuals"
+    store_as: Literal["float16", "float32"] | None = None
     protocol: Protocol = Protocol()
 
     @property

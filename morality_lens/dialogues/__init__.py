@@ -7,8 +7,8 @@
   segment.
 - ``script``: The order of turns: what is said in each round of a dialogue, and which replies follow, said
   once.
-- ``templates``: Chat templates run as strangers' programs: in a sandbox, with a bound on their time and their
-  output.
+- ``templates``: Chat templates run as strangers' programs: in a sandbox, with a bound on their time and
+  their output.
 - ``thinking``: Thoughts that a model writes before its reply: how its chat template marks them.
 - ``turns``: Item, condition and what was said become the next turn, every segment of it named.
 - ``wording``: Every word that the protocol says, read from a TOML file that a user can replace.

@@ -146,6 +146,24 @@ def read_checkpoint(name: str | Path | None, loading: Loading) -> Checkpoint:
     )
 
 
+def read_shape(name: str | Path | None) -> tuple[int, int]:
+    """Blocks and width of a model, from its configuration; its weights are not read.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no model.
+        ValueError: the configuration does not say them.
+    """
+    source = Path(find_model(name))
+    if (source / ADAPTER).is_file():
+        source = Path(_base_of(source))
+    kind: dict[str, Any] = {"gguf_file": source.name} if source.suffix == ".gguf" else {}
+    where = str(source.parent if kind else source)
+    config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False, **kind).get_text_config()
+    if not (getattr(config, "num_hidden_layers", None) and getattr(config, "hidden_size", None)):
+        raise ValueError(f"the configuration of {source} names no number of layers and no width.")
+    return int(config.num_hidden_layers), int(config.hidden_size)
+
+
 def _refuse_revision(source: str, revision: str | None) -> None:
     if revision is not None and Path(source).exists():
         raise ValueError(

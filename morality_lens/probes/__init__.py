@@ -21,6 +21,7 @@
 - ``layers``: Which layers a direction is read at: chosen by held-out quality, never by the size of an
   effect.
 - ``probe``: One moral direction per layer: its file, its quality, its projection of a run.
+- ``kept``: Projections made while a run is played, for runs that do not keep their residuals.
 - ``projecting``: Projections of residuals on directions: the one formula, for one layer and for all.
 - ``quality``: How well held-out scores rank the examples: AUROC and rank correlation, with intervals over
   clusters.

@@ -44,7 +44,7 @@ from morality_lens.runs.manifest import PARTS, Part, missing_parts, parts_of, re
 from morality_lens.runs.run import Run, open_run
 from morality_lens.runs.storage import ALL, Storage
 from morality_lens.runs.verifying import set_damaged_aside
-from morality_lens.workers import Pool
+from morality_lens.runs.workers import Pool
 
 RULES = 2
 """Which rules replies are played by: raised where answers or feedback end elsewhere than before, so that no
@@ -99,7 +99,7 @@ def play(
         fitting: batch size, and whether items that could exceed the context window are skipped.
         storage: which layers are kept, and in which form.
         probe: whose projections are kept, where ``storage`` keeps them; with its refits.
-        workers: processes that play, each with a model of its own; a :class:`morality_lens.workers.Pool`
+        workers: processes that play, each with a model of its own; a :class:`morality_lens.runs.workers.Pool`
             says on which devices and machines. 1 plays here.
         progress: show how far the run is and, after the first items, its speed, time left and how replies
             come out.

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.judges.toxicity import Judge
@@ -12,21 +13,26 @@ from morality_lens.models.loading import reload_model
 from morality_lens.progress import Counter
 from morality_lens.runs.manifest import done_parts, parts_of, read_manifest
 from morality_lens.runs.run import Run
-from morality_lens.workers import Pool, on_workers
+from morality_lens.runs.workers import Pool, on_workers
 
 
-def load_for(run: Run, *, device: str | None = None, device_map: str | None = None) -> TransformerBridge:
+def load_for(
+    run: Run, *, device: str | None = None, device_map: str | None = None, threads: int | None = None
+) -> TransformerBridge:
     """The model of a run, loaded from where the run found it.
 
     Args:
         run: a run.
         device: for example ``cpu``; None takes a GPU where there is one.
         device_map: ``auto`` spreads a large model over several GPUs; excludes ``device``.
+        threads: CPU threads of this process; None leaves them.
 
     Raises:
         FileNotFoundError: it is there no more.
         ValueError: it is another model now.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     recorded: Mapping[str, Any] = run.manifest["study"]["model"]
     place = {**recorded, "name": run.manifest.get("loaded_from", recorded["name"])}
     if device_map is not None:

@@ -44,11 +44,12 @@ class Pool:
             )
 
     @property
-    def placement(self) -> dict[str, str]:
-        """How a worker loads its model, as ``load_model`` takes it."""
+    def placement(self) -> dict[str, Any]:
+        """How a worker loads its model: on which devices, and by how many CPU threads."""
+        threads = {"threads": self.cpus_per_worker}
         if not self.gpus_per_worker:
-            return {"device": "cpu"}
-        return {"device_map": "auto"} if self.gpus_per_worker > 1 else {"device": "cuda"}
+            return {"device": "cpu", **threads}
+        return {**({"device_map": "auto"} if self.gpus_per_worker > 1 else {"device": "cuda"}), **threads}
 
 
 def on_workers(
@@ -112,10 +113,7 @@ def _connect(ray: Any, pool: Pool) -> None:
 class _Worker:
     """What an actor does."""
 
-    def __init__(self, load: Callable[[], Any], cores: int) -> None:
-        import torch
-
-        torch.set_num_threads(cores)
+    def __init__(self, load: Callable[[], Any]) -> None:
         self.model = load()
 
     def work(self, work: Callable[[Any], object]) -> None:
@@ -136,7 +134,7 @@ def _run(
     left = DEATHS * pool.workers
 
     def start() -> None:
-        worker = actor.remote(load, pool.cpus_per_worker)
+        worker = actor.remote(load)
         running[worker.work.remote(work)] = worker
 
     for _ in range(pool.workers):
