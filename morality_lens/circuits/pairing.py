@@ -58,6 +58,10 @@ class Pairing:
         """The tokens of a place in the source and the target of each item."""
         return [self.spots[item, place] for item in self.items]
 
+    def only(self, items: Sequence[str]) -> "Pairing":
+        """The same for some items."""
+        return replace(self, couples=[couple for couple in self.couples if couple[1].item in items])
+
     def batches(self, batching: Batching) -> list["Pairing"]:
         """The same, some items at a time."""
         return [replace(self, couples=chunk) for chunk in batching.chunks(self.couples)]

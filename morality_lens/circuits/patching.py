@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.circuits.measuring import Measure, dims_of, read_layers, slices, widened_places
@@ -19,7 +18,10 @@ from morality_lens.design import Condition
 from morality_lens.models.hooks import Edit, Parts, parts_of
 from morality_lens.models.suffixes import Ends, prefix, read_shared, read_source, run_suffixes, units_at_once
 from morality_lens.rounds.replay import same_model
+from morality_lens.rounds.selection import Execution
 from morality_lens.runs.option_notes import option_note
+from morality_lens.runs.requests import Request
+from morality_lens.runs.resuming import in_parts
 from morality_lens.runs.run import Run
 
 
@@ -32,6 +34,7 @@ def patch(
     activations: Activations = Activations(),
     reading: Reading = Reading(),
     batching: Batching = Batching(),
+    execution: Execution = Execution(),
 ) -> xr.Dataset:
     """The target's answers when, at some place and layer, activations are those of the source.
 
@@ -47,6 +50,7 @@ def patch(
         activations: places, kind and layers.
         reading: a probe and where its projection is read, and whether answers are generated.
         batching: items and rows of a pass.
+        execution: the folder for finished items, and the progress bar.
 
     Returns:
         Over ``item``, ``place``, ``layer`` (and ``head``): ``log_odds`` of the correct option (its log
@@ -57,7 +61,7 @@ def patch(
 
     Raises:
         ValueError: another model, an unknown place, layer or kind, dialogues whose tokens do not correspond
-            (named in the message), or nothing to measure.
+            (named in the message), nothing to measure, or a folder of other patches.
     """
     probe = reading.probe
     record = same_model(model, run, probe)
@@ -71,9 +75,30 @@ def patch(
     )
     pairing = Pairing.of(run, source, moment, activations.places)
     _refuse_late_places(pairing)
-    batches = tqdm(pairing.batches(batching), desc=f"patching {sweep.what}", disable=not batching.progress)
-    found = [sweep.over(batch) for batch in batches]
-    whole = xr.concat(found, "item", data_vars="all", combine_attrs="drop")
+    whole, _ = in_parts(
+        pairing.items,
+        lambda chunk: sweep.over(pairing.only(chunk)),
+        size=batching.batch_size,
+        request=Request(
+            what=f"patching of {sweep.what}",
+            settings={
+                "study": run.fingerprint,
+                "model": record.fingerprint,
+                "source": source.label,
+                "target": moment.condition.label,
+                "round": moment.number,
+                "places": pairing.places,
+                "layers": sweep.layers,
+                "probe": None if probe is None else probe.fingerprint,
+                "site": reading.site,
+                "answers": reading.answers,
+                "batch_size": batching.batch_size,
+                "rows": batching.rows,
+            },
+        ),
+        out=execution.out,
+        progress=batching.progress and execution.progress,
+    )
     clusters = run.residuals["cluster"].sel(item=whole["item"].values).values
     return whole.assign_coords(cluster=("item", clusters)).assign_attrs(
         source=source.label,

@@ -1,6 +1,9 @@
 """The commands for circuits inside the model: attribute and patch."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +12,7 @@ import typer
 from morality_lens.cli.console import phase, print_lines, print_report, reload, steps
 from morality_lens.cli.model_options import MOST_SEED
 from morality_lens.cli.places import open_whole, refuse_missing
+from morality_lens.cli.running import GpusPerWorker, RayAddress, Workers, computed_by, pool_of
 from morality_lens.design import Condition
 
 if TYPE_CHECKING:
@@ -35,38 +39,83 @@ def attribute(
     limit: Limit = None,
     device: Device = None,
     seed: Seed = 0,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    ray_address: RayAddress = None,
 ) -> None:
     """Which heads and MLPs, reading which words, carry each effect; the result joins the run's report."""
+    pool = pool_of(workers, gpus_per_worker, ray_address)
     played, fitted = _open(folder)
     number = played.design.rounds if round is None else round
     items = played.items.index.tolist()[:limit]
-    loaded = _load(played, device)
-    from morality_lens.circuits.attribution import attribute as split, attribute_answer
     from morality_lens.items.files import own_folder
     from morality_lens.probes.layers import best_layer
-    from morality_lens.rounds.selection import Execution, Selection
     from morality_lens.runs.results import FOLDER
 
     chosen = best_layer(fitted, layer)
-    selection = Selection(items=items, rounds=[number])
-    kept = own_folder(played.path / FOLDER)
-    parts = split(
-        loaded,
-        played,
-        fitted,
+    asked = _Attribution(
+        played=played,
+        fitted=fitted,
         site=site,
         layer=chosen,
-        selection=selection,
-        execution=Execution(out=kept / f"parts-{site}-L{chosen}-round{number}-{len(items)}"),
+        items=items,
+        round=number,
+        kept=own_folder(played.path / FOLDER),
     )
+    steps.start(2 + (pool is not None))
+    computed_by(
+        pool, played, *([asked.projection, asked.answer] if played.names_good else [asked.projection])
+    )
+    loaded = _load(played, device)
+    parts = asked.projection(loaded)
     print_lines(f"\nprojection at {site}, layer {chosen}", style="bold")
     _keep_attribution(played, "effects", parts, effect, seed)
     if played.names_good:
-        out = kept / f"parts-answer-round{number}-{len(items)}"
-        parts = attribute_answer(loaded, played, selection=selection, execution=Execution(out=out))
+        parts = asked.answer(loaded)
         print_lines("\nlog-odds of the answer", style="bold")
         _keep_attribution(played, "answer", parts, effect, seed)
     _report(played, fitted)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Attribution:
+    """What is attributed; finished items are kept in folders under ``kept``."""
+
+    played: "Run"
+    fitted: "Probe"
+    site: str
+    layer: int
+    items: list[str]
+    round: int
+    kept: Path
+
+    def projection(self, loaded: Any) -> "xr.Dataset":
+        """The parts of the projection."""
+        from morality_lens.circuits.attribution import attribute as split
+        from morality_lens.rounds.selection import Execution, Selection
+
+        name = f"parts-{self.site}-L{self.layer}-round{self.round}-{len(self.items)}"
+        return split(
+            loaded,
+            self.played,
+            self.fitted,
+            site=self.site,
+            layer=self.layer,
+            selection=Selection(items=self.items, rounds=[self.round]),
+            execution=Execution(out=self.kept / name),
+        )
+
+    def answer(self, loaded: Any) -> "xr.Dataset":
+        """The parts of the answer's log-odds."""
+        from morality_lens.circuits.attribution import attribute_answer
+        from morality_lens.rounds.selection import Execution, Selection
+
+        return attribute_answer(
+            loaded,
+            self.played,
+            selection=Selection(items=self.items, rounds=[self.round]),
+            execution=Execution(out=self.kept / f"parts-answer-round{self.round}-{len(self.items)}"),
+        )
 
 
 def _keep_attribution(played: "Run", which: str, parts: "xr.Dataset", effect: str, seed: int) -> None:
@@ -114,8 +163,12 @@ def patch(
     ] = "turn",
     device: Device = None,
     seed: Seed = 0,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    ray_address: RayAddress = None,
 ) -> None:
     """Patch, steer, ablate and mediate; the results join the run's report and its trust card."""
+    pool = pool_of(workers, gpus_per_worker, ray_address)
     played, fitted = _open(folder)
     experiment = _Experiment(
         source=played.design.condition(source),
@@ -131,11 +184,17 @@ def patch(
             "patch needs questions with options and a correct one, whose log-odds are exact; "
             "this run has none."
         )
-    loaded = _load(played, device)
     from morality_lens.probes.layers import best_layer
 
     chosen = best_layer(fitted, layer)
-    _patch(loaded, played, fitted, experiment, at or [])
+    patches = {
+        what: partial(_patched, played, fitted, experiment, at or [], what)
+        for what in ("residual", "attention", "mlp", "head")
+    }
+    steps.start(2 + (pool is not None))
+    computed_by(pool, played, *patches.values())
+    loaded = _load(played, device)
+    _keep_patches(played, experiment, {what: compute(loaded) for what, compute in patches.items()})
     fitted = _steer_and_ablate(loaded, played, fitted, experiment, layer=chosen, at=where)
     _mediate(loaded, played, fitted, experiment, pair)
     _report(played, fitted)
@@ -159,25 +218,38 @@ class _Experiment:
         return Moment(condition=condition, round=self.round, items=self.items)
 
 
-def _patch(loaded: Any, played: "Run", fitted: "Probe", experiment: _Experiment, at: list[str]) -> None:
-    """Patch every kind of activation; print the recovered shares of the residual."""
+def _patched(
+    played: "Run", fitted: "Probe", experiment: _Experiment, at: list[str], what: str, loaded: Any
+) -> "xr.Dataset":
+    """What patching one kind of activation gives; finished items are kept with the run."""
     from morality_lens.circuits.patching import patch as patch_run
     from morality_lens.circuits.settings import Activations, Reading
+    from morality_lens.items.files import own_folder
+    from morality_lens.rounds.selection import Execution
+    from morality_lens.runs.results import FOLDER
+
+    further = [place for place in at if place != "answer_start"] if what == "residual" else []
+    places = ["answer_start", *further]
+    asked = [experiment.source.label, experiment.target.label, experiment.round, experiment.items, places]
+    name = hashlib.sha256(json.dumps([*asked, fitted.fingerprint]).encode()).hexdigest()[:8]
+    return patch_run(
+        loaded,
+        played,
+        source=experiment.source,
+        target=experiment.moment(experiment.target),
+        activations=Activations(at=places, what=what),
+        reading=Reading(probe=fitted if what == "residual" else None),
+        execution=Execution(out=own_folder(played.path / FOLDER) / f"parts-patched-{what}-{name}"),
+    )
+
+
+def _keep_patches(played: "Run", experiment: _Experiment, patched: "dict[str, xr.Dataset]") -> None:
+    """Keep what patching gave with the run; print the recovered shares of the residual."""
     from morality_lens.runs.results import keep_result
 
-    for what in ("residual", "attention", "mlp", "head"):
-        further = [place for place in at if place != "answer_start"] if what == "residual" else []
-        patched = patch_run(
-            loaded,
-            played,
-            source=experiment.source,
-            target=experiment.moment(experiment.target),
-            activations=Activations(at=["answer_start", *further], what=what),
-            reading=Reading(probe=fitted if what == "residual" else None),
-        )
-        keep_result(played, f"patched-{what}", patched)
-        if what == "residual":
-            _print_recovered(patched, experiment)
+    for what, found in patched.items():
+        keep_result(played, f"patched-{what}", found)
+    _print_recovered(patched["residual"], experiment)
 
 
 def _print_recovered(patched: "xr.Dataset", experiment: _Experiment) -> None:
@@ -257,7 +329,6 @@ def _open(folder: Path) -> "tuple[Run, Probe]":
 
 
 def _load(played: "Run", device: str | None) -> Any:
-    steps.start(2)
     with phase("loading the model and running its self-test"):
         return reload(played, device)
 

@@ -1,5 +1,7 @@
 """The commands about a run's folder and who fills it: work, verify and estimate."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ from morality_lens.cli.places import refuse_missing
 from morality_lens.progress import listening
 
 if TYPE_CHECKING:
+    from morality_lens.runs.run import Run
     from morality_lens.runs.storage import Storage
     from morality_lens.runs.workers import Pool
 
@@ -23,7 +26,7 @@ Keep = Annotated[
 ]
 StoreAs = Annotated[Literal["float16", "float32"] | None, typer.Option(help="Type of the residuals on disk.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes that play, each with a model of its own.")
+    int | None, typer.Option(min=1, help="Processes that do the work, each with a model of its own.")
 ]
 GpusPerWorker = Annotated[
     float | None, typer.Option(min=0, help="GPUs of each worker (default: 0, a CPU); a fraction shares one.")
@@ -184,3 +187,25 @@ def pool_of(workers: int | None, gpus_per_worker: float | None, address: str | N
     from morality_lens.runs.workers import Pool
 
     return Pool(workers=workers, gpus_per_worker=gpus_per_worker or 0.0, address=address)
+
+
+def computed_by(pool: "Pool | None", run: "Run", *computations: Callable[[Any], object]) -> None:
+    """Let workers compute the parts of what is computed next, where there are workers.
+
+    Args:
+        pool: the workers; None leaves everything to this process.
+        run: whose model they load.
+        computations: each gets a model, and keeps its parts in a folder; what another process can be sent,
+            so no functions within functions.
+    """
+    if pool is None:
+        return
+    from morality_lens.rounds.spreading import spread
+
+    with phase(f"computing on {pool.workers} workers"):
+        spread(run, partial(_all, computations), pool=pool)
+
+
+def _all(computations: tuple[Callable[[Any], object], ...], model: Any) -> None:
+    for compute in computations:
+        compute(model)

@@ -4,6 +4,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,11 @@ def _stored(folder: Path, number: int) -> xr.Dataset | None:
         return read_dataset(file)
     except ValueError as error:
         warnings.warn(f"{error} It is computed again.", stacklevel=4)
-        file.rename(file.with_name(f"{file.name}.{secrets.token_hex(4)}.damaged"))
+        with suppress(FileNotFoundError):  # another process set it aside
+            file.rename(file.with_name(f"{file.name}.{secrets.token_hex(4)}.damaged"))
         return None
+    except FileNotFoundError:
+        return None  # another process set it aside
 
 
 def _made(

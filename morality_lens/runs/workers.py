@@ -4,8 +4,17 @@ The folder is what they share: every worker claims a part, computes it and store
 workers touches no array, and a worker that dies loses the part it was at, which another one takes over.
 """
 
-from collections.abc import Callable
+import logging
+import os
+import pickle
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 DEATHS = 3
@@ -23,7 +32,8 @@ class Pool:
         gpus_per_worker: GPUs of each; 0 is a CPU, and a fraction shares a GPU. Above 1, the model is spread
             over them.
         address: of a Ray cluster (``auto`` finds the one that this machine belongs to); None starts workers
-            on this machine alone. On a cluster, every machine needs this package and the same folders.
+            on this machine alone. On a cluster, every machine needs this package and the same folders, at the
+            same paths.
         cpus_per_worker: CPU cores of each.
 
     Raises:
@@ -61,6 +71,8 @@ def on_workers(
 ) -> None:
     """Let every worker load a model and do the work, which they share by claiming parts of a folder.
 
+    A worker that dies is replaced; one that raises an error ends the others.
+
     Args:
         load: makes what ``work`` gets, in the worker.
         work: does what is unclaimed and returns when nothing is left.
@@ -70,18 +82,14 @@ def on_workers(
     Raises:
         ModuleNotFoundError: Ray is not installed.
         ConnectionError: no cluster at the address.
-        RuntimeError: workers die again and again.
-        Exception: what ``work`` raised in a worker; the others are stopped.
+        ValueError: fewer cores or GPUs than the workers need.
+        RuntimeError: workers cannot be started, or die again and again.
+        Exception: what ``load`` or ``work`` raised in a worker, with the worker's traceback as a note.
     """
     ray = _ray()
-    own = not ray.is_initialized()
-    if own:
-        _connect(ray, pool)
-    try:
-        _run(ray, load, work, pool, watch)
-    finally:
-        if own:
-            ray.shutdown()
+    with _connected(ray, pool):
+        _refuse_crowded(ray, pool)
+        _run(ray, (load, work, str(Path.cwd())), pool, watch)
 
 
 def _ray() -> Any:
@@ -95,14 +103,42 @@ def _ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, pool: Pool) -> None:
-    quiet = {"log_to_driver": False, "include_dashboard": False, "configure_logging": False}
-    if pool.address is None:
-        cores = pool.workers * pool.cpus_per_worker
-        ray.init(num_cpus=cores, **quiet)
+@contextmanager
+def _connected(ray: Any, pool: Pool) -> Iterator[None]:
+    """Inside, there is a Ray session: the caller's, or one of this call, which ends with it."""
+    if ray.is_initialized():
+        yield
         return
     try:
-        ray.init(address=pool.address, log_to_driver=False, configure_logging=False)
+        with _undisturbed():
+            _connect(ray, pool)
+        yield
+    finally:
+        with _undisturbed():
+            ray.shutdown()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Inside, Ray says nothing but errors; afterwards, signals do what they did before."""
+    logger, main = logging.getLogger("ray"), threading.current_thread() is threading.main_thread()
+    level, handler = logger.level, signal.getsignal(signal.SIGTERM)
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _connect(ray: Any, pool: Pool) -> None:
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    if pool.address is None:
+        ray.init(num_cpus=pool.workers * pool.cpus_per_worker, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=pool.address, **quiet)
     except ConnectionError as error:
         raise ConnectionError(
             f"no Ray cluster at {pool.address!r} ({error}); start one with `ray start --head`, or leave the "
@@ -110,32 +146,71 @@ def _connect(ray: Any, pool: Pool) -> None:
         ) from error
 
 
+def _refuse_crowded(ray: Any, pool: Pool) -> None:
+    """Nothing, where every worker has a place; without one, it would be waited for without end.
+
+    Raises:
+        ValueError: the machines have too few cores or GPUs.
+    """
+    needs = {"CPU": float(pool.cpus_per_worker), "GPU": pool.gpus_per_worker}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = sum(
+        min(int(has.get(name, 0.0) / each + 1e-9) for name, each in needs.items() if each) for has in machines
+    )
+    if places < pool.workers:
+        raise ValueError(
+            f"{pool.workers} workers are asked for, each with {pool.cpus_per_worker} CPU cores and "
+            f"{pool.gpus_per_worker:g} GPUs; on {len(machines)} machine{'s' * (len(machines) > 1)} with "
+            f"{_total(machines, 'CPU'):g} cores and {_total(machines, 'GPU'):g} GPUs together, there is room "
+            f"for {places}."
+        )
+
+
+def _total(machines: list[dict[str, float]], name: str) -> float:
+    return sum(has.get(name, 0.0) for has in machines)
+
+
+# --------------------------------------------------------------------------------------------- workers
+Job = tuple[Callable[[], Any], Callable[[Any], object], str]
+"""What makes the model, what is done with it, and the folder in which relative paths begin."""
+
+
 class _Worker:
     """What an actor does."""
 
-    def __init__(self, load: Callable[[], Any]) -> None:
-        self.model = load()
+    def do(self, job: Job) -> Exception | None:
+        """None when a job is done, or the error that ended it."""
+        load, work, folder = job
+        try:
+            if Path(folder).is_dir():
+                os.chdir(folder)
+            work(load())
+        except Exception as error:
+            return _sendable(error)
+        return None
 
-    def work(self, work: Callable[[Any], object]) -> None:
-        """The work, with the model."""
-        work(self.model)
+
+def _sendable(error: Exception) -> Exception:
+    """An error as another process can get it, with its traceback as a note."""
+    said = "".join(traceback.format_exception(error))
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copy = None
+    if type(copy) is not type(error) or str(copy) != str(error):
+        copy = RuntimeError(f"{type(error).__name__}: {error}")
+    copy.add_note(f"in a worker on {socket.gethostname()}:\n{said}")
+    return copy
 
 
-def _run(
-    ray: Any,
-    load: Callable[[], Any],
-    work: Callable[[Any], object],
-    pool: Pool,
-    watch: Callable[[], object],
-) -> None:
-    options = {"num_gpus": pool.gpus_per_worker, "num_cpus": pool.cpus_per_worker}
-    actor = ray.remote(_Worker).options(**options)
+def _run(ray: Any, job: Job, pool: Pool, watch: Callable[[], object]) -> None:
+    actor = ray.remote(_Worker).options(num_gpus=pool.gpus_per_worker, num_cpus=pool.cpus_per_worker)
     running: dict[Any, Any] = {}
-    left = DEATHS * pool.workers
+    deaths = 0
 
     def start() -> None:
-        worker = actor.remote(load)
-        running[worker.work.remote(work)] = worker
+        worker = actor.remote()
+        running[worker.do.remote(job)] = worker
 
     for _ in range(pool.workers):
         start()
@@ -144,15 +219,15 @@ def _run(
             done, _ = ray.wait(list(running), timeout=POLL)
             watch()
             for task in done:
-                worker = running.pop(task)
-                if _ended_well(ray, task):
-                    ray.kill(worker)
+                worker, death = running.pop(task), _death(ray, task)
+                ray.kill(worker)
+                if death is None:
                     continue
-                left -= 1
-                if left < 0:
+                deaths += 1
+                if deaths > DEATHS * pool.workers:
                     raise RuntimeError(
-                        f"{DEATHS * pool.workers} workers died (of lack of memory, perhaps); what is "
-                        "finished is kept. Start fewer workers, or smaller batches."
+                        f"{deaths} workers died (of lack of memory, perhaps; the last one: {death}). What is "
+                        "finished is kept; start fewer workers, or take smaller batches."
                     )
                 start()
     finally:
@@ -160,18 +235,29 @@ def _run(
             ray.kill(worker)
 
 
-def _ended_well(ray: Any, task: Any) -> bool:
-    """Whether a worker did its work; False where it died.
+def _death(ray: Any, task: Any) -> str | None:
+    """None where a worker did its job; how it died, where it died.
 
     Raises:
+        RuntimeError: it could not begin.
         Exception: what it raised.
     """
     try:
-        ray.get(task)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except ray.exceptions.RayActorError as error:
-        if getattr(error, "cause", None) is not None and not isinstance(error, ray.exceptions.ActorDiedError):
-            raise
-        return False
-    return True
+        error = ray.get(task)
+    except ray.exceptions.RayTaskError as failed:
+        raise RuntimeError(f"a worker could not begin: {_in_short(failed)}") from failed
+    except ray.exceptions.RayError as died:
+        if getattr(died, "actor_init_failed", False):
+            raise RuntimeError(
+                f"a worker could not begin ({_in_short(died)}); every machine needs this package and Python."
+            ) from died
+        return _in_short(died)
+    if error is not None:
+        raise error
+    return None
+
+
+def _in_short(error: Exception) -> str:
+    """The last line of what Ray says, which is what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

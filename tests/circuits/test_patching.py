@@ -16,6 +16,8 @@ from morality_lens.circuits.steering import steer
 from morality_lens.circuits.summaries import recovered
 from morality_lens.design import Condition
 from morality_lens.models.loading import record_of
+from morality_lens.rounds.selection import Execution
+from morality_lens.runs import resuming
 from morality_lens.runs.alignment import align, alignable, paired, positions
 
 QUIET = Batching(progress=False)
@@ -43,6 +45,30 @@ def played(zoo_folder, tmp_path_factory):
         return model, run, made_up_probe(model)
 
     return get
+
+
+def test_patches_kept_in_a_folder_resume_and_are_the_same(played, tmp_path, monkeypatch):
+    model, run, probe = played("llama")
+    for what in ("residual", "head"):
+        asked = {
+            "source": SOURCE,
+            "target": TARGET,
+            "activations": Activations(at=["answer_start", "answer_request"], what=what),
+            "reading": Reading(probe=probe, answers=True),
+            "batching": Batching(batch_size=2, progress=False),
+        }
+        execution = Execution(out=tmp_path / what, progress=False)
+        alone = patch(model, run, **asked)
+        kept = patch(model, run, **asked, execution=execution)
+        xr.testing.assert_identical(alone, kept)
+        (tmp_path / what / "part-0001.zarr.zip").unlink()
+        xr.testing.assert_identical(alone, patch(model, run, **asked, execution=execution))
+        with monkeypatch.context() as patched:
+            patched.setattr(resuming, "_made", None)  # all is there
+            xr.testing.assert_identical(alone, patch(model, run, **asked, execution=execution))
+        other = {**asked, "batching": Batching(batch_size=3, progress=False)}
+        with pytest.raises(ValueError, match=r"another patching of .* it differs in batch_size"):
+            patch(model, run, **other, execution=execution)
 
 
 def bridge_patched(model, run, item, place, layer, what, head):
