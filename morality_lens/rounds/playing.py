@@ -46,6 +46,9 @@ from morality_lens.runs.storage import ALL, Storage
 from morality_lens.runs.verifying import set_damaged_aside
 from morality_lens.runs.workers import Pool
 
+TRIAL = 2
+"""Items of the first part, where no batch size is asked for: they tell early how long the others take, and
+whether their replies can be read."""
 RULES = 2
 """Which rules replies are played by: raised where answers or feedback end elsewhere than before, so that no
 run is played by two of them. Runs of earlier versions name none."""
@@ -187,6 +190,8 @@ def prepare(
         about=about,
         items=ordered,
         batch_size=min(size, len(ordered)),
+        # A yoked placebo comes from the same batch, which should not be tiny.
+        trial=0 if fitting.batch_size or protocol.feedback_placebo == "yoked" else TRIAL,
         stored=storage.manifest(n_layers=record.n_layers, dtype=record.dtype, **told),
     )
     if probe is not None and told and not (path / DIRECTIONS).exists():

@@ -81,6 +81,7 @@ def create(
     about: Mapping[str, Any],
     items: Sequence[Item],
     batch_size: int,
+    trial: int = 0,
     stored: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a new run in ``path``, or of the same run begun there, extended by what it lacks.
@@ -95,6 +96,7 @@ def create(
         about: further records, taken from the first start; ``order`` holds the items' ids in their own order.
         items: the items in playing order.
         batch_size: most items of a part; a run keeps the size it was begun with.
+        trial: items of a smaller part that is played first, since it tells of the others; 0 is none.
         stored: what is kept of every site, see :meth:`morality_lens.runs.storage.Storage.manifest`.
 
     Raises:
@@ -118,7 +120,7 @@ def create(
             **about,
             "batch_size": batch_size,
             "places": [item.id for item in items],
-            "parts": [[*span, 0, rounds] for span in _spans(0, len(items), batch_size)],
+            "parts": [[*span, 0, rounds] for span in _first_spans(len(items), batch_size, trial)],
         }
         _refuse_too_large(path, manifest, len(items))
         _write_items(path, items, manifest)
@@ -158,6 +160,13 @@ def _make_folder(path: Path) -> None:
 def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
     """First place and number of items of every batch."""
     return [(first, min(size, stop - first)) for first in range(start, stop, size)]
+
+
+def _first_spans(items: int, size: int, trial: int) -> list[tuple[int, int]]:
+    """The spans of a new run, the first of them smaller where that is wanted."""
+    if not 0 < trial < min(size, items):
+        return _spans(0, items, size)
+    return [(0, trial), *_spans(trial, items, size)]
 
 
 def _write_items(path: Path, items: Sequence[Item], manifest: dict[str, Any]) -> None:
