@@ -401,8 +401,8 @@ def test_a_run_is_prepared_worked_on_by_shares_verified_and_analysed(
     out = tmp_path / "r [1]"
     arguments = (
         "run", "--model", zoo_folder("llama"), "--data", own_data, "--statements", few_statements,
-        "--rounds", 1, "--layers", "-1,1-2", "--keep", "projections", "--store-as", "float16", "--batch-size", 1, "--anyway",
-        "--out", out, *SHORT,
+        "--rounds", 1, "--layers", "-1,1-2", "--keep", "projections", "--store-as", "float16",
+        "--batch-size", 1, "--anyway", "--out", out, *SHORT,
     )  # fmt: skip
     code, text, err = command(*arguments, "--prepare")
     assert code == 0, err
