@@ -357,7 +357,7 @@ def commit(path: Path, part: Part, batch: PlayedBatch) -> None:
         "device": batch.device,
         "host": socket.gethostname(),
     }
-    kept = {name: table[table["round"] >= part.start] for name, table in tables.items()}
+    kept = {name: table.loc[table["round"] >= part.start] for name, table in tables.items()}
     write_archive(part.file(path), arrays=arrays, tables=kept, record=record)
 
 
