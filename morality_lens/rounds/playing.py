@@ -7,6 +7,7 @@ each dialogue only adds its new turns to its cache.
 import hashlib
 import json
 import platform
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.kept import directions_hash, directions_of, on_directions
 from morality_lens.probes.probe import DIRECTIONS, Probe, load_probe
-from morality_lens.progress import Counter
+from morality_lens.progress import Counter, stage
 from morality_lens.rounds.capture import sign_tokens
 from morality_lens.rounds.pacing import outlook, refuse_unparsed
 from morality_lens.rounds.player import Player
@@ -196,6 +197,8 @@ def prepare(
     )
     if probe is not None and told and not (path / DIRECTIONS).exists():
         probe.save(path / DIRECTIONS)
+    room = writing.room(manifest)
+    stage(f"this run has {room}; {shutil.disk_usage(path).free / 1e9:.1f} GB are free")
     for problem in set_damaged_aside(path):
         warnings.warn(f"{problem} It is played again.", stacklevel=2)
     _refuse_mixed(path, manifest)

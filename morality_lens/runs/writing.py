@@ -37,7 +37,7 @@ from morality_lens.runs.manifest import (
     read_manifest,
 )
 from morality_lens.runs.requests import Request
-from morality_lens.runs.storage import Storage, estimate
+from morality_lens.runs.storage import Estimate, Storage, estimate
 
 OWN = {FILE, ITEMS, PARTS, *LOCKS}
 """What a folder may hold in which a run was begun and nothing stored."""
@@ -122,7 +122,7 @@ def create(
             "places": [item.id for item in items],
             "parts": [[*span, 0, rounds] for span in _first_spans(len(items), batch_size, trial)],
         }
-        _refuse_too_large(path, manifest, len(items))
+        _refuse_too_large(path, manifest)
         _write_items(path, items, manifest)
         write_json(path / FILE, manifest, indent=None)
     return read_manifest(path)
@@ -222,7 +222,7 @@ def _extended(
     changed["places"] = [item.id for item in playing]
     if new:
         changed |= {"left_out": about.get("left_out", []), "reply_tokens": about.get("reply_tokens", {})}
-        _refuse_too_large(path, changed, len(playing))
+        _refuse_too_large(path, changed)
     if new or hashlib.sha256(_bytes(path / ITEMS)).hexdigest() != manifest["items_sha256"]:
         _write_items(path, playing, changed)
     changed["loaded_from"] = about.get("loaded_from", manifest.get("loaded_from"))
@@ -295,13 +295,13 @@ def _new_items(path: Path, there: Sequence[Item], asked: Sequence[Item]) -> list
     return [item for item in asked if item.id not in known]
 
 
-def _refuse_too_large(path: Path, manifest: Mapping[str, Any], items: int) -> None:
+def _refuse_too_large(path: Path, manifest: Mapping[str, Any]) -> None:
     """Nothing, where the disk has room for all arrays.
 
     Raises:
         ValueError: it is too full.
     """
-    needed, free = _room(manifest, items), shutil.disk_usage(path).free
+    needed, free = room(manifest).bytes, shutil.disk_usage(path).free
     if needed > 0.95 * free:
         raise ValueError(
             f"the run needs about {needed / 1e9:.1f} GB in {path}, where {free / 1e9:.1f} GB are free. "
@@ -310,18 +310,18 @@ def _refuse_too_large(path: Path, manifest: Mapping[str, Any], items: int) -> No
         )
 
 
-def _room(manifest: Mapping[str, Any], items: int) -> int:
-    """Bytes that a run takes at most."""
+def room(manifest: Mapping[str, Any]) -> Estimate:
+    """The room that a run takes at most."""
     kept, study = manifest["stored"], manifest["study"]
     return estimate(
         design_from(study["design"]),
-        items=items,
+        items=len(manifest["places"]),
         d_model=int(study["model"]["d_model"]),
         layers=kept["layers"],
         storage=Storage(keep=kept["keep"], dtype=kept["dtype"]),
         directions=int(kept.get("directions", 1)),
         batch_size=int(manifest["batch_size"]),
-    ).bytes
+    )
 
 
 # --------------------------------------------------------------------------------------------- parts
