@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -554,3 +554,30 @@ def test_parts_have_names_that_sort_in_playing_order():
     parts = [Part(0, 4, 0, 3), Part(4, 4, 0, 3), Part(0, 4, 3, 6)]
     assert parts[0].name == "items-00000-00003.rounds-0-2.zip"
     assert sorted(parts, key=lambda p: p.name) == [parts[0], parts[2], parts[1]]
+
+
+def test_nothing_is_written_through_a_link_in_a_run_s_folder(llama, copy, tmp_path):
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    part = parts_of(copy.manifest)[0].file(copy.path)
+    part.unlink()
+    for name in (".lock", f"parts/{part.name}.claim", f"parts/{part.name}", "manifest.json", "items.jsonl"):
+        link = copy.path / name
+        content = link.read_bytes() if link.is_file() else None
+        link.unlink(missing_ok=True)
+        if content is not None:
+            target.write_bytes(content)
+        before = target.read_bytes()
+        link.symlink_to(target)
+        with suppress(ValueError, OSError):
+            played(llama, copy.path)
+        assert target.read_bytes() == before, name
+        link.unlink(missing_ok=True)
+        if content is not None:
+            link.write_bytes(content)
+    linked = tmp_path / "linked"
+    shutil.copytree(copy.path, linked)
+    shutil.move(linked / "parts", tmp_path / "elsewhere")
+    (linked / "parts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        played(llama, linked)
