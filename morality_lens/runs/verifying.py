@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def set_damaged_aside(path: Path) -> list[str]:
     found = _damaged(path, manifest, read_items(path, manifest))
     for part in found:
         file = part.file(path)
-        file.rename(file.with_name(f"{file.name}.{secrets.token_hex(4)}.damaged"))
+        with suppress(FileNotFoundError):  # another process set it aside
+            file.rename(file.with_name(f"{file.name}.{secrets.token_hex(4)}.damaged"))
     return list(found.values())
 
 

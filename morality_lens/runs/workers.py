@@ -138,12 +138,24 @@ def _connect(ray: Any, pool: Pool) -> None:
         ray.init(num_cpus=pool.workers * pool.cpus_per_worker, include_dashboard=False, **quiet)
         return
     try:
+        _reach(pool.address)
         ray.init(address=pool.address, **quiet)
-    except ConnectionError as error:
+    except OSError as error:
         raise ConnectionError(
             f"no Ray cluster at {pool.address!r} ({error}); start one with `ray start --head`, or leave the "
             "address out for workers on this machine."
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Nothing, where something listens at an address; Ray itself would try for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _refuse_crowded(ray: Any, pool: Pool) -> None:

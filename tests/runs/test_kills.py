@@ -1,4 +1,4 @@
-"""Runs and studies killed at random moments and started again: what they leave is that of an undisturbed one."""
+"""Runs and studies killed at random moments and started again: they leave what an undisturbed one leaves."""
 
 import math
 import os
@@ -124,11 +124,13 @@ def killed_and_finished(nursery: Nursery, what: str, folder: Path, kills: int, s
     """
     chance, done, outs = random.Random(0), 0, []
     while done < kills:
-        out = folder / f"killed-{len(outs)}"
-        while done < kills and nursery.killed(what, out, seconds * chance.random() ** 2):
-            done += 1
-        nursery.whole(what, out)  # to the end, where it is not there yet
-        outs.append(out)
+        outs.append(folder / f"killed-{len(outs)}")
+        ended = False
+        while done < kills and not ended:
+            ended = not nursery.killed(what, outs[-1], seconds * chance.random() ** 2)
+            done += not ended
+    if not ended:
+        nursery.whole(what, outs[-1])
     return outs
 
 

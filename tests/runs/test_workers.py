@@ -181,6 +181,19 @@ def test_a_machine_without_ray_says_what_to_do(monkeypatch):
         on_workers(os.getpid, print, pool=TWO)
 
 
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:1", "ray://127.0.0.1:1", "nowhere.invalid:6379"])
+def test_an_address_without_a_cluster_is_refused_at_once(address, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+
+    def init(address, **given):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ConnectionError, match=f"no Ray cluster at '{address}' .*`ray start --head`"):
+        on_workers(os.getpid, print, pool=Pool(workers=1, address=address))
+
+
 @pytest.mark.parametrize(
     "odd", [{"workers": 0}, {"workers": 1, "gpus_per_worker": -1.0}, {"workers": 1, "cpus_per_worker": 0}]
 )
