@@ -12,7 +12,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,14 +205,13 @@ class _Worker:
 def _sendable(error: Exception) -> Exception:
     """An error as another process can get it, with its traceback as a note."""
     said = "".join(traceback.format_exception(error))
-    try:
+    sent: Exception = RuntimeError(f"{type(error).__name__}: {error}")
+    with suppress(Exception):  # whatever an error's own class may raise here
         copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copy = None
-    if type(copy) is not type(error) or str(copy) != str(error):
-        copy = RuntimeError(f"{type(error).__name__}: {error}")
-    copy.add_note(f"in a worker on {socket.gethostname()}:\n{said}")
-    return copy
+        if type(copy) is type(error) and str(copy) == str(error):
+            sent = copy
+    sent.add_note(f"in a worker on {socket.gethostname()}:\n{said}")
+    return sent
 
 
 def _run(ray: Any, job: Job, pool: Pool, watch: Callable[[], object]) -> None:
