@@ -3,7 +3,6 @@
 import math
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -141,10 +140,6 @@ def assert_same_files(one: Path, other: Path) -> None:
     assert names[0] == names[1]
     for name in ("items.jsonl", "probe.safetensors", "coloured.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    reports = [
-        re.sub(r"<dt>seconds</dt><dd>[^<]*", "", (out / "report.html").read_text()) for out in (one, other)
-    ]
-    assert reports[0] == reports[1]
 
 
 @pytest.mark.slow(seconds=80)
