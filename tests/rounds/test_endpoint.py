@@ -19,6 +19,7 @@ from morality_lens.rounds import endpoint
 from morality_lens.rounds.endpoint import Endpoint
 from morality_lens.rounds.feedback import ReviewedAnswer, Said, said, without_thoughts
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.server import plain
 
 WORDING = load_wording()
 SHORT = Protocol(design=Design(rounds=2), answer_tokens=4, rationale_tokens=4, feedback_tokens=12)
@@ -318,7 +319,7 @@ KEY = "sk-abcdefghijklmnopqrstuvwxyz"
 )
 def test_a_key_that_a_server_repeats_is_scrubbed(monkeypatch, said):
     monkeypatch.setenv(endpoint.KEY, KEY)
-    shown = endpoint._plain(said)
+    shown = plain(said)
     assert not any(part in shown for part in ("abcdef", "sk-a", "wxyz"))
     assert "(key)" in shown or len(said) > 200
 
