@@ -329,7 +329,7 @@ def commit(path: Path, part: Part, batch: PlayedBatch) -> None:
     """
     manifest = read_manifest(path)
     design = design_from(manifest["study"]["design"])
-    items = read_items(path, manifest)[part.first : part.first + part.items]
+    items = read_items(path, manifest)
     axis = 1 + len(design.names)
     rounds = (slice(None),) * axis + (slice(part.start, part.stop),)
     arrays: dict[str, Stored] = {}
@@ -339,9 +339,7 @@ def commit(path: Path, part: Part, batch: PlayedBatch) -> None:
             arrays |= pieces(name, values[rounds], design, **cut)
     tables = {"answers": batch.answers, "transcripts": batch.transcripts}
     record = {
-        "run": run_hash(manifest),
-        "items": items_hash(items),
-        "rounds": [part.start, part.stop],
+        **owner_of(part, manifest, items),
         "seconds": batch.seconds,
         "tokens": batch.tokens,
         "together": list(batch.together or (part.items,)),
@@ -362,6 +360,15 @@ def run_hash(manifest: Mapping[str, Any]) -> str:
     """A hash over what makes two runs one, by which the parts of another run are known."""
     told = json.dumps([identity(manifest["study"]), manifest["stored"]], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def owner_of(part: Part, manifest: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:
+    """The run, items and rounds that the record of a part names; ``items`` are the run's in playing order."""
+    return {
+        "run": run_hash(manifest),
+        "items": items_hash(items[part.first : part.first + part.items]),
+        "rounds": [part.start, part.stop],
+    }
 
 
 def _kept(batch: PlayedBatch, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -554,3 +554,70 @@ def test_parts_have_names_that_sort_in_playing_order():
     parts = [Part(0, 4, 0, 3), Part(4, 4, 0, 3), Part(0, 4, 3, 6)]
     assert parts[0].name == "items-00000-00003.rounds-0-2.zip"
     assert sorted(parts, key=lambda p: p.name) == [parts[0], parts[2], parts[1]]
+
+
+# ------------------------------------------------------------------------------------------- not silently
+@pytest.mark.parametrize("read", [lambda run: run.residuals.values, lambda run: run.answers])
+def test_parts_that_were_swapped_are_not_read_as_each_other(copy, read):
+    first, second, _ = archives_of(copy)
+    first.rename(first.with_suffix(".aside"))
+    second.rename(first)
+    first.with_suffix(".aside").rename(second)
+    with pytest.raises(archives.DamagedError, match=f"{first.name} belongs to .* other items or rounds"):
+        read(open_run(copy.path))
+
+
+def test_a_part_of_another_run_is_not_read(llama, copy, tmp_path):
+    other = played(llama, tmp_path / "other", protocol=replace(SHORT, temperature=1.0))
+    for mine, its in zip(archives_of(copy), archives_of(other), strict=True):
+        shutil.copy(its, mine)
+    with pytest.raises(archives.DamagedError, match="belongs to another run"):
+        _ = open_run(copy.path).residuals.values
+
+
+def edited(copy, change):
+    file = copy.path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+    return copy.path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["study"]["design"].update(rounds=9), "do not hold every item in every round"),
+        (lambda m: m["study"]["design"].update(rounds=1), "do not hold every item in every round"),
+        (lambda m: m["study"]["design"].update(rounds=10**9), "do not hold every item in every round"),
+        (lambda m: m["study"]["design"].update(rounds="2"), "lacks rounds"),
+        (lambda m: m.update(parts=m["parts"] * 2), "do not hold every item in every round"),
+        (lambda m: m["parts"].append([0, 1, 0, 3]), "do not hold every item in every round"),
+        (lambda m: m["parts"].append([5, 9, 0, 3]), "do not hold every item in every round"),
+        (lambda m: m["parts"].pop(), "do not hold every item in every round"),
+        (lambda m: m["parts"].clear(), "do not hold every item in every round"),
+        (lambda m: m["order"].append("none"), "do not name the same items"),
+        (lambda m: m["order"].append(m["order"][0]), "do not name the same items"),
+        (lambda m: m["order"].pop(), "do not name the same items"),
+        (lambda m: m["places"].pop(), "do not name the same items"),
+        (lambda m: m.update(order=[[1]] * 5), "do not name the same items"),
+        (lambda m: m.update(stored={}), "lacks layers, keep, dtype"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_damaged(copy, change, message):
+    with pytest.raises(ValueError, match=rf"manifest\.json is damaged: .*{message}"):
+        open_run(edited(copy, change))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda m: m["stored"].update(layers=[0, 1]), lambda m: m["study"]["model"].update(d_model=16)]
+)
+def test_a_manifest_with_other_layers_gives_no_values_under_wrong_names(copy, change):
+    with pytest.raises(archives.DamagedError, match="belongs to another run"):
+        _ = open_run(edited(copy, change)).residuals.values
+
+
+def test_a_copy_of_the_lazy_residuals_can_be_written_to(whole):
+    mine = whole.residuals.copy()
+    mine[0] = 0.0
+    assert not mine[0].values.any()
+    assert whole.residuals[0].values.any()
