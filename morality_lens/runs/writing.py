@@ -346,7 +346,9 @@ def commit(path: Path, part: Part, batch: PlayedBatch) -> None:
         "device": batch.device,
         "host": socket.gethostname(),
     }
-    kept = {name: table[table["round"] >= part.start] for name, table in tables.items()}
+    # A dialogue of the round before the first one is there where the template rewrote it afterwards.
+    since = {"answers": part.start, "transcripts": part.start - 1}
+    kept = {name: table[table["round"] >= since[name]] for name, table in tables.items()}
     write_archive(part.file(path), arrays=arrays, tables=kept, record=record)
 
 

@@ -188,14 +188,14 @@ def test_more_items_are_played_and_what_is_there_is_kept(llama, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:the chat template of")
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "rewriting"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "rewriting", "late"])
 def test_more_rounds_carry_every_dialogue_on(zoo_folder, tmp_path, architecture):
     import zoo
 
+    late = "{% if messages | length > 6 %}(a long dialogue) {% endif %}" + zoo.CHATML
+    template = {"rewriting": zoo.FORGETTING, "late": late}.get(architecture)
     folder = (
-        zoo.save_model(tmp_path / "m", "llama", template=zoo.FORGETTING)
-        if architecture == "rewriting"
-        else zoo_folder(architecture)
+        zoo.save_model(tmp_path / "m", "llama", template=template) if template else zoo_folder(architecture)
     )
     model = load_model(folder, device="cpu")
     one = replace(SHORT, design=replace(SHORT.design, rounds=1))
@@ -621,3 +621,31 @@ def test_a_copy_of_the_lazy_residuals_can_be_written_to(whole):
     mine[0] = 0.0
     assert not mine[0].values.any()
     assert whole.residuals[0].values.any()
+
+
+def test_a_part_is_played_by_number_after_the_earlier_rounds_of_its_items(llama, tmp_path):
+    """Nobody else plays those, so waiting for them would never end."""
+    one = replace(QUICK, design=replace(QUICK.design, rounds=1))
+    two = replace(QUICK, design=replace(QUICK.design, rounds=2))
+    for protocol in (one, two):
+        run = prepare(llama, make_questions(4), out=tmp_path / "run", protocol=protocol, fitting=TWO)
+    play_parts(llama, run.path, numbers=[3], progress=False)
+    assert [part.done(run.path) for part in parts_of(run.manifest)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "feedback"])
+def test_parts_are_not_played_with_another_tokenizer_or_file_of_feedback(zoo_folder, tmp_path, what):
+    folder, said = shutil.copytree(zoo_folder("llama"), tmp_path / "m"), tmp_path / "feedback.jsonl"
+    said.write_text("".join(json.dumps({"item": f"q{i}", "feedback": "Look."}) + "\n" for i in range(3)))
+    protocol = replace(QUICK, feedback="file", feedback_from=str(said), feedback_tokens=20)
+    model = load_model(folder, device="cpu")
+    run = prepare(model, make_questions(3), out=tmp_path / "run", protocol=protocol, fitting=TWO)
+    if what == "tokenizer":
+        told = json.loads((folder / "tokenizer.json").read_text())
+        told["normalizer"] = {"type": "Lowercase"}
+        (folder / "tokenizer.json").write_text(json.dumps(told))
+    else:
+        said.write_text(said.read_text().replace("Look", "Read"))
+    named = {"tokenizer": r"model\.tokenizer_sha256", "feedback": r"source\.exact"}[what]
+    with pytest.raises(ValueError, match=f"was prepared with something else: {named}"):
+        play_parts(load_model(folder, device="cpu"), run.path, progress=False)
