@@ -114,6 +114,7 @@ def play(
         ConnectionError: a server that gives feedback does not answer; finished parts are kept.
         TypeError: the model is not from ``load_model``.
     """
+    pool = Pool(workers=workers) if isinstance(workers, int) else workers
     run = prepare(
         model,
         items,
@@ -125,12 +126,15 @@ def play(
         storage=storage,
         probe=probe,
     )
-    least = fitting.least_parsed
-    if workers == 1:
-        play_parts(model, out, judge=judge, least_parsed=least, progress=progress)
-    else:
-        pool = Pool(workers=workers) if isinstance(workers, int) else workers
-        play_on_workers(run, pool=pool, judge=judge, least_parsed=least, progress=progress)
+    more = {"judge": judge, "least_parsed": fitting.least_parsed, "progress": progress}
+    while True:
+        if workers == 1:
+            play_parts(model, out, **more)
+        else:
+            play_on_workers(run, pool=pool, **more)
+        run = open_run(out)
+        if not missing_parts(run.path, run.manifest):  # another process may have extended it meanwhile
+            break
     return finish(out)
 
 

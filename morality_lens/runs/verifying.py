@@ -8,8 +8,8 @@ from typing import Any
 
 from morality_lens.items.kinds import Item
 from morality_lens.runs.archives import DamagedError, check_archive, refuse_foreign
-from morality_lens.runs.manifest import Part, done_parts, missing_parts, parts_of, read_manifest
-from morality_lens.runs.writing import owner_of, read_items
+from morality_lens.runs.manifest import ITEMS, Part, done_parts, missing_parts, parts_of, read_manifest
+from morality_lens.runs.writing import owner_of, read_items, same_items_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ def verify_run(path: str | Path) -> Verification:
     problems: list[str] = []
     try:
         items: tuple[Item, ...] = read_items(folder, manifest)
+        if not same_items_file(folder, manifest) and read_manifest(folder) == manifest:
+            problems.append(f"{folder / ITEMS} holds other lines after those of the run's items.")
     except ValueError as error:
         problems.append(str(error))
         items = ()

@@ -24,7 +24,7 @@ from morality_lens.probes.probe import load_probe
 from morality_lens.rounds import playing
 from morality_lens.rounds.playing import finish, play, play_parts, prepare
 from morality_lens.rounds.preflight import Fitting
-from morality_lens.runs import archives, claims, writing
+from morality_lens.runs import archives, claims, storage, writing
 from morality_lens.runs.manifest import Part, locked, parts_of, read_manifest
 from morality_lens.runs.run import open_run
 from morality_lens.runs.storage import Storage, estimate
@@ -649,3 +649,53 @@ def test_parts_are_not_played_with_another_tokenizer_or_file_of_feedback(zoo_fol
     named = {"tokenizer": r"model\.tokenizer_sha256", "feedback": r"source\.exact"}[what]
     with pytest.raises(ValueError, match=f"was prepared with something else: {named}"):
         play_parts(load_model(folder, device="cpu"), run.path, progress=False)
+
+
+@pytest.mark.parametrize(("items", "rounds"), [(5, 1), (3, 2)])
+def test_who_plays_while_another_process_extends_the_run_plays_that_too(
+    llama, tmp_path, monkeypatch, items, rounds
+):
+    more = replace(QUICK, design=replace(QUICK.design, rounds=rounds))
+    real, extended = writing.commit, []
+
+    def extending(path, part, batch):
+        real(path, part, batch)
+        if not extended:
+            extended.append(prepare(llama, make_questions(items), out=path, protocol=more, fitting=TWO))
+
+    monkeypatch.setattr(writing, "commit", extending)
+    run = played(llama, tmp_path / "run", items=3, protocol=QUICK)
+    assert run.complete
+    assert (len(run.items), run.design.rounds) == (items, rounds)
+    assert verify_run(run.path).whole
+
+
+def test_a_run_is_read_while_its_items_are_written_and_its_manifest_is_not_yet(llama, tmp_path, monkeypatch):
+    out = played(llama, tmp_path / "run", items=3, protocol=QUICK).path
+    before, real, seen = open_run(out), writing.write_json, []
+
+    def slow(path, *given, **more):
+        seen.append(len(open_run(out).answers))
+        return real(path, *given, **more)
+
+    monkeypatch.setattr(writing, "write_json", slow)
+    prepare(llama, make_questions(5), out=out, protocol=QUICK, fitting=TWO)
+    assert seen == [3 * 8 * 2]
+    assert len(before.answers) == 3 * 8 * 2, "a run that was open stays what it was"
+
+
+def test_lines_after_the_items_are_no_items_and_are_named(copy, whole):
+    file = copy.path / "items.jsonl"
+    file.write_text(file.read_text() + file.read_text().splitlines()[0].replace('"q0"', '"z0"') + "\n")
+    pd.testing.assert_frame_equal(open_run(copy.path).answers, whole.answers)
+    assert "items.jsonl holds other lines" in str(verify_run(copy.path))
+
+
+@pytest.mark.parametrize("layers", [(2.0, 1), (True,), ("1",), "12", (1.5,), (0, 0), ()])
+def test_layers_are_whole_numbers(layers):
+    with pytest.raises(ValueError, match="layers must be one or more different whole numbers"):
+        storage.whole_numbers(layers)
+
+
+def test_integers_of_every_kind_are_layers():
+    assert json.dumps(storage.whole_numbers(np.array([1, -1]))) == "[1, -1]"
