@@ -10,12 +10,12 @@ from jaxtyping import Float
 def directions_of(
     direction: xr.DataArray, refits: xr.DataArray | None
 ) -> Float[np.ndarray, "n layer d_model"]:
-    """A direction and its refits, in that order, each with all layers."""
+    """A direction and its refits, in that order, each with all layers; refits as precise as a file has them."""
     own = direction.transpose("layer", "d_model").values[None].astype(np.float64)
     if refits is None:
         return own
-    drawn = refits.transpose("probe_draw", "layer", "d_model").values.astype(np.float64)
-    return np.concatenate([own, drawn])
+    drawn = refits.transpose("probe_draw", "layer", "d_model").values.astype(np.float32)
+    return np.concatenate([own, drawn.astype(np.float64)])
 
 
 def directions_hash(directions: Float[np.ndarray, "n layer d_model"]) -> str:

@@ -129,12 +129,13 @@ def test_values_beyond_half_precision_are_refused_not_stored_as_infinite(llama, 
         played(llama, tmp_path / "run", storage=Storage(dtype="float16"))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("keep", ["projections", "both"])
-def test_projections_made_while_playing_are_those_of_the_residuals(llama, whole, tmp_path, keep):
+def test_projections_made_while_playing_are_those_of_the_residuals(llama, whole, tmp_path, keep, dtype):
     probe = made_up_probe(llama)
     rng = np.random.default_rng(0)
     drawn = np.stack([probe.direction.values + rng.normal(size=probe.direction.shape) for _ in range(4)])
-    refits = probe.direction.expand_dims(probe_draw=4).copy(data=drawn.astype(np.float32))
+    refits = probe.direction.expand_dims(probe_draw=4).copy(data=drawn.astype(dtype))
     probe = replace(probe, refits=refits)
     run = played(llama, tmp_path / keep, storage=Storage(keep=keep, layers=(0, 1)), probe=probe)
     want = probe.project(whole).sel(layer=[0, 1])
