@@ -325,6 +325,7 @@ def _open(folder: Path) -> "tuple[Run, Probe]":
     file = played.path / "probe.safetensors"
     if not file.is_file():
         raise ValueError(f"the run in {folder} has no probe yet; make one with: morality-lens probe {folder}")
+    _ = played.residuals  # refused before a model is loaded, where a run kept none
     return played, load_probe(file)
 
 

@@ -143,11 +143,15 @@ def storage_of(layers: str | None, keep: str | None, store_as: str | None) -> "S
     return Storage(layers=None if layers is None else read_layers(layers), **given)
 
 
+MOST_LAYERS = 9_999
+"""The highest layer that a command takes; no model has as many."""
+
+
 def read_layers(text: str) -> tuple[int, ...]:
     """Layers as ``-1,4,8-12`` names them.
 
     Raises:
-        ValueError: a piece that is neither a layer nor a span of layers.
+        ValueError: a piece that is neither a layer nor a span of layers, or a layer that is named twice.
     """
     found: list[int] = []
     for piece in text.split(","):
@@ -156,9 +160,11 @@ def read_layers(text: str) -> tuple[int, ...]:
             span = (int(first), int(last)) if dash and first else (int(piece),) * 2
         except ValueError:
             span = (1, 0)
-        if span[0] > span[1]:
+        if span[0] > span[1] or span[1] > MOST_LAYERS:
             raise ValueError(f"--layers takes numbers and spans, such as -1,4,8-12; got {piece.strip()!r}.")
         found += range(span[0], span[1] + 1)
+    if len(set(found)) < len(found):
+        raise ValueError(f"--layers names a layer twice; got {text!r}.")
     return tuple(found)
 
 

@@ -42,6 +42,7 @@ from morality_lens.rounds.spreading import play_on_workers
 from morality_lens.runs import claims, writing
 from morality_lens.runs.agreement import agreement
 from morality_lens.runs.manifest import PARTS, Part, missing_parts, parts_of, read_manifest
+from morality_lens.runs.requests import differences
 from morality_lens.runs.run import Run, open_run
 from morality_lens.runs.storage import ALL, Storage
 from morality_lens.runs.verifying import set_damaged_aside
@@ -117,6 +118,7 @@ def play(
         ConnectionError: a server that gives feedback does not answer; finished parts are kept.
         TypeError: the model is not from ``load_model``.
     """
+    pool = Pool(workers=workers) if isinstance(workers, int) else workers
     run = prepare(
         model,
         items,
@@ -128,12 +130,15 @@ def play(
         storage=storage,
         probe=probe,
     )
-    least = fitting.least_parsed
-    if workers == 1:
-        play_parts(model, out, judge=judge, least_parsed=least, progress=progress)
-    else:
-        pool = Pool(workers=workers) if isinstance(workers, int) else workers
-        play_on_workers(run, pool=pool, judge=judge, least_parsed=least, progress=progress)
+    more = {"judge": judge, "least_parsed": fitting.least_parsed, "progress": progress}
+    while True:
+        if workers == 1:
+            play_parts(model, out, **more)
+        else:
+            play_on_workers(run, pool=pool, **more)
+        run = open_run(out)
+        if not missing_parts(run.path, run.manifest):  # another process may have extended it meanwhile
+            break
     return finish(out)
 
 
@@ -222,7 +227,8 @@ def play_parts(
     Args:
         model: the one the run was prepared with.
         out: the run's folder.
-        numbers: which of the run's parts, counted from 0; None is all.
+        numbers: which of the run's parts, counted from 0; None is all. Parts with earlier rounds of their
+            items belong to them.
         judge: as :func:`play` was given it.
         least_parsed: the share of the first answers that must parse for the others to be played.
         progress: whether to show how far the run is.
@@ -238,7 +244,8 @@ def play_parts(
         odd = [n for n in numbers if not 0 <= n < len(parts)]
         if odd:
             raise ValueError(f"the run in {path} has the parts 0 to {len(parts) - 1}; got {odd[0]}.")
-        parts = tuple(parts[n] for n in numbers)
+        chosen = {parts[n] for n in numbers}
+        parts = tuple(part for part in parts if any(part in (c, *_earlier(parts, c)) for c in chosen))
     _Playing(prepared=prepared, parts=parts).rest(progress=progress)
 
 
@@ -266,7 +273,7 @@ def _prepared(
     """A player of the run in a folder, by its manifest.
 
     Raises:
-        ValueError: the model is not the run's.
+        ValueError: the model is not the run's, or something else that changes a token is not.
     """
     run, manifest = open_run(path), read_manifest(path)
     record = same_model(model, run, None)
@@ -275,6 +282,9 @@ def _prepared(
     items = writing.read_items(path, manifest)
     check_items(items, protocol, judge)
     source = make_source(record, protocol, wording, items, path, judge)
+    study = study_of(record, items, protocol, wording) | {"source": origin(source, protocol)}
+    _refuse_changed(path, manifest["study"], study)
+    _refuse_mixed(path, manifest)
     layers = tuple(manifest["stored"]["layers"])
     player = make_player(record, protocol, wording, source, path, layers=layers)
     return Prepared(
@@ -396,6 +406,20 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
+def _refuse_changed(path: Path, stored: Mapping[str, Any], study: Mapping[str, Any]) -> None:
+    """Nothing, where all that changes a token is as it was when the run was prepared.
+
+    Raises:
+        ValueError: another tokenizer, template or file of feedback, say.
+    """
+    found = differences(writing.identity(stored), json.loads(json.dumps(writing.identity(study))))
+    if found:
+        raise ValueError(
+            f"the run in {path} was prepared with something else: {'; '.join(found)}. Put back what it was "
+            "prepared with, or play the run anew in another folder."
+        )
+
+
 def _refuse_mixed(path: Path, manifest: dict[str, Any]) -> None:
     """Nothing, where a run is new, finished, or was begun under the same rules.
 
@@ -471,7 +495,7 @@ class _Playing:
 
     def _play(self, part: Part, counter: Counter) -> bool:
         """Whether a part was played and stored now: not where it is there, or another process plays it."""
-        if not all(p.done(self.path) for p in parts_of(read_manifest(self.path)) if _before(p, part)):
+        if not all(p.done(self.path) for p in _earlier(parts_of(read_manifest(self.path)), part)):
             return False
         with claims.claimed(part.file(self.path)) as mine:
             if not mine or part.done(self.path):
@@ -505,9 +529,9 @@ WAIT = 1.0
 """Seconds until it is looked again whether other processes have finished their parts."""
 
 
-def _before(one: Part, other: Part) -> bool:
-    """Whether a part holds earlier rounds of the same items."""
-    return one.first == other.first and one.stop <= other.start
+def _earlier(parts: Sequence[Part], part: Part) -> list[Part]:
+    """Those parts that hold earlier rounds of the same items."""
+    return [p for p in parts if p.first == part.first and p.stop <= part.start]
 
 
 def _tell(counter: Counter, told: set[claims.Worker], path: Path) -> None:
@@ -523,7 +547,7 @@ def begun_dialogues(path: Path, player: Player, part: Part) -> tuple[Row, ...]:
     if not part.start:
         return ()
     manifest = read_manifest(path)
-    before = [list(p) for p in parts_of(manifest) if _before(p, part)]
+    before = [list(p) for p in _earlier(parts_of(manifest), part)]
     study = manifest["study"]
     design = {**study["design"], "rounds": part.start - 1}
     run = Run(path=path, manifest={**manifest, "study": {**study, "design": design}, "parts": before})

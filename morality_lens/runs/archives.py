@@ -168,28 +168,49 @@ def read_record(file: Path) -> dict[str, Any]:
         return record
 
 
-def read_table(file: Path, name: str) -> pd.DataFrame:
-    """A table of an archive.
+def refuse_foreign(file: Path, record: Mapping[str, Any], owner: Mapping[str, Any]) -> None:
+    """Nothing, where an archive holds what its name says.
+
+    Args:
+        file: the archive.
+        record: its record.
+        owner: the run, items and rounds that it should belong to, as a record names them.
 
     Raises:
-        DamagedError: it is damaged.
+        DamagedError: it is a copy of another one.
     """
+    if {name: record.get(name) for name in owner} != dict(owner):
+        raise DamagedError(f"{file} belongs to another run, or to other items or rounds of this one.")
+
+
+def read_table(file: Path, name: str, owner: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """A table of an archive that belongs to ``owner``, see :func:`refuse_foreign`.
+
+    Raises:
+        DamagedError: it is damaged, or belongs to another run or to other items or rounds.
+    """
+    if owner is not None:
+        refuse_foreign(file, read_record(file), owner)
     with reading(file), zipfile.ZipFile(file) as archive:
         return pq.read_table(io.BytesIO(archive.read(f"{name}.parquet"))).to_pandas()
 
 
-def open_arrays(file: Path) -> zarr.Group:
-    """The arrays of an archive, none of them read.
+def open_arrays(file: Path, owner: Mapping[str, Any] | None = None) -> zarr.Group:
+    """The arrays of an archive that belongs to ``owner``, see :func:`refuse_foreign`; none of them is read.
 
     Raises:
-        DamagedError: it is damaged, or holds something else than arrays of numbers.
+        DamagedError: it is damaged, holds something else than arrays of numbers, or belongs to another run or
+            to other items or rounds.
     """
     with reading(file):
-        return _open_arrays(file, file.stat().st_mtime_ns)
+        group, record = _open_arrays(file, file.stat().st_mtime_ns)
+    if owner is not None:
+        refuse_foreign(file, record, owner)
+    return group
 
 
 @lru_cache(maxsize=_OPEN)
-def _open_arrays(file: Path, _: int) -> zarr.Group:
-    read_record(file)
+def _open_arrays(file: Path, _: int) -> tuple[zarr.Group, dict[str, Any]]:
+    record = read_record(file)
     refuse_foreign_arrays(file, zarr_format=3)
-    return zarr.open_group(ZipStore(file, mode="r"), path=ARRAYS, mode="r", zarr_format=3)
+    return zarr.open_group(ZipStore(file, mode="r"), path=ARRAYS, mode="r", zarr_format=3), record

@@ -1,6 +1,6 @@
 """Arrays of a run as one lazy array: items in their own order, round 0 expanded to all conditions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Cube(BackendArray):
 
     Attributes:
         run: the folder.
-        parts: those that are done.
+        parts: those that are done, and for each the run, items and rounds that its file must name.
         name: of the array.
         design: the factors and rounds.
         order: place on disk of each item shown.
@@ -81,7 +81,7 @@ class Cube(BackendArray):
     """
 
     run: Path
-    parts: tuple[Part, ...]
+    parts: Mapping[Part, Mapping[str, Any]]
     name: str
     design: Design
     order: Int[np.ndarray, " item"]
@@ -122,7 +122,7 @@ class Cube(BackendArray):
     ) -> np.ndarray:
         """The chosen values of one part."""
         file = part.file(self.run)
-        group = open_arrays(file)
+        group = open_arrays(file, self.parts[part])
         shape = [len(items), *map(len, levels), len(rounds), *map(len, rest)]
         found = np.full(shape, np.nan, self.dtype)
         apart = f"{self.name}.{FIRST}" in group
@@ -168,4 +168,6 @@ def _plain(chosen: np.ndarray, size: int) -> slice | np.ndarray:
 
 def lazy_cube(cube: Cube, dims: Sequence[str]) -> xr.DataArray:
     """A cube as an array with names, nothing of which is read."""
-    return xr.DataArray(xr.Variable(tuple(dims), indexing.LazilyIndexedArray(cube)))
+    return xr.DataArray(
+        xr.Variable(tuple(dims), indexing.CopyOnWriteArray(indexing.LazilyIndexedArray(cube)))
+    )

@@ -1,7 +1,8 @@
 """The manifest of a run: what is played, by what, in which parts, and how far it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ LOCK = ".lock"
 LOCKS = {LOCK, f"{LOCK}.soft"}
 PARTS = "parts"
 """The folder of the finished parts, one file each."""
-_NEEDED = {"study": dict, "order": list, "parts": list, "items_sha256": str, "stored": dict}
+_NEEDED = {"study": dict, "order": list, "parts": list, "items_sha256": str, "stored": dict, "places": list}
 _OF_STUDY = {"model": dict, "items": dict, "design": dict, "wording": dict}
+_OF_STORED = {"layers": list, "keep": str, "dtype": str}
 
 
 class Part(NamedTuple):
@@ -123,8 +125,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     _refuse_incomplete(file, manifest, _NEEDED)
     _refuse_incomplete(file, manifest["study"], _OF_STUDY)
+    _refuse_incomplete(file, manifest["study"]["design"], {"rounds": int})
+    _refuse_incomplete(file, manifest["stored"], _OF_STORED)
     if not all(_is_part(part) for part in manifest["parts"]):
         raise ValueError(f"{file} is damaged: its parts are no lists of four numbers; {_REMEDY}.")
+    if not _same_ids(manifest["places"], manifest["order"]):
+        raise ValueError(f"{file} is damaged: places and order do not name the same items; {_REMEDY}.")
+    if not _is_tiled(parts_of(manifest), len(manifest["places"]), manifest["study"]["design"]["rounds"]):
+        raise ValueError(
+            f"{file} is damaged: its parts do not hold every item in every round once; {_REMEDY}."
+        )
     return manifest
 
 
@@ -146,3 +156,20 @@ def _refuse_incomplete(file: Path, held: dict[str, Any], needed: dict[str, type]
 def _is_part(value: Any) -> bool:
     whole = isinstance(value, list) and len(value) == 4 and all(type(n) is int for n in value)
     return whole and value[0] >= 0 and value[1] > 0 and 0 <= value[2] < value[3]
+
+
+def _same_ids(places: list[Any], order: list[Any]) -> bool:
+    named = all(isinstance(name, str) for name in (*places, *order))
+    return named and len(set(places)) == len(places) and sorted(places) == sorted(order)
+
+
+def _is_tiled(parts: Sequence[Part], items: int, rounds: int) -> bool:
+    """Whether parts hold every one of so many items in every round, 0 to ``rounds``, once."""
+    place = 0
+    for span, group in groupby(sorted(parts), key=lambda part: part[:2]):
+        same = list(group)
+        bounds = [0, *(part.stop for part in same)]
+        if span[0] != place or [*(part.start for part in same), rounds + 1] != bounds:
+            return False
+        place += span[1]
+    return place == items

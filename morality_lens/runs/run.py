@@ -25,7 +25,7 @@ from morality_lens.runs.archives import read_table
 from morality_lens.runs.cube import Cube, lazy_cube
 from morality_lens.runs.datasets import OPTION_SCORES, find_dataset, read_dataset
 from morality_lens.runs.manifest import Part, missing_parts, parts_of, read_manifest
-from morality_lens.runs.writing import read_items
+from morality_lens.runs.writing import owner_of, read_items
 
 OPTIONS = ("template_keywords", "quantization", "device_map", "adapter")
 """What a manifest says about a model only where it was chosen."""
@@ -156,7 +156,7 @@ class Run:
             raise ValueError(f"the run in {self.path} has no finished part yet; run the same command again.")
         cube = Cube(
             run=self.path,
-            parts=self._parts,
+            parts={part: owner_of(part, self.manifest, self._given) for part in self._parts},
             name=name,
             design=self.design,
             order=self._order,
@@ -252,7 +252,7 @@ class Run:
 
     def _part_table(self, part: Part, name: str) -> pd.DataFrame:
         """A table of a part, without dialogues that were carried on in a later one."""
-        table = read_table(part.file(self.path), name)
+        table = read_table(part.file(self.path), name, owner_of(part, self.manifest, self._given))
         carried_on = part.stop < self.design.n_rounds and self.manifest.get("prefix_reuse", True)
         if name == "transcripts" and carried_on:
             return table.loc[table["round"] != part.stop - 1]

@@ -1,8 +1,9 @@
 """What of the residual stream a run keeps, and how much room that takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from numbers import Integral
 from typing import Any, Literal
 
 from morality_lens.design import Design
@@ -21,7 +22,7 @@ class Storage:
             of at most 2**-11 = 0.0005). None is float16 for a float16 model, float32 for all others.
 
     Raises:
-        ValueError: layers that are none, or named twice.
+        ValueError: layers that are none, no whole numbers or named twice, or another type.
     """
 
     layers: tuple[int, ...] | None = None
@@ -29,10 +30,12 @@ class Storage:
     dtype: Literal["float16", "float32"] | None = None
 
     def __post_init__(self) -> None:
-        if self.layers is not None and (not self.layers or len(set(self.layers)) != len(self.layers)):
-            raise ValueError(f"layers must be one or more different numbers; got {self.layers}.")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", whole_numbers(self.layers))
         if self.keep not in ("residuals", "projections", "both"):
             raise ValueError(f"keep must be residuals, projections or both; got {self.keep!r}.")
+        if self.dtype not in (None, "float16", "float32"):
+            raise ValueError(f"dtype must be float16, float32 or None; got {self.dtype!r}.")
 
     def layers_of(self, n_layers: int) -> tuple[int, ...]:
         """The layers kept of a model of so many blocks, in their order.
@@ -61,6 +64,15 @@ class Storage:
         """
         kept = self.dtype or ("float16" if dtype == "float16" else "float32")
         return {"layers": list(self.layers_of(n_layers)), "keep": self.keep, "dtype": kept, **directions}
+
+
+def whole_numbers(layers: Iterable[Any]) -> tuple[int, ...]:
+    """Layers as plain numbers, whichever kind of integers they are."""
+    given = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else []
+    whole = [int(layer) for layer in given if isinstance(layer, Integral) and not isinstance(layer, bool)]
+    if not whole or len(whole) < len(given) or len(set(whole)) != len(whole):
+        raise ValueError(f"layers must be one or more different whole numbers; got {layers}.")
+    return tuple(whole)
 
 
 ALL = Storage()

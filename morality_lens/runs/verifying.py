@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from morality_lens.items.kinds import Item, items_hash
-from morality_lens.runs.archives import DamagedError, check_archive
-from morality_lens.runs.manifest import Part, done_parts, missing_parts, parts_of, read_manifest
-from morality_lens.runs.writing import read_items, run_hash
+from morality_lens.items.kinds import Item
+from morality_lens.runs.archives import DamagedError, check_archive, refuse_foreign
+from morality_lens.runs.manifest import ITEMS, Part, done_parts, missing_parts, parts_of, read_manifest
+from morality_lens.runs.writing import owner_of, read_items, same_items_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ def verify_run(path: str | Path) -> Verification:
     problems: list[str] = []
     try:
         items: tuple[Item, ...] = read_items(folder, manifest)
+        if not same_items_file(folder, manifest) and read_manifest(folder) == manifest:
+            problems.append(f"{folder / ITEMS} holds other lines after those of the run's items.")
     except ValueError as error:
         problems.append(str(error))
         items = ()
@@ -85,12 +87,10 @@ def _damaged(path: Path, manifest: Mapping[str, Any], items: tuple[Item, ...]) -
     found = {}
     for part in done_parts(path, dict(manifest)):
         try:
-            record = check_archive(part.file(path))
+            record, owner = check_archive(part.file(path)), owner_of(part, manifest, items)
+            if not items:  # their file is damaged
+                owner["items"] = record.get("items")
+            refuse_foreign(part.file(path), record, owner)
         except DamagedError as error:
             found[part] = f"{error}"
-            continue
-        asked = items[part.first : part.first + part.items]
-        same = record.get("run") == run_hash(manifest) and record.get("rounds") == [part.start, part.stop]
-        if not same or (items and record.get("items") != items_hash(asked)):
-            found[part] = f"{part.file(path)} belongs to another run, or to other items."
     return found

@@ -171,22 +171,34 @@ def _first_spans(items: int, size: int, trial: int) -> list[tuple[int, int]]:
 
 def _write_items(path: Path, items: Sequence[Item], manifest: dict[str, Any]) -> None:
     items_to_jsonl(items, path / ITEMS)
-    manifest["items_sha256"] = hashlib.sha256((path / ITEMS).read_bytes()).hexdigest()
+    manifest["items_sha256"] = _sha256((path / ITEMS).read_bytes())
 
 
 def read_items(path: Path, manifest: Mapping[str, Any]) -> tuple[Item, ...]:
     """The items of a run in playing order.
 
+    A file that goes on after them is that of a run which another process extends: its items are written
+    before its manifest.
+
     Raises:
         ValueError: the file is not the one that was written.
     """
-    file = path / ITEMS
-    content = file.read_bytes() if file.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != manifest["items_sha256"]:
+    file, number = path / ITEMS, len(manifest["places"])
+    content = _bytes(file)
+    if manifest["items_sha256"] not in (_sha256(content), _sha256(_first_lines(content, number))):
         state = "is damaged: it is not the file that was written" if content else "is missing"
         raise ValueError(f"{file} {state}; the same command that played the run writes it again.")
     items: Any = items_from_jsonl(file)
-    return items
+    return items[:number]
+
+
+def _first_lines(content: bytes, number: int) -> bytes:
+    return b"".join(content.splitlines(keepends=True)[:number])
+
+
+def same_items_file(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the file of a run's items is the one that was written, to its end."""
+    return _sha256(_bytes(path / ITEMS)) == manifest["items_sha256"]
 
 
 def _extended(
@@ -223,7 +235,7 @@ def _extended(
     if new:
         changed |= {"left_out": about.get("left_out", []), "reply_tokens": about.get("reply_tokens", {})}
         _refuse_too_large(path, changed)
-    if new or hashlib.sha256(_bytes(path / ITEMS)).hexdigest() != manifest["items_sha256"]:
+    if new or not same_items_file(path, manifest):
         _write_items(path, playing, changed)
     changed["loaded_from"] = about.get("loaded_from", manifest.get("loaded_from"))
     if new or rounds > before or changed["loaded_from"] != manifest.get("loaded_from"):
@@ -233,6 +245,10 @@ def _extended(
 
 def _bytes(file: Path) -> bytes:
     return file.read_bytes() if file.is_file() else b""
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def identity(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -338,7 +354,7 @@ def commit(path: Path, part: Part, batch: PlayedBatch) -> None:
     """
     manifest = read_manifest(path)
     design = design_from(manifest["study"]["design"])
-    items = read_items(path, manifest)[part.first : part.first + part.items]
+    items = read_items(path, manifest)
     axis = 1 + len(design.names)
     rounds = (slice(None),) * axis + (slice(part.start, part.stop),)
     arrays: dict[str, Stored] = {}
@@ -348,16 +364,16 @@ def commit(path: Path, part: Part, batch: PlayedBatch) -> None:
             arrays |= pieces(name, values[rounds], design, **cut)
     tables = {"answers": batch.answers, "transcripts": batch.transcripts}
     record = {
-        "run": run_hash(manifest),
-        "items": items_hash(items),
-        "rounds": [part.start, part.stop],
+        **owner_of(part, manifest, items),
         "seconds": batch.seconds,
         "tokens": batch.tokens,
         "together": list(batch.together or (part.items,)),
         "device": batch.device,
         "host": socket.gethostname(),
     }
-    kept = {name: table.loc[table["round"] >= part.start] for name, table in tables.items()}
+    # A dialogue of the round before the first one is there where the template rewrote it afterwards.
+    since = {"answers": part.start, "transcripts": part.start - 1}
+    kept = {name: table.loc[table["round"] >= since[name]] for name, table in tables.items()}
     write_archive(part.file(path), arrays=arrays, tables=kept, record=record)
 
 
@@ -370,7 +386,16 @@ WHOLE = {"residuals": 1, "projections": 1, "option_probabilities": 1, "option_ma
 def run_hash(manifest: Mapping[str, Any]) -> str:
     """A hash over what makes two runs one, by which the parts of another run are known."""
     told = json.dumps([identity(manifest["study"]), manifest["stored"]], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    return _sha256(told.encode())
+
+
+def owner_of(part: Part, manifest: Mapping[str, Any], items: Sequence[Item]) -> dict[str, Any]:
+    """The run, items and rounds that the record of a part names; ``items`` are the run's in playing order."""
+    return {
+        "run": run_hash(manifest),
+        "items": items_hash(items[part.first : part.first + part.items]),
+        "rounds": [part.start, part.stop],
+    }
 
 
 def _kept(batch: PlayedBatch, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from morality_lens.probes.probe import load_probe
 from morality_lens.rounds import playing
 from morality_lens.rounds.playing import finish, play, play_parts, prepare
 from morality_lens.rounds.preflight import Fitting
-from morality_lens.runs import archives, claims, writing
+from morality_lens.runs import archives, claims, storage, writing
 from morality_lens.runs.manifest import Part, locked, parts_of, read_manifest
 from morality_lens.runs.run import open_run
 from morality_lens.runs.storage import Storage, estimate
@@ -129,15 +129,17 @@ def test_values_beyond_half_precision_are_refused_not_stored_as_infinite(llama, 
         played(llama, tmp_path / "run", storage=Storage(dtype="float16"))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("keep", ["projections", "both"])
-def test_projections_made_while_playing_are_those_of_the_residuals(llama, whole, tmp_path, keep):
+def test_projections_made_while_playing_are_those_of_the_residuals(llama, whole, tmp_path, keep, dtype):
     probe = made_up_probe(llama)
     rng = np.random.default_rng(0)
     drawn = np.stack([probe.direction.values + rng.normal(size=probe.direction.shape) for _ in range(4)])
-    refits = probe.direction.expand_dims(probe_draw=4).copy(data=drawn.astype(np.float32))
+    refits = probe.direction.expand_dims(probe_draw=4).copy(data=drawn.astype(dtype))
     probe = replace(probe, refits=refits)
     run = played(llama, tmp_path / keep, storage=Storage(keep=keep, layers=(0, 1)), probe=probe)
-    want = probe.project(whole).sel(layer=[0, 1])
+    kept = replace(probe, refits=refits.astype(np.float32))  # as a file has them
+    want = kept.project(whole).sel(layer=[0, 1])
     got = load_probe(run.path / "directions.safetensors").project(run)
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
     carried, wanted = got.attrs["refits"].refits, want.attrs["refits"].refits.sel(layer=[0, 1])
@@ -188,14 +190,14 @@ def test_more_items_are_played_and_what_is_there_is_kept(llama, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:the chat template of")
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "rewriting"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "rewriting", "late"])
 def test_more_rounds_carry_every_dialogue_on(zoo_folder, tmp_path, architecture):
     import zoo
 
+    late = "{% if messages | length > 6 %}(a long dialogue) {% endif %}" + zoo.CHATML
+    template = {"rewriting": zoo.FORGETTING, "late": late}.get(architecture)
     folder = (
-        zoo.save_model(tmp_path / "m", "llama", template=zoo.FORGETTING)
-        if architecture == "rewriting"
-        else zoo_folder(architecture)
+        zoo.save_model(tmp_path / "m", "llama", template=template) if template else zoo_folder(architecture)
     )
     model = load_model(folder, device="cpu")
     one = replace(SHORT, design=replace(SHORT.design, rounds=1))
@@ -581,3 +583,148 @@ def test_nothing_is_written_through_a_link_in_a_run_s_folder(llama, copy, tmp_pa
     (linked / "parts").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="is a symbolic link"):
         played(llama, linked)
+
+
+# ------------------------------------------------------------------------------------------- not silently
+@pytest.mark.parametrize("read", [lambda run: run.residuals.values, lambda run: run.answers])
+def test_parts_that_were_swapped_are_not_read_as_each_other(copy, read):
+    first, second, _ = archives_of(copy)
+    first.rename(first.with_suffix(".aside"))
+    second.rename(first)
+    first.with_suffix(".aside").rename(second)
+    with pytest.raises(archives.DamagedError, match=f"{first.name} belongs to .* other items or rounds"):
+        read(open_run(copy.path))
+
+
+def test_a_part_of_another_run_is_not_read(llama, copy, tmp_path):
+    other = played(llama, tmp_path / "other", protocol=replace(SHORT, temperature=1.0))
+    for mine, its in zip(archives_of(copy), archives_of(other), strict=True):
+        shutil.copy(its, mine)
+    with pytest.raises(archives.DamagedError, match="belongs to another run"):
+        _ = open_run(copy.path).residuals.values
+
+
+def edited(copy, change):
+    file = copy.path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+    return copy.path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["study"]["design"].update(rounds=9), "do not hold every item in every round"),
+        (lambda m: m["study"]["design"].update(rounds=1), "do not hold every item in every round"),
+        (lambda m: m["study"]["design"].update(rounds=10**9), "do not hold every item in every round"),
+        (lambda m: m["study"]["design"].update(rounds="2"), "lacks rounds"),
+        (lambda m: m.update(parts=m["parts"] * 2), "do not hold every item in every round"),
+        (lambda m: m["parts"].append([0, 1, 0, 3]), "do not hold every item in every round"),
+        (lambda m: m["parts"].append([5, 9, 0, 3]), "do not hold every item in every round"),
+        (lambda m: m["parts"].pop(), "do not hold every item in every round"),
+        (lambda m: m["parts"].clear(), "do not hold every item in every round"),
+        (lambda m: m["order"].append("none"), "do not name the same items"),
+        (lambda m: m["order"].append(m["order"][0]), "do not name the same items"),
+        (lambda m: m["order"].pop(), "do not name the same items"),
+        (lambda m: m["places"].pop(), "do not name the same items"),
+        (lambda m: m.update(order=[[1]] * 5), "do not name the same items"),
+        (lambda m: m.update(stored={}), "lacks layers, keep, dtype"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_damaged(copy, change, message):
+    with pytest.raises(ValueError, match=rf"manifest\.json is damaged: .*{message}"):
+        open_run(edited(copy, change))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda m: m["stored"].update(layers=[0, 1]), lambda m: m["study"]["model"].update(d_model=16)]
+)
+def test_a_manifest_with_other_layers_gives_no_values_under_wrong_names(copy, change):
+    with pytest.raises(archives.DamagedError, match="belongs to another run"):
+        _ = open_run(edited(copy, change)).residuals.values
+
+
+def test_a_copy_of_the_lazy_residuals_can_be_written_to(whole):
+    mine = whole.residuals.copy()
+    mine[0] = 0.0
+    assert not mine[0].values.any()
+    assert whole.residuals[0].values.any()
+
+
+def test_a_part_is_played_by_number_after_the_earlier_rounds_of_its_items(llama, tmp_path):
+    """Nobody else plays those, so waiting for them would never end."""
+    one = replace(QUICK, design=replace(QUICK.design, rounds=1))
+    two = replace(QUICK, design=replace(QUICK.design, rounds=2))
+    for protocol in (one, two):
+        run = prepare(llama, make_questions(4), out=tmp_path / "run", protocol=protocol, fitting=TWO)
+    play_parts(llama, run.path, numbers=[3], progress=False)
+    assert [part.done(run.path) for part in parts_of(run.manifest)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "feedback"])
+def test_parts_are_not_played_with_another_tokenizer_or_file_of_feedback(zoo_folder, tmp_path, what):
+    folder, said = shutil.copytree(zoo_folder("llama"), tmp_path / "m"), tmp_path / "feedback.jsonl"
+    said.write_text("".join(json.dumps({"item": f"q{i}", "feedback": "Look."}) + "\n" for i in range(3)))
+    protocol = replace(QUICK, feedback="file", feedback_from=str(said), feedback_tokens=20)
+    model = load_model(folder, device="cpu")
+    run = prepare(model, make_questions(3), out=tmp_path / "run", protocol=protocol, fitting=TWO)
+    if what == "tokenizer":
+        told = json.loads((folder / "tokenizer.json").read_text())
+        told["normalizer"] = {"type": "Lowercase"}
+        (folder / "tokenizer.json").write_text(json.dumps(told))
+    else:
+        said.write_text(said.read_text().replace("Look", "Read"))
+    named = {"tokenizer": r"model\.tokenizer_sha256", "feedback": r"source\.exact"}[what]
+    with pytest.raises(ValueError, match=f"was prepared with something else: {named}"):
+        play_parts(load_model(folder, device="cpu"), run.path, progress=False)
+
+
+@pytest.mark.parametrize(("items", "rounds"), [(5, 1), (3, 2)])
+def test_who_plays_while_another_process_extends_the_run_plays_that_too(
+    llama, tmp_path, monkeypatch, items, rounds
+):
+    more = replace(QUICK, design=replace(QUICK.design, rounds=rounds))
+    real, extended = writing.commit, []
+
+    def extending(path, part, batch):
+        real(path, part, batch)
+        if not extended:
+            extended.append(prepare(llama, make_questions(items), out=path, protocol=more, fitting=TWO))
+
+    monkeypatch.setattr(writing, "commit", extending)
+    run = played(llama, tmp_path / "run", items=3, protocol=QUICK)
+    assert run.complete
+    assert (len(run.items), run.design.rounds) == (items, rounds)
+    assert verify_run(run.path).whole
+
+
+def test_a_run_is_read_while_its_items_are_written_and_its_manifest_is_not_yet(llama, tmp_path, monkeypatch):
+    out = played(llama, tmp_path / "run", items=3, protocol=QUICK).path
+    before, real, seen = open_run(out), writing.write_json, []
+
+    def slow(path, *given, **more):
+        seen.append(len(open_run(out).answers))
+        return real(path, *given, **more)
+
+    monkeypatch.setattr(writing, "write_json", slow)
+    prepare(llama, make_questions(5), out=out, protocol=QUICK, fitting=TWO)
+    assert seen == [3 * 8 * 2]
+    assert len(before.answers) == 3 * 8 * 2, "a run that was open stays what it was"
+
+
+def test_lines_after_the_items_are_no_items_and_are_named(copy, whole):
+    file = copy.path / "items.jsonl"
+    file.write_text(file.read_text() + file.read_text().splitlines()[0].replace('"q0"', '"z0"') + "\n")
+    pd.testing.assert_frame_equal(open_run(copy.path).answers, whole.answers)
+    assert "items.jsonl holds other lines" in str(verify_run(copy.path))
+
+
+@pytest.mark.parametrize("layers", [(2.0, 1), (True,), ("1",), "12", (1.5,), (0, 0), ()])
+def test_layers_are_whole_numbers(layers):
+    with pytest.raises(ValueError, match="layers must be one or more different whole numbers"):
+        storage.whole_numbers(layers)
+
+
+def test_integers_of_every_kind_are_layers():
+    assert json.dumps(storage.whole_numbers(np.array([1, -1]))) == "[1, -1]"
