@@ -10,7 +10,7 @@ from jaxtyping import Float
 def directions_of(
     direction: xr.DataArray, refits: xr.DataArray | None
 ) -> Float[np.ndarray, "n layer d_model"]:
-    """A direction and its refits, in that order, with all layers; refits as precise as a file has them."""
+    """A direction and its refits as a probe's file holds them, in that order, each with all layers."""
     own = direction.transpose("layer", "d_model").values[None].astype(np.float64)
     if refits is None:
         return own

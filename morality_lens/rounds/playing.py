@@ -7,6 +7,7 @@ each dialogue only adds its new turns to its cache.
 import hashlib
 import json
 import platform
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.kept import directions_hash, directions_of, on_directions
 from morality_lens.probes.probe import DIRECTIONS, Probe, load_probe
-from morality_lens.progress import Counter
+from morality_lens.progress import Counter, stage
 from morality_lens.rounds.capture import sign_tokens
 from morality_lens.rounds.pacing import outlook, refuse_unparsed
 from morality_lens.rounds.player import Player
@@ -47,6 +48,9 @@ from morality_lens.runs.storage import ALL, Storage
 from morality_lens.runs.verifying import set_damaged_aside
 from morality_lens.runs.workers import Pool
 
+TRIAL = 2
+"""Items of the first part, where no batch size is asked for: they tell early how long the others take, and
+whether their replies can be read."""
 RULES = 2
 """Which rules replies are played by: raised where answers or feedback end elsewhere than before, so that no
 run is played by two of them. Runs of earlier versions name none."""
@@ -192,10 +196,14 @@ def prepare(
         about=about,
         items=ordered,
         batch_size=min(size, len(ordered)),
+        # A yoked placebo comes from the same batch, which should not be tiny.
+        trial=0 if fitting.batch_size or protocol.feedback_placebo == "yoked" else TRIAL,
         stored=storage.manifest(n_layers=record.n_layers, dtype=record.dtype, **told),
     )
     if probe is not None and told and not (path / DIRECTIONS).exists():
         probe.save(path / DIRECTIONS)
+    room = writing.room(manifest)
+    stage(f"this run has {room}; {shutil.disk_usage(path).free / 1e9:.1f} GB are free")
     for problem in set_damaged_aside(path):
         warnings.warn(f"{problem} It is played again.", stacklevel=2)
     _refuse_mixed(path, manifest)
@@ -492,7 +500,7 @@ class _Playing:
         with claims.claimed(part.file(self.path)) as mine:
             if not mine or part.done(self.path):
                 return False
-            player = self.prepared.player
+            player = _up_to(self.prepared.player, part.stop - 1)
 
             def advance(n: int) -> None:
                 counter.advance(n, tokens=self.tokens + player.tokens)
@@ -519,6 +527,14 @@ class _Playing:
 
 WAIT = 1.0
 """Seconds until it is looked again whether other processes have finished their parts."""
+
+
+def _up_to(player: Player, rounds: int) -> Player:
+    """The player of so many rounds: a run that was extended before it was finished has parts with fewer."""
+    design = replace(player.protocol.design, rounds=rounds)
+    if design == player.protocol.design:
+        return player
+    return replace(player, protocol=replace(player.protocol, design=design))
 
 
 def _earlier(parts: Sequence[Part], part: Part) -> list[Part]:

@@ -109,7 +109,7 @@ class Cube(BackendArray):
             now = np.flatnonzero((rounds >= part.start) & (rounds < part.stop))
             if len(here) and len(now):
                 read = self._part(part, items[here] - part.first, levels, rounds[now], rest)
-                values[np.ix_(here, *(range(len(c)) for c in levels), now)] = read
+                values[np.ix_(here, *(np.arange(len(c)) for c in levels), now)] = read
         return values.squeeze(single) if single else values
 
     def _part(
@@ -127,7 +127,7 @@ class Cube(BackendArray):
         found = np.full(shape, np.nan, self.dtype)
         apart = f"{self.name}.{FIRST}" in group
         early, late = np.flatnonzero(apart & (rounds == 0)), np.flatnonzero((not apart) | (rounds > 0))
-        places = [range(len(c)) for c in levels]
+        places = [np.arange(len(c)) for c in levels]
         with reading(file):
             if len(early):
                 cells = np.arange(len(self.design.conditions)).reshape(self.shape[1 : 1 + len(levels)])
@@ -136,13 +136,15 @@ class Cube(BackendArray):
                 )
                 first = _orthogonal(group[f"{self.name}.{FIRST}"], [items, wanted, *rest])
                 expanded = first[:, back.reshape(shape[1 : 1 + len(levels)])]
-                found[np.ix_(range(len(items)), *places, early)] = np.expand_dims(expanded, 1 + len(levels))
+                found[np.ix_(np.arange(len(items)), *places, early)] = np.expand_dims(
+                    expanded, 1 + len(levels)
+                )
             if len(late):
                 begins = max(part.start, int(apart))
                 later = _orthogonal(
                     group[f"{self.name}.{LATER}"], [items, *levels, rounds[late] - begins, *rest]
                 )
-                found[np.ix_(range(len(items)), *places, late)] = later
+                found[np.ix_(np.arange(len(items)), *places, late)] = later
         return found
 
 

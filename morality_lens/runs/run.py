@@ -244,7 +244,7 @@ class Run:
         table = pd.concat(tables, ignore_index=True)
         ranks = {"item": list(self.items.index), **self.design.levels, "round": range(self.design.n_rounds)}
         places = [
-            table[name].map({value: i for i, value in enumerate(values)}).to_numpy()
+            pd.Categorical(table[name], categories=list(values)).codes
             for name, values in ranks.items()
             if name in table
         ]
@@ -255,7 +255,7 @@ class Run:
         table = read_table(part.file(self.path), name, owner_of(part, self.manifest, self._given))
         carried_on = part.stop < self.design.n_rounds and self.manifest.get("prefix_reuse", True)
         if name == "transcripts" and carried_on:
-            return table[table["round"] != part.stop - 1]
+            return table.loc[table["round"] != part.stop - 1]
         return table
 
     @cached_property

@@ -37,7 +37,7 @@ from morality_lens.runs.manifest import (
     read_manifest,
 )
 from morality_lens.runs.requests import Request
-from morality_lens.runs.storage import Storage, estimate
+from morality_lens.runs.storage import Estimate, Storage, estimate
 
 OWN = {FILE, ITEMS, PARTS, *LOCKS}
 """What a folder may hold in which a run was begun and nothing stored."""
@@ -81,6 +81,7 @@ def create(
     about: Mapping[str, Any],
     items: Sequence[Item],
     batch_size: int,
+    trial: int = 0,
     stored: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a new run in ``path``, or of the same run begun there, extended by what it lacks.
@@ -95,6 +96,7 @@ def create(
         about: further records, taken from the first start; ``order`` holds the items' ids in their own order.
         items: the items in playing order.
         batch_size: most items of a part; a run keeps the size it was begun with.
+        trial: items of a smaller part that is played first, since it tells of the others; 0 is none.
         stored: what is kept of every site, see :meth:`morality_lens.runs.storage.Storage.manifest`.
 
     Raises:
@@ -118,9 +120,9 @@ def create(
             **about,
             "batch_size": batch_size,
             "places": [item.id for item in items],
-            "parts": [[*span, 0, rounds] for span in _spans(0, len(items), batch_size)],
+            "parts": [[*span, 0, rounds] for span in _first_spans(len(items), batch_size, trial)],
         }
-        _refuse_too_large(path, manifest, len(items))
+        _refuse_too_large(path, manifest)
         _write_items(path, items, manifest)
         write_json(path / FILE, manifest, indent=None)
     return read_manifest(path)
@@ -158,6 +160,13 @@ def _make_folder(path: Path) -> None:
 def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
     """First place and number of items of every batch."""
     return [(first, min(size, stop - first)) for first in range(start, stop, size)]
+
+
+def _first_spans(items: int, size: int, trial: int) -> list[tuple[int, int]]:
+    """The spans of a new run, the first of them smaller where that is wanted."""
+    if not 0 < trial < min(size, items):
+        return _spans(0, items, size)
+    return [(0, trial), *_spans(trial, items, size)]
 
 
 def _write_items(path: Path, items: Sequence[Item], manifest: dict[str, Any]) -> None:
@@ -225,7 +234,7 @@ def _extended(
     changed["places"] = [item.id for item in playing]
     if new:
         changed |= {"left_out": about.get("left_out", []), "reply_tokens": about.get("reply_tokens", {})}
-        _refuse_too_large(path, changed, len(playing))
+        _refuse_too_large(path, changed)
     if new or not same_items_file(path, manifest):
         _write_items(path, playing, changed)
     changed["loaded_from"] = about.get("loaded_from", manifest.get("loaded_from"))
@@ -302,13 +311,13 @@ def _new_items(path: Path, there: Sequence[Item], asked: Sequence[Item]) -> list
     return [item for item in asked if item.id not in known]
 
 
-def _refuse_too_large(path: Path, manifest: Mapping[str, Any], items: int) -> None:
+def _refuse_too_large(path: Path, manifest: Mapping[str, Any]) -> None:
     """Nothing, where the disk has room for all arrays.
 
     Raises:
         ValueError: it is too full.
     """
-    needed, free = _room(manifest, items), shutil.disk_usage(path).free
+    needed, free = room(manifest).bytes, shutil.disk_usage(path).free
     if needed > 0.95 * free:
         raise ValueError(
             f"the run needs about {needed / 1e9:.1f} GB in {path}, where {free / 1e9:.1f} GB are free. "
@@ -317,18 +326,18 @@ def _refuse_too_large(path: Path, manifest: Mapping[str, Any], items: int) -> No
         )
 
 
-def _room(manifest: Mapping[str, Any], items: int) -> int:
-    """Bytes that a run takes at most."""
+def room(manifest: Mapping[str, Any]) -> Estimate:
+    """The room that a run takes at most."""
     kept, study = manifest["stored"], manifest["study"]
     return estimate(
         design_from(study["design"]),
-        items=items,
+        items=len(manifest["places"]),
         d_model=int(study["model"]["d_model"]),
         layers=kept["layers"],
         storage=Storage(keep=kept["keep"], dtype=kept["dtype"]),
         directions=int(kept.get("directions", 1)),
         batch_size=int(manifest["batch_size"]),
-    ).bytes
+    )
 
 
 # --------------------------------------------------------------------------------------------- parts
@@ -364,7 +373,7 @@ def commit(path: Path, part: Part, batch: PlayedBatch) -> None:
     }
     # A dialogue of the round before the first one is there where the template rewrote it afterwards.
     since = {"answers": part.start, "transcripts": part.start - 1}
-    kept = {name: table[table["round"] >= since[name]] for name, table in tables.items()}
+    kept = {name: table.loc[table["round"] >= since[name]] for name, table in tables.items()}
     write_archive(part.file(path), arrays=arrays, tables=kept, record=record)
 
 

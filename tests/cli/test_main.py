@@ -392,3 +392,68 @@ def test_check_reads_the_template_with_its_keywords_and_system_prompt(command, t
     code, out, err = command("check", "--model", folder, "--template", "voice=low")
     assert code == 0, err
     assert "context window: 768 tokens" in out
+
+
+@pytest.mark.slow(seconds=10)
+def test_a_run_is_prepared_worked_on_by_shares_verified_and_analysed(
+    command, own_data, few_statements, zoo_folder, tmp_path
+):
+    out = tmp_path / "r [1]"
+    arguments = (
+        "run", "--model", zoo_folder("llama"), "--data", own_data, "--statements", few_statements,
+        "--rounds", 1, "--layers", "-1,1-2", "--keep", "projections", "--store-as", "float16",
+        "--batch-size", 1, "--anyway", "--out", out, *SHORT,
+    )  # fmt: skip
+    code, text, err = command(*arguments, "--prepare")
+    assert code == 0, err
+    run = open_run(out)
+    assert not run.complete
+    parts = len(run.manifest["parts"])
+    assert f"{parts} parts to play with `morality-lens work" in " ".join(text.split())
+    code, text, _ = command("verify", out)
+    assert code == 1
+    assert f"lacks {parts} of {parts} parts" in " ".join(text.split())
+    code, text, err = command("work", out, "--part", "2/2")
+    assert code == 0, err
+    assert "parts are left to others" in " ".join(text.split())
+    code, text, err = command("work", out)
+    assert code == 0, err
+    assert " ".join(command("work", out)[1].split()).endswith(f"all {parts} parts are played")
+    assert "as they were written" in command("verify", out)[1]
+    code, text, err = command(*arguments)
+    assert code == 0, err
+    assert (out / "report.html").is_file()
+    run = open_run(out)
+    assert run.layers == (-1, 1, 2)
+    assert load_probe(out / "directions.safetensors").project(run)["layer"].values.tolist() == [-1, 1, 2]
+    assert load_study(out / "study.toml").layers == (-1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("work", "{run}", "--part", "3/2"), "--part takes K/N"),
+        (("work", "{run}", "--part", "x"), "--part takes K/N"),
+        (("work", "nowhere"), "no run at nowhere"),
+        (("verify", "nowhere"), "no run at nowhere"),
+        (("estimate", "--n-layers", 3), "n_layers and d_model together"),
+        (("estimate", "--layers", "9"), "the model has the layers -1"),
+        (("run", "--layers", "4-2"), "--layers takes numbers and spans"),
+        (("run", "--ray-address", "auto"), "go with --workers"),
+    ],
+)
+def test_what_these_commands_cannot_do_is_said_before_a_model_is_loaded(
+    command, arguments, message, tmp_path
+):
+    code, _, err = command(*(str(a).format(run=tmp_path) for a in arguments))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_the_estimate_of_a_large_run_needs_no_model(command):
+    code, text, _ = command("estimate", "--items", 10_000, "--n-layers", 32, "--d-model", 4096, "--rounds", 1,
+                            "--layers", "8,16,24,31", "--store-as", "float16")  # fmt: skip
+    assert code == 0
+    assert "9.17 GB in 627 files" in " ".join(text.split())
+    assert "6 layers x 128" in " ".join(command("estimate")[1].split())

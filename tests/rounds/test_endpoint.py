@@ -15,7 +15,7 @@ from morality_lens.dialogues.turns import critique_turn
 from morality_lens.dialogues.wording import load_wording
 from morality_lens.models.loading import load_model
 from morality_lens.progress import listening
-from morality_lens.rounds import endpoint
+from morality_lens.rounds import endpoint, server
 from morality_lens.rounds.endpoint import Endpoint
 from morality_lens.rounds.feedback import ReviewedAnswer, Said, said, without_thoughts
 from morality_lens.rounds.playing import play
@@ -318,7 +318,7 @@ KEY = "sk-abcdefghijklmnopqrstuvwxyz"
 )
 def test_a_key_that_a_server_repeats_is_scrubbed(monkeypatch, said):
     monkeypatch.setenv(endpoint.KEY, KEY)
-    shown = endpoint._plain(said)
+    shown = server.plain(said)
     assert not any(part in shown for part in ("abcdef", "sk-a", "wxyz"))
     assert "(key)" in shown or len(said) > 200
 
