@@ -500,7 +500,7 @@ class _Playing:
         with claims.claimed(part.file(self.path)) as mine:
             if not mine or part.done(self.path):
                 return False
-            player = self.prepared.player
+            player = _up_to(self.prepared.player, part.stop - 1)
 
             def advance(n: int) -> None:
                 counter.advance(n, tokens=self.tokens + player.tokens)
@@ -527,6 +527,14 @@ class _Playing:
 
 WAIT = 1.0
 """Seconds until it is looked again whether other processes have finished their parts."""
+
+
+def _up_to(player: Player, rounds: int) -> Player:
+    """The player of so many rounds: a run that was extended before it was finished has parts with fewer."""
+    design = replace(player.protocol.design, rounds=rounds)
+    if design == player.protocol.design:
+        return player
+    return replace(player, protocol=replace(player.protocol, design=design))
 
 
 def _earlier(parts: Sequence[Part], part: Part) -> list[Part]:

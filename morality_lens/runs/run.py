@@ -244,7 +244,9 @@ class Run:
         table = pd.concat(tables, ignore_index=True)
         ranks = {"item": list(self.items.index), **self.design.levels, "round": range(self.design.n_rounds)}
         places = [
-            pd.Categorical(table[name], categories=list(values)).codes
+            np.array([list(values).index(value) for value in table[name].unique()])[
+                pd.factorize(table[name])[0]
+            ]
             for name, values in ranks.items()
             if name in table
         ]

@@ -134,7 +134,7 @@ def test_half_precision_is_stored_without_loss(zoo_folder, tmp_path):
         (lambda: Factor(name="persona", place="system"), "needs a text for on"),
         (lambda: Factor(name="round", place="system", texts={"on": "x"}), "means nothing else"),
         (lambda: Protocol(answer_tokens=0), "at least one token"),
-        (lambda: Protocol(temperature=-1.0), "temperature must be 0 or above"),
+        (lambda: Protocol(temperature=-1.0), "temperature must be a finite number, 0 or above"),
         (lambda: Protocol(wording_index=-1), "wording_index"),
     ],
 )

@@ -558,33 +558,6 @@ def test_parts_have_names_that_sort_in_playing_order():
     assert sorted(parts, key=lambda p: p.name) == [parts[0], parts[2], parts[1]]
 
 
-def test_nothing_is_written_through_a_link_in_a_run_s_folder(llama, copy, tmp_path):
-    target = tmp_path / "precious"
-    target.write_text("precious")
-    part = parts_of(copy.manifest)[0].file(copy.path)
-    part.unlink()
-    for name in (".lock", f"parts/{part.name}.claim", f"parts/{part.name}", "manifest.json", "items.jsonl"):
-        link = copy.path / name
-        content = link.read_bytes() if link.is_file() else None
-        link.unlink(missing_ok=True)
-        if content is not None:
-            target.write_bytes(content)
-        before = target.read_bytes()
-        link.symlink_to(target)
-        with suppress(ValueError, OSError):
-            played(llama, copy.path)
-        assert target.read_bytes() == before, name
-        link.unlink(missing_ok=True)
-        if content is not None:
-            link.write_bytes(content)
-    linked = tmp_path / "linked"
-    shutil.copytree(copy.path, linked)
-    shutil.move(linked / "parts", tmp_path / "elsewhere")
-    (linked / "parts").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="is a symbolic link"):
-        played(llama, linked)
-
-
 # ------------------------------------------------------------------------------------------- not silently
 @pytest.mark.parametrize("read", [lambda run: run.residuals.values, lambda run: run.answers])
 def test_parts_that_were_swapped_are_not_read_as_each_other(copy, read):
@@ -728,3 +701,41 @@ def test_layers_are_whole_numbers(layers):
 
 def test_integers_of_every_kind_are_layers():
     assert json.dumps(storage.whole_numbers(np.array([1, -1]))) == "[1, -1]"
+
+
+def test_nothing_is_written_through_a_link_in_a_run_s_folder(llama, copy, tmp_path):
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    part = parts_of(copy.manifest)[0].file(copy.path)
+    part.unlink()
+    for name in (".lock", f"parts/{part.name}.claim", f"parts/{part.name}", "manifest.json", "items.jsonl"):
+        link = copy.path / name
+        content = link.read_bytes() if link.is_file() else None
+        link.unlink(missing_ok=True)
+        if content is not None:
+            target.write_bytes(content)
+        before = target.read_bytes()
+        link.symlink_to(target)
+        with suppress(ValueError, OSError):
+            played(llama, copy.path)
+        assert target.read_bytes() == before, name
+        link.unlink(missing_ok=True)
+        if content is not None:
+            link.write_bytes(content)
+    linked = tmp_path / "linked"
+    shutil.copytree(copy.path, linked)
+    shutil.move(linked / "parts", tmp_path / "elsewhere")
+    (linked / "parts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        played(llama, linked)
+
+
+def test_a_run_that_is_extended_before_it_is_played_has_every_round_once(llama, tmp_path):
+    for rounds in (1, 2):
+        more = replace(SHORT, design=replace(SHORT.design, rounds=rounds))
+        prepare(llama, make_questions(4), out=tmp_path / "run", protocol=more, fitting=TWO)
+    play_parts(llama, tmp_path / "run", progress=False)
+    run, once = finish(tmp_path / "run"), played(llama, tmp_path / "once", items=4)
+    pd.testing.assert_frame_equal(run.answers, once.answers)
+    assert len(run.transcripts) == len(once.transcripts)
+    assert not run.answers.duplicated(["item", "instruction", "cot", "feedback", "round"]).any()
