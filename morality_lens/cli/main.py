@@ -3,6 +3,7 @@
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,7 @@ from morality_lens.cli.running import (
     RayAddress,
     StoreAs,
     Workers,
+    computed_by,
     pool_of,
     read_layers,
 )
@@ -208,10 +210,13 @@ def run(
     items, labelled = _items(study), _statements(study.statements, study.probe)
     refuse_unfittable(labelled, study.probe, study.statements)
     _refuse_early(study, items)
+    from morality_lens.runs.run import open_run
+
     pool = pool_of(workers, gpus_per_worker, ray_address)
     judged = "score" in {measure.name for measure in items[0].measures}
     early = study.keep != "residuals"
-    steps.start(2 + early if prepare else 5 + study.score_options + judged)
+    scored = study.score_options * (1 if pool is None else 2)
+    steps.start(2 + early if prepare else 5 + scored + judged)
     loaded = load_and_show(study.model_options)
     kept = _first_probe(loaded, study, labelled) if early else None
     how = _HowPlayed(probe=kept, pool=pool, least_parsed=0.0 if anyway else LEAST_PARSED)
@@ -220,8 +225,10 @@ def run(
         return
     played = _play(loaded, items, study, how)
     if study.score_options:
+        computed_by(pool, played, partial(scoring_commands.compute_scores, played))
         scoring_commands.score_run(loaded, played)
     fitted = _keep(loaded, played, kept or _fit(loaded, played, labelled, study.probe, study.seed))
+    played = open_run(played.path)  # with what its manifest says of the statements
     if "score" in played.measures:
         _score(played, study, labelled)
     _analyze_and_report(played, fitted, study.seed)
@@ -284,7 +291,8 @@ def _prepare(loaded: Any, items: "tuple[Item, ...]", study: "RunConfig", how: _H
 def _first_probe(loaded: Any, study: "RunConfig", labelled: "tuple[Statement, ...]") -> "Probe":
     """The probe whose projections a run keeps: fitted before it is played, on all statements."""
     from morality_lens.probes.from_statements import fit_probe
-    from morality_lens.probes.probe import DIRECTIONS, load_probe
+    from morality_lens.probes.probe import load_probe
+    from morality_lens.runs.manifest import DIRECTIONS
 
     file = Path(study.out) / DIRECTIONS
     if file.is_file():

@@ -28,7 +28,7 @@ def score(
     refuse_missing(runs=[folder])
     played = open_whole(folder)
     refuse_unscorable(list(played.asked.values()))
-    computed_by(pool, played, partial(_scores, played))
+    computed_by(pool, played, partial(compute_scores, played))
     with phase("loading the model and running its self-test"):
         loaded = reload(played, device)
     score_run(loaded, played)
@@ -55,14 +55,14 @@ def score_run(loaded: Any, played: "Run") -> None:
     from morality_lens.judges.outcomes import compare_scorings
 
     with phase("scoring the options by their full text"):
-        _scores(played, loaded)
+        compute_scores(played, loaded)
     found = compare_scorings(played)
     shown = [name for name in found.columns if name not in (*played.design.names, "round")]
     print_lines("\nOptions scored by their full text, all conditions and rounds", style="bold")
     print_lines(*(f"- {name}: {found[name].mean():.1%}" for name in shown))
 
 
-def _scores(played: "Run", loaded: Any) -> None:
+def compute_scores(played: "Run", loaded: Any) -> None:
     """Score the options, keep the parts and the scores with the run."""
     from morality_lens.items.files import own_folder
     from morality_lens.rounds.scoring import score_options

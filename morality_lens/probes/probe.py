@@ -23,12 +23,11 @@ from morality_lens.probes.kept import directions_hash, directions_of
 from morality_lens.probes.kinds import Kind, check_kind
 from morality_lens.probes.projecting import cell_means, projection, projections
 from morality_lens.probes.quality import highest
+from morality_lens.runs.manifest import DIRECTIONS
 from morality_lens.runs.run import Run
 
 UNITS = "moral-immoral gap"
 """The unit of projections on a probe that was fitted with labels."""
-DIRECTIONS = "directions.safetensors"
-"""The probe, in the folder of a run that keeps projections."""
 FORMAT = "3"
 """Of files that :meth:`Probe.save` writes."""
 OWN_GAP = ("1", "2")

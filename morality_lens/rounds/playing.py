@@ -29,7 +29,7 @@ from morality_lens.items.kinds import Item, items_hash
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.kept import directions_hash, directions_of, on_directions
-from morality_lens.probes.probe import DIRECTIONS, Probe, load_probe
+from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.progress import Counter, stage
 from morality_lens.rounds.capture import sign_tokens
 from morality_lens.rounds.pacing import outlook, refuse_unparsed
@@ -41,7 +41,7 @@ from morality_lens.rounds.sources import make_player, make_source, meet_server, 
 from morality_lens.rounds.spreading import play_on_workers
 from morality_lens.runs import claims, writing
 from morality_lens.runs.agreement import agreement
-from morality_lens.runs.manifest import PARTS, Part, missing_parts, parts_of, read_manifest
+from morality_lens.runs.manifest import DIRECTIONS, PARTS, Part, missing_parts, parts_of, read_manifest
 from morality_lens.runs.requests import differences
 from morality_lens.runs.run import Run, open_run
 from morality_lens.runs.storage import ALL, Storage
@@ -202,6 +202,7 @@ def prepare(
     )
     if probe is not None and told and not (path / DIRECTIONS).exists():
         probe.save(path / DIRECTIONS)
+        writing.amend(path, directions_file=hashlib.sha256((path / DIRECTIONS).read_bytes()).hexdigest())
     room = writing.room(manifest)
     stage(f"this run has {room}; {shutil.disk_usage(path).free / 1e9:.1f} GB are free")
     for problem in set_damaged_aside(path):

@@ -168,6 +168,5 @@ def _plain(chosen: np.ndarray, size: int) -> slice | np.ndarray:
 
 def lazy_cube(cube: Cube, dims: Sequence[str]) -> xr.DataArray:
     """A cube as an array with names, nothing of which is read."""
-    return xr.DataArray(
-        xr.Variable(tuple(dims), indexing.CopyOnWriteArray(indexing.LazilyIndexedArray(cube)))
-    )
+    lazy: Any = indexing.LazilyIndexedArray(cube)
+    return xr.DataArray(xr.Variable(tuple(dims), indexing.CopyOnWriteArray(lazy)))

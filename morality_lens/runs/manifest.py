@@ -16,6 +16,8 @@ FILE = "manifest.json"
 ITEMS = "items.jsonl"
 LOCK = ".lock"
 LOCKS = {LOCK, f"{LOCK}.soft"}
+DIRECTIONS = "directions.safetensors"
+"""The probe on which a run keeps projections, where it does."""
 PARTS = "parts"
 """The folder of the finished parts, one file each."""
 _NEEDED = {"study": dict, "order": list, "parts": list, "items_sha256": str, "stored": dict, "places": list}

@@ -1,5 +1,6 @@
 """Whether everything that a run says it holds is there, byte by byte."""
 
+import hashlib
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,7 +10,15 @@ from typing import Any
 
 from morality_lens.items.kinds import Item
 from morality_lens.runs.archives import DamagedError, check_archive, refuse_foreign
-from morality_lens.runs.manifest import ITEMS, Part, done_parts, missing_parts, parts_of, read_manifest
+from morality_lens.runs.manifest import (
+    DIRECTIONS,
+    ITEMS,
+    Part,
+    done_parts,
+    missing_parts,
+    parts_of,
+    read_manifest,
+)
 from morality_lens.runs.writing import owner_of, read_items, same_items_file
 
 
@@ -62,6 +71,7 @@ def verify_run(path: str | Path) -> Verification:
     except ValueError as error:
         problems.append(str(error))
         items = ()
+    problems += _other_directions(folder, manifest)
     problems += _damaged(folder, manifest, items).values()
     return Verification(
         path=folder,
@@ -69,6 +79,14 @@ def verify_run(path: str | Path) -> Verification:
         missing=tuple(part.name for part in missing_parts(folder, manifest)),
         problems=tuple(problems),
     )
+
+
+def _other_directions(path: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the file of directions on which the run keeps projections; nothing without one."""
+    told, file = manifest.get("directions_file"), path / DIRECTIONS
+    if told is None or (file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == told):
+        return []
+    return [f"{file} is {'damaged' if file.is_file() else 'missing'}; put a copy of it back."]
 
 
 def set_damaged_aside(path: Path) -> list[str]:

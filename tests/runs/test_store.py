@@ -145,6 +145,12 @@ def test_projections_made_while_playing_are_those_of_the_residuals(llama, whole,
     carried, wanted = got.attrs["refits"].refits, want.attrs["refits"].refits.sel(layer=[0, 1])
     np.testing.assert_allclose(carried, wanted, rtol=1e-6, atol=1e-8)
     assert (got["item"] == want["item"]).all()
+    file = run.path / "directions.safetensors"
+    content = file.read_bytes()
+    assert verify_run(run.path).whole
+    flip(file, [len(content) - 20])
+    assert "directions.safetensors is damaged" in str(verify_run(run.path))
+    file.write_bytes(content)
     if keep == "projections":
         with pytest.raises(ValueError, match="kept projections alone"):
             _ = run.residuals
