@@ -41,7 +41,15 @@ from morality_lens.rounds.sources import make_player, make_source, meet_server, 
 from morality_lens.rounds.spreading import play_on_workers
 from morality_lens.runs import claims, writing
 from morality_lens.runs.agreement import agreement
-from morality_lens.runs.manifest import DIRECTIONS, PARTS, Part, missing_parts, parts_of, read_manifest
+from morality_lens.runs.manifest import (
+    DIRECTIONS,
+    PARTS,
+    Part,
+    done_parts,
+    missing_parts,
+    parts_of,
+    read_manifest,
+)
 from morality_lens.runs.requests import differences
 from morality_lens.runs.run import Run, open_run
 from morality_lens.runs.storage import ALL, Storage
@@ -205,6 +213,8 @@ def prepare(
         writing.amend(path, directions_file=hashlib.sha256((path / DIRECTIONS).read_bytes()).hexdigest())
     room = writing.room(manifest)
     stage(f"this run has {room}; {shutil.disk_usage(path).free / 1e9:.1f} GB are free")
+    if done := len(done_parts(path, manifest)):
+        stage(f"checking {done} stored parts")
     for problem in set_damaged_aside(path):
         warnings.warn(f"{problem} It is played again.", stacklevel=2)
     _refuse_mixed(path, manifest)
@@ -258,9 +268,9 @@ def finish(out: str | Path) -> Run:
     """
     writing.finish(Path(out))
     run = open_run(out)
-    found = agreement(run.answers, run.design)
-    if found is None:
+    if "generate" not in run.manifest["study"]:
         return run
+    found = agreement(run.answers, run.design)
     writing.amend(Path(out), agreement=found)
     return open_run(out)
 
