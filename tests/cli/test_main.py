@@ -234,11 +234,14 @@ def test_a_folder_of_another_run_is_refused_on_the_command_line(
         *("run", "--model", zoo_folder("llama"), "--data", own_data, "--out", tmp_path / "r"),
         *("--statements", few_statements, "--anyway", *SHORT),
     )
-    assert command(*arguments, "--rounds", 1)[0] == 0
-    code, _, err = command(*arguments, "--rounds", 2)
+    assert command(*arguments, "--rounds", 2)[0] == 0
+    code, _, err = command(*arguments, "--rounds", 1)
+    assert code == 2
+    assert "a run of 2 correction rounds, and 1 are asked for" in err
+    code, _, err = command(*arguments, "--rounds", 2, "--system-prompt", "Be fair.")
     assert code == 2
     assert "holds another run" in err
-    assert "rounds: there 1, now 2" in err
+    assert "system_prompt: there None, now Be fair." in err
 
 
 def test_an_interrupted_run_says_how_to_go_on(command, own_data, zoo_folder, tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_options_are_permuted_and_scored_from_the_shell(command, files, zoo_fold
     assert {original_options(q).options for q in run.asked.values()} == {("The Vel", "Not known", "The Tor")}
     code, _, err = command(*arguments)  # the order belongs to what the run is
     assert code == 2
-    assert "holds another run" in err
+    assert "items with other words than those that are asked for" in err
     assert "option text" not in run.measures
 
     code, text, err = command("score", out)

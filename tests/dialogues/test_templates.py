@@ -61,7 +61,8 @@ def test_a_template_is_rendered_as_transformers_renders_it(folder):
                 assert got == wanted
 
 
-START = START + ""
+START = "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = "
+"""A text that is doubled in every round."""
 
 
 def rendered(source: str) -> str:
