@@ -28,6 +28,19 @@ from morality_lens.runs.rates import failures, missing_feedback, said_missing
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
 
+NO_PROVENANCE = {
+    "self_test",
+    "left_out",
+    "format",
+    "study",
+    "words",
+    "protocol",
+    "parts",
+    "places",
+    "loaded_from",
+}
+"""Entries of a manifest that a report shows elsewhere, or that only whoever plays the run needs."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
@@ -92,7 +105,7 @@ def _context(page: Page) -> dict[str, Any]:
     return {
         "title": f"Moral self-correction in {_model_name(model)}",
         "organism": bool(model.get("organism")) or model.get("name") == "bundled",
-        "design": tables.design_rows(page.run.items, study),
+        "design": tables.design_rows(page.run.items, page.run.manifest),
         "left_out": tables.records(study.get("left_out", [])),
         "listed": tables.LISTED,
         "unparsed": tables.unparsed(page.run.answers),
@@ -120,9 +133,7 @@ def _context(page: Page) -> dict[str, Any]:
         "transcripts": Markup(transcript_html(page.transcripts)) if page.transcripts else "",
         "probe": None if page.probe is None else _probe(page.probe),
         "checks": tables.checks(study.get("self_test", [])),
-        "provenance": tables.nested(
-            {k: v for k, v in study.items() if k not in ("self_test", "left_out", "format", "study")}
-        ),
+        "provenance": tables.nested({k: v for k, v in study.items() if k not in NO_PROVENANCE}),
         "style": Markup(_asset("report.css")),
         "script": Markup(_asset("report.js")),
         "plotly": Markup(get_plotlyjs()),

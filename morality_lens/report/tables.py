@@ -46,8 +46,9 @@ def unparsed(answers: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def design_rows(items: pd.DataFrame, study: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Components, rounds, sites, items and model of a study, a line each."""
+def design_rows(items: pd.DataFrame, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Components, rounds, sites, items, model and what is kept of its residuals, a line each."""
+    study = manifest["study"]
     design, model = study.get("design", {}), study.get("model", {})
     rows = [(f"Component: {f['name']}", ", ".join(f["levels"])) for f in design.get("factors", [])]
     if "rounds" in design:
@@ -64,7 +65,20 @@ def design_rows(items: pd.DataFrame, study: Mapping[str, Any]) -> list[tuple[str
         name = model.get("name", "")
         depth = f"{model['n_layers']} layers (and the embedding, written as layer -1)"
         rows.append(("Model", f"{name}: {depth}, residual width {model.get('d_model', '?')}"))
+        rows += _kept_rows(manifest.get("stored", {}), int(model["n_layers"]))
     return rows
+
+
+def _kept_rows(stored: Mapping[str, Any], blocks: int) -> list[tuple[str, str]]:
+    """What is kept of the residuals, where it is less than all of them."""
+    layers, parts = list(stored.get("layers", [])), []
+    if layers != list(range(-1, blocks)):
+        parts.append(f"layers {', '.join(map(str, layers))}")
+    if stored.get("keep") == "projections":
+        parts.append("projections on the probe and its refits, in place of residuals")
+    if stored.get("dtype") == "float16":
+        parts.append("float16 (relative rounding error of at most 1/2048)")
+    return [("Kept", "; ".join(parts))] if parts else []
 
 
 def records(rows: Iterable[Any]) -> dict[str, Any]:

@@ -332,3 +332,23 @@ def test_the_analysis_side_never_imports_torch():
 )
 def test_the_title_names_a_local_model_without_its_path(name, shown):
     assert page._model_name({"name": name}) == shown
+
+
+def test_the_design_says_what_is_kept_of_the_residuals_where_that_is_not_all():
+    run = make_run()
+    everything = dict(tables.design_rows(run.items, run.manifest))
+    stored = {"layers": [1, 4], "keep": "projections", "dtype": "float16"}
+    less = dict(tables.design_rows(run.items, {**run.manifest, "stored": stored}))
+    assert "Kept" not in everything
+    assert less["Kept"].startswith("layers 1, 4; projections on the probe")
+    assert "float16" in less["Kept"]
+
+
+def test_what_only_those_who_play_need_is_not_on_the_page(tmp_path):
+    run = make_run()
+    told = {"words": {"name": "w1"}, "places": ["p1"], "loaded_from": "/home/somebody/model"}
+    run.manifest.update(told, today="2026-01-01")
+    html = page_of(run, tmp_path / "page.html")
+    assert "2026-01-01" in html
+    assert "/home/somebody" not in html
+    assert "p1" not in plain(html).split()
