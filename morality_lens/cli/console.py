@@ -84,9 +84,9 @@ def load(options: ModelOptions) -> Any:
 
 def reload(played: "Run", device: str | None) -> Any:
     """The model of a run, loaded as the run loaded it."""
-    from morality_lens.models.loading import reload_model
+    from morality_lens.rounds.spreading import load_for
 
-    return reload_model(played.manifest["study"]["model"], device=device)
+    return load_for(played, device=device)
 
 
 def load_and_show(options: ModelOptions) -> Any:

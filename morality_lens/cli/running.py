@@ -105,6 +105,7 @@ def estimate(
 ) -> None:
     """Print the room that a run would take; no weights are read."""
     from morality_lens.design import Design
+    from morality_lens.probes.kinds import KINDS
     from morality_lens.runs.storage import estimate as room
 
     if (n_layers is None) != (d_model is None) or (model is not None and d_model is not None):
@@ -117,14 +118,10 @@ def estimate(
         d_model=width,
         layers=storage.layers_of(blocks),
         storage=storage,
-        directions=REFITS + 1,
+        directions=1 + (KINDS["mean_difference"].refits or 0),
         batch_size=batch_size,
     )
     print_lines(f"{items} items, {blocks} layers x {width}: {told}")
-
-
-REFITS = 50
-"""Refits of a probe from the command line, whose projections are kept too."""
 
 
 def _shape(model: str | None) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Files read with the place of every row, TOML checked against a model, and files replaced whole."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import stat
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -349,6 +350,17 @@ def own_folder(path: Path) -> Path:
     _refuse_link(path)
     path.mkdir(exist_ok=True)
     return path
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged file, so that what it held is made again; nothing where another process did so."""
+    with suppress(FileNotFoundError):
+        path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.damaged"))
 
 
 def _refuse_link(path: Path) -> None:

@@ -88,6 +88,11 @@ class Probe:
         return hashlib.sha256(self.direction.values.tobytes()).hexdigest()
 
     @property
+    def directions(self) -> Float[np.ndarray, "n layer d_model"]:
+        """The direction and its refits, as a run keeps projections on them."""
+        return directions_of(self.direction, self.refits)
+
+    @property
     def told(self) -> dict[str, Any]:
         """The attributes of every projection on it: units, orientation, trust and kind."""
         return {
@@ -187,9 +192,7 @@ class Probe:
         Raises:
             ValueError: they were made on others.
         """
-        if run.manifest["stored"]["directions_sha256"] != directions_hash(
-            directions_of(self.direction, self.refits)
-        ):
+        if run.manifest["stored"]["directions_sha256"] != directions_hash(self.directions):
             raise ValueError(
                 f"the run in {run.path} kept its projections on another probe, and no residuals; take the "
                 f"probe in {run.path / DIRECTIONS}."

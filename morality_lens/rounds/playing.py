@@ -25,10 +25,12 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.design import Protocol, design_from
 from morality_lens.dialogues.wording import Wording, load_wording
+from morality_lens.items.files import file_hash
 from morality_lens.items.kinds import Item, items_hash
 from morality_lens.judges.toxicity import Judge
+from morality_lens.models.finding import BUNDLED
 from morality_lens.models.loading import ModelRecord, record_of
-from morality_lens.probes.kept import directions_hash, directions_of, on_directions
+from morality_lens.probes.kept import directions_hash, on_directions
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.progress import Counter, stage
 from morality_lens.rounds.capture import sign_tokens
@@ -210,7 +212,7 @@ def prepare(
     )
     if probe is not None and told and not (path / DIRECTIONS).exists():
         probe.save(path / DIRECTIONS)
-        writing.amend(path, directions_file=hashlib.sha256((path / DIRECTIONS).read_bytes()).hexdigest())
+        writing.amend(path, directions_file=file_hash(path / DIRECTIONS))
     room = writing.room(manifest)
     stage(f"this run has {room}; {shutil.disk_usage(path).free / 1e9:.1f} GB are free")
     if done := len(done_parts(path, manifest)):
@@ -326,8 +328,7 @@ def _directions(record: ModelRecord, storage: Storage, probe: Probe | None) -> d
             f"the probe was fitted on another model (weights {fitted[:12]}, this one has "
             f"{record.fingerprint[:12]}); fit it with this model."
         )
-    chosen = probe.at_layers(storage.layers_of(record.n_layers))
-    directions = directions_of(chosen.direction, chosen.refits)
+    directions = probe.at_layers(storage.layers_of(record.n_layers)).directions
     return {"directions": len(directions), "directions_sha256": directions_hash(directions)}
 
 
@@ -340,8 +341,7 @@ def _kept_directions(path: Path, manifest: Mapping[str, Any]) -> Float[np.ndarra
     stored = manifest["stored"]
     if stored["keep"] == "residuals":
         return None
-    probe = load_probe(path / DIRECTIONS).at_layers(stored["layers"])
-    directions = directions_of(probe.direction, probe.refits)
+    directions = load_probe(path / DIRECTIONS).at_layers(stored["layers"]).directions
     if directions_hash(directions) != stored["directions_sha256"]:
         raise ValueError(f"{path / DIRECTIONS} is not the probe that this run was begun with; put it back.")
     return directions
@@ -363,7 +363,7 @@ def _with_places(protocol: Protocol) -> dict[str, Any]:
 
 def _place(name: str) -> str:
     """A file or folder with its whole path, a name as it is."""
-    return str(Path(name).absolute()) if Path(name).exists() else name
+    return str(Path(name).absolute()) if name not in BUNDLED and Path(name).exists() else name
 
 
 def study_of(
@@ -470,7 +470,7 @@ def _versions() -> dict[str, str]:
 # --------------------------------------------------------------------------------------------- parts
 @dataclass(kw_only=True, eq=False)
 class _Playing:
-    """Parts of a run that are played, and the tokens so far."""
+    """Parts of a run that are played, those with earlier rounds of the same items among them, and tokens."""
 
     prepared: Prepared
     parts: Sequence[Part]
@@ -506,7 +506,7 @@ class _Playing:
 
     def _play(self, part: Part, counter: Counter) -> bool:
         """Whether a part was played and stored now: not where it is there, or another process plays it."""
-        if not all(p.done(self.path) for p in _earlier(parts_of(read_manifest(self.path)), part)):
+        if not all(p.done(self.path) for p in _earlier(self.parts, part)):
             return False
         with claims.claimed(part.file(self.path)) as mine:
             if not mine or part.done(self.path):

@@ -1,6 +1,5 @@
 """Who plays and who gives feedback, as a protocol names them, and their provenance."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from morality_lens.design import Protocol
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.wording import Wording
+from morality_lens.items.files import file_hash
 from morality_lens.items.kinds import Item
 from morality_lens.judges.toxicity import Judge
 from morality_lens.models.loading import ModelRecord, load_model, record_of
@@ -119,7 +119,7 @@ def origin(source: Source, protocol: Protocol) -> dict[str, Any]:
     """The provenance of feedback, as recorded in the manifest."""
     exact = None
     if isinstance(source, FromFile):
-        exact = hashlib.sha256(source.path.read_bytes()).hexdigest()
+        exact = file_hash(source.path)
     elif isinstance(source, Critic) and protocol.feedback == "model":
         exact = source.record.fingerprint
     return {

@@ -1,16 +1,15 @@
 """Results made some items at a time and kept on disk as they are made, so that no work is done twice."""
 
-import secrets
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from morality_lens.items.files import set_aside
 from morality_lens.progress import Counter, counted
 from morality_lens.runs.claims import claimed
 from morality_lens.runs.datasets import SUFFIX, find_dataset, read_dataset, write_dataset
@@ -94,8 +93,7 @@ def _stored(folder: Path, number: int) -> xr.Dataset | None:
         return read_dataset(file)
     except ValueError as error:
         warnings.warn(f"{error} It is computed again.", stacklevel=4)
-        with suppress(FileNotFoundError):  # another process set it aside
-            file.rename(file.with_name(f"{file.name}.{secrets.token_hex(4)}.damaged"))
+        set_aside(file)
         return None
     except FileNotFoundError:
         return None  # another process set it aside

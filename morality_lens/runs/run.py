@@ -133,6 +133,11 @@ class Run:
         return tuple(part for part in parts_of(self.manifest) if part.first not in missing)
 
     @cached_property
+    def _owned(self) -> dict[Part, dict[str, Any]]:
+        """Those parts, and for each the run, items and rounds that its file must name."""
+        return {part: owner_of(part, self.manifest, self._given) for part in self._parts}
+
+    @cached_property
     def _order(self) -> np.ndarray:
         """Place on disk of each finished item, in the items' own order."""
         done = {place for part in self._parts for place in part.places}
@@ -156,7 +161,7 @@ class Run:
             raise ValueError(f"the run in {self.path} has no finished part yet; run the same command again.")
         cube = Cube(
             run=self.path,
-            parts={part: owner_of(part, self.manifest, self._given) for part in self._parts},
+            parts=self._owned,
             name=name,
             design=self.design,
             order=self._order,
@@ -254,7 +259,7 @@ class Run:
 
     def _part_table(self, part: Part, name: str) -> pd.DataFrame:
         """A table of a part, without dialogues that were carried on in a later one."""
-        table = read_table(part.file(self.path), name, owner_of(part, self.manifest, self._given))
+        table = read_table(part.file(self.path), name, self._owned[part])
         carried_on = part.stop < self.design.n_rounds and self.manifest.get("prefix_reuse", True)
         if name == "transcripts" and carried_on:
             return table.loc[table["round"] != part.stop - 1]

@@ -100,7 +100,7 @@ class Estimate:
 
 TABLES = 2_000
 """Bytes of an answer with its share of the transcript, compressed."""
-ARRAYS = 2
+BESIDE = 2
 """Files of a run beside those of its parts: manifest and items."""
 
 
@@ -137,4 +137,4 @@ def estimate(
     each += 8 * directions if storage.keep != "residuals" else 0
     rounds = len(design.conditions) * design.n_rounds
     size = items * (prod((places, len(design.sites), len(layers), each)) + rounds * TABLES)
-    return Estimate(bytes=size, files=ARRAYS + ceil(items / batch_size), dialogue_rounds=items * rounds)
+    return Estimate(bytes=size, files=BESIDE + ceil(items / batch_size), dialogue_rounds=items * rounds)

@@ -1,13 +1,11 @@
 """Whether everything that a run says it holds is there, byte by byte."""
 
-import hashlib
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from morality_lens.items.files import file_hash, set_aside
 from morality_lens.items.kinds import Item
 from morality_lens.runs.archives import DamagedError, check_archive, refuse_foreign
 from morality_lens.runs.manifest import (
@@ -84,7 +82,7 @@ def verify_run(path: str | Path) -> Verification:
 def _other_directions(path: Path, manifest: Mapping[str, Any]) -> list[str]:
     """What is wrong with the file of directions on which the run keeps projections; nothing without one."""
     told, file = manifest.get("directions_file"), path / DIRECTIONS
-    if told is None or (file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == told):
+    if told is None or (file.is_file() and file_hash(file) == told):
         return []
     return [f"{file} is {'damaged' if file.is_file() else 'missing'}; put a copy of it back."]
 
@@ -94,9 +92,7 @@ def set_damaged_aside(path: Path) -> list[str]:
     manifest = read_manifest(path)
     found = _damaged(path, manifest, read_items(path, manifest))
     for part in found:
-        file = part.file(path)
-        with suppress(FileNotFoundError):  # another process set it aside
-            file.rename(file.with_name(f"{file.name}.{secrets.token_hex(4)}.damaged"))
+        set_aside(part.file(path))
     return list(found.values())
 
 

@@ -17,7 +17,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from morality_lens.design import design_from
-from morality_lens.items.files import own_folder, replace_file, write_json
+from morality_lens.items.files import file_hash, own_folder, replace_file, write_json
 from morality_lens.items.kinds import Item, items_from_jsonl, items_hash, items_to_jsonl
 from morality_lens.runs.archives import Stored, read_record, write_archive
 from morality_lens.runs.cube import pieces
@@ -171,7 +171,7 @@ def _first_spans(items: int, size: int, trial: int) -> list[tuple[int, int]]:
 
 def _write_items(path: Path, items: Sequence[Item], manifest: dict[str, Any]) -> None:
     items_to_jsonl(items, path / ITEMS)
-    manifest["items_sha256"] = _sha256((path / ITEMS).read_bytes())
+    manifest["items_sha256"] = file_hash(path / ITEMS)
 
 
 def read_items(path: Path, manifest: Mapping[str, Any]) -> tuple[Item, ...]:
@@ -185,7 +185,7 @@ def read_items(path: Path, manifest: Mapping[str, Any]) -> tuple[Item, ...]:
     """
     file, number = path / ITEMS, len(manifest["places"])
     content = _bytes(file)
-    if manifest["items_sha256"] not in (_sha256(content), _sha256(_first_lines(content, number))):
+    if manifest["items_sha256"] != _sha256(_first_lines(content, number)):
         state = "is damaged: it is not the file that was written" if content else "is missing"
         raise ValueError(f"{file} {state}; the same command that played the run writes it again.")
     items: Any = items_from_jsonl(file)
@@ -257,7 +257,7 @@ def identity(study: Mapping[str, Any]) -> dict[str, Any]:
     The model is known by its weights, configuration, tokenizer and template; where its files lie, and on
     which devices, is no part of it. So it is with a file of feedback, or another model that gives it.
     """
-    apart = {"name", "revision", "device_map", "adapter", "stored_as"}
+    apart = {"name", "revision", "device_map", "adapter"}
     model = {name: value for name, value in study["model"].items() if name not in apart}
     design = {name: value for name, value in study["design"].items() if name != "rounds"}
     source = dict(study.get("source", {}))
@@ -280,10 +280,9 @@ def _stored_items(path: Path, manifest: Mapping[str, Any], asked: Sequence[Item]
         return read_items(path, manifest)
     except ValueError:
         by_id = {item.id: item for item in asked}
-        places = manifest.get("places", [])
-        if not places or not set(places) <= set(by_id):
+        if not set(manifest["places"]) <= set(by_id):
             raise
-        return tuple(by_id[name] for name in places)
+        return tuple(by_id[name] for name in manifest["places"])
 
 
 def _new_items(path: Path, there: Sequence[Item], asked: Sequence[Item]) -> list[Item]:
