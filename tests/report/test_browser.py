@@ -50,6 +50,12 @@ def page(tmp_path_factory):
     return write_page(content, path=tmp_path_factory.mktemp("report") / "report.html")
 
 
+def opened(browser, page):
+    """The page loaded anew: asked for the address it shows, the driver may answer before it is gone."""
+    browser.get("about:blank")
+    browser.get(page.as_uri())
+
+
 def wait(browser, script, limit=20.0):
     until = time.monotonic() + limit
     while time.monotonic() < until:
@@ -73,7 +79,7 @@ def choose(browser, kind, value):
 
 
 def test_every_figure_is_drawn_and_none_fails(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     total = browser.execute_script("return document.querySelectorAll('.figure').length")
     assert total >= 15
     browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
@@ -94,7 +100,7 @@ def test_every_figure_is_drawn_and_none_fails(browser, page):
 
 
 def test_a_closed_fold_is_drawn_at_full_width_once_it_opens(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     fold = "document.querySelector('details.group')"
     assert browser.execute_script(f"return {fold}.querySelector('svg.main-svg')") is None
     browser.execute_script(f"{fold}.open = true; {fold}.scrollIntoView({{behavior: 'instant'}})")
@@ -102,14 +108,14 @@ def test_a_closed_fold_is_drawn_at_full_width_once_it_opens(browser, page):
 
 
 def test_nothing_is_requested(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     browser.execute_script("document.querySelector('.figure').scrollIntoView({behavior: 'instant'})")
     wait(browser, "return document.querySelector('svg.main-svg') !== null")
     assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
 
 
 def test_the_slider_changes_the_colours_and_names_the_layer(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     last = browser.execute_script(COLORS)
     choose(browser, ".mlt-layer", "0")
     first = browser.execute_script(COLORS)
@@ -122,7 +128,7 @@ def test_the_slider_changes_the_colours_and_names_the_layer(browser, page):
 
 def test_a_colour_has_the_sign_of_its_value(browser, page):
     view = make_views(extra=HOSTILE)[0]
-    browser.get(page.as_uri())
+    opened(browser, page)
     choose(browser, ".mlt-condition", "none")
     colors = browser.execute_script(COLORS)
     for color, value in zip(colors, view.values[-1], strict=False):
@@ -132,7 +138,7 @@ def test_a_colour_has_the_sign_of_its_value(browser, page):
 
 
 def test_the_selectors_switch_the_transcript(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     before = browser.execute_script(BODY)
     assert "Nothing in the story" not in before
     choose(browser, ".mlt-condition", "feedback")
@@ -146,7 +152,7 @@ def test_the_selectors_switch_the_transcript(browser, page):
 
 def test_pointing_at_a_token_tells_its_segment_and_value(browser, page):
     view = make_views(extra=HOSTILE)[0]
-    browser.get(page.as_uri())
+    opened(browser, page)
     choose(browser, ".mlt-condition", "none")
     browser.execute_script(
         "const token = document.querySelectorAll('.mlt-token')[7];"
@@ -159,13 +165,13 @@ def test_pointing_at_a_token_tells_its_segment_and_value(browser, page):
 
 
 def test_white_space_between_segments_does_not_end_a_turn(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     names = "[...document.querySelector('.mlt-turn').querySelectorAll('.mlt-name')].map(n => n.textContent)"
     assert browser.execute_script(f"return {names}") == ["question", "answer request"]
 
 
 def test_template_tokens_show_on_request(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     height = "return document.querySelector('.mlt-template').offsetHeight"
     assert browser.execute_script(height) == 0
     browser.execute_script("document.querySelector('.mlt-show-template').click()")
@@ -173,7 +179,7 @@ def test_template_tokens_show_on_request(browser, page):
 
 
 def test_hostile_tokens_run_nothing(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     assert browser.execute_script("return window.pwned") is None
     assert HOSTILE[0] in browser.execute_script(BODY)
     assert browser.execute_script("return document.querySelectorAll('main img').length") == 0
@@ -204,7 +210,7 @@ def test_several_fragments_share_a_page_and_leak_no_name(browser, tmp_path):
 
 
 def test_printing_opens_the_folds_and_draws_every_figure(browser, page):
-    browser.get(page.as_uri())
+    opened(browser, page)
     browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     wait(
         browser,
