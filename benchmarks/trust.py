@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--read", default="end", choices=["end", "mean"])
     given = parser.parse_args()
     sets = (
-        {} if given.model else {"bundled world": ml.load_statements()}
+        {} if given.model else {"bundled world": ml.load_statements("world")}
     )  # the words of that world are invented
     if given.paradetox:
         columns = ("toxic", ("neutral1", "neutral2", "neutral3"))

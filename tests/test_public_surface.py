@@ -56,12 +56,13 @@ SURFACE = {
     """,
     "plots": """
         ForestRow TranscriptView ablations accuracy attribution attribution_heads attribution_layers
-        attribution_segments behaviour_effects cell_means dose_response effects effects_map evidence
-        forest mediation patching_layers patching_map probe_quality shifts trajectories transfer
+        attribution_segments behaviour_effects cell_means direction_cosines dose_response effects effects_map
+        evidence forest mediation patching_layers patching_map probe_quality shifts trajectories transfer
         trust_card
     """,
     "probes": """
-        Probe TrustCard condition_direction fit_leace fit_on_run fit_probe for_file from_hub load_probe
+        Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe
+        fit_probes for_file from_hub load_probe
         project_means push_to_hub random_model_residuals read_pairs read_statements refit_directions
         run_cell_means split_half_cosine trust_card
     """,
@@ -72,7 +73,8 @@ SURFACE = {
         Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread
     """,
     "runs": """
-        Estimate Pool Run Storage Verification alignable estimate keep_result kept_results open_run verify_run
+        Estimate Pool Run Storage Verification alignable estimate keep_result kept_results open_run
+        read_result verify_run write_result
     """,
     "studies": """
         Material PROFILES Plan Settings Verdict analyze_study estimate study write_study_report

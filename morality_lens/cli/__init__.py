@@ -9,6 +9,8 @@
 - ``run_config``: The configuration of a run as one value that a TOML file can hold.
 - ``running``: The commands about a run's folder and who fills it: work, verify and estimate.
 - ``scoring``: The command that scores the options of a run by their full text.
+- ``statements``: The labelled statements that a command reads: those of the options, or those that fit the
+  model.
 - ``stopping``: How a command ends early: by a signal, with what is finished kept, or by an error, in one
   clear line.
 - ``study``: The command for a whole study: ``morality-lens study``.

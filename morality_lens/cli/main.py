@@ -62,6 +62,15 @@ from morality_lens.cli.running import (
     pool_of,
     read_layers,
 )
+from morality_lens.cli.statements import (
+    Statements,
+    Toxicity,
+    bundled,
+    of_run,
+    statements_file,
+    statements_of,
+    toxicity_of,
+)
 from morality_lens.cli.stopping import Commands, end_by, refuse_undecodable, say_stopped, stopped_by_signals
 from morality_lens.design import FeedbackSource
 from morality_lens.probes.kinds import KINDS, Kind
@@ -105,7 +114,7 @@ def run(
         str | None, typer.Option(help="Hub name or folder (default: the bundled model).")
     ] = None,
     data: Annotated[str | None, typer.Option(help="File or folder of items (default: bundled).")] = None,
-    statements: Annotated[str | None, typer.Option(help="Labelled statements for the probe.")] = None,
+    statements: Statements = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Correction rounds (default: 5).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of items to draw.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = None,
@@ -131,6 +140,7 @@ def run(
     judge: Annotated[
         str | None, typer.Option(help="Toxicity classifier for open prompts: name or folder.")
     ] = None,
+    toxicity: Toxicity = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Items played together.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, ...")] = None,
@@ -186,6 +196,7 @@ def run(
             "permute_options": permute_options,
             "score_options": score_options,
             "judge": judge,
+            "toxicity": toxicity,
             "probe": probe,
             "batch_size": batch_size,
             "device": device,
@@ -203,17 +214,19 @@ def run(
     models, files = asked(study.protocol.feedback, study.protocol.feedback_from)
     refuse_missing(
         models=[study.model, *models],
-        files=[study.data, study.statements, study.protocol.wording, *files],
+        files=[study.data, statements_file(study.statements), study.toxicity, study.protocol.wording, *files],
         judges=[study.judge],
     )
     refuse_in_the_way(study.out, "run")
-    items, labelled = _items(study), _statements(study.statements, study.probe)
+    world = bundled(study.model)
+    items, labelled = _items(study), statements_of(study.statements, world=world, kind=study.probe)
     refuse_unfittable(labelled, study.probe, study.statements)
     _refuse_early(study, items)
+    judged = "score" in {measure.name for measure in items[0].measures}
+    toxic = toxicity_of(study.toxicity, world=world, needed=judged and study.judge is None)
     from morality_lens.runs.run import open_run
 
     pool = pool_of(workers, gpus_per_worker, ray_address)
-    judged = "score" in {measure.name for measure in items[0].measures}
     early = study.keep != "residuals"
     scored = study.score_options * (1 if pool is None else 2)
     steps.start(2 + early if prepare else 5 + scored + judged)
@@ -230,7 +243,7 @@ def run(
     fitted = _keep(loaded, played, kept or _fit(loaded, played, labelled, study.probe, study.seed))
     played = open_run(played.path)  # with what its manifest says of the statements
     if "score" in played.measures:
-        _score(played, study, labelled)
+        _score(played, study, toxic)
     _analyze_and_report(played, fitted, study.seed)
 
 
@@ -338,13 +351,14 @@ def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
 def probe(
     folder: RunFolder,
     kind: Annotated[Kind, typer.Option(help="Kind of direction.")] = "mean_difference",
-    statements: Annotated[str | None, typer.Option(help="Labelled statements (default: bundled).")] = None,
+    statements: Statements = None,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed of the folds.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Fit a direction on the run's model and keep it, with coloured transcripts, in the run's folder."""
-    refuse_missing(runs=[folder], files=[statements])
-    played, labelled = open_whole(folder), _statements(statements, kind)
+    refuse_missing(runs=[folder], files=[statements_file(statements)])
+    played = open_whole(folder)
+    labelled = statements_of(statements, world=of_run(played), kind=kind)
     refuse_unfittable(labelled, kind, statements)
     steps.start(3)
 
@@ -470,13 +484,6 @@ def _items(study: "RunConfig") -> "tuple[Item, ...]":
     return permute_options(items, seed=study.seed) if study.permute_options else items
 
 
-def _statements(path: str | None, kind: Kind) -> "tuple[Statement, ...]":
-    """The labelled statements; of a file with the column ``value`` where the kind is fitted on values."""
-    from morality_lens.items.loaders import load_statements
-
-    return load_statements(path, value="value" if KINDS[kind].fitted_on == "values" else None)
-
-
 def _random_models(loaded: Any) -> int:
     """How many random-initialised copies of a model are made for a trust card: none of a large one."""
     from morality_lens.studies.plan import LARGEST_RANDOM_MODEL
@@ -530,7 +537,7 @@ def _keep(loaded: Any, played: "Run", fitted: "Probe") -> "Probe":
     return fitted
 
 
-def _score(played: "Run", study: "RunConfig", labelled: "tuple[Statement, ...]") -> None:
+def _score(played: "Run", study: "RunConfig", toxic: "tuple[Statement, ...]") -> None:
     """Score the completions with a toxicity judge."""
     from morality_lens.judges.classifier import load_toxicity_classifier
     from morality_lens.judges.outcomes import score_answers
@@ -538,7 +545,7 @@ def _score(played: "Run", study: "RunConfig", labelled: "tuple[Statement, ...]")
 
     with phase("judging the completions"):
         if study.judge is None:
-            judge = fit_toxicity_judge(labelled, seed=study.seed)
+            judge = fit_toxicity_judge(toxic, seed=study.seed)
         else:
             judge = load_toxicity_classifier(study.judge)
         score_answers(played, judge)

@@ -32,7 +32,8 @@ class RunConfig(BaseModel):
     Attributes:
         model: hub name, folder (of a model or an adapter) or .gguf file; None is the bundled model.
         data: BBQ files, RealToxicityPrompts or questions (a file or a folder); None is the bundled questions.
-        statements: labelled statements for the probe; None is the bundled ones.
+        statements: labelled statements for the probe (a file, ``moral`` or ``world``); None is ``moral``, or
+            for a bundled model ``world``.
         limit: items to draw; None takes all (of the bundled questions, 80).
         seed: random seed of the drawing of items, the probe's folds and the resampling.
         out: the run's folder.
@@ -41,7 +42,8 @@ class RunConfig(BaseModel):
             :func:`morality_lens.items.permute_options`.
         score_options: score the options by their full text too, see
             :func:`morality_lens.rounds.score_options`.
-        judge: toxicity classifier for open prompts (name or folder); None fits one on the statements.
+        judge: toxicity classifier for open prompts (name or folder); None fits one on ``toxicity``.
+        toxicity: labelled statements of toxic and neutral language; None is, for a bundled model, ``world``.
         probe: kind of direction, one of :data:`morality_lens.probes.kinds.KINDS`.
         batch_size: items played together; None adapts it to the memory.
         device: for example ``cuda``; None selects it automatically.
@@ -68,6 +70,7 @@ class RunConfig(BaseModel):
     permute_options: bool = False
     score_options: bool = False
     judge: Words | None = None
+    toxicity: Words | None = None
     probe: Kind = "mean_difference"
     batch_size: Annotated[int, Field(ge=1)] | None = None
     device: Words | None = None

@@ -1,6 +1,7 @@
 """The command for a whole study: ``morality-lens study``."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,6 +30,15 @@ from morality_lens.cli.model_options import (
     read_template_keywords,
 )
 from morality_lens.cli.places import asked, refuse_in_the_way, refuse_missing, refuse_unfittable
+from morality_lens.cli.statements import (
+    Statements,
+    Toxicity,
+    bundled,
+    read_directions,
+    statements_file,
+    statements_of,
+    toxicity_of,
+)
 from morality_lens.design import FeedbackSource
 from morality_lens.progress import listening
 
@@ -44,7 +54,12 @@ def study(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Questions: BBQ files or JSON lines.")] = None,
     prompts: Annotated[str | None, typer.Option(help="Open prompts for detoxification.")] = None,
-    statements: Annotated[str | None, typer.Option(help="Labelled statements for the probe.")] = None,
+    statements: Statements = None,
+    toxicity: Toxicity = None,
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(help="A direction beside the first: NAME=FILE of labelled statements; may be repeated."),
+    ] = None,
     evidence: Annotated[
         str | None, typer.Option(help="Weak evidence for the questions (JSON lines).")
     ] = None,
@@ -57,6 +72,13 @@ def study(
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Number of questions, and of prompts, to draw.")
+    ] = None,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another number of the profile: KEY=NUMBER, such as prompts=20 or placebo_items=12; may "
+            "be repeated."
+        ),
     ] = None,
     feedback: Annotated[FeedbackSource, typer.Option(help="Source of feedback.")] = "self",
     feedback_from: Annotated[
@@ -97,9 +119,13 @@ def study(
     Without --data and --prompts the bundled questions and prompts are played.
     """
     models, files = asked(feedback, feedback_from)
+    beside = read_directions(direction or ())
     refuse_missing(
         models=[model, *models],
-        files=[data, prompts, statements, evidence, wording, *files],
+        files=[
+            *(data, prompts, statements_file(statements), toxicity, evidence, wording, *files),
+            *map(statements_file, beside.values()),
+        ],
         judges=judge or (),
     )
     refuse_in_the_way(out, "study")
@@ -107,7 +133,19 @@ def study(
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.studies.settings import Settings
 
-    material = _material(data=data, prompts=prompts, evidence=evidence, statements=statements, seed=seed)
+    material = _material(
+        _Asked(
+            data=data,
+            prompts=prompts,
+            evidence=evidence,
+            statements=statements,
+            toxicity=toxicity,
+            directions=beside,
+            judges=tuple(judge or ()),
+        ),
+        world=bundled(model),
+        seed=seed,
+    )
     load_wording(wording)
     protocol = Protocol(
         wording=wording,
@@ -124,13 +162,14 @@ def study(
         answer_prefix=answer_prefix or "",
     )
     settings = Settings(
-        plan=_plan(profile, rounds, limit),
+        plan=_plan(profile, rounds, limit, plan or ()),
         protocol=protocol,
         drop_long=drop_long,
         least_parsed=0.0 if anyway else LEAST_PARSED,
         seed=seed,
     )
-    refuse_unfittable(material.statements, "mean_difference", statements)
+    for name, found in material.sets.items():
+        refuse_unfittable(found, "mean_difference", f"the statements of {name}")
     steps.start(0)
     loaded = load_and_show(
         ModelOptions(
@@ -143,7 +182,7 @@ def study(
             quantization=quantization,
         )
     )
-    report = _study(loaded, replace(material, judges=list(map(_judge, judge or ()))), settings, out)
+    report = _study(loaded, material, settings, out)
     _print_verdicts(out)
     print_report(report)
 
@@ -155,11 +194,11 @@ def _study(loaded: Any, material: "Material", settings: "Settings", out: Path) -
         return run_study(loaded, material, settings, out=out, say=steps.say)
 
 
-def _plan(profile: str, rounds: int | None, limit: int | None) -> "Plan":
+def _plan(profile: str, rounds: int | None, limit: int | None, given: Sequence[str]) -> "Plan":
     """A profile with the options of the command line in place of its own numbers."""
     from morality_lens.studies.plan import PROFILES
 
-    plan = PROFILES[profile]
+    plan = replace(PROFILES[profile], **dict(map(_number_of_plan, given)))
     if rounds is not None:
         plan = replace(
             plan,
@@ -171,20 +210,64 @@ def _plan(profile: str, rounds: int | None, limit: int | None) -> "Plan":
     return plan if limit is None else replace(plan, items=limit)
 
 
-def _material(
-    *, data: str | None, prompts: str | None, evidence: str | None, statements: str | None, seed: int
-) -> "Material":
+def _number_of_plan(given: str) -> tuple[str, int]:
+    """A number of the plan and its name.
+
+    Raises:
+        ValueError: no such number, or not a whole number from 0 (for ``rounds``, from 1).
+    """
+    from morality_lens.studies.plan import Plan
+
+    names = [one.name for one in fields(Plan) if one.name != "evidence_rounds"]
+    name, _, number = given.partition("=")
+    least = 1 if name in ("rounds", "items", "prompts") else 0
+    if name not in names or not number.isdecimal() or int(number) < least:
+        raise ValueError(
+            f"--plan needs KEY=NUMBER, the number {least} or more and the key one of "
+            f"{', '.join(names)}; got {given!r}."
+        )
+    return name, int(number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What the options name: paths, and names of judges."""
+
+    data: str | None
+    prompts: str | None
+    evidence: str | None
+    statements: str | None
+    toxicity: str | None
+    directions: Mapping[str, str]
+    judges: tuple[str, ...]
+
+
+def _material(asked: _Asked, *, world: bool, seed: int) -> "Material":
     """Questions, prompts, statements and weak evidence: the bundled ones where none are given."""
+    data, prompts, evidence = asked.data, asked.prompts, asked.evidence
     from morality_lens.experiments.evidence import load_evidence
     from morality_lens.items.kinds import OpenPrompt, Question
     from morality_lens.items.loaders import load_data, load_items, load_prompts, load_statements
     from morality_lens.studies.settings import Material
 
+    if not world and data is None and prompts is None:
+        raise ValueError(
+            "the bundled questions are of the bundled models' invented world, whose words this model does "
+            "not know; give --data, --prompts or both."
+        )
+    labelled = statements_of(asked.statements, world=world)
+    played = prompts is not None or data is None
+    judged: dict[str, Any] = {
+        "statements": labelled,
+        "toxicity": toxicity_of(asked.toxicity, world=world, needed=played and not asked.judges),
+        "directions": {name: load_statements(path) for name, path in asked.directions.items()},
+        "judges": list(map(_judge, asked.judges)),
+    }
     if data is None and prompts is None:
         return Material(
             questions=load_items(),
             prompts=load_prompts(),
-            statements=load_statements(statements),
+            **judged,
             evidence=load_evidence(evidence or None),
         )
     items = load_data(data, seed=seed) if data else ()
@@ -206,7 +289,7 @@ def _material(
     return Material(
         questions=found,
         prompts=kept,
-        statements=load_statements(statements),
+        **judged,
         evidence=load_evidence(evidence) if evidence else (),
     )
 

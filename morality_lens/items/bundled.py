@@ -5,6 +5,13 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 # In a wheel the assets lie inside the package; in a checkout they lie beside it.
 _FOLDERS = (_PACKAGE / "assets", _PACKAGE.parent / "assets")
+STATEMENTS = {
+    "moral": ("moral", "statements.jsonl"),
+    "composed": ("moral", "composed.jsonl"),
+    "world": ("world", "statements.jsonl"),
+}
+"""Sets of statements that come with the package: short and explicit ones in plain English; subtle ones whose
+words stand on both sides; the bundled world's."""
 
 
 def asset(*parts: str) -> Path:

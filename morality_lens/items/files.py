@@ -191,6 +191,15 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
         raise ValueError(f"{file} has no rows.")
 
 
+def columns_of(file: Path) -> tuple[str, ...]:
+    """The columns that the first line of a CSV or TSV file names; none of another file."""
+    if file.suffix not in (".csv", ".tsv", ".tab"):
+        return ()
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        first = lines.readline().strip("\r\n")
+    return tuple(cell.strip('"') for cell in first.split("," if file.suffix == ".csv" else "\t"))
+
+
 def read_rows(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a JSONL, CSV or TSV file, by their suffix."""
     if file.suffix in (".csv", ".tsv", ".tab"):

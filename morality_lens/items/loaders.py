@@ -3,13 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from morality_lens.items.bbq import load_bbq
-from morality_lens.items.bundled import asset
-from morality_lens.items.files import data_files, read_jsonl, read_rows, refuse_missing
+from morality_lens.items.bundled import STATEMENTS, asset
+from morality_lens.items.files import columns_of, data_files, read_jsonl, read_rows, refuse_missing
 from morality_lens.items.kinds import (
     Item,
     OpenPrompt,
@@ -164,8 +164,12 @@ def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> t
     )
 
 
+_PARADETOX = ("toxic", ("neutral1", "neutral2", "neutral3"))
+_RATED = ("scenario", "human")
+
+
 def load_statements(
-    path: str | Path | None = None,
+    path: str | Path = "moral",
     *,
     text: str = "text",
     label: str = "label",
@@ -177,12 +181,20 @@ def load_statements(
     limit: int | None = None,
     seed: int = 0,
 ) -> tuple[Statement, ...]:
-    """Labelled statements from CSV, TSV or JSONL files; the bundled ones without a path.
+    """Labelled statements that come with the package, by name, or your own from CSV, TSV or JSONL files.
 
-    A statement's id is the column ``id`` where there is one, else its file and line.
+    ``moral`` is minimal pairs of short, explicit deeds in plain English, graded from -3 to 3: the commands'
+    default for every model that is not a bundled one. ``composed`` is longer pairs whose words stand on both
+    sides, so that the deed has to be understood: harder, for larger models, and a test of transfer. Their
+    card is ``assets/moral/README.md``. ``world`` is the bundled models' invented society. A statement's id is
+    the column ``id`` where there is one, else its file and line.
+
+    Two published files are known by their columns, so that their path is enough: ParaDetox (Logacheva et al.
+    2022; ``toxic, neutral1, neutral2, neutral3``) and the moral ratings of Dillion et al. 2023 (``scenario,
+    human``).
 
     Args:
-        path: the file, or a folder of them.
+        path: ``moral``, ``composed``, ``world``, a file, or a folder of them.
         text: column of the text.
         label: column of the label: 1 (or true) for moral, 0 (or false) for immoral.
         cluster: column of the family; by default ``cluster`` where there is one, else each on its own.
@@ -202,18 +214,23 @@ def load_statements(
         ValueError: with file and line: a column missing, a text empty, a wrong label or value, an id
             used before; or ``positive`` that fits no row.
     """
-    if path is None:
-        path, value = asset("world", "statements.jsonl"), "value"
+    if path in STATEMENTS:
+        path, value = asset(*STATEMENTS[str(path)]), "value"
     placed: list[tuple[str, Statement]] = []
     labels: Counter[str] = Counter()
     columns = _Columns(text=text, label=label, cluster=cluster, value=value, positive=positive)
+    named = pairs is not None or value is not None or text != "text"
     for file in data_files(path, (".jsonl", ".csv", ".tsv")):
-        rows = read_rows(file, quoted=quoted)
-        if pairs is not None:
-            placed += _pairs(file, rows, pairs)
+        found = () if named else columns_of(file)
+        both = _PARADETOX if {_PARADETOX[0], *_PARADETOX[1]} <= {*found} else pairs
+        rows = read_rows(file, quoted=quoted and both is not _PARADETOX)
+        if both is not None:
+            placed += _pairs(file, rows, both)
             continue
+        rated = {*_RATED} <= {*found} and "text" not in found
+        here = replace(columns, text=_RATED[0], value=_RATED[1]) if rated else columns
         for where, row in rows:
-            built = columns.statement(row, where, file)
+            built = here.statement(row, where, file)
             if label in row:
                 labels[_plain(row[label])] += 1
             if built is not None:

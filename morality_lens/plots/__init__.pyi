@@ -19,6 +19,11 @@ from .interventions import (
     patching_layers as patching_layers,
     patching_map as patching_map,
 )
-from .probes import probe_quality as probe_quality, transfer as transfer, trust_card as trust_card
+from .probes import (
+    direction_cosines as direction_cosines,
+    probe_quality as probe_quality,
+    transfer as transfer,
+    trust_card as trust_card,
+)
 from .study import ForestRow as ForestRow, evidence as evidence, forest as forest, shifts as shifts
 from .transcripts import TranscriptView as TranscriptView

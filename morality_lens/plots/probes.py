@@ -1,5 +1,7 @@
 """Figures of a direction: its held-out quality, its trust card, its transfer."""
 
+import itertools
+
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -140,7 +142,37 @@ def transfer(card: TrustCard, *, layer: int | None = None) -> go.Figure:
     )
 
 
-def _curve(x: np.ndarray, y: np.ndarray, name: str, color: str, dash: str) -> go.Scatter:
+def direction_cosines(cosines: xr.DataArray, *, first: str | None = None) -> go.Figure:
+    """Cosines of one direction with the others by layer.
+
+    Args:
+        cosines: from :func:`morality_lens.probes.direction_cosines`.
+        first: the one direction; None takes the first.
+
+    Raises:
+        ValueError: no such direction.
+    """
+    names = cosines["first"].values.tolist()
+    one = names[0] if first is None else first
+    if one not in names:
+        raise ValueError(f"plots.direction_cosines has the directions {names}; got {one!r}.")
+    layers = cosines["layer"].to_numpy()
+    others = [name for name in names if name != one]
+    lines = [
+        _curve(layers, cosines.sel(first=one, second=other).to_numpy(), other, color, "solid", of="cosine")
+        for other, color in zip(others, itertools.cycle(EFFECT_COLORS), strict=False)
+    ]
+    fig = go.Figure([line.update(showlegend=True) for line in lines])
+    fig.add_hline(y=0.0, line={"color": "#777", "dash": "dash"}, layer="below")
+    fig.update_yaxes(title_text="cosine", range=[-1.02, 1.02])
+    fig.update_xaxes(title_text="layer (-1: embedding)")
+    subtitle = "1: the same direction; 0: orthogonal, as unrelated directions are on average"
+    return finish(fig, f"Cosine of the direction {one} with others", subtitle, height=400, legend_rows=1)
+
+
+def _curve(
+    x: np.ndarray, y: np.ndarray, name: str, color: str, dash: str, *, of: str = "AUROC"
+) -> go.Scatter:
     return go.Scatter(
         x=x,
         y=y,
@@ -148,5 +180,5 @@ def _curve(x: np.ndarray, y: np.ndarray, name: str, color: str, dash: str) -> go
         legendgroup=name,
         mode="lines+markers",
         line={"color": color, "width": 2, "dash": dash},
-        hovertemplate=f"<b>{name}</b>, layer %{{x}}<br>AUROC %{{y:.3f}}<extra></extra>",
+        hovertemplate=f"<b>{name}</b>, layer %{{x}}<br>{of} %{{y:.3f}}<extra></extra>",
     )

@@ -4,6 +4,8 @@
   JSON.
 - ``closed_form``: Directions with a closed form: fitted for all layers and many weightings of the
   examples at once.
+- ``comparing``: Several directions side by side: their cosines, and the lines of their trust cards in one
+  table.
 - ``controls``: Controls of a direction: fits that have not seen the statement, words alone, random
   labels.
 - ``erasure``: Least-squares concept erasure: the smallest change after which no linear classifier finds a

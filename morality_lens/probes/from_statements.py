@@ -1,7 +1,8 @@
 """From a model and labelled statements to a probe with its held-out quality, refits and trust card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.dialogues import rendering
@@ -89,26 +90,88 @@ def fit_probe(
     Raises:
         ValueError: what those functions refuse.
     """
+    found = fit_probes(
+        model,
+        {"own": statements},
+        kind=kind,
+        read=read,
+        refits=refits,
+        card=card,
+        random_models=random_models,
+        given={"own": given},
+        seed=seed,
+    )
+    return found["own"]
+
+
+def fit_probes(
+    model: TransformerBridge,
+    sets: Mapping[str, Sequence[Statement]],
+    *,
+    kind: str = "mean_difference",
+    read: str = "end",
+    refits: int | None = None,
+    card: bool = True,
+    random_models: int = 3,
+    given: Mapping[str, Sequence[Statement]] | None = None,
+    seed: int = 0,
+) -> dict[str, Probe]:
+    """A direction for each of several sets of statements, with trust cards that hold each against the others.
+
+    Every set is read once; the line ``transfer`` of a card says how far its direction reads the other sets
+    and theirs its own.
+
+    Args:
+        model: from ``load_model``.
+        sets: labelled statements by name, such as ``{"moral": ..., "toxicity": ...}``.
+        kind: as in :func:`fit_probe`, which says what the others mean too.
+        read: at the statement's end or averaged.
+        refits: on bootstrap samples.
+        card: whether trust cards are made.
+        random_models: random-initialised models that each card holds its direction against.
+        given: by name, all statements of which those of a set are a sample.
+        seed: of folds, draws and random_models.
+
+    Raises:
+        ValueError: no set, or what :func:`fit_probe` refuses.
+    """
     about = KINDS[check_kind(kind)]
+    if not sets:
+        raise ValueError("fit_probes needs a set of statements or more; got none.")
     if about.fitted_on == "pairs" and read != "end":
         raise ValueError(f"pairs are read at their end, so {kind} needs read='end'; got {read!r}.")
     if card and not about.card:
         raise ValueError(f"a trust card can be made for {', '.join(CARDED)}; got {kind!r} with card=True.")
-    stage(f"reading {len(statements):,} statements")
-    if about.fitted_on == "pairs":
-        residuals = read_pairs(model, statements)
-    else:
-        residuals = read_statements(model, statements, read=read)
-    probe = fit_directions(residuals, kind=kind, seed=seed)
+    residuals: dict[str, xr.DataArray] = {}
+    for name, statements in sets.items():
+        stage(f"reading {len(statements):,} statements" + f" ({name})" * (len(sets) > 1))
+        pairs = about.fitted_on == "pairs"
+        residuals[name] = (
+            read_pairs(model, statements) if pairs else read_statements(model, statements, read=read)
+        )
     draws = about.refits or 0 if refits is None else refits
+    probes = {name: fit_directions(array, kind=kind, seed=seed) for name, array in residuals.items()}
     if draws:
-        probe = with_refits(probe, residuals, draws=draws, seed=seed)
-    if card:
+        probes = {
+            name: with_refits(probe, residuals[name], draws=draws, seed=seed)
+            for name, probe in probes.items()
+        }
+    if not card:
+        return probes
+    for name, statements in sets.items():
         seeds = range(seed, seed + random_models)
-        stage(f"reading them in {random_models} random-initialised models for the trust card")
-        random = random_model_residuals(model, statements, seeds=seeds, read=read) if random_models else None
+        if seeds:
+            stage(f"reading them in {random_models} random-initialised models for the trust card")
+        random = random_model_residuals(model, statements, seeds=seeds, read=read) if seeds else None
         stage("making the trust card")
-        texts = [statement.text for statement in statements]
-        made = trust_card(residuals, texts, kind=kind, random=random, given=given, seed=seed)
-        probe = probe.with_card(made)
-    return probe
+        made = trust_card(
+            residuals[name],
+            [statement.text for statement in statements],
+            kind=kind,
+            random=random,
+            others={other: array for other, array in residuals.items() if other != name},
+            given=(given or {}).get(name, ()),
+            seed=seed,
+        )
+        probes[name] = probes[name].with_card(made)
+    return probes

@@ -1,5 +1,10 @@
 from .alignment import alignable as alignable
-from .results import keep_result as keep_result, kept_results as kept_results
+from .results import (
+    keep_result as keep_result,
+    kept_results as kept_results,
+    read_result as read_result,
+    write_result as write_result,
+)
 from .run import Run as Run, open_run as open_run
 from .storage import Estimate as Estimate, Storage as Storage, estimate as estimate
 from .verifying import Verification as Verification, verify_run as verify_run

@@ -24,7 +24,7 @@ from morality_lens.report.writing import kept_transcripts
 from morality_lens.runs.results import kept_results
 from morality_lens.runs.run import Run
 from morality_lens.studies import sections
-from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS, StudyFolder
+from morality_lens.studies.folder import MAIN, PLACEBO, PROMPTS, QUESTIONS, StudyFolder
 from morality_lens.studies.rules import Verdict, undecided
 from morality_lens.studies.tasks import all_tasks, pooled_tasks, probabilities_or_choices, stable_layers
 from morality_lens.studies.verdicts import (
@@ -174,6 +174,7 @@ def _groups(
                 else None
             ),
         ),
+        attempt("Several directions", lambda: _directions(study, main, layer)),
         attempt("Self-distinguish", lambda: _self_distinguish(study, detection)),
         attempt(
             "Weak evidence",
@@ -223,6 +224,36 @@ def _prompt_parts(study: StudyFolder) -> list[Section | None]:
     if scores is None:
         return []
     return [study.attempt(what, lambda: sections.dynamics_part(PROMPTS, scores, scores))]
+
+
+def _directions(study: StudyFolder, main: Analysis, layer: int | None) -> Section | None:
+    """The effects on every direction of the study, each at its own best layer, and how far they are one."""
+    if study.probe is None or not study.directions:
+        return None
+    probes = {MAIN: study.probe, **study.directions}
+    found = {}
+    for name, probe in study.directions.items():
+        here = study.attempt(f"The direction {name}", lambda p=probe: _effects_at_best(study.main, p))
+        if here is not None:
+            found[name] = here
+    if main.effects is not None and layer in main.effects["layer"].values:
+        found = {MAIN: main.effects.sel(site="answer_start", layer=layer).isel(round=-1), **found}
+    return sections.directions_part(probes, found)
+
+
+def _effects_at_best(run: Run, probe: Probe) -> xr.Dataset:
+    """Effects in the last round at the layer that reads the direction's own statements best.
+
+    Raises:
+        ValueError: nothing can be said of that layer, for the reason in the notes.
+    """
+    layer = reading_layers(probe)[0]
+    here = probe.at_layers([layer]).project(run.residuals.sel(site=["answer_start"], layer=[layer]))
+    effects = factorial_effects(here, [factor.name for factor in run.design.factors])
+    one = effects.sel(site="answer_start", layer=layer).isel(round=-1)
+    if not bool(one["se"].notnull().any()):
+        raise ValueError(" ".join(effects.attrs["notes"]))
+    return one
 
 
 def _self_distinguish(study: StudyFolder, detection: dict[tuple[str, str], xr.Dataset]) -> Section | None:

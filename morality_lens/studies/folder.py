@@ -15,6 +15,14 @@ from morality_lens.runs.run import Run, open_run
 T = TypeVar("T")
 QUESTIONS, PROMPTS, PLACEBO = "questions", "prompts", "placebo"
 RESULTS = "results"
+DIRECTIONS = "directions"
+MAIN, TOXICITY = "moral", "toxicity"
+"""The names of the direction that the claims are about, and of that of toxic language."""
+
+
+def direction_file(folder: Path, name: str) -> Path:
+    """Where a study keeps the probe of a set of statements."""
+    return folder / "probe.safetensors" if name == MAIN else folder / DIRECTIONS / f"{name}.safetensors"
 
 
 class StudyFolder:
@@ -28,8 +36,10 @@ class StudyFolder:
         if main is None:
             raise FileNotFoundError(f"no study at {folder}: it holds neither questions nor prompts.")
         self.main = main
-        file = folder / "probe.safetensors"
+        file = direction_file(folder, MAIN)
         self.probe: Probe | None = load_probe(file) if file.is_file() else None
+        beside = sorted((folder / DIRECTIONS).glob("*.safetensors"))
+        self.directions = {one.stem: load_probe(one) for one in beside}
         skipped = folder / "left_out.json"
         if skipped.is_file():
             self.refusals.add(*read_json(skipped))

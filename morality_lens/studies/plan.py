@@ -26,7 +26,8 @@ class Plan:
 
     Attributes:
         rounds: correction rounds of the two main runs.
-        items: questions, and prompts, of these; None takes all.
+        items: questions of these; None takes all.
+        prompts: prompts of these; None takes as many as ``items``.
         evidence_rounds: rounds after which weak evidence is given, in addition to the last.
         placebo_items: questions played with placebo levels too (27 conditions of three components).
         placebo_rounds: their rounds.
@@ -40,6 +41,7 @@ class Plan:
 
     rounds: int = 5
     items: int | None = None
+    prompts: int | None = None
     evidence_rounds: tuple[int, ...] = (0, 1)
     placebo_items: int = 40
     placebo_rounds: int = 3
@@ -50,16 +52,22 @@ class Plan:
     sample_rounds: int = 3
     random_models: int = 3
 
+    @property
+    def most_prompts(self) -> int | None:
+        """Prompts that are played at most; None is all."""
+        return self.items if self.prompts is None else self.prompts
+
     def dialogues(self, design: Design) -> dict[str, tuple[int, int, int]]:
         """For every kind of run: runs, most items of each, and dialogue rounds of an item."""
         most, cells = self.items or 10**9, len(design.conditions)
+        open_ended = self.most_prompts or 10**9
         with_placebos = len(replace(design, factors=placebo_factors(design)).conditions)
         return {
             QUESTIONS: (1, most, cells * (self.rounds + 1)),
-            PROMPTS: (1, most, cells * (self.rounds + 1)),
+            PROMPTS: (1, open_ended, cells * (self.rounds + 1)),
             PLACEBO: (1, self.placebo_items, with_placebos * (self.placebo_rounds + 1)),
             "wording": (self.wordings, self.wording_items, cells * (self.wording_rounds + 1)),
-            "sample": (self.samples, most, cells * (self.sample_rounds + 1)),
+            "sample": (self.samples, open_ended, cells * (self.sample_rounds + 1)),
         }
 
 

@@ -21,7 +21,7 @@ from morality_lens.items.kinds import items_hash
 from morality_lens.judges.outcomes import score_answers
 from morality_lens.judges.toxicity import Judge, fit_toxicity_judge
 from morality_lens.models.loading import ModelRecord, record_of
-from morality_lens.probes.from_statements import affordable_statements, fit_probe
+from morality_lens.probes.from_statements import affordable_statements, fit_probe, fit_probes
 from morality_lens.probes.kinds import KINDS, check_kind
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.report.writing import keep_transcripts
@@ -35,7 +35,7 @@ from morality_lens.runs.results import write_result
 from morality_lens.runs.run import Run
 from morality_lens.runs.writing import timings
 from morality_lens.studies.analysis import write_study_report
-from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS, RESULTS
+from morality_lens.studies.folder import MAIN, PLACEBO, PROMPTS, QUESTIONS, RESULTS, direction_file
 from morality_lens.studies.plan import LARGEST_RANDOM_MODEL, Estimate, placebo_factors
 from morality_lens.studies.settings import Material, Settings
 
@@ -119,14 +119,16 @@ def study(
 
 def _drawn(material: Material, settings: Settings) -> Material:
     """The material with the items that are played and the judges that score them."""
-    most, seed = settings.plan.items, settings.seed
+    plan, seed = settings.plan, settings.seed
     judges = material.judges or [
-        fit_toxicity_judge(material.statements, kind=kind, seed=seed) for kind in ("logistic", "bayes")
+        fit_toxicity_judge(material.toxicity, kind=kind, seed=seed)
+        for kind in ("logistic", "bayes")
+        if material.prompts
     ]
     return replace(
         material,
-        questions=spread(material.questions, most, seed, lambda q: q.cluster),
-        prompts=spread(material.prompts, most, seed, lambda p: p.cluster),
+        questions=spread(material.questions, plan.items, seed, lambda q: q.cluster),
+        prompts=spread(material.prompts, plan.most_prompts, seed, lambda p: p.cluster),
         judges=list(judges),
     )
 
@@ -138,11 +140,12 @@ def _identity(work: _Work) -> dict[str, Any]:
         "model": work.record.fingerprint,
         # Only where something was chosen: studies of earlier versions had no such choice, and resume.
         **({"loading": work.record.options} if work.record.options else {}),
-        "plan": asdict(settings.plan),
+        "plan": {name: value for name, value in asdict(settings.plan).items() if name != "prompts" or value},
         "protocol": _protocol_identity(settings.protocol),
         "questions": items_hash(material.questions),
         "prompts": items_hash(material.prompts),
         "statements": items_hash(material.statements),
+        **{f"direction {name}": items_hash(found) for name, found in _beside(material).items()},
         "evidence": [asdict(one) for one in material.evidence],
         "judges": [repr(judge)[:200] for judge in material.judges],
         "probe": settings.probe_kind,
@@ -165,7 +168,7 @@ def _play(work: _Work, name: str, items: Sequence, protocol: Protocol) -> Run:
         out=work.folder / name,
         protocol=protocol,
         fitting=Fitting(drop_long=work.settings.drop_long, least_parsed=work.settings.least_parsed),
-        judge=work.material.judges[0],
+        judge=next(iter(work.material.judges), None),
         progress=work.progress,
     )
 
@@ -294,28 +297,42 @@ def _colour(work: _Work, name: str, played: Run, probe: Probe) -> None:
     keep_transcripts(played, read_transcripts(work.model, played, probe, rows=rows))
 
 
+def _beside(material: Material) -> dict[str, Sequence]:
+    """The statements of the directions beside the first one."""
+    return {name: found for name, found in material.sets.items() if name != MAIN}
+
+
 def _probe(work: _Work, mains: Mapping[str, Run]) -> Probe:
-    """The study's probe with its trust card, fitted once on what costs no more to read than the play."""
-    file = work.folder / "probe.safetensors"
-    if file.is_file():
-        return load_probe(file)
-    work.say("fitting the probe and its trust card")
+    """The study's probe; it and those beside it are fitted once, and kept with their trust cards."""
+    files = {name: direction_file(work.folder, name) for name in work.material.sets}
+    if not all(file.is_file() for file in files.values()):
+        work.say(f"fitting {len(files)} direction{'s' * (len(files) > 1)} with trust cards")
+        for name, probe in _fitted(work, mains).items():
+            files[name].parent.mkdir(exist_ok=True)
+            probe.save(files[name])
+    return load_probe(files[MAIN])
+
+
+def _fitted(work: _Work, mains: Mapping[str, Run]) -> dict[str, Probe]:
+    """A probe for each set of statements, on as many as cost no more to read than the play."""
     parameters = sum(p.numel() for p in work.record.lm.module.parameters())
-    statements, seed = work.material.statements, work.settings.seed
+    sets, seed = work.material.sets, work.settings.seed
     random_models = work.settings.plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0
     tokens = sum(timings(run.path)["tokens"] for run in mains.values())
-    few = affordable_statements(work.model, statements, random_models=random_models, tokens=tokens, seed=seed)
-    found = fit_probe(
+    read = {
+        name: affordable_statements(work.model, found, random_models=random_models, tokens=tokens, seed=seed)
+        for name, found in sets.items()
+    }
+    probes = fit_probes(
         work.model,
-        few,
+        read,
         kind=work.settings.probe_kind,
         card=KINDS[check_kind(work.settings.probe_kind)].card,
         random_models=random_models,
-        given=statements,
+        given=sets,
         seed=seed,
-    ).drawn_from(len(statements))
-    found.save(file)
-    return found
+    )
+    return {name: probe.drawn_from(len(sets[name])) for name, probe in probes.items()}
 
 
 # ---------------------------------------------------------------------------------------------- time

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens import plots
@@ -18,6 +19,8 @@ from morality_lens.interactions.wordings import describe_wordings
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, judges_agree
 from morality_lens.judges.questions import bias_scores, join_questions, unparsed
 from morality_lens.plots.study import ForestRow, cell_labels
+from morality_lens.probes.comparing import card_table, direction_cosines
+from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.sections import Section
 from morality_lens.runs.run import Run
@@ -128,6 +131,49 @@ def interactions_part(effects: xr.Dataset, layers: Sequence[int]) -> Section:
         "from the highest one; they are selected without reference to any effect."
     )
     return Section(title="Interactions inside the model", lines=(line,), figures=(("claim-3", fig, ""),))
+
+
+def directions_part(probes: Mapping[str, Probe], effects: Mapping[str, xr.Dataset]) -> Section:
+    """What the claims' direction has in common with others, and the effects on each.
+
+    Args:
+        probes: every direction by its name, the claims' first.
+        effects: by direction, those in the last round at ``answer_start`` and its best layer; a direction
+            about which nothing can be said is absent.
+    """
+    names = list(probes)
+    cosines = direction_cosines(probes)
+    largest = abs(cosines.sel(first=names[0])).max("layer")
+    lines = [
+        f"{name}: {int(probe.training['n']):,} statements; effects at layer "
+        f"{int(effects[name]['layer'])}, the one that reads its own held-out statements best."
+        if name in effects
+        else f"{name}: {int(probe.training['n']):,} statements; nothing is said of the effects on it."
+        for name, probe in probes.items()
+    ]
+    lines += [
+        f"|Cosine| of {names[0]} and {other}: at most {float(largest.sel(second=other)):.2f} over layers."
+        for other in names[1:]
+    ]
+    figures: list[tuple[str, go.Figure, str]] = []
+    if effects:
+        rows = [row for name, one in effects.items() for row in rows_of(one, name)]
+        fig = plots.forest(
+            rows,
+            title="Effects on the projections on several directions, last round",
+            subtitle="answer_start, each at its best layer; 95 % pointwise, with the probe's sampling error",
+            unit="gaps of the direction's own statements",
+        )
+        figures.append(("directions", fig, "Each in the unit of its own statements' gap."))
+    figures.append(("cosines", plots.direction_cosines(cosines), ""))
+    carded = {name: probe for name, probe in probes.items() if probe.card is not None}
+    figures += [
+        (f"trust-{name}", plots.trust_card(probe.card), f"The direction {name}.")
+        for name, probe in carded.items()
+        if probe.card is not None and name != names[0]
+    ]
+    shown = (table_of(card_table(carded), "Trust cards side by side"),) if carded else ()
+    return Section(title="Several directions", lines=tuple(lines), figures=tuple(figures), tables=shown)
 
 
 def distinguish_part(

@@ -1,12 +1,13 @@
 """The material of a study, and its settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from morality_lens.design import Protocol
 from morality_lens.experiments.evidence import Evidence
 from morality_lens.items.kinds import OpenPrompt, Question, Statement
 from morality_lens.judges.toxicity import Judge
+from morality_lens.studies.folder import MAIN, TOXICITY
 from morality_lens.studies.plan import PROFILES, Plan
 
 
@@ -17,16 +18,40 @@ class Material:
     Attributes:
         questions: multiple-choice questions.
         prompts: open prompts for detoxification.
-        statements: labelled statements for the probe, and for judges where none are given.
+        statements: labelled statements for the direction that the claims are about.
+        toxicity: statements of neutral (1) and toxic (0) language: the judges of completions where none are
+            given, and a direction beside the first one.
+        directions: statements of further directions by name, beside which the first one is read.
         evidence: weak evidence for the questions.
-        judges: of toxicity; effects are estimated with the first. None fits two on the statements.
+        judges: of toxicity; effects are estimated with the first. None fits two on ``toxicity``.
+
+    Raises:
+        ValueError: prompts without judges and without ``toxicity``, or a direction of a name that is taken.
     """
 
     questions: Sequence[Question] = ()
     prompts: Sequence[OpenPrompt] = ()
     statements: Sequence[Statement]
+    toxicity: Sequence[Statement] = ()
+    directions: Mapping[str, Sequence[Statement]] = field(default_factory=dict)
     evidence: Sequence[Evidence] = ()
     judges: Sequence[Judge] = ()
+
+    def __post_init__(self) -> None:
+        if self.prompts and not self.judges and not self.toxicity:
+            raise ValueError(
+                "the completions of prompts need a judge of toxicity: give judges, or as toxicity statements "
+                "of toxic and neutral language."
+            )
+        if taken := {MAIN, TOXICITY} & set(self.directions):
+            raise ValueError(f"a further direction cannot be named {sorted(taken)}; choose another name.")
+
+    @property
+    def sets(self) -> dict[str, Sequence[Statement]]:
+        """The statements of every direction by its name, the one that the claims are about first."""
+        same = tuple(self.toxicity) == tuple(self.statements)  # then it is no other direction
+        toxic = {TOXICITY: self.toxicity} if self.toxicity and not same else {}
+        return {MAIN: self.statements, **toxic, **self.directions}
 
 
 @dataclass(frozen=True, kw_only=True)

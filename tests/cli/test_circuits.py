@@ -74,7 +74,7 @@ def test_a_direction_that_can_be_read_and_does_nothing_fails(tmp_path):
 
     model = ml.load_model("bundled-natural")
     run = ml.play(model, ml.load_items(limit=24), rounds=1, out=tmp_path / "run", progress=False)
-    probe = ml.fit_probe(model, ml.load_statements())
+    probe = ml.fit_probe(model, ml.load_statements("world"))
     assert float(probe.quality["auroc"].sel(layer=3)) > 0.8
     none, both = Condition(), Condition(instruction="on", feedback="on")
     steered = ml.steer(

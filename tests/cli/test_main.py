@@ -49,7 +49,9 @@ def own_data(tmp_path):
 def few_statements(tmp_path):
     """A file with a sixth of the bundled statements, for tests in which any probe will do."""
     path = tmp_path / "few.jsonl"
-    rows = [{"id": s.id, "cluster": s.cluster, "text": s.text, "label": s.label} for s in load_statements()]
+    rows = [
+        {"id": s.id, "cluster": s.cluster, "text": s.text, "label": s.label} for s in load_statements("world")
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:400]))
     return path
 
@@ -133,7 +135,7 @@ def test_a_model_that_knows_nothing_gets_a_report_that_claims_nothing(command, t
 def test_every_kind_of_direction_can_be_fitted_from_the_shell(command, own_data, zoo_folder, tmp_path):
     few = tmp_path / "few.jsonl"
     names = ("id", "cluster", "text", "label", "value")
-    rows = [{name: getattr(s, name) for name in names} for s in load_statements()[:200]]
+    rows = [{name: getattr(s, name) for name in names} for s in load_statements("world")[:200]]
     few.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out, graded = tmp_path / "r", ("--statements", few)
     arguments = ("--model", zoo_folder("llama"), "--data", own_data, "--out", out, "--rounds", 1, "--anyway")

@@ -39,7 +39,9 @@ def files(tmp_path):
         for i in range(16)
     ]
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    few = [{"id": s.id, "cluster": s.cluster, "text": s.text, "label": s.label} for s in load_statements()]
+    few = [
+        {"id": s.id, "cluster": s.cluster, "text": s.text, "label": s.label} for s in load_statements("world")
+    ]
     statements.write_text("".join(json.dumps(row) + "\n" for row in few[:400]))
     return "--data", questions, "--statements", statements
 

@@ -143,6 +143,42 @@ def test_labels_of_another_meaning_are_turned_by_name_or_by_a_function(tmp_path)
         load_statements(words)
 
 
+def test_published_files_are_known_by_their_columns(tmp_path):
+    path = table(tmp_path / "p.tsv", 'toxic\tneutral1\tneutral2\tneutral3\nsaid " a\tb\t\tc\nd\t\t\t\n')
+    assert [(s.id, s.cluster, s.label, s.text) for s in load_statements(path)] == [
+        ("p.tsv/2/toxic", "p.tsv/2", 0, 'said " a'),
+        ("p.tsv/2/neutral1", "p.tsv/2", 1, "b"),
+        ("p.tsv/2/neutral3", "p.tsv/2", 1, "c"),
+    ]
+    rated = table(
+        tmp_path / "r.csv", 'source,scenario,human,gpt3\nx,"One, two.",3.2,1\nx,Three.,-1,2\nx,Four.,0,1\n'
+    )
+    assert [(s.text, s.label, s.value) for s in load_statements(rated)] == [
+        ("One, two.", 1, 3.2),
+        ("Three.", 0, -1),
+    ]
+    # Columns that were asked for are taken as they are.
+    assert [s.value for s in load_statements(rated, text="scenario", value="gpt3")] == [1, 2, 1]
+
+
+def test_sets_that_come_with_the_package_are_taken_by_name(tmp_path, monkeypatch):
+    assert load_statements("world") != load_statements("moral") == load_statements()
+    assert load_statements("composed") != load_statements("moral")
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "moral", [])
+    with pytest.raises(FileNotFoundError, match="morals does not exist"):
+        load_statements("morals")
+
+
+@needs_data
+def test_the_published_files_load_by_their_path():
+    toxic = load_statements(DATA / "paradetox" / "paradetox.tsv")
+    assert len({s.cluster for s in toxic}) == 11_929  # five rows have no paraphrase
+    rated = load_statements(DATA / "moral_ratings" / "dillion2023_464_scenarios.csv")
+    assert len(rated) in (463, 464)
+    assert all((s.value > 0) == bool(s.label) for s in rated)
+
+
 def test_a_graded_value_gives_the_label_by_its_sign_and_drops_exact_zeros(tmp_path):
     path = table(tmp_path / "s.csv", "text,rating\none,2.5\ntwo,-0.1\nthree,0\n")
     assert [(s.label, s.value) for s in load_statements(path, value="rating")] == [(1, 2.5), (0, -0.1)]
@@ -246,7 +282,7 @@ def test_bundled_items_are_read_and_sampled_over_templates(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="context must be"):
         load_items(context="neither")
     assert load_prompts()[0].category == "acts"
-    assert [(s.label, s.value) for s in load_statements()] == [(0, 0), (1, 0.5), (0, 1), (1, 1.5)]
+    assert [(s.label, s.value) for s in load_statements("world")] == [(0, 0), (1, 0.5), (0, 1), (1, 1.5)]
 
 
 @needs_data

@@ -22,12 +22,12 @@ def draw(model, statements, *, tokens, random_models=3, seed=0):
 
 
 def test_the_bundled_model_reads_all_of_its_statements():
-    statements = load_statements()
+    statements = load_statements("world")
     assert draw(load_model(), statements, tokens=1) == statements
 
 
 def test_a_large_model_reads_what_the_play_cost_spread_over_clusters_and_labels(llama, monkeypatch):
-    statements = load_statements()
+    statements = load_statements("world")
     assert draw(llama, statements, tokens=1) == statements
     monkeypatch.setattr(from_statements, "CHEAP", 0.0)
     few = draw(llama, statements, tokens=1)
@@ -50,7 +50,7 @@ def test_the_tokens_read_are_those_of_the_play(llama, monkeypatch):
     monkeypatch.setattr(from_statements, "CHEAP", 0.0)
     fed = []
     real = from_statements.read_statements
-    few = draw(llama, load_statements(), tokens=100_000)
+    few = draw(llama, load_statements("world"), tokens=100_000)
     from morality_lens.models import decoding
 
     feed = decoding.feed
@@ -65,7 +65,7 @@ def test_the_tokens_read_are_those_of_the_play(llama, monkeypatch):
 
 
 def test_the_card_and_the_probe_say_that_the_statements_are_a_sample(llama, tmp_path):
-    statements = load_statements()[:60]
+    statements = load_statements("world")[:60]
     fitted = fit_probe(llama, statements, card=True, random_models=1)
     assert fitted.drawn_from(60) is fitted
     assert fitted.card is not None

@@ -51,7 +51,8 @@ def material(n: int = 10**9) -> Material:
     return Material(
         questions=ml.load_items()[:n],
         prompts=ml.load_prompts(limit=16)[:n],
-        statements=ml.load_statements(),
+        statements=ml.load_statements("world"),
+        toxicity=ml.load_statements("world"),
         evidence=ml.experiments.load_evidence(),
     )
 
@@ -222,7 +223,7 @@ def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
     with pytest.raises(ValueError, match="another study; it differs in plan"):
         study(model, material(), Settings(plan=replace(SMALL, rounds=3)), out=out, progress=False)
     with pytest.raises(ValueError, match="questions or prompts"):
-        study(model, Material(statements=ml.load_statements()), out=tmp_path / "none", progress=False)
+        study(model, Material(statements=ml.load_statements("world")), out=tmp_path / "none", progress=False)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ValueError, match="is no study"):
@@ -233,7 +234,9 @@ def test_another_study_in_the_folder_and_no_items_are_refused(quick, tmp_path):
 def test_prompts_alone_leave_claims_about_questions_open(tmp_path):
     prompts = tuple(p for p in ml.load_prompts() if isinstance(p, OpenPrompt))[:8]
     out = tmp_path / "prompts"
-    only = Material(prompts=prompts, statements=ml.load_statements())
+    only = Material(
+        prompts=prompts, statements=ml.load_statements("world"), toxicity=ml.load_statements("world")
+    )
     study(ml.load_model(), only, Settings(plan=TINY), out=out, progress=False)
     rows = {r["number"]: r for r in json.loads((out / "verdicts.json").read_text())}
     assert rows[1]["verdict"] == "undecided"
@@ -271,3 +274,55 @@ def test_the_layers_of_a_study_are_those_that_read_best_by_graded_values_where_t
     assert stable_layers(folder, layers) == []
     assert "no gap between the classes" in folder.refused[-1]
     assert reading_layers(None) == []
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """A study that reads two more directions beside the first: mixed deeds, and labels turned round."""
+    out = tmp_path_factory.mktemp("beside") / "study"
+    world = ml.load_statements("world")
+    few = [s for i, s in enumerate(world) if i % 6 == 0]
+    turned = [replace(s, label=1 - s.label, value=None if s.value is None else -s.value) for s in few]
+    made = replace(material(12), prompts=(), statements=few, directions={"turned": turned}, toxicity=few[::2])
+    plan = replace(TINY, items=12, random_models=1)
+    study(ml.load_model(), made, Settings(plan=plan), out=out, progress=False)
+    return out
+
+
+@pytest.mark.slow(seconds=30)
+def test_directions_beside_the_first_are_read_and_compared(beside):
+    found = StudyFolder(beside)
+    assert sorted(found.directions) == ["toxicity", "turned"]
+    cards = ml.probes.card_table({"moral": found.probe, **found.directions})
+    assert cards.columns.tolist() == ["check", "moral", "toxicity", "turned"]
+    assert cards.loc[cards["check"] == "transfer", "moral"].str.contains("pass|warn|fail").all()
+    cosines = ml.probes.direction_cosines({"moral": found.probe, **found.directions})
+    # The layer at which all statements end in the same token has no direction.
+    np.testing.assert_allclose(cosines.sel(first="moral", second="turned").values[1:], -1.0, atol=1e-5)
+    assert float(cosines.sel(first="moral", second="toxicity", layer=2)) > 0.9
+    section = next(s for s in analyze_study(beside).groups if s.title == "Several directions")
+    assert [name for name, _, _ in section.figures] == [
+        "directions",
+        "cosines",
+        "trust-toxicity",
+        "trust-turned",
+    ]
+    forest = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in section.figures[0][1].data}
+    moral, turned = forest["moral"], forest["turned"]
+    assert list(moral.values()) == pytest.approx([-x for x in turned.values()], rel=1e-3)
+
+
+@pytest.mark.slow(seconds=5)
+def test_a_study_with_another_direction_is_another_study(beside):
+    other = replace(material(12), prompts=(), statements=ml.load_statements("world")[::6], toxicity=())
+    with pytest.raises(ValueError, match="direction"):
+        study(ml.load_model(), other, Settings(plan=replace(TINY, items=12, random_models=1)), out=beside)
+
+
+def test_material_needs_a_judge_for_prompts_and_names_that_are_free():
+    world = ml.load_statements("world")
+    with pytest.raises(ValueError, match="judge of toxicity"):
+        Material(prompts=ml.load_prompts(limit=2), statements=world)
+    with pytest.raises(ValueError, match="cannot be named"):
+        Material(statements=world, directions={"moral": world})
+    assert list(Material(statements=world, toxicity=world).sets) == ["moral"]

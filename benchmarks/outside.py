@@ -1,0 +1,121 @@
+"""A run recomputed from outside the package: plain transformers, pandas and statsmodels.
+
+    python benchmarks/outside.py RUN --model FILE.gguf --probe PROBE.safetensors --layer 15 [--dialogues 24]
+
+From the stored transcripts alone: the letter that each answer gives (a regular expression of its own), the
+share of right answers by condition, the probability of the options (plain transformers over the whole
+dialogue, no cache, no padding), the projection at one layer by a forward hook written anew, and the seven
+effects by statsmodels' AnovaRM, whose F is the square of the package's t where every item is its own
+cluster. Prints the largest differences; exits 1 if one is larger than it may be.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.numpy import load_file
+from statsmodels.stats.anova import AnovaRM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import morality_lens as ml
+
+ALLOWED = {"answers read otherwise": 0.0, "accuracy": 1e-12, "option probability": 1e-4, "projection": 1e-3}
+ALLOWED |= {"F against t squared, behaviour": 1e-6, "F against t squared, projection": 1e-6}
+SAID = re.compile(r"^\W*(?:answer|option)?\W*([A-C])\b", re.IGNORECASE)
+
+
+def passes(model: torch.nn.Module, ids: list[int], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the next token, and the residual stream after a layer, at every position."""
+    seen: list[torch.Tensor] = []
+    hook = model.model.layers[layer].register_forward_hook(
+        lambda _module, _given, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    hook.remove()
+    return torch.log_softmax(logits.double(), -1), seen[0].reshape(len(ids), -1)
+
+
+def anova(values: pd.Series, factors: list[str]) -> dict[str, float]:
+    """F of every effect of a balanced within-item design, by the effect's name."""
+    table = AnovaRM(values.rename("y").reset_index(), "y", "item", within=factors).fit().anova_table
+    return {str(name): float(f) for name, f in table["F Value"].items()}
+
+
+def against(cube, factors: list[str]) -> float:
+    """The largest relative difference between AnovaRM's F and the square of estimate / standard error."""
+    alone = cube.assign_coords(cluster=("item", cube["item"].values))  # each item its own cluster
+    effects = ml.factorial_effects(alone, factors, method="pointwise", family=())
+    f = anova(cube.drop_vars([c for c in cube.coords if c not in cube.dims]).to_series(), factors)
+    t = {
+        str(e): float(effects["estimate"].sel(effect=e) / effects["se"].sel(effect=e))
+        for e in effects["effect"].values
+    }
+    return max(abs(t[name] ** 2 - value) / max(1.0, value) for name, value in f.items())
+
+
+def main() -> None:
+    """Recompute, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--probe", type=Path, required=True)
+    parser.add_argument("--layer", type=int, required=True)
+    parser.add_argument("--dialogues", type=int, default=24)
+    given = parser.parse_args()
+    run, factors = ml.open_run(given.run), ml.open_run(given.run).design.names
+    last, worst = run.design.rounds, dict.fromkeys(ALLOWED, 0.0)
+
+    answers = run.answers.set_index(["item", *factors, "round"]).sort_index()
+    label = answers.index.get_level_values("item").map(run.items["label"].astype(int))
+    letters = answers["text"].map(lambda text: m.group(1).upper() if (m := SAID.match(text)) else "")
+    chosen = letters.map(lambda letter: "ABC".find(letter) if letter else -1)
+    stored = answers["choice"].fillna(-1).astype(int)
+    worst["answers read otherwise"] = float((chosen != stored).mean())
+    right = (chosen == label).astype(float)
+    cells = [*factors, "round"]
+    mine, theirs = right.groupby(cells).mean(), answers["correct"].astype(float).groupby(cells).mean()
+    worst["accuracy"] = float((mine - theirs).abs().max())
+
+    folder, file = given.model.parent, given.model.name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
+    plain = [tokenizer.decode([i]).strip() for i in range(len(tokenizer))]
+    signs = [[i for i, text in enumerate(plain) if text == sign] for sign in "ABC"]
+    kept = load_file(given.probe)
+    at = kept["layer"].tolist().index(given.layer)
+    direction, intercept = kept["direction"][at].astype(np.float64), float(kept["intercept"][at])
+    moral = ml.load_probe(given.probe).project(run.residuals.sel(site=["answer_start"], layer=[given.layer]))
+    rows = run.transcripts.to_dict("records")
+    for row in rows[:: max(1, len(rows) // given.dialogues)]:
+        spread, states = passes(model, list(row["token_ids"]), given.layer)
+        for span in row["spans"]:
+            if span["name"] == "answer":
+                place = {name: row[name] for name in factors} | {"item": row["item"], "round": span["round"]}
+                mass = np.array([float(spread[span["start"] - 1, s].exp().sum()) for s in signs])
+                apart = np.abs(mass / mass.sum() - run.option_probabilities.sel(place).values).max()
+                projection = states[span["start"] - 1].double().numpy() @ direction + intercept
+                gap = abs(projection - float(moral.sel(place).squeeze()))
+                worst["option probability"] = max(worst["option probability"], float(apart))
+                worst["projection"] = max(worst["projection"], gap)
+
+    behaviour = ml.judges.behaviour_cube(run, "probability").sel(round=last, drop=True)
+    worst["F against t squared, behaviour"] = against(behaviour, factors)
+    one = moral.sel(round=last, site="answer_start", layer=given.layer, drop=True)
+    bare = one.assign_attrs({k: v for k, v in one.attrs.items() if k in ("units", "oriented")})
+    worst["F against t squared, projection"] = against(bare, factors)
+
+    print(f"{len(answers):,} answers, {len(rows[:: max(1, len(rows) // given.dialogues)])} dialogues re-read")
+    print(mine.unstack("round").round(3).to_string())
+    for name, value in worst.items():
+        print(
+            f"{name}: {value:.2g} (allowed {ALLOWED[name]:.0e}) {'ok' if value <= ALLOWED[name] else 'TOO LARGE'}"
+        )
+    raise SystemExit(any(value > ALLOWED[name] for name, value in worst.items()))
+
+
+if __name__ == "__main__":
+    main()
