@@ -1,4 +1,4 @@
-"""What is shipped of a study of a real model: figures, tables, directions and effects, without any text of its data.
+"""What is shipped of a study of a real model: figures, tables, directions, effects; no text of its data.
 
     python benchmarks/gallery.py STUDY --again RUN --out assets/gallery/smollm2
 
@@ -38,7 +38,9 @@ def draw(figures: dict, folder: Path, *, width: int = 1000) -> None:
         for name, fig in figures.items():
             height = int(fig.layout.height or 500)
             page = Path(where) / f"{name}.html"
-            fig.write_html(page, include_plotlyjs=True, default_width=f"{width}px", config={"staticPlot": True})
+            fig.write_html(
+                page, include_plotlyjs=True, default_width=f"{width}px", config={"staticPlot": True}
+            )
             browser.set_window_size(width + 40, height + 200)
             browser.get(page.as_uri())
             found = browser.find_element(By.CSS_SELECTOR, ".plotly-graph-div")
@@ -96,7 +98,9 @@ def main() -> None:
             figures["behaviour"] = ml.plots.accuracy(analysis.behaviour)
             figures["effects-behaviour"] = ml.plots.behaviour_effects(effects)
     for section in found.groups:
-        figures |= {name: fig for name, fig, _ in section.figures if name in ("directions", "cosines", "detox")}
+        figures |= {
+            name: fig for name, fig, _ in section.figures if name in ("directions", "cosines", "detox")
+        }
     draw(figures, out)
 
     verdicts = [verdict.to_json() for verdict in found.verdicts]

@@ -111,9 +111,8 @@ def main() -> None:
     print(f"{len(answers):,} answers, {len(rows[:: max(1, len(rows) // given.dialogues)])} dialogues re-read")
     print(mine.unstack("round").round(3).to_string())
     for name, value in worst.items():
-        print(
-            f"{name}: {value:.2g} (allowed {ALLOWED[name]:.0e}) {'ok' if value <= ALLOWED[name] else 'TOO LARGE'}"
-        )
+        verdict = "ok" if value <= ALLOWED[name] else "TOO LARGE"
+        print(f"{name}: {value:.2g} (allowed {ALLOWED[name]:.0e}) {verdict}")
     raise SystemExit(any(value > ALLOWED[name] for name, value in worst.items()))
 
 

@@ -68,7 +68,7 @@ def test_the_bundled_assets_are_found_and_small():
 def test_the_wheel_configuration_takes_the_assets_along():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included == {"assets/world": "morality_lens/assets/world"}
+    assert included == {f"assets/{name}": f"morality_lens/assets/{name}" for name in ("moral", "world")}
 
 
 def test_the_training_of_the_bundled_models_is_no_part_of_the_package():
