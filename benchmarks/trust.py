@@ -2,9 +2,9 @@
 
     python benchmarks/trust.py --model FOLDER --paradetox paradetox.tsv --ratings ratings.csv
 
-Toxic sentences against their neutral paraphrases (ParaDetox) and scenarios with human moral ratings, each
-read by the model and by models of its architecture with random weights; each set is the other's test of
-transfer. Without --model: the bundled model and its own statements.
+Toxic sentences against their neutral paraphrases (ParaDetox), scenarios with human moral ratings, and the
+package's own sets in plain English, each read by the model and by models of its architecture with random
+weights; each set is the others' test of transfer. Without --model: the bundled model and its own statements.
 """
 
 import argparse
@@ -23,16 +23,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2000)
     parser.add_argument("--read", default="end", choices=["end", "mean"])
     given = parser.parse_args()
-    sets = (
-        {} if given.model else {"bundled world": ml.load_statements("world")}
-    )  # the words of that world are invented
+    own = ("moral", "composed") if given.model else ("world",)  # the words of that world are invented
+    sets = {name: ml.load_statements(name) for name in own}
     if given.paradetox:
-        columns = ("toxic", ("neutral1", "neutral2", "neutral3"))
-        sets["ParaDetox"] = ml.load_statements(
-            given.paradetox, pairs=columns, quoted=False, limit=given.limit, seed=0
-        )
+        sets["ParaDetox"] = ml.load_statements(given.paradetox, limit=given.limit, seed=0)
     if given.ratings:
-        sets["moral ratings"] = ml.load_statements(given.ratings, text="scenario", value="human")
+        sets["moral ratings"] = ml.load_statements(given.ratings)
     model = ml.load_model(given.model)
     read = {name: ml.probes.read_statements(model, found, read=given.read) for name, found in sets.items()}
     for name, statements in sets.items():

@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+TOLD_FROM_STORED = ("04_a_real_model",)
+"""Without a model, and without any text of its data."""
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
@@ -20,8 +22,9 @@ def test_a_notebook_runs_and_shows_what_it_promises(path, tmp_path):
     assert "text/html" in shown
     assert "application/vnd.plotly.v1+json" in shown
     html = "".join(o["data"].get("text/html", "") for o in outputs if "data" in o)
-    assert "input" in html, "the transcript has a layer slider"
     assert "AUROC" in html, "the probe shows itself"
+    if path.stem not in TOLD_FROM_STORED:
+        assert "input" in html, "the transcript has a layer slider"
 
 
 def test_notebooks_are_stored_without_outputs():

@@ -314,13 +314,23 @@ def _probe(work: _Work, mains: Mapping[str, Run]) -> Probe:
 
 
 def _fitted(work: _Work, mains: Mapping[str, Run]) -> dict[str, Probe]:
-    """A probe for each set of statements, on as many as cost no more to read than the play."""
+    """A probe for each set of statements.
+
+    The claims' direction is fitted on as many as cost no more to read than the play, the others on as many as
+    cost no more together.
+    """
     parameters = sum(p.numel() for p in work.record.lm.module.parameters())
     sets, seed = work.material.sets, work.settings.seed
     random_models = work.settings.plan.random_models if parameters <= LARGEST_RANDOM_MODEL else 0
     tokens = sum(timings(run.path)["tokens"] for run in mains.values())
     read = {
-        name: affordable_statements(work.model, found, random_models=random_models, tokens=tokens, seed=seed)
+        name: affordable_statements(
+            work.model,
+            found,
+            random_models=random_models,
+            tokens=tokens if name == MAIN else tokens // max(1, len(sets) - 1),
+            seed=seed,
+        )
         for name, found in sets.items()
     }
     probes = fit_probes(

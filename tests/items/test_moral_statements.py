@@ -91,7 +91,7 @@ def test_forms_whose_words_cannot_tell(form):
     ids=["bag of words", "TF-IDF", "word pairs", "characters"],
 )
 def test_words_alone_do_not_tell_them(rows, vectorizer):
-    assert held_out(rows, vectorizer.fit_transform([row["text"] for row in rows])) < 0.6
+    assert held_out(rows, vectorizer.fit_transform([row["text"] for row in rows])) < 0.65
 
 
 def test_neither_their_length_nor_their_last_words_tell_them(rows):

@@ -1,0 +1,83 @@
+"""What a study's main run takes by size of the model: tokens, hours of a GPU, disk, smallest effects.
+
+    python benchmarks/sizes.py RUN --probe PROBE.safetensors --layer 15
+
+RUN is a finished run of questions on a small model: its tokens an item and the spread of its items are
+carried over to larger models, whose own may differ. Hours are computed, not measured: 40 % of the 989 TFLOPS
+(dense bfloat16) that NVIDIA's data sheet gives for an H100 SXM for every token read, and one pass over the
+weights at 60 % of its 3.35 TB/s for each step in which the rows of a batch write a token.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import morality_lens as ml
+from morality_lens.runs import Storage
+
+SIZES = {  # parameters, width of the residual stream
+    "135 M (SmolLM2)": (134_515_008, 576),
+    "1.5 B (Qwen2.5)": (1_543_714_304, 1536),
+    "7 B (Qwen2.5)": (7_615_616_512, 3584),
+    "70 B (Llama 3.1)": (70_553_706_496, 8192),
+}
+FLOPS, BANDWIDTH, ROWS = 0.4 * 989e12, 0.6 * 3.35e12, 256
+ITEMS = (64, 250, 1000, 4000)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--probe", type=Path, required=True)
+    parser.add_argument("--layer", type=int, required=True)
+    given = parser.parse_args()
+    run, probe = ml.open_run(given.run), ml.load_probe(given.probe)
+    from morality_lens.runs.writing import timings
+
+    n, tokens = len(run.items), timings(run.path)["tokens"]
+    answers = run.answers
+    written = int(answers["n_tokens"].sum())  # of answers; rationales and feedback are counted as texts
+    texts = answers[["rationale", "feedback_text"]].agg("sum", axis=1)
+    written += int(texts.str.len().sum() / 4.2)
+    print(f"{n} items: {tokens / n:,.0f} tokens an item read or written, {written / n:,.0f} of them written")
+
+    last = {"round": run.design.rounds}
+    behaviour = ml.judges.behaviour_cube(run, "probability").sel(last, drop=True)
+    moral = probe.project(run.residuals.sel(site=["answer_start"], layer=[given.layer]))
+    moral = moral.sel(last, drop=True).squeeze(drop=True)
+    kinds = {"a component": "instruction", "two-way": "instruction:feedback"}
+    print("\nsmallest effect found with power .8 (one test / 60 tests: 30 layers x 2 rounds)")
+    for what, cube in (("probability of the right option", behaviour), ("projection, in gaps", moral)):
+        bare = cube.assign_attrs({k: v for k, v in cube.attrs.items() if k != "refits"})
+        for tests in (1, 60):
+            table = ml.interactions.plan(ITEMS, pilot=bare, n_tests=tests).set_index(["effect", "n_items"])
+            for label, effect in kinds.items():
+                name = next(
+                    e for e in table.index.unique("effect") if set(e.split(":")) == set(effect.split(":"))
+                )
+                found = ", ".join(f"{table.loc[(name, k), 'family']:.3f} ({k:,})" for k in ITEMS)
+                print(f"  {what}, {label}, {tests} test{'s' * (tests > 1)}: {found}")
+
+    head = ("model", "items", "M tokens", "H100 hours", "GPUs", "GB, 4 layers, float16")
+    print(f"\n{head[0]:18} {head[1]:>6} {head[2]:>9} {head[3]:>11} {head[4]:>5} {head[5]:>22}")
+    for name, (parameters, width) in SIZES.items():
+        gpus = max(1, math.ceil(2.4 * parameters / 80e9))
+        for items in ITEMS:
+            reading = 2 * parameters * tokens / n * items / FLOPS
+            writing = 2 * parameters * written / n * items / ROWS / BANDWIDTH
+            kept = ml.runs.estimate(
+                run.design,
+                items=items,
+                d_model=width,
+                layers=range(4),
+                storage=Storage(layers=tuple(range(4)), dtype="float16"),
+            )
+            print(
+                f"{name:18} {items:6,} {tokens / n * items / 1e6:9.1f} {(reading + writing) / 3600:11.2f} "
+                f"{gpus:5} {kept.bytes / 1e9:22.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
