@@ -100,7 +100,8 @@ def study(
         say=say,
     )
     Request(what="study", settings=_identity(work)).begin(work.folder, "study.json")
-    say(f"this takes {estimate(model, work.material, chosen)}")
+    if not any((work.folder / name / "manifest.json").is_file() for name in (QUESTIONS, PROMPTS)):
+        say(f"this takes {estimate(model, work.material, chosen)}")  # a trial, which a resumed study is spared
     mains = _main_runs(work)
     probe = _probe(work, mains)
     for name, played in mains.items():

@@ -80,3 +80,28 @@ def test_the_card_and_the_probe_say_that_the_statements_are_a_sample(llama, tmp_
     assert kept.training["drawn_from"] == 2400
     assert record_of(llama).fingerprint == kept.training["model_fingerprint"]
     assert read_statements(llama, statements).attrs["statements_sha256"] == kept.training["statements_sha256"]
+
+
+def test_several_sets_are_read_once_and_each_card_holds_the_others(monkeypatch):
+    world = load_statements("world")
+    sets = {"first": world[:240], "second": world[240:480]}
+    read = []
+    real = from_statements.read_statements
+    monkeypatch.setattr(
+        from_statements, "read_statements", lambda m, s, **how: read.append(len(s)) or real(m, s, **how)
+    )
+    model = load_model()
+    found = from_statements.fit_probes(model, sets, random_models=1, refits=3)
+    assert read == [240, 240]
+    for name, other in (("first", "second"), ("second", "first")):
+        card = found[name].card
+        assert card.transfer["train"].values.tolist() == ["own", other]
+        assert (
+            "not checked"
+            not in card.lines.set_index("line").loc[["transfer", "beats random models"], "verdict"].tolist()
+        )
+        assert found[name].refits.sizes["probe_draw"] == 3
+    alone = fit_probe(model, sets["first"], refits=3)
+    assert alone.fingerprint == found["first"].fingerprint
+    with pytest.raises(ValueError, match="got none"):
+        from_statements.fit_probes(model, {})

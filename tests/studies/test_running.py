@@ -204,7 +204,9 @@ def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
                 process.send_signal(signal.SIGKILL)
                 break
     assert not (out / "verdicts.json").is_file()
-    study(model, material(20), Settings(plan=TINY), out=out, progress=False)
+    said: list[str] = []
+    study(model, material(20), Settings(plan=TINY), out=out, progress=False, say=said.append)
+    assert not any(line.startswith("this takes") for line in said), "a resumed study plays no trial"
     one, other = stored(whole), stored(out)
     assert one.keys() == other.keys()
     for name, value in one.items():
