@@ -2,11 +2,12 @@
 
     python benchmarks/outside.py RUN --model FILE.gguf --probe PROBE.safetensors --layer 15 [--dialogues 24]
 
-From the stored transcripts alone: the letter that each answer gives (a regular expression of its own), the
-share of right answers by condition, the probability of the options (plain transformers over the whole
-dialogue, no cache, no padding), the projection at one layer by a forward hook written anew, and the seven
-effects by statsmodels' AnovaRM, whose F is the square of the package's t where every item is its own
-cluster. Prints the largest differences; exits 1 if one is larger than it may be.
+From the stored transcripts alone: the option that each answer gives (by a simpler reader, which knows the
+first letter or the only option named, and no corrections), the share of right answers by condition, the
+probability of the options (plain transformers over the whole dialogue, no cache, no padding), the projection
+at one layer by a forward hook written anew, and the seven effects by statsmodels' AnovaRM, whose F is the
+square of the package's t where every item is its own cluster. Prints the largest differences; exits 1 if one
+is larger than it may be.
 """
 
 import argparse
@@ -22,9 +23,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import morality_lens as ml
 
-ALLOWED = {"answers read otherwise": 0.0, "accuracy": 1e-12, "option probability": 1e-4, "projection": 1e-3}
+ALLOWED = {"share of answers read otherwise": 0.02, "accuracy by the reader below": 0.05, "accuracy": 1e-12}
+ALLOWED |= {"option probability": 1e-4, "projection": 1e-3}
 ALLOWED |= {"F against t squared, behaviour": 1e-6, "F against t squared, projection": 1e-6}
-SAID = re.compile(r"^\W*(?:answer|option)?\W*([A-C])\b", re.IGNORECASE)
+LETTER = re.compile(
+    r"^\W*(?:(?:the )?(?:correct )?answer(?: is)?|option)?\W*\b([A-C])\b(?! \w+ing)", re.IGNORECASE
+)
+ARTICLE = re.compile(r"^(?:the|a|an) ")
+
+
+def choice(text: str, options: tuple[str, ...]) -> int:
+    """The option that an answer gives: by its letter at the beginning, else the only one it names; or -1."""
+    if said := LETTER.match(text):
+        return "ABC".index(said.group(1).upper())
+    plain = text.casefold()
+    named = [k for k, option in enumerate(options) if ARTICLE.sub("", option.casefold()) in plain]
+    return named[0] if len(named) == 1 else -1
 
 
 def passes(model: torch.nn.Module, ids: list[int], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,15 +84,18 @@ def main() -> None:
     last, worst = run.design.rounds, dict.fromkeys(ALLOWED, 0.0)
 
     answers = run.answers.set_index(["item", *factors, "round"]).sort_index()
-    label = answers.index.get_level_values("item").map(run.items["label"].astype(int))
-    letters = answers["text"].map(lambda text: m.group(1).upper() if (m := SAID.match(text)) else "")
-    chosen = letters.map(lambda letter: "ABC".find(letter) if letter else -1)
+    options = {name: question.options for name, question in run.asked.items()}
+    items = answers.index.get_level_values("item")
+    read = [choice(text, options[item]) for text, item in zip(answers["text"], items, strict=True)]
+    chosen = pd.Series(read, index=answers.index)
     stored = answers["choice"].fillna(-1).astype(int)
-    worst["answers read otherwise"] = float((chosen != stored).mean())
-    right = (chosen == label).astype(float)
+    worst["share of answers read otherwise"] = float((chosen != stored).mean())
+    label = items.map(run.items["label"].astype(int))
     cells = [*factors, "round"]
-    mine, theirs = right.groupby(cells).mean(), answers["correct"].astype(float).groupby(cells).mean()
-    worst["accuracy"] = float((mine - theirs).abs().max())
+    theirs = answers["correct"].astype(float).groupby(cells).mean()
+    mine = (chosen == label).astype(float).groupby(cells).mean()
+    worst["accuracy by the reader below"] = float((mine - theirs).abs().max())
+    worst["accuracy"] = float(((stored == label).astype(float).groupby(cells).mean() - theirs).abs().max())
 
     folder, file = given.model.parent, given.model.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
@@ -105,11 +122,12 @@ def main() -> None:
     behaviour = ml.judges.behaviour_cube(run, "probability").sel(round=last, drop=True)
     worst["F against t squared, behaviour"] = against(behaviour, factors)
     one = moral.sel(round=last, site="answer_start", layer=given.layer, drop=True)
-    bare = one.assign_attrs({k: v for k, v in one.attrs.items() if k in ("units", "oriented")})
+    bare = one.copy()
+    bare.attrs = {k: v for k, v in one.attrs.items() if k in ("units", "oriented")}  # on this one direction
     worst["F against t squared, projection"] = against(bare, factors)
 
     print(f"{len(answers):,} answers, {len(rows[:: max(1, len(rows) // given.dialogues)])} dialogues re-read")
-    print(mine.unstack("round").round(3).to_string())
+    print(theirs.unstack("round").round(3).to_string())
     for name, value in worst.items():
         verdict = "ok" if value <= ALLOWED[name] else "TOO LARGE"
         print(f"{name}: {value:.2g} (allowed {ALLOWED[name]:.0e}) {verdict}")
