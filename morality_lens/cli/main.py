@@ -214,7 +214,10 @@ def run(
     models, files = asked(study.protocol.feedback, study.protocol.feedback_from)
     refuse_missing(
         models=[study.model, *models],
-        files=[study.data, statements_file(study.statements), study.toxicity, study.protocol.wording, *files],
+        files=[
+            *(study.data, statements_file(study.statements), statements_file(study.toxicity)),
+            *(study.protocol.wording, *files),
+        ],
         judges=[study.judge],
     )
     refuse_in_the_way(study.out, "run")

@@ -1,6 +1,5 @@
 """The labelled statements that a command reads: those of the options, or those that fit the model."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,9 +36,7 @@ def bundled(model: str | Path | None) -> bool:
 
 def of_run(played: "Run") -> bool:
     """Whether a run was played by one of the bundled models."""
-    from morality_lens.models.finding import BUNDLED
-
-    return str(played.manifest["study"]["model"]["name"]) in BUNDLED
+    return bundled(str(played.manifest["study"]["model"]["name"]))
 
 
 def statements_file(path: str | None) -> str | None:
@@ -103,16 +100,13 @@ def read_directions(given: Sequence[str]) -> dict[str, str]:
     """
     if not given:
         return {}
-    from morality_lens.studies.folder import MAIN, TOXICITY
+    from morality_lens.studies.folder import refuse_direction
 
     found: dict[str, str] = {}
     for one in given:
         name, _, path = one.partition("=")
-        if not path.strip() or not re.fullmatch("[A-Za-z0-9]+(-[A-Za-z0-9]+)*", name):
-            raise ValueError(
-                f"--direction needs NAME=FILE, the name of letters, digits and hyphens; got {one!r}."
-            )
-        if name in (MAIN, TOXICITY, *found):
-            raise ValueError(f"--direction: the name {name!r} is used already; choose another.")
+        if not path.strip() or not name:
+            raise ValueError(f"--direction needs NAME=FILE; got {one!r}.")
+        refuse_direction(name, found)
         found[name] = path
     return found

@@ -123,8 +123,8 @@ def study(
     refuse_missing(
         models=[model, *models],
         files=[
-            *(data, prompts, statements_file(statements), toxicity, evidence, wording, *files),
-            *map(statements_file, beside.values()),
+            *(data, prompts, evidence, wording, *files),
+            *map(statements_file, (statements, toxicity, *beside.values())),
         ],
         judges=judge or (),
     )
@@ -198,7 +198,7 @@ def _plan(profile: str, rounds: int | None, limit: int | None, given: Sequence[s
     """A profile with the options of the command line in place of its own numbers."""
     from morality_lens.studies.plan import PROFILES
 
-    plan = replace(PROFILES[profile], **dict(map(_number_of_plan, given)))
+    plan, numbers = PROFILES[profile], dict(map(_number_of_plan, given))
     if rounds is not None:
         plan = replace(
             plan,
@@ -207,20 +207,20 @@ def _plan(profile: str, rounds: int | None, limit: int | None, given: Sequence[s
             wording_rounds=min(rounds, plan.wording_rounds),
             sample_rounds=min(rounds, plan.sample_rounds),
         )
-    return plan if limit is None else replace(plan, items=limit)
+    return replace(plan if limit is None else replace(plan, items=limit), **numbers)
 
 
 def _number_of_plan(given: str) -> tuple[str, int]:
     """A number of the plan and its name.
 
     Raises:
-        ValueError: no such number, or not a whole number from 0 (for ``rounds``, from 1).
+        ValueError: no such number, or not a whole number from 0 (for rounds, items and prompts, from 1).
     """
-    from morality_lens.studies.plan import Plan
+    from morality_lens.studies.plan import AT_LEAST_ONE, Plan
 
     names = [one.name for one in fields(Plan) if one.name != "evidence_rounds"]
     name, _, number = given.partition("=")
-    least = 1 if name in ("rounds", "items", "prompts") else 0
+    least = 1 if name in AT_LEAST_ONE else 0
     if name not in names or not number.isdecimal() or int(number) < least:
         raise ValueError(
             f"--plan needs KEY=NUMBER, the number {least} or more and the key one of "

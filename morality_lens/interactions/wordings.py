@@ -45,7 +45,7 @@ def effects_over_wordings(
         intervals where too many answers could not be read.
 
     Raises:
-        ValueError: fewer than two wordings, a level or dim that is missing, or missing values.
+        ValueError: fewer than two wordings or clusters, a level or dim that is missing, or missing values.
     """
     factors = factors_of(cube) if factors is None else factors
     needed = {"item", "wording", *factors}
@@ -53,6 +53,9 @@ def effects_over_wordings(
         raise ValueError(f"effects_over_wordings needs the dims {sorted(needed)}; got {cube.dims}.")
     if cube.sizes["wording"] < 2:
         raise ValueError("effects_over_wordings needs two or more wordings; play the items in further ones.")
+    codes = cluster_codes(cube)
+    if len(np.unique(codes)) < 2:
+        raise ValueError("effects_over_wordings needs items of two or more clusters; play further ones.")
     pairs = compared_levels(factors, "total", cube)
     for name, pair in pairs.items():
         if not set(pair) <= set(cube[name].values.tolist()):
@@ -73,7 +76,7 @@ def effects_over_wordings(
     if "round" in table.coords:  # conditions share one answer there
         room = room * (table["round"] != 0)
     span = (room * xr.ones_like(table.isel(item=0, wording=0, drop=True))).transpose(*rest).values.ravel()
-    found = _two_way(flat, cluster_codes(cube), span, alpha)
+    found = _two_way(flat, codes, span, alpha)
     if withheld:
         found |= {name: np.full_like(found[name], np.nan) for name in ("p", "ci_low", "ci_high")}
     shape = [table.sizes[d] for d in rest]

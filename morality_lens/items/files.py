@@ -160,7 +160,8 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
         quoted: whether a double quote opens a cell that may hold separators and line breaks.
 
     Raises:
-        ValueError: a row longer than the header, a stray quote, text that is not UTF-8, or no row.
+        ValueError: a column named twice, a row longer than the header, a stray quote, text that is not UTF-8,
+            or no row.
     """
     delimiter = "\t" if file.suffix in (".tsv", ".tab") else ","
     with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -170,6 +171,11 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
             reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
         try:
             header = next(reader, [])
+            twice = sorted({name for name in header if name and header.count(name) > 1})
+            if twice:
+                raise ValueError(
+                    f"{place(file, 1)}: the columns {twice} are there twice; remove one of each."
+                )
             empty = True
             for cells in reader:
                 if not any(cells):

@@ -201,7 +201,8 @@ def load_statements(
         positive: the labels that mean moral, where they are not 1 and true; or a function of the cell's text
             (``lambda cell: float(cell) < .5`` for a column of toxicities).
         value: column of a graded valence (+ is more moral). In a file without the label column the label is
-            whether the value is above 0, and rows at exactly 0 are left out.
+            whether the value is above 0, and rows at exactly 0 are left out. ``value`` names the published
+            file's ratings too.
         pairs: (column of immoral texts, columns of moral paraphrases), for example
             ``("toxic", ("neutral1", "neutral2", "neutral3"))`` for ParaDetox (Logacheva et al. 2022). Each
             row is a cluster; empty paraphrases are passed over, and rows without any paraphrase too.
@@ -219,16 +220,20 @@ def load_statements(
     placed: list[tuple[str, Statement]] = []
     labels: Counter[str] = Counter()
     columns = _Columns(text=text, label=label, cluster=cluster, value=value, positive=positive)
-    named = pairs is not None or value is not None or text != "text"
+    named = pairs is not None or value not in (None, "value") or text != "text"
     for file in data_files(path, (".jsonl", ".csv", ".tsv")):
         found = () if named else columns_of(file)
-        both = _PARADETOX if {_PARADETOX[0], *_PARADETOX[1]} <= {*found} else pairs
-        rows = read_rows(file, quoted=quoted and both is not _PARADETOX)
+        published = () if text in found else found  # a text column is somebody's own file
+        both = _PARADETOX if value is None and {_PARADETOX[0], *_PARADETOX[1]} <= {*published} else pairs
+        # The published file is a TSV in which a quote is an ordinary character; a CSV cannot do without them.
+        plain = both is _PARADETOX and file.suffix != ".csv"
+        rows = read_rows(file, quoted=quoted and not plain)
         if both is not None:
             placed += _pairs(file, rows, both)
             continue
-        rated = {*_RATED} <= {*found} and "text" not in found
-        here = replace(columns, text=_RATED[0], value=_RATED[1]) if rated else columns
+        rated = {*_RATED} <= {*published}
+        grade = "value" if value in found else _RATED[1]
+        here = replace(columns, text=_RATED[0], value=grade) if rated else columns
         for where, row in rows:
             built = here.statement(row, where, file)
             if label in row:

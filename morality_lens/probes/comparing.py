@@ -74,5 +74,5 @@ def card_table(probes: Mapping[str, Probe]) -> pd.DataFrame:
                 "not checked" if row["verdict"] == "not checked" else f"{value}: {row['verdict']}"
             )
         columns[name] = pd.Series(told)
-    table = pd.DataFrame(columns).fillna("not checked")
-    return table.loc[list(columns[next(iter(columns))].index)].rename_axis("check").reset_index()
+    checks = list(dict.fromkeys(check for told in columns.values() for check in told.index))
+    return pd.DataFrame(columns, checks).fillna("not checked").rename_axis("check").reset_index()

@@ -133,11 +133,13 @@ def fit_probes(
         seed: of folds, draws and random_models.
 
     Raises:
-        ValueError: no set, or what :func:`fit_probe` refuses.
+        ValueError: no set, one of several named ``own``, or what :func:`fit_probe` refuses.
     """
     about = KINDS[check_kind(kind)]
     if not sets:
         raise ValueError("fit_probes needs a set of statements or more; got none.")
+    if card and len(sets) > 1 and "own" in sets:
+        raise ValueError("'own' is a trust card's name for its own statements; name that set otherwise.")
     if about.fitted_on == "pairs" and read != "end":
         raise ValueError(f"pairs are read at their end, so {kind} needs read='end'; got {read!r}.")
     if card and not about.card:

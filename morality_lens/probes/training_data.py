@@ -69,7 +69,8 @@ def check_statements(statements: Sequence[Statement], kind: Kind) -> None:
     """Nothing, where a direction of this kind can be trained on the statements; needs no residuals.
 
     Raises:
-        ValueError: none, labels or values that are all the same, or a class in fewer than two clusters.
+        ValueError: none, labels or values that are all the same, or a class in fewer than two clusters; three
+            where the kind has a trust card, which chooses a layer inside the training folds.
     """
     if KINDS[kind].fitted_on == "values":
         statements = [one for one in statements if one.value is not None]
@@ -77,7 +78,8 @@ def check_statements(statements: Sequence[Statement], kind: Kind) -> None:
         raise ValueError(f"a direction of the kind {kind} needs labelled statements; got none.")
     values = np.array([np.nan if one.value is None else one.value for one in statements])
     classes, _ = _classes(np.array([one.label for one in statements]), values, kind)
-    check_folds(classes, np.array([one.cluster for one in statements]), 2)
+    least = 3 if KINDS[kind].card else 2
+    check_folds(classes, np.array([one.cluster for one in statements]), least, least=least)
 
 
 def _check_coords(residuals: xr.DataArray, kind: Kind) -> None:
@@ -133,17 +135,17 @@ def as_features(
     return rearrange(pair, "l n s d -> l n (s d)"), (pair[:, :, 0] - pair[:, :, 1]) / 2, pair.mean(2)
 
 
-def check_folds(labels: Labels, clusters: np.ndarray, folds: int) -> int:
+def check_folds(labels: Labels, clusters: np.ndarray, folds: int, *, least: int = 2) -> int:
     """How many folds of whole clusters can be held out with both classes left.
 
     Raises:
-        ValueError: a class is in fewer than two clusters.
+        ValueError: a class is in fewer than ``least`` clusters.
     """
     each = [len(set(clusters[labels == label])) for label in (0, 1)]
-    if min(each) < 2:
+    if min(each) < least:
         raise ValueError(
-            f"held-out quality needs two or more clusters in each class; got {each[1]} moral and {each[0]} "
-            "immoral. Give statements of more families, or a finer `cluster`."
+            f"held-out quality needs {'two' if least == 2 else least} or more clusters in each class; got "
+            f"{each[1]} moral and {each[0]} immoral. Give statements of more families, or a finer `cluster`."
         )
     return max(2, min(folds, *each))
 

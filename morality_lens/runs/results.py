@@ -45,9 +45,9 @@ def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
     return write_result(run.path / FOLDER, name, data)
 
 
-def write_result(folder: Path, name: str, data: xr.Dataset) -> Path:
+def write_result(folder: str | Path, name: str, data: xr.Dataset) -> Path:
     """Write a result with all its attributes into a folder; its file is replaced whole."""
-    own_folder(folder)
+    folder = own_folder(Path(folder))
     plain = data.copy()
     for one in (plain, *plain.variables.values()):
         one.attrs = {"json": json.dumps(one.attrs, default=_plain)} if one.attrs else {}
@@ -64,9 +64,9 @@ def kept_results(run: Run) -> dict[str, xr.Dataset]:
     return found
 
 
-def read_result(folder: Path, name: str) -> xr.Dataset | None:
+def read_result(folder: str | Path, name: str) -> xr.Dataset | None:
     """What :func:`write_result` wrote; None where there is no such result."""
-    file = find_dataset(folder, name)
+    file = find_dataset(Path(folder), name)
     if file is None:
         return None
     data = read_dataset(file)

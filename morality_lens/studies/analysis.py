@@ -26,7 +26,13 @@ from morality_lens.runs.run import Run
 from morality_lens.studies import sections
 from morality_lens.studies.folder import MAIN, PLACEBO, PROMPTS, QUESTIONS, StudyFolder
 from morality_lens.studies.rules import Verdict, undecided
-from morality_lens.studies.tasks import all_tasks, pooled_tasks, probabilities_or_choices, stable_layers
+from morality_lens.studies.tasks import (
+    all_tasks,
+    pooled_tasks,
+    probabilities_or_choices,
+    sound_layers,
+    stable_layers,
+)
 from morality_lens.studies.verdicts import (
     Task,
     corrects_but_cannot_tell,
@@ -242,12 +248,15 @@ def _directions(study: StudyFolder, main: Analysis, layer: int | None) -> Sectio
 
 
 def _effects_at_best(run: Run, probe: Probe) -> xr.Dataset:
-    """Effects in the last round at the layer that reads the direction's own statements best.
+    """Effects in the last round at the layer that reads the direction's own statements best, of stable ones.
 
     Raises:
-        ValueError: nothing can be said of that layer, for the reason in the notes.
+        ValueError: there is no such layer, or nothing can be said of it, for the reason in the notes.
     """
-    layer = reading_layers(probe)[0]
+    layers, why = sound_layers(probe, reading_layers(probe))
+    if not layers:
+        raise ValueError(f"{why}. Use more statements.")
+    layer = layers[0]
     here = probe.at_layers([layer]).project(run.residuals.sel(site=["answer_start"], layer=[layer]))
     effects = factorial_effects(here, [factor.name for factor in run.design.factors])
     one = effects.sel(site="answer_start", layer=layer).isel(round=-1)

@@ -1,6 +1,7 @@
 """The folder of a study: its runs and results, and the tasks that its claims are about."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,22 @@ MAIN, TOXICITY = "moral", "toxicity"
 def direction_file(folder: Path, name: str) -> Path:
     """Where a study keeps the probe of a set of statements."""
     return folder / "probe.safetensors" if name == MAIN else folder / DIRECTIONS / f"{name}.safetensors"
+
+
+def refuse_direction(name: str, used: Collection[str] = ()) -> None:
+    """Nothing, where a further direction can have this name, which is a file's name too.
+
+    Raises:
+        ValueError: it is used already, whatever its case, or holds other characters than letters, digits and
+            hyphens.
+    """
+    if not re.fullmatch("[A-Za-z0-9]+(-[A-Za-z0-9]+)*", name):
+        raise ValueError(f"a direction needs a name of letters, digits and hyphens; got {name!r}.")
+    # Some file systems know no case; "own" is a trust card's name for its own statements.
+    if name.casefold() in {MAIN, TOXICITY, "own", *map(str.casefold, used)}:
+        raise ValueError(
+            f"a further direction cannot be named so: {name!r} is used already; choose another name."
+        )
 
 
 class StudyFolder:

@@ -1,12 +1,14 @@
 """The amount of each part of a study: profiles, and an estimate of the time."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from morality_lens.design import Design, Factor
 from morality_lens.studies.folder import PLACEBO, PROMPTS, QUESTIONS
 
 LARGEST_RANDOM_MODEL = 2_000_000_000
 """The largest model, in parameters, of which random-initialised controls are made."""
+AT_LEAST_ONE = ("rounds", "items", "prompts", "placebo_rounds", "wording_rounds", "sample_rounds")
+"""The numbers of a plan that cannot be 0; 0 of the others leaves a part out."""
 
 
 def placebo_factors(design: Design) -> tuple[Factor, ...]:
@@ -37,6 +39,9 @@ class Plan:
         samples: completions drawn of every prompt at temperature 1, each in a run of its own.
         sample_rounds: their rounds.
         random_models: random-initialised models for the trust card.
+
+    Raises:
+        ValueError: a number below 0, or 0 rounds, items or prompts.
     """
 
     rounds: int = 5
@@ -51,6 +56,12 @@ class Plan:
     samples: int = 4
     sample_rounds: int = 3
     random_models: int = 3
+
+    def __post_init__(self) -> None:
+        for name, number in asdict(self).items():
+            least = int(name in AT_LEAST_ONE)
+            if isinstance(number, int) and number < least:
+                raise ValueError(f"a plan needs {name} of {least} or more; got {number}.")
 
     @property
     def most_prompts(self) -> int | None:

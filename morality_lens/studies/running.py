@@ -22,8 +22,9 @@ from morality_lens.judges.outcomes import score_answers
 from morality_lens.judges.toxicity import Judge, fit_toxicity_judge
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.from_statements import affordable_statements, fit_probe, fit_probes
-from morality_lens.probes.kinds import KINDS, check_kind
+from morality_lens.probes.kinds import KINDS, Kind, check_kind
 from morality_lens.probes.probe import Probe, load_probe
+from morality_lens.probes.training_data import check_statements
 from morality_lens.report.writing import keep_transcripts
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.preflight import Fitting
@@ -85,12 +86,14 @@ def study(
         say: called with a line about each step.
 
     Raises:
-        ValueError: neither questions nor prompts, a folder with another study, or what ``play`` refuses.
+        ValueError: neither questions nor prompts, statements on which no direction can be fitted, a folder
+            with another study, or what ``play`` refuses.
     """
     chosen = settings or Settings()
     if not material.questions and not material.prompts:
         raise ValueError("a study needs questions or prompts; got neither.")
     load_wording(chosen.protocol.wording)
+    _refuse_unfittable(material, check_kind(chosen.probe_kind))
     work = _Work(
         model=model,
         material=_drawn(material, chosen),
@@ -101,7 +104,8 @@ def study(
     )
     Request(what="study", settings=_identity(work)).begin(work.folder, "study.json")
     if not any((work.folder / name / "manifest.json").is_file() for name in (QUESTIONS, PROMPTS)):
-        say(f"this takes {estimate(model, work.material, chosen)}")  # a trial, which a resumed study is spared
+        # A trial, which a resumed study is spared.
+        say(f"this takes {estimate(model, work.material, chosen)}")
     mains = _main_runs(work)
     probe = _probe(work, mains)
     for name, played in mains.items():
@@ -116,6 +120,15 @@ def study(
     write_json(work.folder / "left_out.json", work.skipped)
     say("estimating effects and writing the report")
     return write_study_report(work.folder)
+
+
+def _refuse_unfittable(material: Material, kind: Kind) -> None:
+    """Nothing, where a direction can be fitted on each set of statements; known before anything is played."""
+    for name, statements in material.sets.items():
+        try:
+            check_statements(statements, kind)
+        except ValueError as error:
+            raise ValueError(f"the statements of {name}: {error}") from error
 
 
 def _drawn(material: Material, settings: Settings) -> Material:
@@ -192,12 +205,18 @@ def _question_runs(work: _Work, main: Run) -> None:
     plan, base, seed = work.settings.plan, work.settings.protocol, work.settings.seed
     ids = set(main.items.index)
     kept = [q for q in work.material.questions if q.id in ids]
-    few = spread(kept, plan.placebo_items, seed, lambda q: q.cluster)
-    design = replace(base.design, rounds=plan.placebo_rounds, factors=placebo_factors(base.design))
-    _play(work, PLACEBO, few, replace(base, design=design))
+    if plan.placebo_items:
+        few = spread(kept, plan.placebo_items, seed, lambda q: q.cluster)
+        design = replace(base.design, rounds=plan.placebo_rounds, factors=placebo_factors(base.design))
+        _play(work, PLACEBO, few, replace(base, design=design))
+    if not plan.wording_items:
+        return
     few = spread(kept, plan.wording_items, seed, lambda q: q.cluster)
     design = replace(base.design, rounds=plan.wording_rounds)
-    for index in range(plan.wordings):
+    there = load_wording(base.wording).task(few[0]).alternatives
+    if plan.wordings > there:  # counted round, they would be the same ones again
+        work.skipped.append(f"wordings: {plan.wordings} were asked for, and this wording has {there}.")
+    for index in range(min(plan.wordings, there)):
         protocol = replace(base, design=design, wording_index=base.wording_index + index)
         _play(work, f"wording-{index}", few, protocol)
 

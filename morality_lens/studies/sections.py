@@ -146,7 +146,7 @@ def directions_part(probes: Mapping[str, Probe], effects: Mapping[str, xr.Datase
     largest = abs(cosines.sel(first=names[0])).max("layer")
     lines = [
         f"{name}: {int(probe.training['n']):,} statements; effects at layer "
-        f"{int(effects[name]['layer'])}, the one that reads its own held-out statements best."
+        f"{int(effects[name]['layer'])}, the stable one that reads its own held-out statements best."
         if name in effects
         else f"{name}: {int(probe.training['n']):,} statements; nothing is said of the effects on it."
         for name, probe in probes.items()
@@ -158,10 +158,12 @@ def directions_part(probes: Mapping[str, Probe], effects: Mapping[str, xr.Datase
     figures: list[tuple[str, go.Figure, str]] = []
     if effects:
         rows = [row for name, one in effects.items() for row in rows_of(one, name)]
+        refitted = all(one.attrs.get("question") == "direction" for one in effects.values())
         fig = plots.forest(
             rows,
             title="Effects on the projections on several directions, last round",
-            subtitle="answer_start, each at its best layer; 95 % pointwise, with the probe's sampling error",
+            subtitle="answer_start, each at its best layer; 95 % pointwise"
+            + ", with the probe's sampling error" * refitted,
             unit="gaps of the direction's own statements",
         )
         figures.append(("directions", fig, "Each in the unit of its own statements' gap."))

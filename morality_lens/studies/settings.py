@@ -7,7 +7,7 @@ from morality_lens.design import Protocol
 from morality_lens.experiments.evidence import Evidence
 from morality_lens.items.kinds import OpenPrompt, Question, Statement
 from morality_lens.judges.toxicity import Judge
-from morality_lens.studies.folder import MAIN, TOXICITY
+from morality_lens.studies.folder import MAIN, TOXICITY, refuse_direction
 from morality_lens.studies.plan import PROFILES, Plan
 
 
@@ -26,7 +26,8 @@ class Material:
         judges: of toxicity; effects are estimated with the first. None fits two on ``toxicity``.
 
     Raises:
-        ValueError: prompts without judges and without ``toxicity``, or a direction of a name that is taken.
+        ValueError: prompts without judges and without ``toxicity``, or a direction of another name than
+            :func:`morality_lens.studies.folder.refuse_direction` allows.
     """
 
     questions: Sequence[Question] = ()
@@ -43,8 +44,10 @@ class Material:
                 "the completions of prompts need a judge of toxicity: give judges, or as toxicity statements "
                 "of toxic and neutral language."
             )
-        if taken := {MAIN, TOXICITY} & set(self.directions):
-            raise ValueError(f"a further direction cannot be named {sorted(taken)}; choose another name.")
+        used: list[str] = []
+        for name in self.directions:
+            refuse_direction(name, used)
+            used.append(name)
 
     @property
     def sets(self) -> dict[str, Sequence[Statement]]:

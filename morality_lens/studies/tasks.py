@@ -7,6 +7,7 @@ from morality_lens.interactions.caveats import POPULATION, too_many_failed
 from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.resampling import MIN_CLUSTERS
 from morality_lens.judges.outcomes import behaviour_cube
+from morality_lens.probes.probe import Probe
 from morality_lens.runs.option_notes import LEAST_MASS
 from morality_lens.runs.run import Run
 from morality_lens.studies.folder import PROMPTS, QUESTIONS, StudyFolder
@@ -17,7 +18,15 @@ def stable_layers(study: StudyFolder, layers: list[int]) -> list[int]:
     """The layers at which halves of the statements give one direction, and held-out ones have a gap on it."""
     if study.probe is None:
         return layers
-    quality = study.probe.quality
+    kept, why = sound_layers(study.probe, layers)
+    if layers and not kept:
+        study.refusals.add(f"Parts about the projection: {why}. Use more statements, or another model.")
+    return kept
+
+
+def sound_layers(probe: Probe, layers: list[int]) -> tuple[list[int], str]:
+    """Of some layers those that :func:`stable_layers` keeps, and where none is kept, why."""
+    quality = probe.quality
     checks = {
         "gap": (
             lambda gap: np.isfinite(gap) and gap != 0,
@@ -29,17 +38,16 @@ def stable_layers(study: StudyFolder, layers: list[int]) -> list[int]:
             f"halves of the statements give directions whose cosine is below {POPULATION}",
         ),
     }
+    if not layers:
+        return [], "held-out statements give no layer to read the direction at"
     kept = layers
     for name, (holds, why) in checks.items():
         before = kept
         if name in quality:
             kept = [n for n in before if holds(float(quality[name].sel(layer=n)))]
-        if before and not kept:
-            study.refusals.add(
-                f"Parts about the projection: at the layers with the best held-out quality ({before}) {why}. "
-                "Use more statements, or another model."
-            )
-    return kept
+        if not kept:
+            return [], f"at the layers with the best held-out quality ({before}) {why}"
+    return kept, ""
 
 
 def probabilities_or_choices(study: StudyFolder, run: Run) -> xr.DataArray | None:

@@ -1,11 +1,13 @@
 """The statements that a command reads, and what it says before it loads a model."""
 
 import json
+from typing import ClassVar
 
 import pytest
 import zoo
 
-from morality_lens.cli.statements import bundled, read_directions, statements_of, toxicity_of
+from morality_lens.cli.statements import bundled, of_run, read_directions, statements_of, toxicity_of
+from morality_lens.cli.study import _plan
 from morality_lens.items.bundled import asset
 from morality_lens.items.loaders import load_statements
 
@@ -47,12 +49,14 @@ def test_the_bundled_questions_are_not_asked_of_another_model(command, tmp_path)
     [
         (["ratings"], "needs NAME=FILE"),
         (["=file.csv"], "needs NAME=FILE"),
-        (["a/b=file.csv"], "needs NAME=FILE"),
-        (["..=file.csv"], "needs NAME=FILE"),
+        (["a/b=file.csv"], "needs a name of letters, digits and hyphens; got 'a/b'"),
+        (["..=file.csv"], "needs a name of letters"),
         (["a= "], "needs NAME=FILE"),
         (["moral=file.csv"], "'moral' is used already"),
         (["toxicity=file.csv"], "'toxicity' is used already"),
+        (["own=file.csv"], "'own' is used already"),
         (["a=x.csv", "a=y.csv"], "'a' is used already"),
+        (["a=x.csv", "A=y.csv"], "'A' is used already"),
     ],
 )
 def test_directions_of_another_form_are_named(given, message):
@@ -66,10 +70,33 @@ def test_a_path_may_hold_an_equals_sign():
 
 @pytest.mark.parametrize(
     "given",
-    ["items", "items=", "items=-1", "items=0", "items=1.5", "rounds=0", "evidence_rounds=1", "x=1", "=3", ""],
+    [
+        *("items", "items=", "items=-1", "items=0", "items=1.5", "rounds=0", "placebo_rounds=0"),
+        *("wording_rounds=0", "sample_rounds=0", "evidence_rounds=1", "x=1", "=3", ""),
+    ],
 )
 def test_numbers_of_the_plan_are_checked_by_name(command, tmp_path, given):
     code, _, err = command("study", "--plan", given, "--out", tmp_path / "s")
+    assert code == 2
+    assert "--plan needs KEY=NUMBER" in err
+
+
+def test_numbers_that_were_named_are_those_of_the_plan():
+    plan = _plan("full", 2, 10, ["placebo_rounds=3", "prompts=4"])
+    assert (plan.rounds, plan.placebo_rounds, plan.wording_rounds) == (2, 3, 2)
+    assert (plan.items, plan.most_prompts) == (10, 4)
+
+
+def test_a_run_of_a_bundled_model_is_known_by_its_folder_too():
+    class Played:
+        manifest: ClassVar = {"study": {"model": {"name": str(asset("world", "organism"))}}}
+
+    assert of_run(Played())
+
+
+@pytest.mark.parametrize("option", ["--toxicity", "--statements"])
+def test_a_set_that_comes_with_the_package_is_named_in_every_option(command, tmp_path, option):
+    code, _, err = command("study", option, "world", "--plan", "x=1", "--out", tmp_path / "s")
     assert code == 2
     assert "--plan needs KEY=NUMBER" in err
 

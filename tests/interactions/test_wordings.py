@@ -79,6 +79,7 @@ def test_what_has_no_answer_is_refused():
     cube = made(np.zeros((6, 2, 2, 2)))
     for wrong, match in (
         (cube.isel(wording=[0]), "two or more wordings"),
+        (cube.isel(item=[0]), "two or more clusters"),
         (cube.isel(wording=0, drop=True), "needs the dims"),
         (cube.assign_coords(a=["off", "placebo"]), "levels off and on"),
         (cube.where(cube["item"] != "i0"), "every item in every wording"),

@@ -84,6 +84,7 @@ def test_a_table_is_read_with_and_without_quotes(tmp_path):
         ("x,y\n1,2\n1,2,3\n", r"a\.csv, line 3: the row has 3 cells and the header 2"),
         ('x,y\n1,"2" or so\n', r"a\.csv, line 2: .*pass quoted=False"),
         (b"x,y\n1,\xff\n", "not UTF-8 text"),
+        ("x,y,x\n1,2,3\n", r"a\.csv, line 1: the columns \['x'\] are there twice"),
         ("x,y\n\n", "has no rows"),
         ("", "has no rows"),
     ],

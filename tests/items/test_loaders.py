@@ -161,6 +161,34 @@ def test_published_files_are_known_by_their_columns(tmp_path):
     assert [s.value for s in load_statements(rated, text="scenario", value="gpt3")] == [1, 2, 1]
 
 
+def test_a_published_file_that_was_saved_anew_as_csv_is_read_with_its_quotes(tmp_path):
+    head = "\ufeff" + '"neutral3","neutral2","neutral1","toxic"\r\n'
+    path = table(tmp_path / "p.csv", head + '"","","you, friend","he said ""you, fool"""\r\n')
+    assert [(s.text, s.label) for s in load_statements(path)] == [
+        ('he said "you, fool"', 0),
+        ("you, friend", 1),
+    ]
+
+
+def test_a_file_with_a_text_column_is_somebodys_own_whatever_else_it_holds(tmp_path):
+    own = table(
+        tmp_path / "o.csv", "text,label,toxic,neutral1,neutral2,neutral3\nkind,1,.1,a,,\nrude,0,.9,b,,\n"
+    )
+    assert [(s.text, s.label) for s in load_statements(own)] == [("kind", 1), ("rude", 0)]
+    rated = table(tmp_path / "r.csv", "text,label,scenario,human\nkind,0,x,2\n")
+    assert [(s.text, s.label, s.value) for s in load_statements(rated)] == [("kind", 0, None)]
+
+
+def test_published_ratings_are_the_values_of_a_kind_that_is_fitted_on_values(tmp_path):
+    rated = table(tmp_path / "r.csv", "scenario,human\nOne.,3\nTwo.,-1\n")
+    assert load_statements(rated, value="value") == load_statements(rated)
+    both = table(tmp_path / "b.csv", "scenario,human,value\nOne.,3,5\nTwo.,-1,-6\n")
+    assert [s.value for s in load_statements(both, value="value")] == [5, -6]
+    pairs = table(tmp_path / "p.csv", "toxic,neutral1,neutral2,neutral3\na,b,,\n")
+    with pytest.raises(ValueError, match="the row has no \\['text', 'value'\\]"):
+        load_statements(pairs, value="value")
+
+
 def test_sets_that_come_with_the_package_are_taken_by_name(tmp_path, monkeypatch):
     assert load_statements("world") != load_statements("moral") == load_statements()
     assert load_statements("composed") != load_statements("moral")

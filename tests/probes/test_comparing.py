@@ -11,6 +11,7 @@ from synthetic import make_probe
 from morality_lens import plots
 from morality_lens.probes.comparing import card_table, direction_cosines
 from morality_lens.probes.probe import Probe
+from morality_lens.probes.trust_checks import trust_card
 
 ROOM = np.random.default_rng(0)
 
@@ -55,6 +56,27 @@ def test_what_cannot_be_compared_is_named():
         direction_cosines({"one": one, "apart": apart})
     with pytest.raises(ValueError, match=r"without one: \['one'\]"):
         card_table({"one": one})
+
+
+def test_a_line_that_one_card_alone_has_is_in_the_table():
+    labels = np.arange(40) % 2
+    residuals = xr.DataArray(
+        ROOM.standard_normal((40, 2, 4)) + labels[:, None, None],
+        dims=("statement", "layer", "d_model"),
+        coords={
+            "layer": [-1, 0],
+            "label": ("statement", labels),
+            "cluster": ("statement", [f"c{i}" for i in range(40)]),
+        },
+    )
+    card = trust_card(residuals, [f"words {i}" for i in range(40)], draws=20)
+    more = card.lines.iloc[[0]].assign(line="steer")
+    plain = replace(make_probe(), card=card)
+    tried = replace(plain, card=card.with_lines(more))
+    found = card_table({"plain": plain, "tried": tried}).set_index("check")
+    assert found.index.tolist() == ["statements", "layer", *card.lines["line"], "steer"]
+    assert found.loc["steer", "plain"] == "not checked"
+    assert found.loc["steer", "tried"] != "not checked"
 
 
 def test_the_figure_has_a_line_for_every_other_direction():

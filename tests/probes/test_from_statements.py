@@ -105,3 +105,6 @@ def test_several_sets_are_read_once_and_each_card_holds_the_others(monkeypatch):
     assert alone.fingerprint == found["first"].fingerprint
     with pytest.raises(ValueError, match="got none"):
         from_statements.fit_probes(model, {})
+    with pytest.raises(ValueError, match="name that set otherwise"):
+        from_statements.fit_probes(model, {**sets, "own": world[:240]})
+    assert len(read) == 3  # nothing was read for the refusals

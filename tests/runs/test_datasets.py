@@ -61,8 +61,8 @@ def test_what_was_read_can_be_written_again_and_replaces_the_file(tmp_path):
 def test_an_earlier_versions_file_is_read_with_the_same_values(tmp_path):
     pytest.importorskip("netCDF4")
     data = some_result()
-    write_result(tmp_path, "new", data)
-    new = read_result(tmp_path, "new")
+    write_result(str(tmp_path), "new", data)
+    new = read_result(str(tmp_path), "new")
     assert new is not None
     plain = read_dataset(tmp_path / f"new{SUFFIX}")
     plain.to_netcdf(tmp_path / "old.nc")

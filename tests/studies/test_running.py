@@ -15,12 +15,13 @@ import xarray as xr
 from report import test_browser as browsing
 
 import morality_lens as ml
-from morality_lens.items.kinds import OpenPrompt
+from morality_lens.items.kinds import OpenPrompt, Statement
 from morality_lens.probes.layers import reading_layers
+from morality_lens.report.analysis import analyze
 from morality_lens.runs.datasets import SUFFIX
 from morality_lens.runs.results import read_result
 from morality_lens.runs.run import open_run
-from morality_lens.studies.analysis import analyze_study
+from morality_lens.studies.analysis import _directions, analyze_study
 from morality_lens.studies.folder import StudyFolder
 from morality_lens.studies.plan import PROFILES, Plan
 from morality_lens.studies.running import study
@@ -312,6 +313,20 @@ def test_directions_beside_the_first_are_read_and_compared(beside):
     forest = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in section.figures[0][1].data}
     moral, turned = forest["moral"], forest["turned"]
     assert list(moral.values()) == pytest.approx([-x for x in turned.values()], rel=1e-3)
+    # Without refits nothing guards a direction but its own quality, at the layers that it would be read at.
+    plain = {name: replace(probe, refits=None) for name, probe in found.directions.items()}
+    found.directions, main = plain, analyze(found.questions, probe=found.probe, draws=100)
+    section = _directions(found, main, None)
+    assert "sampling error" not in section.figures[0][1].layout.title.text
+    weak = plain["toxicity"].quality.copy(deep=True)
+    weak["split_half"][:] = 0.1
+    found.directions = {**plain, "toxicity": replace(plain["toxicity"], quality=weak)}
+    section = _directions(found, main, None)
+    assert [line.partition(":")[0] for line in section.lines if "effects at layer" in line] == ["turned"]
+    assert "The direction toxicity: at the layers" in found.refused[-1]
+    weak["auroc"][:] = np.nan
+    assert _directions(found, main, None) is not None
+    assert "no layer to read the direction at" in found.refused[-1]
 
 
 @pytest.mark.slow(seconds=5)
@@ -327,4 +342,54 @@ def test_material_needs_a_judge_for_prompts_and_names_that_are_free():
         Material(prompts=ml.load_prompts(limit=2), statements=world)
     with pytest.raises(ValueError, match="cannot be named"):
         Material(statements=world, directions={"moral": world})
+    for name, message in (("own", "used already"), ("a/b", "letters, digits"), ("Toxicity", "used already")):
+        with pytest.raises(ValueError, match=message):
+            Material(statements=world, directions={name: world})
+    with pytest.raises(ValueError, match="'A' is used already"):
+        Material(statements=world, directions={"a": world, "A": world})
     assert list(Material(statements=world, toxicity=world).sets) == ["moral"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind", "message"),
+    [
+        ([], "mean_difference", "needs labelled statements; got none"),
+        ([1, 1, 1], "mean_difference", "both labels; all 3 have label 1"),
+        ([0, 1, 0, 1], "mean_difference", "needs 3 or more clusters in each class; got 2 moral"),
+        ([0, 1, 0, 1], "ridge", "of the kind ridge needs labelled statements; got none"),
+    ],
+)
+def test_statements_that_give_no_direction_are_refused_before_anything_is_played(
+    tmp_path, chosen, kind, message
+):
+    few = [
+        Statement(id=str(i), cluster=str(i), text=f"word {i}", label=label) for i, label in enumerate(chosen)
+    ]
+    odd = replace(material(6), prompts=(), toxicity=(), directions={"odd": few})
+    with pytest.raises(ValueError, match=f"the statements of odd: .*{message}"):
+        study(ml.load_model(), odd, Settings(plan=TINY, probe_kind=kind), out=tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("name", ["rounds", "items", "placebo_rounds", "wording_rounds", "sample_rounds"])
+def test_a_plan_without_rounds_or_items_is_refused(name):
+    with pytest.raises(ValueError, match=f"needs {name} of 1 or more; got 0"):
+        replace(TINY, **{name: 0})
+    with pytest.raises(ValueError, match="samples of 0 or more; got -1"):
+        replace(TINY, samples=-1)
+
+
+@pytest.mark.slow(seconds=15)
+def test_parts_of_0_are_left_out_and_no_wording_is_played_twice(tmp_path):
+    few = ml.load_statements("world")[::6]
+    made = Material(questions=ml.load_items()[:4], statements=few)  # all of one cluster
+    less = replace(TINY, items=4, placebo_items=0, wordings=7)
+    study(ml.load_model(), made, Settings(plan=less), out=tmp_path / "s", progress=False)
+    found = StudyFolder(tmp_path / "s")
+    assert found.run("placebo") is None
+    assert len(found.runs("wording")) == 5
+    assert "wordings: 7 were asked for, and this wording has 5." in found.refused
+    assert "needs items of two or more clusters" in " ".join(analyze_study(tmp_path / "s").refused)
+    none = replace(less, wording_items=0)
+    study(ml.load_model(), made, Settings(plan=none), out=tmp_path / "none", progress=False)
+    assert StudyFolder(tmp_path / "none").runs("wording") == []
