@@ -18,7 +18,7 @@ import xarray as xr
 
 import morality_lens as ml
 
-APART = ("order", "left_out", "loaded_from", "items_sha256", "parts", "versions")
+APART = ("order", "left_out", "loaded_from", "items_sha256", "parts", "places", "self_test")
 """Entries of a run's manifest that are not shipped: ids of the data's rows, paths, counts of files."""
 
 
@@ -73,16 +73,19 @@ def main() -> None:
     probes = {"moral": ml.load_probe(given.study / "probe.safetensors")}
     probes |= {p.stem: ml.load_probe(p) for p in sorted((given.study / "directions").glob("*.safetensors"))}
 
-    tables, figures = {"projection": [], "again": []}, {}
+    tables, figures, refused = {"projection": [], "again": []}, {}, list(found.refused)
     for name, probe in probes.items():
         replace(probe, refits=None).save(out / f"{name}.safetensors")
-        for table, one in (("projection", run), ("again", again)):
-            effects = effects_on(one, probe)
-            tables[table].append(long(effects).assign(direction=name))
-            if table == "projection":
-                ml.runs.write_result(out, f"effects-{name}", effects)
-                figures[f"effects-{name}"] = ml.plots.effects(effects)
         figures[f"trust-{name}"] = ml.plots.trust_card(probe.card)
+        try:
+            effects, repeated = effects_on(run, probe), effects_on(again, probe)
+        except ValueError as error:
+            refused.append(f"The direction {name}: {error}")
+            continue
+        tables["projection"].append(long(effects).assign(direction=name))
+        tables["again"].append(long(repeated).assign(direction=name))
+        ml.runs.write_result(out, f"effects-{name}", effects)
+        figures[f"effects-{name}"] = ml.plots.effects(effects)
     pd.concat(tables["projection"]).to_csv(out / "effects.csv", index=False, float_format="%.6g")
     pd.concat(tables["again"]).to_csv(out / "effects-again.csv", index=False, float_format="%.6g")
     ml.probes.card_table(probes).to_csv(out / "trust-cards.csv", index=False)
@@ -103,10 +106,11 @@ def main() -> None:
         }
     draw(figures, out)
 
-    verdicts = [verdict.to_json() for verdict in found.verdicts]
+    verdicts = [{"claim": verdict.claim, **verdict.to_json()} for verdict in found.verdicts]
     (out / "verdicts.json").write_text(json.dumps(verdicts, indent=1) + "\n")
-    (out / "refused.json").write_text(json.dumps(list(found.refused), indent=1) + "\n")
+    (out / "refused.json").write_text(json.dumps(refused, indent=1) + "\n")
     kept = {key: value for key, value in run.manifest.items() if key not in APART}
+    kept["study"]["model"]["name"] = Path(kept["study"]["model"]["name"]).name
     (out / "manifest.json").write_text(json.dumps(kept, indent=1, default=str) + "\n")
     size = sum(file.stat().st_size for file in out.iterdir())
     print(f"{len(list(out.iterdir()))} files, {size / 1e6:.1f} MB in {out}")

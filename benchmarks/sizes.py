@@ -5,8 +5,8 @@
 RUN is a finished run of questions on a small model: its tokens an item and the spread of its items are
 carried over to larger models, whose own may differ. Hours are computed, not measured: 40 % of the 989 TFLOPS
 (dense bfloat16) that NVIDIA's data sheet gives for an H100 SXM for every token read, and one pass over the
-weights at 60 % of its 3.35 TB/s for each step in which the rows of a batch write a token; the GPUs of a model that needs
-several work one after the other. A lower bound: no GPU was at hand.
+weights at 60 % of its 3.35 TB/s for each step in which the rows of a batch write a token; the GPUs of a model
+that needs several work one after the other. A lower bound: no GPU was at hand.
 """
 
 import argparse
@@ -74,9 +74,10 @@ def main() -> None:
                 layers=range(4),
                 storage=Storage(layers=tuple(range(4)), dtype="float16"),
             )
+            hours = gpus * (reading + writing) / 3600
             print(
-                f"{name:18} {items:6,} {tokens / n * items / 1e6:9.1f} {gpus * (reading + writing) / 3600:11.2f} "
-                f"{gpus:5} {kept.bytes / 1e9:22.2f}"
+                f"{name:18} {items:6,} {tokens / n * items / 1e6:9.1f} {hours:11.2f} {gpus:5} "
+                f"{kept.bytes / 1e9:22.2f}"
             )
 
 

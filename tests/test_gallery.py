@@ -27,7 +27,7 @@ def test_it_is_whole_and_small():
     assert [row["number"] for row in verdicts] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("name", DIRECTIONS)
+@pytest.mark.parametrize("name", ["moral", "toxicity", "ratings"])
 def test_tables_and_arrays_say_the_same(name):
     effects = ml.runs.read_result(SHIPPED, f"effects-{name}")
     table = pd.read_csv(SHIPPED / "effects.csv").query("direction == @name")
@@ -42,6 +42,13 @@ def test_tables_and_arrays_say_the_same(name):
         probe.training["model_fingerprint"]
         == json.loads((SHIPPED / "manifest.json").read_text())["study"]["model"]["fingerprint"]
     )
+
+
+def test_nothing_is_said_of_a_direction_that_is_none():
+    assert not (SHIPPED / "effects-composed.zarr.zip").exists()
+    assert "composed" not in set(pd.read_csv(SHIPPED / "effects.csv")["direction"])
+    refused = json.loads((SHIPPED / "refused.json").read_text())
+    assert any(line.startswith("The direction composed: ") for line in refused)
 
 
 def test_it_holds_no_path_of_a_machine():
