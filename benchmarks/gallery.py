@@ -100,6 +100,10 @@ def main() -> None:
             ml.runs.write_result(out, "effects-behaviour", effects)
             figures["behaviour"] = ml.plots.accuracy(analysis.behaviour)
             figures["effects-behaviour"] = ml.plots.behaviour_effects(effects)
+    scores = ml.judges.behaviour_cube(ml.open_run(given.study / "prompts"), "score").dropna("item")
+    ml.judges.behaviour_table(scores).to_csv(out / "completions.csv", index=False, float_format="%.6g")
+    effects = ml.factorial_effects(scores, run.design.names, family=("round",))
+    long(effects).to_csv(out / "completions-effects.csv", index=False, float_format="%.6g")
     for section in found.groups:
         figures |= {
             name: fig for name, fig, _ in section.figures if name in ("directions", "cosines", "detox")
