@@ -47,18 +47,19 @@ def main() -> None:
     behaviour = ml.judges.behaviour_cube(run, "probability").sel(last, drop=True)
     moral = probe.project(run.residuals.sel(site=["answer_start"], layer=[given.layer]))
     moral = moral.sel(last, drop=True).squeeze(drop=True)
-    kinds = {"a component": "instruction", "two-way": "instruction:feedback"}
-    print("\nsmallest effect found with power .8 (one test / 60 tests: 30 layers x 2 rounds)")
-    for what, cube in (("probability of the right option", behaviour), ("projection, in gaps", moral)):
-        bare = cube.assign_attrs({k: v for k, v in cube.attrs.items() if k != "refits"})
-        for tests in (1, 60):
-            table = ml.interactions.plan(ITEMS, pilot=bare, n_tests=tests).set_index(["effect", "n_items"])
-            for label, effect in kinds.items():
-                name = next(
-                    e for e in table.index.unique("effect") if set(e.split(":")) == set(effect.split(":"))
-                )
-                found = ", ".join(f"{table.loc[(name, k), 'family']:.3f} ({k:,})" for k in ITEMS)
-                print(f"  {what}, {label}, {tests} test{'s' * (tests > 1)}: {found}")
+    places = run.design.n_rounds * len(run.layers)
+    print("\nsmallest effect found with power .8, by number of items")
+    for what, cube, tests in (
+        ("probability of the right option, one test", behaviour, 1),
+        ("projection in gaps, one test", moral, 1),
+        (f"projection in gaps, corrected over {places} layers and rounds", moral, places),
+    ):
+        bare = cube.copy()
+        bare.attrs = {k: v for k, v in cube.attrs.items() if k != "refits"}
+        table = ml.interactions.plan(ITEMS, pilot=bare, n_tests=tests)
+        print(
+            f"{what}\n{table.pivot(index='effect', columns='n_items', values='family').round(3).to_string()}"
+        )
 
     head = ("model", "items", "M tokens", "H100 hours", "GPUs", "GB, 4 layers, float16")
     print(f"\n{head[0]:18} {head[1]:>6} {head[2]:>9} {head[3]:>11} {head[4]:>5} {head[5]:>22}")
