@@ -308,7 +308,7 @@ def half(folder: Path) -> tuple:
     ("make", "message"),
     [
         (one_class, "one.jsonl: a probe needs statements of both labels"),
-        (one_cluster, "one.jsonl: held-out quality needs two or more clusters in each class"),
+        (one_cluster, "one.jsonl: held-out quality needs 3 or more clusters in each class"),
         (lambda folder: ("--judge", folder), "is no toxicity classifier"),
         (lambda folder: ("--judge", ""), "judge: it is blank"),
         (lambda folder: ("--out", ""), "the output folder (--out) is empty"),

@@ -206,7 +206,7 @@ def test_a_banned_word_is_found_as_a_whole_word_over_line_ends_and_with_its_repl
 def test_the_checked_texts_are_the_sources_the_readme_and_the_notebooks():
     names = {name for name, _ in house.texts()}
     assert {"README.md", "morality_lens/design.py", "morality_lens/report/report.html.j2"} <= names
-    assert len([name for name in names if name.endswith(".ipynb")]) == 3
+    assert len([name for name in names if name.endswith(".ipynb")]) == 4
 
 
 def test_functions_over_a_limit_are_counted(monkeypatch, tmp_path):

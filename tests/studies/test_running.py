@@ -171,7 +171,8 @@ def test_the_report_lives_in_a_browser_without_a_network(quick, browser):
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from studies import test_running as t, morality_lens as ml
+import morality_lens as ml
+from studies import test_running as t
 from morality_lens.studies.running import study
 say = lambda line: print(line, flush=True)
 study(ml.load_model(), t.material(20), t.Settings(plan=t.TINY), out={out!r}, progress=False, say=say)
@@ -204,6 +205,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
                 time.sleep(0.7)
                 process.send_signal(signal.SIGKILL)
                 break
+    assert process.returncode == -signal.SIGKILL
     assert not (out / "verdicts.json").is_file()
     said: list[str] = []
     study(model, material(20), Settings(plan=TINY), out=out, progress=False, say=said.append)
