@@ -49,7 +49,7 @@ def test_a_signal_ends_a_command_with_a_line_in_every_phase(number, code, module
     while "begun" not in child.stdout.readline():
         assert child.poll() is None, child.communicate()[1]
     child.send_signal(number)
-    err = child.communicate(timeout=60)[1]
+    err = child.communicate(timeout=240)[1]
     assert child.returncode == code
     assert "stopped; what is finished is kept: run the same command again to resume." in err
     assert "Traceback" not in err

@@ -239,7 +239,7 @@ def test_a_signal_stops_the_workers_and_ray_says_nothing(number, tmp_path):
         assert child.poll() is None, child.communicate()[1][-2000:]
         time.sleep(0.1)
     os.killpg(child.pid, number)  # as a terminal does
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=240)
     lines = [line for line in err.splitlines() if not line.startswith(" ")]
     assert (out, lines[0]) == ("", "Traceback (most recent call last):")
     assert re.fullmatch(r"(KeyboardInterrupt|morality_lens\.cli\.stopping\.Stopped).*", lines[-1])
