@@ -17,6 +17,8 @@ import pandas as pd
 import xarray as xr
 
 import morality_lens as ml
+from morality_lens.report.tables import long_table
+from morality_lens.studies.folder import MAIN, PROMPTS, StudyFolder
 
 APART = ("order", "left_out", "loaded_from", "items_sha256", "parts", "places", "self_test")
 """Entries of a run's manifest that are not shipped: ids of the data's rows, paths, counts of files."""
@@ -53,12 +55,6 @@ def effects_on(run: ml.Run, probe: ml.Probe) -> xr.Dataset:
     return ml.factorial_effects(probe.project(run.residuals.sel(site=["answer_start"])), run.design.names)
 
 
-def long(effects: xr.Dataset) -> pd.DataFrame:
-    """A row for every effect and place."""
-    names = ["estimate", "se", "ci_low", "ci_high", "band_low", "band_high", "p", "p_adj"]
-    return effects[[name for name in names if name in effects]].to_dataframe().reset_index()
-
-
 def main() -> None:
     """Write everything into the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -69,9 +65,8 @@ def main() -> None:
     out = given.out
     out.mkdir(parents=True, exist_ok=True)
     found = ml.studies.analyze_study(given.study)
-    run, again = ml.open_run(given.study / "questions"), ml.open_run(given.again)
-    probes = {"moral": ml.load_probe(given.study / "probe.safetensors")}
-    probes |= {p.stem: ml.load_probe(p) for p in sorted((given.study / "directions").glob("*.safetensors"))}
+    study, again = StudyFolder(given.study), ml.open_run(given.again)
+    run, probes = study.main, {MAIN: study.probe, **study.directions}
 
     tables, figures, refused = {"projection": [], "again": []}, {}, list(found.refused)
     for name, probe in probes.items():
@@ -82,8 +77,8 @@ def main() -> None:
         except ValueError as error:
             refused.append(f"The direction {name}: {error}")
             continue
-        tables["projection"].append(long(effects).assign(direction=name))
-        tables["again"].append(long(repeated).assign(direction=name))
+        tables["projection"].append(long_table(effects).assign(direction=name))
+        tables["again"].append(long_table(repeated).assign(direction=name))
         ml.runs.write_result(out, f"effects-{name}", effects)
         figures[f"effects-{name}"] = ml.plots.effects(effects)
     pd.concat(tables["projection"]).to_csv(out / "effects.csv", index=False, float_format="%.6g")
@@ -91,19 +86,20 @@ def main() -> None:
     ml.probes.card_table(probes).to_csv(out / "trust-cards.csv", index=False)
 
     for name, one in (("behaviour", run), ("behaviour-again", again)):
-        analysis = ml.analyze(one)
-        analysis.behaviour.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+        right, unread = (ml.judges.behaviour_cube(one, measure) for measure in ("correct", "unparsed"))
+        shares = ml.judges.behaviour_table(right, unparsed=unread)
+        shares.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
         cube = ml.judges.behaviour_cube(one, "probability")
         effects = ml.factorial_effects(cube, one.design.names, family=("round",))
-        long(effects).to_csv(out / f"{name}-effects.csv", index=False, float_format="%.6g")
+        long_table(effects).to_csv(out / f"{name}-effects.csv", index=False, float_format="%.6g")
         if one is run:
             ml.runs.write_result(out, "effects-behaviour", effects)
-            figures["behaviour"] = ml.plots.accuracy(analysis.behaviour)
+            figures["behaviour"] = ml.plots.accuracy(shares)
             figures["effects-behaviour"] = ml.plots.behaviour_effects(effects)
-    scores = ml.judges.behaviour_cube(ml.open_run(given.study / "prompts"), "score").dropna("item")
+    scores = ml.judges.behaviour_cube(study.run(PROMPTS), "score").dropna("item")
     ml.judges.behaviour_table(scores).to_csv(out / "completions.csv", index=False, float_format="%.6g")
     effects = ml.factorial_effects(scores, run.design.names, family=("round",))
-    long(effects).to_csv(out / "completions-effects.csv", index=False, float_format="%.6g")
+    long_table(effects).to_csv(out / "completions-effects.csv", index=False, float_format="%.6g")
     for section in found.groups:
         figures |= {
             name: fig for name, fig, _ in section.figures if name in ("directions", "cosines", "detox")

@@ -12,6 +12,7 @@ is larger than it may be.
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,8 @@ def main() -> None:
     parser.add_argument("--layer", type=int, required=True)
     parser.add_argument("--dialogues", type=int, default=24)
     given = parser.parse_args()
-    run, factors = ml.open_run(given.run), ml.open_run(given.run).design.names
-    last, worst = run.design.rounds, dict.fromkeys(ALLOWED, 0.0)
+    run = ml.open_run(given.run)
+    factors, last, worst = run.design.names, run.design.rounds, dict.fromkeys(ALLOWED, 0.0)
 
     answers = run.answers.set_index(["item", *factors, "round"]).sort_index()
     options = {name: question.options for name, question in run.asked.items()}
@@ -105,9 +106,11 @@ def main() -> None:
     kept = load_file(given.probe)
     at = kept["layer"].tolist().index(given.layer)
     direction, intercept = kept["direction"][at].astype(np.float64), float(kept["intercept"][at])
-    moral = ml.load_probe(given.probe).project(run.residuals.sel(site=["answer_start"], layer=[given.layer]))
+    probe = replace(ml.load_probe(given.probe), refits=None)  # effects on this one direction
+    moral = probe.project(run.residuals.sel(site=["answer_start"], layer=[given.layer]))
     rows = run.transcripts.to_dict("records")
-    for row in rows[:: max(1, len(rows) // given.dialogues)]:
+    some = rows[:: max(1, len(rows) // given.dialogues)]
+    for row in some:
         spread, states = passes(model, list(row["token_ids"]), given.layer)
         for span in row["spans"]:
             if span["name"] == "answer":
@@ -122,11 +125,9 @@ def main() -> None:
     behaviour = ml.judges.behaviour_cube(run, "probability").sel(round=last, drop=True)
     worst["F against t squared, behaviour"] = against(behaviour, factors)
     one = moral.sel(round=last, site="answer_start", layer=given.layer, drop=True)
-    bare = one.copy()
-    bare.attrs = {k: v for k, v in one.attrs.items() if k in ("units", "oriented")}  # on this one direction
-    worst["F against t squared, projection"] = against(bare, factors)
+    worst["F against t squared, projection"] = against(one, factors)
 
-    print(f"{len(answers):,} answers, {len(rows[:: max(1, len(rows) // given.dialogues)])} dialogues re-read")
+    print(f"{len(answers):,} answers, {len(some)} dialogues re-read")
     print(theirs.unstack("round").round(3).to_string())
     for name, value in worst.items():
         verdict = "ok" if value <= ALLOWED[name] else "TOO LARGE"

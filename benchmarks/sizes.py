@@ -11,10 +11,12 @@ that needs several work one after the other. A lower bound: no GPU was at hand.
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import morality_lens as ml
 from morality_lens.runs import Storage
+from morality_lens.runs.writing import timings
 
 SIZES = {  # parameters, width of the residual stream
     "135 M (SmolLM2)": (134_515_008, 576),
@@ -33,9 +35,8 @@ def main() -> None:
     parser.add_argument("--probe", type=Path, required=True)
     parser.add_argument("--layer", type=int, required=True)
     given = parser.parse_args()
-    run, probe = ml.open_run(given.run), ml.load_probe(given.probe)
-    from morality_lens.runs.writing import timings
-
+    run = ml.open_run(given.run)
+    probe = replace(ml.load_probe(given.probe), refits=None)  # their error does not shrink with the items
     n, tokens = len(run.items), timings(run.path)["tokens"]
     answers = run.answers
     written = int(answers["n_tokens"].sum())  # of answers; rationales and feedback are counted as texts
@@ -54,9 +55,7 @@ def main() -> None:
         ("projection in gaps, one test", moral, 1),
         (f"projection in gaps, corrected over {places} layers and rounds", moral, places),
     ):
-        bare = cube.copy()
-        bare.attrs = {k: v for k, v in cube.attrs.items() if k != "refits"}
-        table = ml.interactions.plan(ITEMS, pilot=bare, n_tests=tests)
+        table = ml.interactions.plan(ITEMS, pilot=cube, n_tests=tests)
         print(
             f"{what}\n{table.pivot(index='effect', columns='n_items', values='family').round(3).to_string()}"
         )

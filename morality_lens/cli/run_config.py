@@ -32,8 +32,8 @@ class RunConfig(BaseModel):
     Attributes:
         model: hub name, folder (of a model or an adapter) or .gguf file; None is the bundled model.
         data: BBQ files, RealToxicityPrompts or questions (a file or a folder); None is the bundled questions.
-        statements: labelled statements for the probe (a file, ``moral`` or ``world``); None is ``moral``, or
-            for a bundled model ``world``.
+        statements: labelled statements for the probe (a file, ``moral``, ``composed`` or ``world``); None is
+            ``moral``, or for a bundled model ``world``.
         limit: items to draw; None takes all (of the bundled questions, 80).
         seed: random seed of the drawing of items, the probe's folds and the resampling.
         out: the run's folder.

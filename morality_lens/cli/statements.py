@@ -36,7 +36,7 @@ def bundled(model: str | Path | None) -> bool:
 
 def of_run(played: "Run") -> bool:
     """Whether a run was played by one of the bundled models."""
-    return bundled(str(played.manifest["study"]["model"]["name"]))
+    return bundled(played.loaded_from)
 
 
 def statements_file(path: str | None) -> str | None:

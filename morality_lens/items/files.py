@@ -19,6 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+_TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+"""Suffixes of tables, and what parts their cells."""
 
 
 def data_files(path: str | Path, suffixes: tuple[str, ...] = (".jsonl",)) -> tuple[Path, ...]:
@@ -163,7 +165,7 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
         ValueError: a column named twice, a row longer than the header, a stray quote, text that is not UTF-8,
             or no row.
     """
-    delimiter = "\t" if file.suffix in (".tsv", ".tab") else ","
+    delimiter = _TABLES.get(file.suffix, ",")
     with file.open(encoding="utf-8-sig", newline="") as lines:
         if quoted:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -199,16 +201,16 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
 
 def columns_of(file: Path) -> tuple[str, ...]:
     """The columns that the first line of a CSV or TSV file names; none of another file."""
-    if file.suffix not in (".csv", ".tsv", ".tab"):
+    if file.suffix not in _TABLES:
         return ()
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         first = lines.readline().strip("\r\n")
-    return tuple(cell.strip('"') for cell in first.split("," if file.suffix == ".csv" else "\t"))
+    return tuple(cell.strip('"') for cell in first.split(_TABLES[file.suffix]))
 
 
 def read_rows(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a JSONL, CSV or TSV file, by their suffix."""
-    if file.suffix in (".csv", ".tsv", ".tab"):
+    if file.suffix in _TABLES:
         return read_table(file, quoted=quoted)
     if file.suffix in (".jsonl", ".ndjson", ".json"):
         return read_jsonl(file)

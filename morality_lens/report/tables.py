@@ -340,8 +340,8 @@ def downloads(
     """The plotted numbers as CSV files inside the page."""
     frames = {
         "behaviour.csv": behaviour,
-        "behaviour_effects.csv": None if behaviour_effects is None else _long(behaviour_effects),
-        "effects.csv": None if effects is None else _long(effects),
+        "behaviour_effects.csv": None if behaviour_effects is None else long_table(behaviour_effects),
+        "effects.csv": None if effects is None else long_table(effects),
     }
     return [
         (name, "data:text/csv;base64," + base64.b64encode(_csv(frame)).decode("ascii"))
@@ -350,7 +350,8 @@ def downloads(
     ]
 
 
-def _long(effects: xr.Dataset) -> pd.DataFrame:
+def long_table(effects: xr.Dataset) -> pd.DataFrame:
+    """A row for every effect and place."""
     names = ("estimate", "se", "df", "p", "ci_low", "ci_high", "p_adj", "band_low", "band_high")
     return effects[[name for name in names if name in effects]].to_dataframe().reset_index()
 

@@ -34,7 +34,7 @@ def load_for(
     if threads is not None:
         torch.set_num_threads(threads)
     recorded: Mapping[str, Any] = run.manifest["study"]["model"]
-    place = {**recorded, "name": run.manifest.get("loaded_from", recorded["name"])}
+    place = {**recorded, "name": run.loaded_from}
     if device_map is not None:
         place["device_map"] = device_map
     return reload_model(place, device=device)

@@ -101,6 +101,11 @@ class Run:
         return all(item.good is not None for item in self._stored)
 
     @property
+    def loaded_from(self) -> str:
+        """Where its model was last loaded from: a name, or a path, which may be another than at first."""
+        return str(self.manifest.get("loaded_from", self.manifest["study"]["model"]["name"]))
+
+    @property
     def fingerprint(self) -> str:
         """Hash over all that makes two runs the same study."""
         return hashlib.sha256(json.dumps(self.manifest["study"], sort_keys=True).encode()).hexdigest()

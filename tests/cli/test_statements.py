@@ -1,7 +1,6 @@
 """The statements that a command reads, and what it says before it loads a model."""
 
 import json
-from typing import ClassVar
 
 import pytest
 import zoo
@@ -10,6 +9,7 @@ from morality_lens.cli.statements import bundled, of_run, read_directions, state
 from morality_lens.cli.study import _plan
 from morality_lens.items.bundled import asset
 from morality_lens.items.loaders import load_statements
+from morality_lens.runs.run import Run
 
 
 def test_a_model_that_is_not_bundled_reads_plain_english(tmp_path):
@@ -87,11 +87,12 @@ def test_numbers_that_were_named_are_those_of_the_plan():
     assert (plan.items, plan.most_prompts) == (10, 4)
 
 
-def test_a_run_of_a_bundled_model_is_known_by_its_folder_too():
-    class Played:
-        manifest: ClassVar = {"study": {"model": {"name": str(asset("world", "organism"))}}}
-
-    assert of_run(Played())
+def test_a_run_of_a_bundled_model_is_known_by_its_folder_too(tmp_path):
+    study = {"model": {"name": str(asset("world", "organism"))}}
+    assert of_run(Run(path=tmp_path, manifest={"study": study}))
+    # The place where it was found last counts: the first one may be there no more.
+    gone = {"study": {"model": {"name": "/not/there"}}, "loaded_from": str(asset("world", "organism"))}
+    assert of_run(Run(path=tmp_path, manifest=gone))
 
 
 @pytest.mark.parametrize("option", ["--toxicity", "--statements"])
