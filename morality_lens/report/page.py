@@ -18,11 +18,12 @@ from morality_lens.interactions.claims import describe_claims
 from morality_lens.interactions.describing import describe, negative_control
 from morality_lens.items.files import write_text
 from morality_lens.plots.style import alpha
-from morality_lens.plots.transcripts import json_for_script, transcript_html
+from morality_lens.plots.transcripts import json_for_script
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
+from morality_lens.report.browser import browser_html
 from morality_lens.report.sections import Section
 from morality_lens.runs.rates import failures, missing_feedback, said_missing
 from morality_lens.runs.run import Run
@@ -130,7 +131,7 @@ def _context(page: Page) -> dict[str, Any]:
         + tables.option_scores(found.scorings)
         + tables.positions(found.positions),
         "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),
-        "transcripts": Markup(transcript_html(page.transcripts)) if page.transcripts else "",
+        "transcripts": Markup(browser_html(page.run, page.transcripts, probe=page.probe, layer=layer)),
         "probe": None if page.probe is None else _probe(page.probe),
         "checks": tables.checks(study.get("self_test", [])),
         "provenance": tables.nested({k: v for k, v in study.items() if k not in NO_PROVENANCE}),
