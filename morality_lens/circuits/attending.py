@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -30,8 +29,8 @@ def attention_pattern(
     record, heads = record_of(model), heads_of(model)
     if not (0 <= layer < record.n_layers and 0 <= head < heads):
         raise ValueError(
-            f"this model has blocks 0 to {record.n_layers - 1} with heads 0 to {heads - 1}; got head {head} of "
-            f"block {layer}."
+            f"this model has blocks 0 to {record.n_layers - 1} with heads 0 to {heads - 1}; got head {head} "
+            f"of block {layer}."
         )
     name, kept = f"blocks.{layer}.attn.hook_pattern", []
     if name not in model.hook_dict:

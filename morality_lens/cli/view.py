@@ -1,7 +1,9 @@
 """The command that shows the dialogues of a run in a browser, from a small server of this machine."""
 
 import importlib.util
+import os
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morality_lens.cli.console import print_lines, reload
+from morality_lens.cli.console import console, print_lines, reload
 from morality_lens.cli.places import open_whole, refuse_missing
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 PARTS_OF_A_STUDY = ("questions", "prompts")
 """The runs of a study, the one that is shown first."""
 PROBE = "probe.safetensors"
+MAIN = "moral"
+"""What the direction is called that was kept with the run or the study."""
+HELD_DIALOGUES = 8
+"""Dialogues whose values are held."""
 HELD_PATTERNS = 2
 """Heads of one dialogue whose attention is held."""
 SECONDS_TO_END = 3
@@ -41,9 +47,7 @@ def view(
             "(default: the probes kept with the run or its study)."
         ),
     ] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
-    ] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in the web browser.")
     ] = True,
@@ -51,7 +55,7 @@ def view(
         str | None, typer.Option(help="Where the model is loaded once it is needed: cpu, cuda, ...")
     ] = None,
 ) -> None:
-    """Show the dialogues of a run in the browser: filters, search, tokens coloured, attention of every head."""
+    """Show the dialogues of a run in the browser: filters, search, coloured tokens, attention of heads."""
     refuse_without_server()
     folder = run_folder(folder)
     refuse_missing(runs=[folder], files=probe or [])
@@ -101,7 +105,7 @@ def read_probes(played: "Run", paths: Sequence[Path]) -> "dict[str, Probe]":
 
     found: dict[str, Probe] = {}
     for path in paths:
-        name = "moral" if path.name == PROBE else path.stem
+        name = MAIN if path.name == PROBE else path.stem
         if name in found:
             raise ValueError(f"two probes are called {name}; rename a file, so that they can be told apart.")
         one = load_probe(path)
@@ -132,6 +136,7 @@ class Model:
 
     def __post_init__(self) -> None:
         self.loaded: Any = None
+        self.kept: dict[str, Sequence[TokenView]] = {}
         self.pattern = lru_cache(maxsize=HELD_PATTERNS)(self._pattern)
 
     @property
@@ -143,12 +148,14 @@ class Model:
         """Views of rows of the run's transcripts, for each direction."""
         from morality_lens.rounds.rereading import read_transcripts
 
+        key = str(rows[[*self.played.design.names, "item", "round"]].to_numpy().tolist())
         with self.lock:
-            return read_transcripts(self._model(), self.played, self.probes, rows=rows)
+            if key not in self.kept:
+                found = read_transcripts(self._model(), self.played, self.probes, rows=rows)
+                self.kept = {**dict(list(self.kept.items())[1 - HELD_DIALOGUES :]), key: found}
+            return self.kept[key]
 
-    def attention(
-        self, row: "pd.Series", *, layer: int, head: int, token: int
-    ) -> "tuple[np.ndarray, int]":
+    def attention(self, row: "pd.Series", *, layer: int, head: int, token: int) -> "tuple[np.ndarray, int]":
         """How much a token of a row reads from every token, and how many heads a block has."""
         from morality_lens.circuits.attending import heads_of
 
@@ -176,24 +183,33 @@ def serve(played: "Run", model: Model, *, port: int, open_browser: bool) -> None
     from morality_lens.report.serving import HOST, browser_app
     from morality_lens.report.writing import kept_transcripts
 
-    with listening(HOST, port) as opened_socket:
-        port = opened_socket.getsockname()[1]
+    with listening(HOST, port) as held:
+        port = held.getsockname()[1]
         kept = kept_transcripts(played) if (played.path / "coloured.json").is_file() else ()
-        views = opened(kept, model.probes.get("moral"), None)
+        views = opened(kept, model.probes.get(MAIN), None)
         app = browser_app(played, model, port=port, views=views)
         config = uvicorn.Config(
-            app, log_level="error", server_header=False, timeout_graceful_shutdown=SECONDS_TO_END
+            app,
+            log_level="critical",
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=SECONDS_TO_END,
         )
         address = f"http://{HOST}:{port}/"
-        print_lines(f"{played.path} is shown at {address} (for this machine alone); Ctrl-C ends it.")
+        said = f"{played.path} is shown, for this machine alone, at {address}"
+        console.print(said, soft_wrap=True, highlight=False, markup=False)
+        print_lines("Ctrl-C ends it.")
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
         try:
-            uvicorn.Server(config).run(sockets=[opened_socket])
+            uvicorn.Server(config).run(sockets=[held])
         except KeyboardInterrupt as stopped:
-            if type(stopped) is not KeyboardInterrupt:  # a signal that asks to end has an exit code of its own
+            if type(stopped) is not KeyboardInterrupt:  # a request to end has an exit code of its own
                 raise
-        print_lines("ended")
+    print_lines("ended")
+    if model.lock.locked():  # it still reads for a page that is gone; nothing is written, nothing is lost
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def listening(host: str, port: int) -> socket.socket:

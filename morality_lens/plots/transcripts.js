@@ -418,7 +418,7 @@
         if (!weights) return { of: none, texts: ["", ""], unit: "Choose a token: how much it reads from each token before it." };
         const most = Math.max(1e-9, ...weights.filter((w, i) => w !== null && i > 0));
         return { of: (i) => (weights[i] === null ? null : weights[i] / most), ramp: [0, ORANGE, ORANGE], texts: ["0", number(most)],
-          unit: "attention of head " + headBox.value + " in " + layerName(row) + " from token " + state.token + "; the first token, which often takes most, does not set the scale" };
+          unit: "attention of head " + headBox.value + " in " + layerName(row) + " from token " + state.token + "; the first token, which often takes most (here " + number(weights[0]) + "), does not set the scale" };
       }
       const colours = one.colours && one.colours[state.direction];
       if (!colours) return null;
@@ -517,10 +517,14 @@
       }
     }
 
+    // One dialogue is read at a time; when that is done, the one that is shown by then.
     async function colour() {
+      if (read.disabled) return;
+      const begun = state.shown;
       read.disabled = true;
       const answer = await asking("The model reads this dialogue; the first time it is loaded, which can take minutes.", (one) => source.tokens(one.item, one.condition));
       read.disabled = false;
+      if (begun !== state.shown) return read.hidden ? undefined : colour();
       state.reading = answer !== null;
       if (answer) {
         if (state.direction === PLAIN) state.direction = null;

@@ -124,8 +124,8 @@ def fragment(data: dict[str, Any], plain: Sequence[TokenView], more: str = "") -
     """The HTML fragment of some data, which its script shows.
 
     Args:
-        data: the ``dialogues``, each from :func:`packed`, their ``strings`` and ``scales``, and ``about``: what
-            there is to choose from.
+        data: the ``dialogues``, each from :func:`packed`, their ``strings`` and ``scales``, and ``about``:
+            what there is to choose from.
         plain: the views that are there to be read without scripts.
         more: HTML beside these.
     """

@@ -63,7 +63,7 @@ def sound_layers(probe: Probe) -> list[int]:
 
 
 def opening_layer(probe: Probe) -> int | None:
-    """The layer that is shown first: of the sound ones that with the highest held-out AUROC; None for none."""
+    """The layer that is shown first: of the sound ones the best held-out one; None for none."""
     sound = sound_layers(probe)
     known = probe.quality["auroc"].sel(layer=sound)
     return best_layer(probe, among=sound) if np.isfinite(known.values).any() else None

@@ -1,9 +1,14 @@
 """What is reported? One self-contained file from a run or a study.
 
 - ``analysis``: The estimates of a run: projections, effects and claims, or the reason why there are none.
+- ``browser``: A run's dialogues to browse in its report: as many as fit into the page, and how to see all of
+  them.
+- ``flow``: The section of a report about answers between rounds: what became right, and what became wrong.
 - ``page``: One self-contained HTML file: findings in sentences, figures, tables, transcripts, provenance.
 - ``refusals``: What was refused, and why: a sentence for every estimate that could not be made.
 - ``sections``: Results from inside the model as sections of the report: sentences and figures.
+- ``serving``: A run's dialogues on a server of this machine: read page by page, coloured by the model on
+  request.
 - ``tables``: The tables of a report: plain texts in rows and columns.
 - ``writing``: The report of a run as a file, and the coloured transcripts kept for it.
 """

@@ -24,6 +24,7 @@ from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
 from morality_lens.report.browser import browser_html
+from morality_lens.report.flow import flow_section
 from morality_lens.report.sections import Section
 from morality_lens.runs.rates import failures, missing_feedback, said_missing
 from morality_lens.runs.run import Run
@@ -118,7 +119,11 @@ def _context(page: Page) -> dict[str, Any]:
         ],
         "claims": [describe_claims(ladder).splitlines() for ladder in found.claims],
         "refused": list(found.refused),
-        "figures": [*_behaviour_figures(found), *_representation_figures(found.effects, layer)],
+        "figures": [
+            *_behaviour_figures(found),
+            *_flow_figures(page.run),
+            *_representation_figures(found.effects, layer),
+        ],
         "layer_note": why,
         "inside": [_group(group, "inside") for group in page.inside],
         "parts": [_group(group, "part") for group in page.parts],
@@ -245,6 +250,12 @@ def _behaviour_figures(found: Analysis) -> list[dict[str, Any]]:
     if found.behaviour_effects is not None:
         made.append(_figure("behaviour-effects", plots.behaviour_effects(found.behaviour_effects), ""))
     return [{"title": "Behaviour", "figures": made, "folded": False}] if made else []
+
+
+def _flow_figures(run: Run) -> list[dict[str, Any]]:
+    """The folded group of figures about answers between rounds; none where answers are free text."""
+    section = flow_section(run)
+    return [] if section is None else [{**_group(section, "flow"), "folded": True}]
 
 
 def _representation_figures(effects: xr.Dataset | None, layer: int | None) -> list[dict[str, Any]]:

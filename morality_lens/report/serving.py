@@ -1,4 +1,4 @@
-"""A run's dialogues on a small server of this machine: read page by page, coloured by the model on request."""
+"""A run's dialogues on a server of this machine: read page by page, coloured by the model on request."""
 
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,7 +23,6 @@ from morality_lens.plots.transcripts import (
     color_scales,
     forms,
     json_for_script,
-    packed,
     safe,
 )
 from morality_lens.report.browser import about, dialogue, rows_of, title
@@ -51,8 +50,10 @@ LONGEST_WORDS = 1000
 class Reader(Protocol):
     """Whatever reads dialogues again with the run's model."""
 
-    directions: Sequence[str]
-    """Names of the directions that tokens are coloured by; none where there is no probe."""
+    @property
+    def directions(self) -> Sequence[str]:
+        """Names of the directions that tokens are coloured by; none where there is no probe."""
+        ...
 
     def tokens(self, rows: pd.DataFrame) -> Sequence[TokenView]:
         """Views of rows of the run's transcripts, for each direction."""
@@ -136,7 +137,10 @@ def _refusal(method: str, headers: Headers, hosts: set[str]) -> Response | None:
         return PlainTextResponse("this server answers for its own address alone", status_code=403)
     if method != "GET":
         return PlainTextResponse("GET is all there is", status_code=405, headers={"allow": "GET"})
-    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
+    if (
+        headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        and headers.get("sec-fetch-mode") != "navigate"
+    ):
         return PlainTextResponse("this server answers its own pages alone", status_code=403)
     return None
 

@@ -69,9 +69,7 @@ def _stretches(
         yield reads[0].double().cpu().numpy()
 
 
-def _coloured(
-    row: pd.Series, name: str, probe: Probe, values: Float[np.ndarray, "layer token"]
-) -> TokenView:
+def _coloured(row: pd.Series, name: str, probe: Probe, values: Float[np.ndarray, "layer token"]) -> TokenView:
     """The view of a dialogue, each token with its projection on a direction."""
     layers, sound = probe.direction["layer"].values.tolist(), sound_layers(probe)
     return token_view(

@@ -146,7 +146,7 @@ def shelf(run: Run) -> Shelf:
 
     @lru_cache(maxsize=2 * HELD)
     def read(name: str, number: int) -> pd.DataFrame:
-        ids = {run.stored[place].id for place in groups[number].places}
+        ids = [run.stored[place].id for place in groups[number].places]
         table = pd.concat([run.part_table(part, name) for part in groups[number].parts], ignore_index=True)
         return table.loc[table["item"].isin(ids)]
 
@@ -198,7 +198,7 @@ def matching(held: Shelf, number: int, query: Query) -> Iterator[Told]:
     table = held.rows("answers", number, query.item or None)
     words = query.words.casefold().split()
     names, design = list(held.run.design.names), held.run.design
-    rows = {key: own for key, own in table.groupby(["item", *names], sort=False)}
+    rows = dict(iter(table.groupby(["item", *names], sort=False)))
     for item, condition in itertools.product(wanted, design.conditions):
         own = rows.get((item.id, *condition.coords.values()))
         if own is None or (query.condition and condition.label != query.condition):

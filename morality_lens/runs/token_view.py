@@ -64,9 +64,7 @@ class TokenView:
         if len(self.token_ids) not in (0, len(self.tokens)):
             raise ValueError(f"{who} has {len(self.tokens)} tokens: got {len(self.token_ids)} token ids.")
         if self.opening is not None and self.opening not in self.layers:
-            raise ValueError(
-                f"{who} cannot open at layer {self.opening}; choose one of {list(self.layers)}."
-            )
+            raise ValueError(f"{who} cannot open at layer {self.opening}; choose one of {list(self.layers)}.")
 
     @property
     def condition_label(self) -> str:
