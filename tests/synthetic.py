@@ -343,7 +343,9 @@ def make_run(*, organism=True, rounds=4, items=12, failing=False, text="(c) It c
         for name, cluster, category in table[["id", "cluster", "category"]].itertuples(index=False)
     )
     vars(run).update(answers=answers, items=table.set_index("id", drop=False), transcripts=transcripts)
-    vars(run).update(_stored=questions, _parts=(Part(0, items, 0, rounds + 1),))
+    vars(run).update(
+        _stored=questions, asked={one.id: one for one in questions}, _parts=(Part(0, items, 0, rounds + 1),)
+    )
     return run
 
 
