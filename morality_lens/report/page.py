@@ -95,7 +95,7 @@ def write_page(page: Page, *, path: str | Path) -> Path:
 def _context(page: Page) -> dict[str, Any]:
     """The values of the template's variables."""
     found = page.analysis
-    layer, why = _shown_layer(found, page.probe, page.layer)
+    layer, why = _shown_layer(found.effects, page.probe, page.layer)
     study = {**page.run.manifest.get("study", {}), **page.run.manifest}
     model = study.get("model", {})
     titled = (
@@ -237,9 +237,10 @@ def _asset(name: str) -> str:
     return files("morality_lens.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _shown_layer(found: Analysis, probe: Probe | None, layer: int | None) -> tuple[int | None, str]:
+def _shown_layer(
+    effects: xr.Dataset | None, probe: Probe | None, layer: int | None
+) -> tuple[int | None, str]:
     """The layer that figures and tables show, and how it was chosen."""
-    effects = found.effects
     if effects is None or "layer" not in effects.dims:
         return None, ""
     layers = effects["layer"].to_numpy().tolist()
