@@ -116,6 +116,8 @@ def make_effects(
             "units": "moral-immoral gap",
             "alpha": 0.05,
             "draws": 2000,
+            "draws_used": 2000,
+            "seed": 0,
             "notes": ["Intervals are conditional on one fitted probe."],
         },
     )

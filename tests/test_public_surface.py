@@ -33,7 +33,7 @@ SURFACE = {
     """,
     "interactions": """
         attribute_effects between claim_ladder describe describe_claims describe_components
-        describe_wordings effects_over_wordings equivalence factorial_effects marginal_log_odds
+        describe_wordings effects_over_wordings effects_table equivalence factorial_effects marginal_log_odds
         negative_control plan
     """,
     "items": """
@@ -56,9 +56,9 @@ SURFACE = {
     """,
     "plots": """
         ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
-        attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
-        dose_response effects effects_map evidence forest mediation patching_layers patching_map
-        probe_quality shifts trajectories transfer transition_matrices trust_card
+        attribution_layers attribution_segments behaviour_effects cell_means direction_cosines dose_response effects
+        effects_map evidence forest mediation patching_layers patching_map probe_quality shifts summary trajectories
+        transfer transition_matrices trust_card
     """,
     "probes": """
         Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe

@@ -15,6 +15,7 @@ from morality_lens.experiments.dynamics import expected_maximum, half_life, roun
 from morality_lens.experiments.robustness import describe_evidence, dose_response
 from morality_lens.experiments.shifts import describe_shifts
 from morality_lens.interactions.cube import factors_of
+from morality_lens.interactions.numbers import bounds, decimals, interval_of, signed
 from morality_lens.interactions.wordings import describe_wordings
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, judges_agree
 from morality_lens.judges.questions import bias_scores, join_questions, unparsed
@@ -57,13 +58,19 @@ def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[For
         ForestRow(
             label=re.sub(r"\[[^]]*\]", "", str(name)) if plain else str(name),
             group=group,
-            estimate=float(at["estimate"]),
-            low=float(at["ci_low"]),
-            high=float(at["ci_high"]),
+            **_ends(at),
         )
         for name in effects["effect"].values
         for at in [effects.sel(effect=name)]
     ]
+
+
+def _ends(one: xr.Dataset) -> dict[str, float]:
+    """Estimate and interval of one place, as a row of a forest plot takes them."""
+    return {
+        to: float(one[name])
+        for to, name in (("estimate", "estimate"), ("low", "ci_low"), ("high", "ci_high"))
+    }
 
 
 def tasks_part(tasks: Sequence[Task]) -> Section:
@@ -240,12 +247,16 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
     ]
     if answers.sizes["strength"] > 1:
         slope = dose_response(answers).isel(round=-1)
-        for name, cell in cell_labels(slope):
-            one = slope.sel(cell)
-            lines.append(
-                f"Dose response in {name}: {float(one['estimate']):+.3f} [{float(one['ci_low']):+.3f}, "
-                f"{float(one['ci_high']):+.3f}] in the share that follows, per unit of strength."
-            )
+        rows = [
+            ForestRow(label=name, group="", **_ends(slope.sel(cell))) for name, cell in cell_labels(slope)
+        ]
+        drawn = plots.forest(
+            rows,
+            title="Dose response of weak evidence",
+            subtitle=f"last round; {POINTWISE}",
+            unit="share that follows, per unit of strength",
+        )
+        figures.append(("dose-response", drawn, ""))
     frame = shares[["estimate", "ci_low", "ci_high"]].isel(strength=-1).to_dataframe().reset_index()
     kept = frame.loc[:, ["part", *factors_of(shares), "round", "estimate", "ci_low", "ci_high"]]
     shown = [table_of(kept, "Shares of the answer patterns in every condition and round")]
@@ -268,7 +279,7 @@ def detox_part(run: Run, samples: Sequence[Run]) -> Section:
     for (a, b), one in judges_agree(run).items():
         lines.append(
             f"{a} and {b} scored {one.n} completions: rank correlation {one.spearman:.2f}, kappa "
-            f"{one.kappa:.2f}, mean difference {one.mean_difference:+.3f} (limits of agreement "
+            f"{one.kappa:.2f}, mean difference {signed(one.mean_difference)} (limits of agreement "
             f"{one.limits[0]:+.2f} to {one.limits[1]:+.2f})."
         )
     shown = []
@@ -310,9 +321,7 @@ def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Secti
         {
             "condition": name,
             **{
-                str(
-                    m
-                ): f"{float(one['estimate']):.2f} [{float(one['ci_low']):.2f}, {float(one['ci_high']):.2f}]"
+                str(m): interval_of(one)
                 for m in found["measure"].values
                 for one in [found.sel({**cell, "measure": m})]
             },
@@ -336,13 +345,13 @@ def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Secti
 def _half_life(one: xr.Dataset) -> str:
     if not np.isfinite(float(one["rounds"])):
         return "change not distinguishable from zero"
-    return f"{float(one['rounds']):.2f} [{float(one['low']):.2f}, {float(one['high']):.2f}]"
+    return interval_of(one, "rounds", "low", "high")
 
 
 def wordings_part(found: Mapping[str, xr.Dataset]) -> Section:
     """Effects over wordings, by outcome."""
     lines, figures = [], []
-    for number, (outcome, one) in enumerate(found.items()):
+    for index, (outcome, one) in enumerate(found.items()):
         lines += [f"{outcome}: {line}" for line in describe_wordings(one).splitlines()]
         own = {"by_wording": "estimate", "by_wording_low": "ci_low", "by_wording_high": "ci_high"}
         rows = rows_of(one, "over wordings")
@@ -355,14 +364,14 @@ def wordings_part(found: Mapping[str, xr.Dataset]) -> Section:
             unit=str(one.attrs.get("units", "")),
             trust=str(one.attrs.get("trust", "")),
         )
-        figures.append((f"wordings-{number}", fig, ""))
+        figures.append((f"wordings-{index}", fig, ""))
     return Section(title="Several wordings", lines=tuple(lines), figures=tuple(figures))
 
 
 def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Section:
     """Effects of the components' content (on - placebo) and of their format (placebo - off)."""
     figures = []
-    for number, (outcome, by) in enumerate(found.items()):
+    for index, (outcome, by) in enumerate(found.items()):
         contrasts = {"total": "on - off", "content": "on - placebo", "format": "placebo - off"}
         rows = [
             row
@@ -376,7 +385,7 @@ def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Section:
             unit=str(by["total"].attrs.get("units", "")),
             trust=str(by["total"].attrs.get("trust", "")),
         )
-        figures.append((f"placebo-{number}", fig, ""))
+        figures.append((f"placebo-{index}", fig, ""))
     line = (
         "Where the total effect of a component equals its content effect, its meaning matters; where it "
         "equals its format effect, any text in its place has the same effect."
@@ -455,16 +464,16 @@ def greedy_line(found: xr.Dataset) -> dict[str, str]:
 
 def verdict_entry(verdict: Verdict, parts: Sequence[Section]) -> dict[str, Any]:
     """A claim with its verdict; its figure is linked where the report contains it."""
-    number = verdict.estimate
-    interval = f"{verdict.low:+.3f} to {verdict.high:+.3f}" if np.isfinite(number) else "none"
+    known = bool(np.isfinite(verdict.estimate))
     there = {name for group in parts for name, _, _ in group.figures}
     return {
         "number": verdict.number,
         "claim": verdict.claim,
         "verdict": verdict.verdict,
         "measure": verdict.measure,
-        "estimate": f"{number:+.3f}" if np.isfinite(number) else "none",
-        "interval": interval,
+        "estimate": signed(verdict.estimate, decimals(verdict.low, verdict.high)) if known else "none",
+        "interval": bounds(verdict.low, verdict.high, signed=True) if known else "none",
+        "unit": verdict.unit,
         "error_rate": verdict.error_rate or "nothing is claimed",
         "why": verdict.why,
         "rule": RULES[verdict.number],

@@ -10,6 +10,7 @@ import xarray as xr
 from morality_lens.design import COMPONENTS, Condition, condition_of
 from morality_lens.interactions.cube import cluster_codes, factors_of, levels_of
 from morality_lens.interactions.intervals import one_sided
+from morality_lens.interactions.numbers import is_p, number, signed, with_bounds
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.interactions.resampling import MIN_CLUSTERS, holm
 from morality_lens.probes.card import TrustCard
@@ -191,10 +192,10 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
     highest = f"Highest means: {'; '.join(f'{name}: {label}' for name, label in best.items())}."
     if worst < ALPHA:
         verdict = "supported"
-        why = f"Every method is inferior to another one on some task (largest p {worst:.2g}). {highest}"
+        why = f"Every method is inferior to another one on some task (largest {is_p(worst)}). {highest}"
     elif ahead < ALPHA:
         verdict, key = "refuted", weakest[champion]
-        why = f"{champion} is better than every other on every task (largest p {ahead:.2g})."
+        why = f"{champion} is better than every other on every task (largest {is_p(ahead)})."
     else:
         verdict = "undecided"
         why = (
@@ -205,9 +206,15 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
         verdict,
         better[key],
         measure=f"{key[1]} minus {key[2]} on {key[0]}, the least certain comparison",
+        unit=_unit(tasks, key[0]),
         why=why,
         n_clusters=min(t.n_clusters for t in tasks),
     )
+
+
+def _unit(tasks: Sequence[Task], name: str) -> str:
+    """The unit in which a task's outcome is measured."""
+    return next(task.unit for task in tasks if task.name == name)
 
 
 def _comparisons(tasks: Sequence[Task]) -> dict[tuple[str, str, str], Contrast]:
@@ -224,7 +231,9 @@ def _comparisons(tasks: Sequence[Task]) -> dict[tuple[str, str, str], Contrast]:
     return found
 
 
-def _verdict(number: int, verdict: str, one: Contrast, *, measure: str, why: str, n_clusters: int) -> Verdict:
+def _verdict(
+    number: int, verdict: str, one: Contrast, *, measure: str, unit: str, why: str, n_clusters: int
+) -> Verdict:
     """The verdict with its decisive contrast."""
     return Verdict(
         number=number,
@@ -236,6 +245,7 @@ def _verdict(number: int, verdict: str, one: Contrast, *, measure: str, why: str
         error_rate=error_rate(number, verdict, n_clusters),
         why=why,
         figure=f"claim-{number}",
+        unit=unit,
     )
 
 
@@ -276,15 +286,15 @@ def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
     less = {name: _adjusted(found[most[name]].p_below, len(GAINS)) for name in GAINS}
     absent = min(less, key=lambda name: less[name])
     why = "; ".join(
-        f"{name} adds {found[best[name]].estimate:+.3f} on {best[name][1]} (p of more than {GAIN}: "
-        f"{more[name]:.2g})"
+        f"{name} adds {signed(found[best[name]].estimate)} on {best[name][1]} (more than {GAIN}: "
+        f"{is_p(more[name])})"
         for name in GAINS
     )
     if max(more.values()) < ALPHA:
         verdict, key = "supported", best[max(more, key=lambda name: more[name])]
     elif less[absent] < ALPHA:
         verdict, key = "refuted", most[absent]
-        why += f"; {absent} adds less than {GAIN} on every task (p {less[absent]:.2g})"
+        why += f"; {absent} adds less than {GAIN} on every task ({is_p(less[absent])})"
     else:
         verdict, key = "undecided", best[max(more, key=lambda name: more[name])]
     return _verdict(
@@ -292,6 +302,7 @@ def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
         verdict,
         found[key],
         measure=f"gain of {key[0]} over the instruction on {key[1]}",
+        unit=_unit(tasks, key[1]),
         why=f"{why}.",
         n_clusters=min(t.n_clusters for t in tasks),
     )
@@ -336,6 +347,7 @@ def negative_interactions(
         verdict,
         found[layer].parts[name],
         measure=f"{name} on the projection at answer_start, layer {layer}",
+        unit=str(effects.attrs.get("units", "")),
         why=" ".join(f"Layer {n}: {found[n].listed}." for n in sorted(found)),
         n_clusters=n_clusters,
     )
@@ -405,7 +417,7 @@ class _Inside:
     def listed(self) -> str:
         """All parts with their intervals."""
         return ", ".join(
-            f"{n} {v.estimate:+.3f} [{v.low:+.3f}, {v.high:+.3f}]" for n, v in self.parts.items()
+            f"{n} {with_bounds(v.estimate, v.low, v.high, signed=True)}" for n, v in self.parts.items()
         )
 
 
@@ -445,7 +457,7 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
     doubled = np.minimum(1.0, 2 * np.array([c.p_above for c in rises.values()]))
     adjusted = dict(zip(rises, holm(doubled).tolist(), strict=True))
     why = "; ".join(
-        f"{n} improve by {c.estimate:+.3f} (p of more than {GAIN}: {adjusted[n]:.2g})"
+        f"{n} improve by {signed(c.estimate)} (more than {GAIN}: {is_p(adjusted[n])})"
         for n, c in rises.items()
     )
     if min(adjusted.values()) >= ALPHA:
@@ -459,7 +471,7 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
         return undecided(4, f"Discrimination was not measured: {', '.join(unknown)} is missing.", "claim-4")
     verdict, key = _reliability(told)
     listed = "; ".join(
-        f"{ACCURACIES[m]} ({n}) {one.estimate:.3f} [{one.low:.3f}, {one.high:.3f}]"
+        f"{ACCURACIES[m]} ({n}) {with_bounds(one.estimate, one.low, one.high)}"
         for (n, m), one in told.items()
     )
     return _verdict(
@@ -467,6 +479,7 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
         verdict,
         told[key],
         measure=f"{ACCURACIES[key[1]]}, of two outputs of its own ({key[0]})",
+        unit="share",
         why=f"{why}; {listed}.",
         n_clusters=min([*few.values(), *(t.n_clusters for t in known)]),
     )
@@ -520,6 +533,7 @@ def robust_to_evidence(moved: xr.DataArray | None) -> Verdict:
         verdict,
         Contrast(estimate=estimate, low=low, high=high, p_above=np.nan, p_below=np.nan),
         measure=f"share of answers that {here['part'].item()} after the last round, {here['cell'].item()}",
+        unit="share of answers",
         why=_moves(of_components(moved), found),
         n_clusters=n_clusters,
     )
@@ -530,7 +544,7 @@ def _moves(moved: xr.DataArray, found: xr.Dataset) -> str:
     with_, against = moved["part"].values.tolist()
     numbers = found["estimate"].transpose("cell", "part").values.tolist()
     shares = "; ".join(
-        f"{name} {one:.3f} and {other:.3f}"
+        f"{name} {number(one)} and {number(other)}"
         for name, (one, other) in zip(found["cell"].values.tolist(), numbers, strict=True)
     )
     net = moved.sel(part=with_, drop=True) - moved.sel(part=against, drop=True)
@@ -539,7 +553,7 @@ def _moves(moved: xr.DataArray, found: xr.Dataset) -> str:
     lines = (
         f"Shares that {with_} and {against}: {shares}.",
         f"The instruction changes the share that moves with it, less that against, by "
-        f"{change.estimate:+.3f} [{change.low:+.3f}, {change.high:+.3f}].",
+        f"{with_bounds(change.estimate, change.low, change.high, signed=True)}.",
         str(moved.attrs.get(NOTE, "")),
     )
     return " ".join(line for line in lines if line)
