@@ -63,10 +63,10 @@
     const find = (item, condition) => data.dialogues.find((one) => wellFormed(one.item) === wellFormed(item) && one.condition === condition);
     return {
       about: data.about,
-      list(query, cursor) {
+      list(query, cursor, size) {
         const found = data.dialogues.filter((one) => matches(one, query)), from = cursor || 0;
-        const next = from + PAGE < found.length ? from + PAGE : null;
-        return Promise.resolve({ rows: found.slice(from, from + PAGE), cursor: next, total: found.length });
+        const next = from + size < found.length ? from + size : null;
+        return Promise.resolve({ rows: found.slice(from, from + size), cursor: next, total: found.length });
       },
       dialogue(item, condition) {
         const one = find(item, condition);
@@ -262,7 +262,7 @@
       const wanted = state.rows.length + PAGE;
       try {
         do {
-          const page = await source.list(query(), state.cursor);
+          const page = await source.list(query(), state.cursor, wanted - state.rows.length);
           if (asked !== state.asked) return;
           state.cursor = page.cursor;
           for (const one of page.rows) {

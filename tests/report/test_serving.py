@@ -9,28 +9,32 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from chromium import BODY, COLORS, NEEDS_CHROMIUM, choose, count, text_of, wait
 from conftest import make_questions
 from starlette.testclient import TestClient
-from test_analysis import PROTOCOL, STATEMENTS
-from test_browser import (
-    BODY, COLORS, browser, choose, count, pytestmark as chromium, text_of, wait,
-)  # fmt: skip
 
 from morality_lens.circuits.attending import attention_pattern, heads_of
 from morality_lens.cli.view import Model, listening
-from morality_lens.items.kinds import Question
+from morality_lens.design import Design, Protocol
+from morality_lens.items.kinds import Question, Statement
 from morality_lens.models.loading import load_model, record_of
 from morality_lens.plots.transcripts import color_scales
 from morality_lens.probes.from_statements import fit_probe
 from morality_lens.report.browser import browser_html
 from morality_lens.report.serving import HEADERS, POLICY, browser_app
 from morality_lens.rounds.playing import play
+from morality_lens.rounds.preflight import Fitting
 from morality_lens.rounds.rereading import read_transcripts
 from morality_lens.runs.pages import Query, find, shelf
 from morality_lens.runs.run import open_run
 
-__all__ = ["browser"]
-
+PROTOCOL = Protocol(design=Design(rounds=1), answer_tokens=3, rationale_tokens=4, feedback_tokens=4)
+STATEMENTS = [
+    Statement(id=f"{verb}{i}", cluster=verb, text=f"The Vel {verb} the Tor{' again' * i}.", label=label)
+    for label, verbs in ((1, ("helped", "fed", "thanked")), (0, ("robbed", "mocked", "starved")))
+    for verb in verbs
+    for i in range(2)
+]
 PORT = 4321
 HOSTILE = (
     "</script><script>window.pwned=1</script>",
@@ -60,7 +64,7 @@ def run(llama, tmp_path_factory):
         for i, one in enumerate(make_questions(9))
     ]
     out = tmp_path_factory.mktemp("serving") / "run"
-    play(llama, questions, out=out, protocol=PROTOCOL, progress=False, batch_size=16)
+    play(llama, questions, out=out, protocol=PROTOCOL, progress=False, fitting=Fitting(batch_size=2))
     return open_run(out)
 
 
@@ -256,8 +260,15 @@ def test_every_response_has_the_policy(client):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../manifest.json", "/..%2fmanifest.json", "/manifest.json", "/api/../../etc/passwd", "/browser.css/..", "//etc/passwd"],
-)  # fmt: skip
+    [
+        "/../manifest.json",
+        "/..%2fmanifest.json",
+        "/manifest.json",
+        "/api/../../etc/passwd",
+        "/browser.css/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+    ],
+)
 def test_no_path_leads_to_a_file(client, path):
     reply = client.get(path)
     assert reply.status_code == 404
@@ -299,7 +310,7 @@ def address(run, model):
 
 
 class TestInChromium:
-    pytestmark = chromium
+    pytestmark = NEEDS_CHROMIUM
 
     def opened(self, browser, address):
         browser.get("about:blank")
@@ -351,8 +362,8 @@ class TestInChromium:
         first = _shown(browser)
         browser.execute_script("document.querySelectorAll('.mlt-entry')[11].click()")
         wait(browser, "return location.hash !== ''")
-        link = browser.execute_script("return document.querySelector('.mlt-link').href")
         second = _when_shown(browser, first)
+        link = browser.execute_script("return document.querySelector('.mlt-link').href")
         browser.back()
         assert _when_shown(browser, second) == first
         browser.get("about:blank")
