@@ -367,7 +367,7 @@ def test_narrow_windows_stack_the_rounds_and_wide_ones_set_them_side_by_side(bro
         assert len(set(browser.execute_script(lefts))) == 1
         inside = "const r = document.querySelector('.ml-transcript'); return r.scrollWidth <= r.clientWidth"
         assert browser.execute_script(inside)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 700
+        wait(browser, "return document.documentElement.scrollWidth <= 700")  # figures follow a little later
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
