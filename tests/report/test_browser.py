@@ -131,7 +131,7 @@ def test_tokens_far_from_all_others_do_not_take_the_colours_of_these(browser, tm
     assert np.median(strengths) > 0.1
     assert np.mean(np.array(strengths) > 0.7) < 0.2
     choose(browser, ".mlt-white", "zero")
-    assert "white: 0" in text_of(browser, ".mlt-legend")
+    assert "no colour at 0" in text_of(browser, ".mlt-legend")
 
 
 def test_a_colour_has_the_sign_of_its_value(browser, page):
