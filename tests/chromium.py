@@ -1,14 +1,12 @@
-"""Headless Chromium for tests: a driver, and what they ask of a page."""
+"""A headless Chromium for tests of pages."""
 
 import shutil
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-NEEDS_CHROMIUM = [
+in_browser = [
     pytest.mark.browser,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the PATH"),
 ]
@@ -26,15 +24,15 @@ SWITCHES = (
 )
 
 
-def driven(profile: Path) -> Iterator:
-    """A driver, closed at the end."""
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
 
     options = Options()
     options.binary_location = CHROMIUM
-    for switch in (*SWITCHES, f"--user-data-dir={profile}"):
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(switch)
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     yield driver

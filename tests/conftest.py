@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
-from chromium import driven
 
 from morality_lens.cli.main import main
 from morality_lens.items.kinds import Question
@@ -35,12 +34,6 @@ def command(monkeypatch, capsys):
         return int(stopped.value.code or 0), out, err
 
     return run
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory):
-    """Headless Chromium, for tests that ask for ``NEEDS_CHROMIUM``."""
-    yield from driven(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(scope="session")

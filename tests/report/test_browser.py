@@ -8,9 +8,10 @@ import pytest
 from chromium import (
     BODY,
     COLORS,
-    NEEDS_CHROMIUM,
+    browser as browser,
     choose,
     count,
+    in_browser,
     opened,
     text_of,
     wait,
@@ -23,7 +24,7 @@ from morality_lens.report.analysis import Analysis
 from morality_lens.report.browser import browser_html
 from morality_lens.report.page import Page, write_page
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = in_browser
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
-from chromium import BODY, COLORS, NEEDS_CHROMIUM, choose, count, text_of, wait
+from chromium import BODY, COLORS, browser as browser, choose, count, in_browser, text_of, wait
 from conftest import make_questions
 from starlette.testclient import TestClient
 
@@ -310,7 +310,7 @@ def address(run, model):
 
 
 class TestInChromium:
-    pytestmark = NEEDS_CHROMIUM
+    pytestmark = in_browser
 
     def opened(self, browser, address):
         browser.get("about:blank")
