@@ -116,6 +116,10 @@ def test_filters_leave_what_the_tables_say(client, run):
         own = own if round == "" else own.loc[own["round"] == int(round)]
         want = len(own[["item", *run.design.names]].drop_duplicates())
         assert len(listed(client, outcome=outcome, round=round)) == want, (outcome, round)
+    wide = answers.set_index(["item", *run.design.names, "round"])["choice"].unstack("round").dropna()
+    changed = int((wide[0] != wide[1]).sum())
+    assert len(listed(client, outcome="c")) == len(listed(client, outcome="c", round="1")) == changed
+    assert listed(client, outcome="c", round="0") == []
     assert len(listed(client, condition="cot", category="Villages")) == 3
     words = next(iter(run.asked.values())).id.casefold()
     assert len(listed(client, words=words)) >= 8
