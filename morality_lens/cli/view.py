@@ -146,10 +146,10 @@ class Model:
 
     def tokens(self, rows: "pd.DataFrame") -> "Sequence[TokenView]":
         """Views of rows of the run's transcripts, for each direction."""
-        from morality_lens.rounds.rereading import read_transcripts
-
         key = str(rows[[*self.played.design.names, "item", "round"]].to_numpy().tolist())
         with self.lock:
+            from morality_lens.rounds.rereading import read_transcripts
+
             if key not in self.kept:
                 found = read_transcripts(self._model(), self.played, self.probes, rows=rows)
                 self.kept = {**dict(list(self.kept.items())[1 - HELD_DIALOGUES :]), key: found}
@@ -157,9 +157,9 @@ class Model:
 
     def attention(self, row: "pd.Series", *, layer: int, head: int, token: int) -> "tuple[np.ndarray, int]":
         """How much a token of a row reads from every token, and how many heads a block has."""
-        from morality_lens.circuits.attending import heads_of
+        with self.lock:  # held while torch is imported too: what ends the command must see that this goes on
+            from morality_lens.circuits.attending import heads_of
 
-        with self.lock:
             pattern = self.pattern(tuple(map(int, row["token_ids"])), layer, head)
             return pattern[token], heads_of(self._model())
 

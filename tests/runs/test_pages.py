@@ -39,7 +39,8 @@ def test_outcomes_and_changes_are_those_of_each_round():
 @pytest.mark.parametrize(
     ("outcome", "round", "there"),
     [
-        ("", None, True), ("w", None, True), ("w", 0, True), ("w", 1, False), ("r", 1, True), ("u", None, False),
+        ("", None, True), ("w", None, True), ("w", 0, True), ("w", 1, False), ("r", 1, True),
+        ("u", None, False),
         ("c", None, True), ("c", 0, False), ("c", 1, True),
     ],
 )  # fmt: skip
