@@ -9,7 +9,7 @@ import xarray as xr
 
 from morality_lens.interactions.cube import conditions_of, factors_of
 from morality_lens.interactions.numbers import with_bounds
-from morality_lens.plots.style import OTHER_COLORS, condition_colors, finish
+from morality_lens.plots.style import OTHER_COLORS, SYMBOLS, condition_colors, finish
 
 PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
 
@@ -69,7 +69,11 @@ def forest(
                 },
                 mode="markers",
                 name=group,
-                marker={"color": OTHER_COLORS[g % len(OTHER_COLORS)], "size": 8},
+                marker={
+                    "color": OTHER_COLORS[g % len(OTHER_COLORS)],
+                    "symbol": SYMBOLS[g % len(SYMBOLS)],
+                    "size": 8,
+                },
                 customdata=[
                     f"{row.label}, {row.group}: " + with_bounds(row.estimate, row.low, row.high)
                     for row in mine
