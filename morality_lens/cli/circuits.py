@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from morality_lens.cli.console import phase, print_lines, print_report, reload, steps
-from morality_lens.cli.model_options import MOST_SEED
+from morality_lens.cli.model_options import MOST_SEED, Device
 from morality_lens.cli.places import open_whole, refuse_missing
 from morality_lens.cli.running import GpusPerWorker, RayAddress, Workers, computed_by, pool_of
 from morality_lens.design import Condition
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from morality_lens.runs.run import Run
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run that has a probe.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
-Layer = Annotated[int | None, typer.Option(help="Layer of the direction (default: highest held-out AUROC).")]
-Round = Annotated[int | None, typer.Option(min=1, help="Round of the answer (default: the last).")]
-Limit = Annotated[int | None, typer.Option(min=2, help="Number of items, from the first on (default: all).")]
+Layer = Annotated[
+    int | None, typer.Option(help="Layer of the direction.", show_default="highest held-out AUROC")
+]
+Round = Annotated[int | None, typer.Option(min=1, help="Round of the answer.", show_default="the last")]
+Limit = Annotated[
+    int | None, typer.Option(min=2, help="Number of items, from the first on.", show_default="all")
+]
 Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")]
 
 
@@ -149,7 +152,7 @@ def patch(
     target: Annotated[str, typer.Option(help="Condition that is patched, steered and ablated.")] = "none",
     at: Annotated[
         list[str] | None,
-        typer.Option(help="Further places of the residual; may be repeated."),
+        typer.Option(help="Further places of the residual, beside answer_start; may be repeated."),
     ] = None,
     factors: Annotated[
         str, typer.Option(help="Interaction whose mediation is estimated.")
