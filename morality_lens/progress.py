@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tqdm import std
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
@@ -42,9 +43,28 @@ def hiding() -> Iterator[None]:
     """Within it, no bar and no count is shown."""
     token = _hidden.set(True)
     try:
-        yield
+        with without_bars():
+            yield
     finally:
         _hidden.reset(token)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within it, no library shows a bar of its own: what takes a second needs none, and in a notebook it is red.
+
+    Each library has a switch of its own, some have none, and all bars are tqdm's.
+    """
+    former = std.tqdm.__init__
+
+    def silent(self: Any, *given: Any, **named: Any) -> None:
+        former(self, *given, **{**named, "disable": True})
+
+    std.tqdm.__init__ = silent
+    try:
+        yield
+    finally:
+        std.tqdm.__init__ = former
 
 
 @contextmanager

@@ -148,10 +148,11 @@ def _read(name: str | Path) -> tuple[PreTrainedTokenizerBase, Any, dict[str, Any
         ValueError: it cannot be loaded, or needs code of its own.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
-        )
+        with without_bars() if Path(name).exists() else nullcontext():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+            )
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # what a damaged file raises is of any type

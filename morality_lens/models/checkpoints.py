@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from morality_lens.items.files import first_line, read_json
 from morality_lens.models.finding import ADAPTER, TOKENIZERS, find_model
+from morality_lens.progress import without_bars
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 QUANTIZATIONS = ("4bit", "8bit")
@@ -228,6 +230,12 @@ def _merged(module: Any, folder: Path) -> Any:
 
 def _read(source: str, loading: Loading) -> tuple[Any, Any]:
     """The plain transformers model in a folder, file or hub, and its tokenizer."""
+    # A download is worth a bar; what is here is read in seconds.
+    with without_bars() if Path(source).exists() else nullcontext():
+        return _read_here(source, loading)
+
+
+def _read_here(source: str, loading: Loading) -> tuple[Any, Any]:
     more = _quantized(loading)
     try:
         where, place = _place(source, loading.revision)

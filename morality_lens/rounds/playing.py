@@ -458,7 +458,7 @@ def _spelled(
     texts = {item.id: item.format_prompt("{text}") for item in items}
     return {
         "items": [name for name, text in texts.items() if control.found_in(text)],
-        "wording": control.found_in(f"{wording.model_dump_json()}\n{protocol}"),
+        "wording": control.found_in(f"{wording.model_dump_json()}\n{asdict(protocol)}"),
     }
 
 

@@ -26,7 +26,7 @@ from morality_lens.probes.from_statements import affordable_statements, fit_prob
 from morality_lens.probes.kinds import KINDS, Kind, check_kind
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.probes.training_data import check_statements
-from morality_lens.progress import explained, part
+from morality_lens.progress import explained, listening, part
 from morality_lens.report.writing import keep_transcripts
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.preflight import Fitting
@@ -439,7 +439,8 @@ def estimate(model: TransformerBridge, material: Material, settings: Settings, *
     seconds, size = 0.0, 0
     cell = (record.n_layers + 1) * record.d_model * len(design.sites) * 4
     for kind, items in ((QUESTIONS, material.questions), (PROMPTS, material.prompts)):
-        each = _seconds_of_an_answer(model, kind, items, settings.protocol, trial) if items else None
+        with listening(lambda text: None):  # what is said of the trial is not true of the study
+            each = _seconds_of_an_answer(model, kind, items, settings.protocol, trial) if items else None
         if each is None:
             continue
         for name in (QUESTIONS, PLACEBO, "wording") if kind == QUESTIONS else (PROMPTS, "sample"):
