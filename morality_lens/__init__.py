@@ -12,5 +12,5 @@ import lazy_loader as lazy
 __getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"
-# What tqdm says in a notebook without widgets, where any library first imports it; bars are then lines of text.
+# What tqdm says in a notebook without widgets, whichever library imports it first; bars are then text.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -51,9 +51,9 @@ def hiding() -> Iterator[None]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Within it, no library shows a bar of its own: what takes a second needs none, and in a notebook it is red.
+    """Within it, no library shows a bar: what takes seconds needs none, and in a notebook it is red.
 
-    Each library has a switch of its own, some have none, and all bars are tqdm's.
+    Each library has a switch of its own, or none, and all bars are tqdm's.
     """
     former = std.tqdm.__init__
 

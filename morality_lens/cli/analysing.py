@@ -82,8 +82,13 @@ def _kept_probe(played: "Run") -> "Probe | None":
 
 
 def print_analysis(analysis: "Analysis", *, probe: "Probe | None") -> None:
-    """Print what a run shows."""
-    _print_findings(analysis)
+    """Print the result in at most five lines; where all is wanted, every finding in sentences."""
+    from morality_lens.report.summary import result_lines
+
+    if shown.verbose:
+        _print_findings(analysis)
+    else:
+        print_lines("", *result_lines(analysis, probe=probe))
 
 
 def _print_findings(analysis: "Analysis") -> None:

@@ -125,6 +125,7 @@ def _keep_attribution(played: "Run", which: str, parts: "xr.Dataset", effect: st
     """Keep the effects at every level of detail, and print those of the finest in sentences."""
     from morality_lens.interactions.by_component import (
         LEVELS_OF_DETAIL,
+        Detail,
         attribute_effects,
         describe_components,
     )
@@ -132,7 +133,7 @@ def _keep_attribution(played: "Run", which: str, parts: "xr.Dataset", effect: st
     from morality_lens.runs.results import keep_result
 
     print_lines(f"completeness {parts.attrs['completeness']:.1e}")
-    levels = [by for by in LEVELS_OF_DETAIL if by != "segment"]
+    levels: list[Detail] = [by for by in LEVELS_OF_DETAIL if by != "segment"]
     if which == "answer":
         levels = [by for by in levels if not by.startswith("layer")]
     for by in levels:
@@ -222,7 +223,12 @@ class _Experiment:
 
 
 def _patched(
-    played: "Run", fitted: "Probe", experiment: _Experiment, at: list[str], what: str, loaded: Any
+    played: "Run",
+    fitted: "Probe",
+    experiment: _Experiment,
+    at: list[str],
+    what: Literal["residual", "attention", "mlp", "head"],
+    loaded: Any,
 ) -> "xr.Dataset":
     """What patching one kind of activation gives; finished items are kept with the run."""
     from morality_lens.circuits.patching import patch as patch_run

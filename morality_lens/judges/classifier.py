@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from morality_lens.items.files import first_line
 from morality_lens.judges.toxicity import scored
+from morality_lens.progress import without_bars
 
 Activation = Literal["sigmoid", "softmax"]
 

@@ -7,7 +7,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -17,8 +17,9 @@ from morality_lens.items.files import first_line, read_json
 from morality_lens.models.finding import ADAPTER, TOKENIZERS, find_model
 from morality_lens.progress import without_bars
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-QUANTIZATIONS = ("4bit", "8bit")
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Quantization = Literal["4bit", "8bit"]
+DTYPES, QUANTIZATIONS = get_args(Dtype), get_args(Quantization)
 TEXT_INSIDE = {"gemma3"}
 """Checkpoints that read images too, whose text model is a causal model of its own: it is loaded alone."""
 MEDIA = {"vision_config", "audio_config", "vq_config"}
