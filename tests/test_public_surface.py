@@ -20,7 +20,7 @@ SURFACE = {
         mediate patch patch_gradient recovered ablated_share steer steering_slopes steering_cost describe_cost
     """,
     "cli": """
-        RunConfig load_study
+        RunConfig StudyConfig load_study load_study_config
     """,
     "dialogues": """
         load_wording
@@ -107,6 +107,16 @@ def test_every_public_name_is_there(name):
     for public in SURFACE[name].split():
         assert getattr(module(name), public) is not None
         assert public in dir(module(name))
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_completion_in_a_notebook_offers_the_public_names_alone(name):
+    """Whatever was imported before: submodules, and what they import, are no part of it."""
+    for path in (ROOT if name == "ml" else ROOT / name).glob("*.py"):
+        if path.stem not in ("__init__", "__main__"):
+            home = "morality_lens" if name == "ml" else f"morality_lens.{name}"
+            importlib.import_module(f"{home}.{path.stem}")
+    assert sorted(dir(module(name))) == sorted(SURFACE[name].split())
 
 
 def test_no_module_hides_a_public_name():

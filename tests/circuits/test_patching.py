@@ -1,5 +1,7 @@
 """A patched suffix equals a full patched forward through the bridge's own hooks, in every architecture."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -235,7 +237,7 @@ def test_what_does_not_correspond_is_refused_with_the_reason(played):
         with pytest.raises(ValueError, match=words):
             patch(model, run, **{**asked, **more})
     with pytest.raises(ValueError, match="one of residual, attention, mlp, head"):
-        Activations(what="neuron")
+        inspect.unwrap(Activations.__init__)(object.__new__(Activations), what="neuron")
     with pytest.raises(ValueError, match="another model"):
         patch(played("llama")[0], run, **asked)
     table = alignable(run, source=SOURCE, target=TARGET, at=["turn", "review", "question"], round=1)
