@@ -47,7 +47,7 @@ def begun(model, out, told):
 @pytest.mark.slow(seconds=10)
 def test_a_run_stopped_by_ctrl_c_keeps_its_parts_says_where_and_resumes(zoo_folder, tmp_path):
     model, out = str(zoo_folder("llama")), tmp_path / "r"
-    program = SCRIPT.format(tests=Path(__file__).parent, model=model, out=str(out))
+    program = SCRIPT.format(tests=str(Path(__file__).parent), model=model, out=str(out))
     child = subprocess.Popen(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,

@@ -23,7 +23,7 @@ PANELS = {
         n_layers d_model""",
     "Computation and storage": """batch_size layers keep store_as workers gpus_per_worker ray_address prepare
         dry_run yes""",
-    "Output": "out json quiet verbose version help install_completion show_completion",
+    "Output": "out port open_browser json quiet verbose version help install_completion show_completion",
 }
 """The panels of ``--help`` in their order, each with its options; the same in every command."""
 PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}

@@ -162,10 +162,15 @@ def print_lines(*lines: str, style: str | None = None) -> None:
         console.print(line, style=style, highlight=False, markup=False)
 
 
+def print_whole(line: str) -> None:
+    """Print one line, however long it is."""
+    if not shown.quiet:
+        _console().print(line, soft_wrap=True, highlight=False, markup=False)
+
+
 def print_path(what: str, path: Path) -> None:
     """Print a path on one line, however long it is."""
-    if not shown.quiet:
-        _console().print(f"{what}{path}", soft_wrap=True, highlight=False, markup=False)
+    print_whole(f"{what}{path}")
 
 
 def print_report(path: Path) -> None:

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from morality_lens import __version__
-from morality_lens.cli import analysing, checking, circuits, listing, probing, run, running, scoring, study
+from morality_lens.cli import (
+    analysing,
+    checking,
+    circuits,
+    listing,
+    probing,
+    run,
+    running,
+    scoring,
+    study,
+    view,
+)
 from morality_lens.cli.commands import Command, Commands, Quiet, Verbose, speaking
 from morality_lens.cli.stopping import end_by, refuse_undecodable, say_stopped, stopped_by_signals
 
@@ -19,6 +30,7 @@ COMMANDS = {
         "list": listing.list_folder,
         "analyze": analysing.analyze,
         "report": analysing.report,
+        "view": view.view,
     },
     "Ask the model more": {
         "probe": probing.probe,

@@ -74,6 +74,7 @@ class Verdict:
             nothing is decided.
         why: the reason in one or two sentences.
         figure: id of the figure that shows the estimate.
+        unit: of the estimate.
     """
 
     number: int
@@ -85,6 +86,7 @@ class Verdict:
     error_rate: str
     why: str
     figure: str
+    unit: str = ""
 
     @property
     def shown(self) -> str:

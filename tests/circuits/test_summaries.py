@@ -53,7 +53,7 @@ def test_the_mediated_interaction_and_the_departure_from_linear_are_told_apart()
     assert (
         "] is an interaction of the residual with the prompt; 0.25 of the distance foretells +0.594" in text
     )
-    assert "and +0.200 [+0." in text
+    assert "and +0.20 [+0." in text
 
 
 def test_a_result_of_an_earlier_version_is_described_without_the_checks():
