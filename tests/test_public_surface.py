@@ -56,9 +56,9 @@ SURFACE = {
     """,
     "plots": """
         ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
-        attribution_layers attribution_segments behaviour_effects cell_means direction_cosines dose_response effects
-        effects_map evidence forest mediation patching_layers patching_map probe_quality shifts summary trajectories
-        transfer transition_matrices trust_card
+        attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
+        dose_response effects effects_map evidence forest mediation patching_layers patching_map
+        probe_quality shifts summary trajectories transfer transition_matrices trust_card
     """,
     "probes": """
         Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe

@@ -38,8 +38,14 @@ def help_of(command, monkeypatch):
 
 
 def shown(lines: list[str], option: str) -> str:
-    (line,) = (line for line in lines if re.match(rf"(\* )?--{option}( |$)", line))
+    (line,) = (line for line in lines if re.match(rf"(\* )?--{option}( |,|$)", line))
     return line
+
+
+def written(option: str, about: OptionInfo) -> str:
+    """How an option is written on the command line."""
+    first = (about.param_decls or (f"--{option}",))[0] if about.default is ... else str(about.default)
+    return first.partition("/")[0].removeprefix("--").replace("_", "-")
 
 
 def defaults(name: str) -> dict[str, str]:
@@ -51,9 +57,9 @@ def defaults(name: str) -> dict[str, str]:
             one for one in getattr(parameter.annotation, "__metadata__", ()) if isinstance(one, OptionInfo)
         ]
         if told and isinstance(told[0].show_default, str):
-            found[option] = told[0].show_default
+            found[written(option, told[0])] = told[0].show_default
         elif told and parameter.default not in (None, False, inspect.Parameter.empty):
-            found[option] = str(parameter.default)
+            found[written(option, told[0])] = str(parameter.default)
     return found
 
 
@@ -72,7 +78,8 @@ def configured(config: RunConfig | StudyConfig) -> dict[str, object]:
 def test_every_default_of_every_command_is_in_its_help(help_of, name):
     lines = help_of(name)
     for option, default in defaults(name).items():
-        assert f"[default: {default}]" in shown(lines, option.replace("_", "-")), option
+        default = option if default == "True" else default  # a switch shows its name
+        assert f"[default: {default}]" in shown(lines, option), option
 
 
 @pytest.mark.parametrize(("name", "config"), [("run", RunConfig()), ("study", StudyConfig())])
