@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from morality_lens.interactions.numbers import interval_of, is_p, signed
 from morality_lens.interactions.ratios import mean_over_items, ratio_of_means
 from morality_lens.probes.card import RULES
 
@@ -154,10 +155,7 @@ def _prompting_line(steered: xr.Dataset, dose: float) -> dict[str, Any]:
         )
     }
     value, low, high = (float(parts["both"][name]) for name in ("estimate", "ci_low", "ci_high"))
-    said = {
-        name: f"{float(one['estimate']):+.2f} [{float(one['ci_low']):+.2f}, {float(one['ci_high']):+.2f}]"
-        for name, one in parts.items()
-    }
+    said = {name: interval_of(one, signed=True) for name, one in parts.items()}
     detail = f"steering {said['steered']} at dose {dose:g}, prompting with {condition} {said['prompted']}"
     verdict = "pass" if low > 0 else "fail" if high < 0 else "warn"
     return {"value": value, "low": low, "high": high, "verdict": verdict, "detail": detail}
@@ -340,11 +338,9 @@ def describe_mediation(mediated: xr.Dataset) -> str:
     """The mediated share of an interaction at each layer with its two checks, in sentences."""
     found = mediated_share(mediated)
     attrs = mediated.attrs
-    size, low, high = (float(found[name]) for name in ("tau", "tau_low", "tau_high"))
     held = f" at {attrs['held_at']}" if attrs["held_at"] else ""
-    tau = (
-        f"{attrs['effect']}{held} in round {attrs['round']}: {size:+.3f} [{low:+.3f}, {high:+.3f}] log-odds."
-    )
+    size = interval_of(found, "tau", "tau_low", "tau_high", signed=True)
+    tau = f"{attrs['effect']}{held} in round {attrs['round']}: {size} log-odds."
     notes = [*_notes(mediated), *filter(None, [str(found.attrs.get("unpredicted", ""))])]
     if found.attrs["refused"]:
         return "\n".join([f"{tau} {found.attrs['refused']}", *notes])
@@ -366,7 +362,7 @@ def _way(found: xr.Dataset, name: str) -> str:
     """One way of mediation at one layer, in words."""
     share, low, high = (100 * float(found[key]) for key in ("share", "share_low", "share_high"))
     mediated, rest = float(found["mediated"]), float(found["rest"])
-    return f"{name} {share:.0f} % [{low:.0f}, {high:.0f}] ({mediated:+.3f}, rest {rest:+.3f})"
+    return f"{name} {share:.0f} % [{low:.0f}, {high:.0f}] ({signed(mediated)}, rest {signed(rest)})"
 
 
 def _checks_said(found: xr.Dataset) -> str:
@@ -377,19 +373,18 @@ def _checks_said(found: xr.Dataset) -> str:
         one = found.sel(way=way, fraction=smallest)
         straight = float(one["mediated"] - one["beyond_linear"])
         ways.append(
-            f"{way} {float(one['pure']):+.3f} there, so that {_with_interval(one, 'with_prompt')} is an "
+            f"{way} {signed(float(one['pure']))} there, so that {_with_interval(one, 'with_prompt')} is an "
             f"interaction of the residual with the prompt; {smallest:g} of the distance foretells "
-            f"{straight:+.3f}, and {_with_interval(one, 'beyond_linear')} comes with its length"
+            f"{signed(straight)}, and {_with_interval(one, 'beyond_linear')} comes with its length"
         )
     return f"The same exchange in the prompt without both components: {'. '.join(ways)}."
 
 
 def _with_interval(one: xr.Dataset, name: str) -> str:
-    low, high = (float(one[f"{name}_{end}"]) for end in ("low", "high"))
-    return f"{float(one[name]):+.3f} [{low:+.3f}, {high:+.3f}]"
+    return interval_of(one, name, f"{name}_low", f"{name}_high", signed=True)
 
 
 def _random_detail(random: np.ndarray, p: float) -> str:
     if not random.size:
         return "no random directions tried"
-    return f"random directions {np.min(random):.2f} to {np.max(random):.2f}, p {p:.3f}"
+    return f"random directions {np.min(random):.2f} to {np.max(random):.2f}, {is_p(p)}"

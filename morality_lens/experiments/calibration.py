@@ -9,6 +9,7 @@ from scipy.special import entr, ndtr, stdtrit
 
 from morality_lens.design import said_of
 from morality_lens.interactions.cube import cluster_codes, conditions_of
+from morality_lens.interactions.numbers import interval_of
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.runs.option_notes import NOTE, option_note
 from morality_lens.runs.run import Run
@@ -289,7 +290,7 @@ def describe_calibration(found: xr.Dataset) -> str:
     for condition in conditions_of(found):
         here = found.sel(condition.coords)
         parts = [
-            said[name].format(" to ".join(_span(here.sel(measure=name, round=n)) for n in ends))
+            said[name].format(" to ".join(interval_of(here.sel(measure=name, round=n)) for n in ends))
             for name in measures
         ]
         lines.append(f"With {said_of(condition)}, round {' to '.join(map(str, ends))}: {', '.join(parts)}.")
@@ -299,8 +300,3 @@ def describe_calibration(found: xr.Dataset) -> str:
             "subtracted; intervals by clusters."
         )
     return "\n".join([*lines, *filter(None, [str(found.attrs.get(NOTE, ""))])])
-
-
-def _span(one: xr.Dataset) -> str:
-    estimate, low, high = (float(one[name]) for name in ("estimate", "ci_low", "ci_high"))
-    return f"{estimate:.3f} [{low:.3f}, {high:.3f}]"

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri, stdtrit
 
 from morality_lens.interactions.cube import cluster_codes
+from morality_lens.interactions.numbers import number, with_bounds
 from morality_lens.interactions.ratios import mean_over_items
 
 MEASURES = ("accuracy", "choice_accuracy", "position_bias", "d_prime", "criterion")
@@ -199,8 +200,8 @@ def describe_detection(found: xr.Dataset) -> str:
 
     def span(name: str) -> str:
         estimate, low, high = (float(values[name][key]) for key in ("estimate", "ci_low", "ci_high"))
-        interval = f"[{low:.2f}, {high:.2f}]" if np.isfinite([low, high]).all() else "(no interval)"
-        return f"{estimate:.2f} {interval}"
+        known = np.isfinite([low, high]).all()
+        return with_bounds(estimate, low, high) if known else f"{number(estimate)} (no interval)"
 
     text = (
         f"Accuracy {span('accuracy')} by probability, {span('choice_accuracy')} by greedy choice, "

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 
 from morality_lens.design import said_of
 from morality_lens.interactions.cube import cluster_codes, conditions_of
+from morality_lens.interactions.numbers import interval_of, is_p
 from morality_lens.probes.probe import Probe
 from morality_lens.runs.run import Run
 
@@ -124,11 +125,10 @@ def describe_shifts(shifts: xr.Dataset) -> str:
     lines = []
     for condition in conditions_of(first["alignment"]):
         here = first.sel(condition.coords)
-        low, high = float(here["ci_low"]), float(here["ci_high"])
         bound = float(here["random_high"].sel(kind="as items vary"))
         lines.append(
-            f"With {said_of(condition)}: cosine {float(here['alignment']):+.2f} [{low:+.2f}, {high:+.2f}]; "
-            f"95 % of random directions with the covariance of items stay below {bound:.2f} (p = "
-            f"{float(here['p']):.3f})."
+            f"With {said_of(condition)}: cosine {interval_of(here, 'alignment', signed=True)}; "
+            f"95 % of random directions with the covariance of items stay below {bound:.2f} "
+            f"({is_p(float(here['p']))})."
         )
     return "\n".join(lines)

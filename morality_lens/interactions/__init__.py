@@ -18,6 +18,8 @@
 - ``missing_cells``: Effects from the available cells: least squares with a cluster jackknife, and
   worst-case bounds.
 - ``names``: Names of effects: what a user calls an effect, as the result calls it.
+- ``numbers``: Numbers as people read them: decimals from the interval, a sign on effects, p at the floor of
+  the draws.
 - ``odds``: Effects on the log-odds of cell means, for outcomes of 0 and 1.
 - ``planning``: Before a run: the minimal effect that a number of items can be expected to detect.
 - ``ratios``: Means over items and ratios of such means, with intervals by clusters.

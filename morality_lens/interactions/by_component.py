@@ -8,6 +8,7 @@ import xarray as xr
 
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.names import effect_called
+from morality_lens.interactions.numbers import interval_of, signed
 
 LEVELS_OF_DETAIL = ("component", "layer", "segment", "layer and segment", "head and segment")
 CONSTANT = "constant"
@@ -164,25 +165,22 @@ def _sentence(effects: xr.Dataset, effect: str, *, round: int | None, top: int) 
     """The components that carry an effect."""
     one = at_place(effects, effect, round)
     level = f"{100 * (1 - float(effects.attrs['alpha'])):g} %"
-    number = int(one["round"]) if "round" in one.coords else None
-    when = "" if number is None else f" in round {number}"
-    estimate = (
-        f"{one['effect'].item()}{when}: {float(one['whole']):+.3f} [{float(one['whole_low']):+.3f}, "
-        f"{float(one['whole_high']):+.3f}] {effects.attrs.get('units', '')}".rstrip()
-    )
+    when = f" in round {int(one['round'])}" if "round" in one.coords else ""
+    whole = interval_of(one, "whole", "whole_low", "whole_high", signed=True)
+    estimate = f"{one['effect'].item()}{when}: {whole} {effects.attrs.get('units', '')}".rstrip()
     order = np.argsort(-np.abs(one["estimate"].values), kind="stable")
     clear = [i for i in order if float(one["p_adj"][i]) <= float(effects.attrs["alpha"])]
     if not clear:
         return f"{estimate}. No {effects.attrs['by']} is distinguishable from zero."
     named = [
-        f"{one['component'].values[i]} {float(one['estimate'][i]):+.3f} "
-        f"[{float(one['band_low'][i]):+.3f}, {float(one['band_high'][i]):+.3f}]"
+        f"{one['component'].values[i]} "
+        + interval_of(one.isel(component=i), "estimate", "band_low", "band_high", signed=True)
         for i in clear[:top]
     ]
     rest = float(one["whole"]) - float(one["estimate"][clear[:top]].sum())
     return (
         f"{estimate}. Carried by {'; '.join(named)} (simultaneous {level} bands; {len(clear)} of "
-        f"{one.sizes['component']} are distinguishable from zero); all others together {rest:+.3f}."
+        f"{one.sizes['component']} are distinguishable from zero); all others together {signed(rest)}."
     )
 
 

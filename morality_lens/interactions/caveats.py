@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from morality_lens.interactions.contrasts import Contrasts
 from morality_lens.interactions.cube import REPEATS, Cube, factors_of
 from morality_lens.interactions.intervals import bell_mccaffrey_df
+from morality_lens.interactions.numbers import is_p, number, signed
 
 MISSING_ITEMS, MISSING_GAP = 0.10, 0.05
 """Above either (share of incomplete items, gap between conditions) p-values are withheld."""
@@ -226,8 +227,8 @@ def note_on_failures(names: list[str], found: Mapping[str, Float[np.ndarray, "fe
     effect, place = np.unravel_index(int(np.argmin(smallest)), p.shape)
     return [
         "Failure first: the contrast of the failure rate with the smallest pointwise p is "
-        f"{names[int(effect)]}, {rate[effect, place]:+.3f} (p = {smallest[effect, place]:.2g}); the largest "
-        f"in size is {np.abs(rate).max():.3f}."
+        f"{names[int(effect)]}, {signed(rate[effect, place])} "
+        f"({is_p(smallest[effect, place])}); the largest in size is {number(np.abs(rate).max())}."
     ]
 
 

@@ -14,6 +14,7 @@ from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.describing import POSITION, corrected_p, warnings_in
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.intervals import one_sided
+from morality_lens.interactions.numbers import is_p, number, signed
 from morality_lens.interactions.odds import marginal_log_odds
 from morality_lens.interactions.refitted import resolve_refits
 from morality_lens.interactions.resampling import holm
@@ -280,7 +281,7 @@ def _sentence(here: xr.Dataset, first: str, second: str) -> str:
     low, high = here.attrs["levels"]
     means = here.cell_mean
     cells = "; ".join(
-        f"{first} {a}, {second} {b}: {means.sel({first: a, second: b}).item():.3g}"
+        f"{first} {a}, {second} {b}: {number(means.sel({first: a, second: b}).item())}"
         for a in (low, high)
         for b in (low, high)
     )
@@ -289,13 +290,13 @@ def _sentence(here: xr.Dataset, first: str, second: str) -> str:
         return f"{_nothing(here, first, second)} Cell means: {cells}."
     words = []
     for claim in held:
-        p = f"p = {here.p_adj.sel(claim=claim).item():.2g}"
+        p = is_p(here.p_adj.sel(claim=claim).item())
         if claim.startswith("L3"):
             moved, given = claim.removeprefix("L3 ").split("|")
             steps = [here.simple.sel(step=f"{moved} {w} {given}").item() for w in ("without", "with")]
             words.append(
-                f"interference (L3, {p}): {moved} moves the outcome by {steps[0]:+.3g} without {given} and "
-                f"by {steps[1]:+.3g} with it"
+                f"interference (L3, {p}): {moved} moves the outcome by {signed(steps[0])} "
+                f"without {given} and by {signed(steps[1])} with it"
             )
         else:
             margin = here.attrs["margin"]
@@ -315,7 +316,7 @@ def _nothing(here: xr.Dataset, first: str, second: str) -> str:
             f"({here.attrs['method_reason']})."
         )
     return (
-        f"no claim about {first} and {second} is supported (smallest p = {smallest:.2g}), which is not "
+        f"no claim about {first} and {second} is supported (smallest {is_p(smallest)}), which is not "
         "evidence that they add up."
     )
 

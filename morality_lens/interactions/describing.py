@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.interactions.names import effect_called, factors_in, main_effects_of
+from morality_lens.interactions.numbers import bounds, decimals, is_p, number, ranges, signed
 from morality_lens.interactions.refitted import REFUSED
 
 POSITION = "an effect here is the same non-zero number in every cluster, a signature of position or template"
@@ -122,7 +123,7 @@ def negative_control(effects: xr.Dataset, early: Sequence[str] = ()) -> dict[str
         sentence = f"At round 0 {which} is exactly zero, as it must be under greedy decoding."
     else:
         sentence = (
-            f"At round 0 the largest effect is {largest:.3g} ({name}), not exactly zero: the conditions "
+            f"At round 0 the largest effect is {number(largest)} ({name}), not exactly zero: the conditions "
             "did not share one round 0 (sampling, or cells run apart), so later rounds start from "
             "different answers."
         )
@@ -181,7 +182,7 @@ def _room(chosen: xr.Dataset) -> str:
     low, high = float(chosen[names[0]].min()), float(chosen[names[1]].max())
     if not high > low:
         return ""
-    return f" in every item played, which leaves room for {low:+.3g} to {high:+.3g} in others"
+    return f" in every item played, which leaves room for {bounds(low, high, signed=True)} in others"
 
 
 def _extent(chosen: xr.Dataset, found: np.ndarray, alpha: float, *, corrected: bool) -> str:
@@ -193,8 +194,8 @@ def _extent(chosen: xr.Dataset, found: np.ndarray, alpha: float, *, corrected: b
     if not found.any():
         smallest = float(np.nanmin(chosen.p_adj.values))
         return (
-            f"not distinguishable from zero{_everywhere(chosen, 'any')} (smallest max-|t| p = "
-            f"{smallest:.2g}), which is not evidence of no effect."
+            f"not distinguishable from zero{_everywhere(chosen, 'any')} (smallest max-|t| "
+            f"{is_p(smallest, draws=_draws(chosen, True))}), which is not evidence of no effect."
         )
     words = []
     for sign, name in ((1, "positive"), (-1, "negative")):
@@ -212,24 +213,11 @@ def _spots(chosen: xr.Dataset, mask: np.ndarray) -> str:
     if not dims:
         return ""
     if dims != WHERE:
-        return f" at {_ranges(_labels(chosen, dims[0]), mask, str(dims[0]))}"
+        return f" at {ranges(_labels(chosen, dims[0]), mask, str(dims[0]))}"
     rounds, layers = _labels(chosen, "round"), _labels(chosen, "layer")
     return " at " + ", ".join(
-        f"round {rounds[i]} ({_ranges(layers, row, 'layer')})" for i, row in enumerate(mask) if row.any()
+        f"round {rounds[i]} ({ranges(layers, row, 'layer')})" for i, row in enumerate(mask) if row.any()
     )
-
-
-def _ranges(labels: list, mask: np.ndarray, noun: str) -> str:
-    """Runs of neighbouring whole numbers as ``layers 3 to 5 and 8``; labels that skip numbers stay apart."""
-    runs: list[list] = []
-    for label in (label for label, inside in zip(labels, mask, strict=True) if inside):
-        if runs and isinstance(label, int) and label == runs[-1][-1] + 1:
-            runs[-1].append(label)
-        else:
-            runs.append([label])
-    words = [f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
-    plural = "s" if np.count_nonzero(mask) > 1 else ""
-    return f"{noun}{plural} " + " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _labels(chosen: xr.Dataset, dim: Hashable) -> list:
@@ -266,16 +254,22 @@ def _size(chosen: xr.Dataset, score: np.ndarray, *, corrected: bool) -> str:
     }
     unit = f" {chosen.attrs['units']}" if chosen.attrs["units"] else ""
     low, high = ("band_low", "band_high") if corrected else ("ci_low", "ci_high")
-    text = f"{here['estimate'].item():+.3g}{unit}"
+    estimate, ends = here["estimate"].item(), (here[low].item(), here[high].item())
+    text = f"{signed(estimate, decimals(*ends))}{unit}"
     p = here["p_adj" if corrected else "p"].item()
     if np.isnan(p):
         return text
     kind = "simultaneous" if corrected else "pointwise"
     level = 100 * (1 - chosen.attrs["alpha"])
     return (
-        f"{text} ({kind} {level:g} % {'band' if corrected else 'interval'} {here[low].item():+.3g} to "
-        f"{here[high].item():+.3g}, {'adjusted' if corrected else 'uncorrected'} p = {p:.2g})"
+        f"{text} ({kind} {level:g} % {'band' if corrected else 'interval'} {bounds(*ends, signed=True)}, "
+        f"{'adjusted' if corrected else 'uncorrected'} {is_p(p, draws=_draws(chosen, corrected))})"
     )
+
+
+def _draws(chosen: xr.Dataset, corrected: bool) -> float:
+    """The draws that a p rests on; 0 for one that rests on a distribution."""
+    return float(chosen.attrs.get("draws_used", 0)) if corrected else 0.0
 
 
 def _sub_additivity(panel: xr.Dataset, effect: str, alpha: float) -> list[str]:
@@ -327,7 +321,7 @@ def _cells(chosen: xr.Dataset, crossed: tuple[str, ...], spot: Mapping[Hashable,
     others = [name for name in chosen.attrs["factors"] if name not in crossed]
     means = chosen.cell_mean.isel(spot).mean(others)
     return "; ".join(
-        f"{first} {a}, {second} {b}: {means.sel({first: a, second: b}).item():.3g}"
+        f"{first} {a}, {second} {b}: {number(means.sel({first: a, second: b}).item())}"
         for a in means[first].values
         for b in means[second].values
     )

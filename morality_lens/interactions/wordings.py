@@ -19,6 +19,7 @@ from morality_lens.interactions.intervals import (
     settled_mean,
     without_variance,
 )
+from morality_lens.interactions.numbers import interval_of, number, signed
 
 
 def effects_over_wordings(
@@ -166,17 +167,16 @@ def describe_wordings(found: xr.Dataset) -> str:
     lines = []
     for name in found["effect"].values:
         one = found.sel(effect=name)
-        low, high = float(one["ci_low"]), float(one["ci_high"])
         each = one["by_wording"].values
         if float(one["se"]) == 0:
             lines.append(
-                f"{name}: {float(one['estimate']):+.3f} in every item and each of {len(each)} wordings, so "
-                "that there is no interval: what did not vary here may vary in others."
+                f"{name}: {signed(float(one['estimate']))} in every item and each of {len(each)} wordings, "
+                "so that there is no interval: what did not vary here may vary in others."
             )
             continue
         lines.append(
-            f"{name}: {float(one['estimate']):+.3f} [{low:+.3f}, {high:+.3f}] over {len(each)} wordings, "
-            f"whose own effects run from {each.min():+.3f} to {each.max():+.3f} (beyond chance they vary "
-            f"with a standard deviation of {float(one['spread']):.3f})."
+            f"{name}: {interval_of(one, signed=True)} over {len(each)} wordings, "
+            f"whose own effects run from {signed(each.min())} to {signed(each.max())} (beyond chance they "
+            f"vary with a standard deviation of {number(float(one['spread']))})."
         )
     return "\n".join(lines)

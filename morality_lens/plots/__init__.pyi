@@ -19,6 +19,7 @@ from .interventions import (
     patching_layers as patching_layers,
     patching_map as patching_map,
 )
+from .overview import summary as summary
 from .probes import (
     direction_cosines as direction_cosines,
     probe_quality as probe_quality,

@@ -5,13 +5,13 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens.interactions.by_component import at_place
+from morality_lens.interactions.numbers import number
 from morality_lens.plots.style import (
     EFFECT_COLORS,
     alpha,
     bars,
     finish,
     interval,
-    number,
     provisos,
     significance,
     with_unit,

@@ -10,22 +10,25 @@ import xarray as xr
 
 from morality_lens.design import RESERVED
 from morality_lens.interactions.names import effect_called
+from morality_lens.interactions.numbers import interval_of, is_p
 from morality_lens.plots.style import (
     DASHES,
     EFFECT_COLORS,
     HOVER,
-    alpha,
     band,
     bars,
+    clear,
     condition_panels,
     details,
     effect_colors,
     finish,
     grid,
     interval,
-    number,
+    refused_layers,
     round_name,
     round_panels,
+    said_refused,
+    shade_refused,
     significance,
     trust,
     with_unit,
@@ -58,7 +61,8 @@ def effects(
     rounds, colors = _rounds(data), effect_colors(data)
     unit = with_unit("effect", data.attrs.get("units", ""))
     fig, places = round_panels(rounds, x_title="layer", y_title=unit)
-    layers = data["layer"].to_numpy()
+    layers, refused = data["layer"].to_numpy(), refused_layers(data)
+    data = data.assign(estimate=data["estimate"].where(~data["layer"].isin(refused)))
     for index, (row, column) in zip(rounds, places, strict=True):
         shown = data if index is None else data.sel(round=index)
         for rank, name in reversed(
@@ -78,14 +82,15 @@ def effects(
                 line={"color": color, "width": 1.8},
                 marker=significance(one, color),
                 customdata=details(one, low, high),
-                hovertemplate=f"<b>{name}</b>, layer %{{x}}<br>{HOVER.format(value='%{y:+.3f}')}",
+                hovertemplate=f"<b>{name}</b>, layer %{{x}}<br>{HOVER}",
             )
             fig.add_trace(line, row=row, col=column)
+    shade_refused(fig, refused)
     fig.add_hline(y=0, line=ZERO, layer="below")
     return finish(
         fig,
         f"{'Effects' if len(names) > 1 else f'Effect of {names[0]}'} by layer{_where(site_name)}",
-        f"{drawn}; above 0: toward moral",
+        f"{drawn}; above 0: toward moral{said_refused(refused)}",
         height=150 + 240 * places[-1][0],
         legend_rows=1 + (len(names) > 4),
         trust=trust(data),
@@ -108,7 +113,8 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
     name = _effect_names(data, effect)[0]
     one = data.sel(effect=name).transpose("round", "layer", ...)
     low, high, drawn = interval(one)
-    estimate, layers = one["estimate"].to_numpy(), one["layer"].to_numpy()
+    refused, layers = refused_layers(data), one["layer"].to_numpy()
+    estimate = one["estimate"].where(~one["layer"].isin(refused)).to_numpy()
     rounds = np.array([round_name(r) for r in one["round"].to_numpy().tolist()])
     limit = float(np.nanmax(np.abs(estimate), initial=0.0)) or 1.0
     unit = data.attrs.get("units", "").replace(" ", "<br>")
@@ -122,10 +128,10 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
         xgap=1,
         ygap=1,
         customdata=details(one, low, high),
-        hovertemplate=f"<b>{name}</b>, %{{y}}, layer %{{x}}<br>{HOVER.format(value='%{z:+.3f}')}",
+        hovertemplate=f"<b>{name}</b>, %{{y}}, layer %{{x}}<br>{HOVER}",
         colorbar={"title": {"text": unit, "font": {"size": 13}}, "thickness": 14},
     )
-    found = np.argwhere(one["p_adj"].to_numpy() <= alpha(data))
+    found = np.argwhere(clear(one))
     dots = go.Scatter(
         x=layers[found[:, 1]],
         y=rounds[found[:, 0]],
@@ -135,12 +141,13 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
         showlegend=False,
     )
     fig = go.Figure([heat, dots])
+    shade_refused(fig, refused)
     fig.update_xaxes(title_text="layer", showgrid=False)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return finish(
         fig,
         f"Effect of {name} by layer and round{_where(site_name)}",
-        f"blue: toward moral; {drawn.partition('; ')[2].replace('filled', 'dots')}",
+        f"blue: toward moral; {drawn.partition('; ')[2].replace('filled', 'dots')}{said_refused(refused)}",
         height=160 + 44 * len(rounds),
         trust=trust(data),
     )
@@ -189,7 +196,7 @@ def trajectories(
         f"Mean projection over rounds{where}",
         f"one line per condition; {shown}; higher: more moral",
         height=430,
-        legend_rows=1,
+        legend_rows=2,
         trust=trust(means),
     )
 
@@ -211,18 +218,20 @@ def accuracy(table: pd.DataFrame, *, measure: str = "share correct") -> go.Figur
         raise ValueError(
             f"plots.accuracy needs a column for each factor and {needed}; missing: {missing or 'factors'}."
         )
-    fig = condition_panels(table, factors, unparsed=True)
+    most_failed = float(np.nan_to_num(table["unparsed"].to_numpy(dtype=float)).max())
+    fig = condition_panels(table, factors, unparsed=most_failed > 0)
     fig.update_yaxes(title_text=measure, row=1, col=1)
-    fig.update_yaxes(tickformat=".0%", range=[0, max(0.05, 1.1 * table["unparsed"].to_numpy().max())], row=2)
-    fig.update_yaxes(title_text="unparsed", row=2, col=1)
+    if most_failed:
+        fig.update_yaxes(tickformat=".0%", range=[0, max(0.05, 1.1 * most_failed)], row=2)
+        fig.update_yaxes(title_text="unparsed", row=2, col=1)
     least, most = int(table["n"].to_numpy().min()), int(table["n"].to_numpy().max())
     return finish(
         fig,
         f"{measure[:1].upper()}{measure[1:]} over rounds",
         f"{least if least == most else f'{least} to {most}'} items per condition; with pointwise intervals; "
-        "below: share of unparsed answers",
-        height=540,
-        legend_rows=1,
+        + ("below: share of unparsed answers" if most_failed else "every answer was parsed"),
+        height=540 if most_failed else 430,
+        legend_rows=2,
     )
 
 
@@ -259,7 +268,7 @@ def behaviour_effects(effects: xr.Dataset) -> go.Figure:
                 marker=significance(one, colors[name], size=9),
                 error_x=ends | {"color": colors[name], "thickness": 2, "width": 0},
                 customdata=details(one, low, high),
-                hovertemplate=f"<b>{name}</b><br>{HOVER.format(value='%{x:+.3f}')}",
+                hovertemplate=f"<b>{name}</b><br>{HOVER}",
             )
             fig.add_trace(mark, row=row, col=column)
     fig.add_vline(x=0, line=ZERO, layer="below")
@@ -334,8 +343,9 @@ def cell_means(
     return finish(
         fig,
         f"Cell means of {name}{where}",
-        f"effect {number(one['estimate'])} [{number(one[low])}, {number(one[high])}], "
-        f"adjusted p {number(one['p_adj'])}; {drawn.partition(';')[0]}",
+        f"effect {interval_of(one, 'estimate', low, high, signed=True)}, adjusted "
+        f"{is_p(float(one['p_adj']), draws=float(data.attrs.get('draws_used', 0)))}; "
+        f"{drawn.partition(';')[0]}",
         height=420,
         legend_rows=1,
         trust=trust(data),

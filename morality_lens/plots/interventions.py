@@ -9,7 +9,7 @@ import xarray as xr
 
 from morality_lens.circuits.summaries import mediated_share, recovered
 from morality_lens.interactions.ratios import mean_over_items
-from morality_lens.plots.style import CELL_COLORS, EFFECT_COLORS, band, bars, finish, provisos
+from morality_lens.plots.style import CONDITION_COLORS, EFFECT_COLORS, band, bars, finish, provisos
 
 METRICS = (("log_odds", "log-odds of the correct option"), ("projection", "projection at the last layer"))
 RANDOM = "#9AA3AE"
@@ -145,7 +145,7 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
     fig.add_trace(_line(curve, "the direction", EFFECT_COLORS[0], group="probe"))
     if "baseline" in steered:
         labels = steered["condition"].values.tolist()
-        for label, color in zip(conditions or _simplest(labels), CELL_COLORS[1:], strict=False):
+        for label, color in zip(conditions or _simplest(labels), CONDITION_COLORS[1:], strict=False):
             level = float(steered["baseline"].sel(condition=label))
             fig.add_trace(
                 go.Scatter(

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens.interactions.cube import conditions_of, factors_of
-from morality_lens.plots.style import EFFECT_COLORS, finish, number
+from morality_lens.interactions.numbers import number
+from morality_lens.plots.style import EFFECT_COLORS, finish
 
 PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
 

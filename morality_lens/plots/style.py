@@ -1,8 +1,10 @@
 """Shared style of all figures: colours, panel grids, marks of one series and the template."""
 
 import itertools
+import textwrap
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,30 +13,34 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from morality_lens.design import Condition
+from morality_lens.interactions.numbers import p_value, with_bounds
 
 # From the palette of Okabe and Ito, distinguishable under the common colour-vision deficiencies.
 EFFECT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A4FB5", "#56B4E9", "#4D4D4D")
 """Colours of effects in the order of the Dataset: main effects, two-ways, three-way."""
 
 
-CELL_COLORS = (
-    "#7F7F7F",
-    "#D55E00",
-    "#0072B2",
-    "#7A4FB5",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#CC79A7",
-    "#000000",
+CONDITION_COLORS = (
+    "#9A9A9A",
+    "#B5A40F",
+    "#7A1F3D",
+    "#E0457B",
+    "#1F4D1F",
+    "#8C564B",
+    "#2A2A8C",
+    "#7FB800",
+    "#C21FC2",
 )
-"""Colours of the combinations of all factors but the last, whose levels have a panel and a dash each."""
+"""Colours of conditions in the order of the design, far from those of effects; more of them repeat."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "star", "x")
 DASHES = {"off": "dot", "placebo": "dash", "on": "solid"}
-HOVER = (
-    "estimate {value}<br>interval [%{{customdata[0]}}, %{{customdata[1]}}]"
-    "<br>adjusted p %{{customdata[2]}}<br>p %{{customdata[3]}}<extra></extra>"
-)
+REFUSED_COLOR = "#E4E7EB"
+"""The ground behind layers at which nothing is claimed."""
+ROUNDING = 1e-5
+"""Of the largest cell mean: effects below it are rounding errors, however regular."""
+WRAP = 118
+"""Characters of a line of a figure's subtitle."""
+HOVER = "estimate %{customdata[0]}<br>adjusted p %{customdata[1]}, p %{customdata[2]}<extra></extra>"
 
 
 def effect_colors(data: xr.Dataset) -> dict[str, str]:
@@ -61,25 +67,57 @@ def interval(data: xr.Dataset) -> tuple[str, str, str]:
     return "ci_low", "ci_high", f"no intervals; {marks}"
 
 
+def clear(one: xr.Dataset) -> np.ndarray:
+    """Where the adjusted p is at most ``alpha`` and the effect is more than a rounding error."""
+    size = float(np.nanmax(np.abs(one["cell_mean"].to_numpy()), initial=0.0)) if "cell_mean" in one else 0.0
+    large = np.abs(one["estimate"].to_numpy()) > ROUNDING * size
+    return np.asarray((one["p_adj"].to_numpy() <= alpha(one)) & large)
+
+
 def significance(one: xr.Dataset, color: str, size: int = 6) -> dict:
-    """Markers that are filled where the adjusted p is at most ``alpha``."""
-    filled = one["p_adj"].to_numpy() <= alpha(one)
-    colors = [color if yes else "white" for yes in filled]
+    """Markers that are filled where an effect is clear, see :func:`clear`."""
+    colors = [color if yes else "white" for yes in clear(one)]
     return {"size": size, "color": colors, "line": {"color": color, "width": 1.4}}
 
 
 def details(one: xr.Dataset, low: str, high: str) -> np.ndarray:
-    """Hover texts: the two ends and both p values."""
-    texts = [np.vectorize(number, otypes=[object])(one[name]) for name in (low, high, "p_adj", "p")]
-    return np.stack(texts, axis=-1)
+    """Hover texts: the estimate with its interval, and both p values."""
+    draws = float(one.attrs.get("draws_used", 0))
+    estimate = np.vectorize(partial(with_bounds, signed=True), otypes=[object])(
+        *(one[name].to_numpy() for name in ("estimate", low, high))
+    )
+    corrected = np.vectorize(partial(p_value, draws=draws), otypes=[object])(one["p_adj"].to_numpy())
+    pointwise = np.vectorize(p_value, otypes=[object])(one["p"].to_numpy())
+    return np.stack([estimate, corrected, pointwise], axis=-1)
 
 
-def number(value: float | np.ndarray | xr.DataArray) -> str:
-    """A number as figures print it; a missing one reads as ``none``."""
-    plain = float(value)
-    if np.isnan(plain):
-        return "none"
-    return f"{plain:.3f}" if abs(plain) >= 0.001 or plain == 0 else f"{plain:.1e}"
+def refused_layers(data: xr.Dataset) -> list[int]:
+    """The layers of a result at which there is no stable direction, so that nothing is claimed there."""
+    left_out = [int(layer) for layer in data.attrs.get("refused_layers", ())]
+    if "layer" not in data.dims or "se" not in data:
+        return left_out
+    judged = data["se"].notnull().any([dim for dim in data["se"].dims if dim != "layer"]).to_numpy()
+    unjudged = data["layer"].to_numpy()[~judged].tolist() if judged.any() else []
+    return sorted({*left_out, *map(int, unjudged)})
+
+
+def shade_refused(fig: go.Figure, layers: Sequence[int], *, panels: int | None = None) -> None:
+    """Grey ground behind the layers at which nothing is claimed, in the first panels or in all."""
+    present = sorted(str(axis.plotly_name) for axis in fig.select_xaxes())[:panels]
+    for name, layer in itertools.product(present, layers):
+        number = name.removeprefix("xaxis")
+        upright_bar(fig, layer - 0.5, layer + 0.5, number, fillcolor=REFUSED_COLOR, line_width=0)
+
+
+def upright_bar(fig: go.Figure, left: float, right: float, panel: str, **look: Any) -> None:
+    """A rectangle of a panel's full height, below its marks; ``panel``: the number in its axis's name."""
+    refs = {"xref": f"x{panel}", "yref": f"y{panel} domain", "layer": "below"}
+    fig.add_shape(type="rect", x0=left, x1=right, y0=0, y1=1, **refs | look)
+
+
+def said_refused(layers: Sequence[int]) -> str:
+    """The words of a subtitle about layers on a grey ground; empty where there are none."""
+    return "; grey: no stable direction, nothing is claimed" if layers else ""
 
 
 def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, group: str) -> go.Scatter:
@@ -186,7 +224,7 @@ def round_panels(
 
 
 def condition_panels(frame: pd.DataFrame, factors: Sequence[str], *, unparsed: bool) -> go.Figure:
-    """``mean`` over rounds: a panel per level of the last factor, a line per cell of the others.
+    """``mean`` over rounds: a panel per level of the last factor, a line in its own colour per condition.
 
     With ``unparsed`` a row of bars below shows that column.
     """
@@ -196,41 +234,42 @@ def condition_panels(frame: pd.DataFrame, factors: Sequence[str], *, unparsed: b
     heights = (0.76, 0.24) if unparsed else ()
     fig = grid([f"{last} {level}" for level in levels], columns=len(levels), heights=heights)
     with_bars = "ci_low" in frame
-    for (column, level), (i, group) in itertools.product(enumerate(levels, 1), enumerate(groups)):
+    cells = list(itertools.product(range(len(groups)), range(len(levels))))
+    for number, (i, column) in enumerate(cells):
+        group, level = groups[i], levels[column]
         keep = (frame[[*head, last]] == [*group, level]).all(axis=1)
         one = frame.loc[keep].sort_values(by="round")
         rounds, mean = one["round"].to_numpy(), one["mean"].to_numpy()
         low, high = (one["ci_low"], one["ci_high"]) if with_bars else (one["mean"], one["mean"])
-        name, full = cell_name(head, group), cell_name(factors, [*group, level])
-        color = CELL_COLORS[i % len(CELL_COLORS)]
-        hover = "<br>interval [%{customdata[0]:.3f}, %{customdata[1]:.3f}]" if with_bars else ""
+        full = cell_name(factors, [*group, level])
+        color = CONDITION_COLORS[number % len(CONDITION_COLORS)]
+        filled = "" if level != "off" else "-open"
         line = go.Scatter(
             # Lines are shifted sideways so that their intervals do not overlap.
             x=rounds + 0.06 * (i - (len(groups) - 1) / 2),
             y=mean,
-            name=name,
-            legendgroup=name,
-            showlegend=column == 1,
+            name=full,
+            legendgroup=full,
             mode="lines+markers",
             line={"color": color, "width": 2, "dash": DASHES.get(level, "solid")},
-            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8},
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)] + filled, "size": 8},
             error_y=bars(mean, low.to_numpy(), high.to_numpy()) if with_bars else None,
-            customdata=np.stack([low, high], axis=-1),
+            customdata=[with_bounds(*ends) for ends in zip(mean, low, high, strict=True)],
             text=[f"round {r}" for r in rounds],
-            hovertemplate=f"<b>{full}</b>, %{{text}}<br>mean %{{y:.3f}}{hover}<extra></extra>",
+            hovertemplate=f"<b>{full}</b>, %{{text}}<br>mean %{{customdata}}<extra></extra>",
         )
-        fig.add_trace(line, row=1, col=column)
+        fig.add_trace(line, row=1, col=column + 1)
         if unparsed:
             share = go.Bar(
                 x=rounds,
                 y=one["unparsed"].to_numpy(),
-                name=name,
-                legendgroup=name,
+                name=full,
+                legendgroup=full,
                 showlegend=False,
                 marker={"color": color},
                 hovertemplate=f"<b>{full}</b>, round %{{x}}<br>unparsed %{{y:.1%}}<extra></extra>",
             )
-            fig.add_trace(share, row=2, col=column)
+            fig.add_trace(share, row=2, col=column + 1)
     fig.update_xaxes(tickvals=sorted(frame["round"].unique().tolist()))
     fig.update_xaxes(title_text="round (0: before any correction)", row=2 if unparsed else 1)
     return fig
@@ -271,13 +310,12 @@ def finish(
 ) -> go.Figure:
     """The figure with titles, height and the shared template; ``trust``: further lines of the subtitle."""
     top = 104 if fig["layout"]["annotations"] else 84  # titles of panels need room
-    if trust:
-        more = 18 * (1 + trust.count("<br>"))
-        subtitle, top, height = f"{subtitle}<br>{trust}", top + more, height + more
+    lines = [line for part in (subtitle, *trust.split("<br>")) for line in textwrap.wrap(part, WRAP)]
+    more = 18 * (len(lines) - 1)
     fig.update_annotations(font_size=14)
     return fig.update_layout(
         template=look(),
-        height=height + 30 * legend_rows,
-        title={"text": f"<b>{title}</b>", "subtitle": {"text": subtitle}},
-        margin={"l": 70, "r": 20, "t": top, "b": 60 + 30 * legend_rows},
+        height=height + more + 30 * legend_rows,
+        title={"text": f"<b>{title}</b>", "subtitle": {"text": "<br>".join(lines)}},
+        margin={"l": 70, "r": 20, "t": top + more, "b": 60 + 30 * legend_rows},
     )

@@ -4,6 +4,7 @@
 - ``page``: One self-contained HTML file: findings in sentences, figures, tables, transcripts, provenance.
 - ``refusals``: What was refused, and why: a sentence for every estimate that could not be made.
 - ``sections``: Results from inside the model as sections of the report: sentences and figures.
+- ``summary``: The result in one table: every effect in the last round, on behaviour and inside.
 - ``tables``: The tables of a report: plain texts in rows and columns.
 - ``writing``: The report of a run as a file, and the coloured transcripts kept for it.
 """

@@ -258,7 +258,8 @@ def _judged_layers(effects: xr.Dataset, refusals: Refusals) -> xr.Dataset:
         if note.startswith(REFUSED):
             refusals.add(f"Effects on the projection: {note}")
     judged = effects["se"].notnull().any([dim for dim in effects["se"].dims if dim != "layer"])
-    return effects.isel(layer=judged.values)
+    left_out = effects["layer"].values[~judged.values].tolist()
+    return effects.isel(layer=judged.values).assign_attrs(refused_layers=left_out)
 
 
 def _join_sites(found: Sequence[xr.Dataset]) -> xr.Dataset:

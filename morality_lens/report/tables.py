@@ -11,7 +11,8 @@ import xarray as xr
 
 from morality_lens.design import RESERVED
 from morality_lens.interactions.cube import factors_of
-from morality_lens.plots.style import cell_name, number, with_unit
+from morality_lens.interactions.numbers import number
+from morality_lens.plots.style import cell_name, with_unit
 from morality_lens.runs.option_notes import NOTE
 
 LISTED = 12

@@ -15,6 +15,7 @@ from morality_lens.experiments.dynamics import expected_maximum, half_life, roun
 from morality_lens.experiments.robustness import describe_evidence, dose_response
 from morality_lens.experiments.shifts import describe_shifts
 from morality_lens.interactions.cube import factors_of
+from morality_lens.interactions.numbers import interval_of, signed
 from morality_lens.interactions.wordings import describe_wordings
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, judges_agree
 from morality_lens.judges.questions import bias_scores, join_questions, unparsed
@@ -243,8 +244,8 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
         for name, cell in cell_labels(slope):
             one = slope.sel(cell)
             lines.append(
-                f"Dose response in {name}: {float(one['estimate']):+.3f} [{float(one['ci_low']):+.3f}, "
-                f"{float(one['ci_high']):+.3f}] in the share that follows, per unit of strength."
+                f"Dose response in {name}: {interval_of(one, signed=True)} in the share that follows, "
+                "per unit of strength."
             )
     frame = shares[["estimate", "ci_low", "ci_high"]].isel(strength=-1).to_dataframe().reset_index()
     kept = frame.loc[:, ["part", *factors_of(shares), "round", "estimate", "ci_low", "ci_high"]]
@@ -268,7 +269,7 @@ def detox_part(run: Run, samples: Sequence[Run]) -> Section:
     for (a, b), one in judges_agree(run).items():
         lines.append(
             f"{a} and {b} scored {one.n} completions: rank correlation {one.spearman:.2f}, kappa "
-            f"{one.kappa:.2f}, mean difference {one.mean_difference:+.3f} (limits of agreement "
+            f"{one.kappa:.2f}, mean difference {signed(one.mean_difference)} (limits of agreement "
             f"{one.limits[0]:+.2f} to {one.limits[1]:+.2f})."
         )
     shown = []
@@ -310,9 +311,7 @@ def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Secti
         {
             "condition": name,
             **{
-                str(
-                    m
-                ): f"{float(one['estimate']):.2f} [{float(one['ci_low']):.2f}, {float(one['ci_high']):.2f}]"
+                str(m): interval_of(one)
                 for m in found["measure"].values
                 for one in [found.sel({**cell, "measure": m})]
             },
@@ -336,13 +335,13 @@ def dynamics_part(title: str, values: xr.DataArray, half: xr.DataArray) -> Secti
 def _half_life(one: xr.Dataset) -> str:
     if not np.isfinite(float(one["rounds"])):
         return "change not distinguishable from zero"
-    return f"{float(one['rounds']):.2f} [{float(one['low']):.2f}, {float(one['high']):.2f}]"
+    return interval_of(one, "rounds", "low", "high")
 
 
 def wordings_part(found: Mapping[str, xr.Dataset]) -> Section:
     """Effects over wordings, by outcome."""
     lines, figures = [], []
-    for number, (outcome, one) in enumerate(found.items()):
+    for index, (outcome, one) in enumerate(found.items()):
         lines += [f"{outcome}: {line}" for line in describe_wordings(one).splitlines()]
         own = {"by_wording": "estimate", "by_wording_low": "ci_low", "by_wording_high": "ci_high"}
         rows = rows_of(one, "over wordings")
@@ -355,14 +354,14 @@ def wordings_part(found: Mapping[str, xr.Dataset]) -> Section:
             unit=str(one.attrs.get("units", "")),
             trust=str(one.attrs.get("trust", "")),
         )
-        figures.append((f"wordings-{number}", fig, ""))
+        figures.append((f"wordings-{index}", fig, ""))
     return Section(title="Several wordings", lines=tuple(lines), figures=tuple(figures))
 
 
 def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Section:
     """Effects of the components' content (on - placebo) and of their format (placebo - off)."""
     figures = []
-    for number, (outcome, by) in enumerate(found.items()):
+    for index, (outcome, by) in enumerate(found.items()):
         contrasts = {"total": "on - off", "content": "on - placebo", "format": "placebo - off"}
         rows = [
             row
@@ -376,7 +375,7 @@ def placebo_part(found: Mapping[str, Mapping[str, xr.Dataset]]) -> Section:
             unit=str(by["total"].attrs.get("units", "")),
             trust=str(by["total"].attrs.get("trust", "")),
         )
-        figures.append((f"placebo-{number}", fig, ""))
+        figures.append((f"placebo-{index}", fig, ""))
     line = (
         "Where the total effect of a component equals its content effect, its meaning matters; where it "
         "equals its format effect, any text in its place has the same effect."

@@ -10,6 +10,7 @@ import xarray as xr
 from morality_lens.design import COMPONENTS, Condition, condition_of
 from morality_lens.interactions.cube import cluster_codes, factors_of, levels_of
 from morality_lens.interactions.intervals import one_sided
+from morality_lens.interactions.numbers import is_p, number, signed, with_bounds
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.interactions.resampling import MIN_CLUSTERS, holm
 from morality_lens.probes.card import TrustCard
@@ -191,10 +192,10 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
     highest = f"Highest means: {'; '.join(f'{name}: {label}' for name, label in best.items())}."
     if worst < ALPHA:
         verdict = "supported"
-        why = f"Every method is inferior to another one on some task (largest p {worst:.2g}). {highest}"
+        why = f"Every method is inferior to another one on some task (largest {is_p(worst)}). {highest}"
     elif ahead < ALPHA:
         verdict, key = "refuted", weakest[champion]
-        why = f"{champion} is better than every other on every task (largest p {ahead:.2g})."
+        why = f"{champion} is better than every other on every task (largest {is_p(ahead)})."
     else:
         verdict = "undecided"
         why = (
@@ -276,15 +277,15 @@ def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
     less = {name: _adjusted(found[most[name]].p_below, len(GAINS)) for name in GAINS}
     absent = min(less, key=lambda name: less[name])
     why = "; ".join(
-        f"{name} adds {found[best[name]].estimate:+.3f} on {best[name][1]} (p of more than {GAIN}: "
-        f"{more[name]:.2g})"
+        f"{name} adds {signed(found[best[name]].estimate)} on {best[name][1]} (more than {GAIN}: "
+        f"{is_p(more[name])})"
         for name in GAINS
     )
     if max(more.values()) < ALPHA:
         verdict, key = "supported", best[max(more, key=lambda name: more[name])]
     elif less[absent] < ALPHA:
         verdict, key = "refuted", most[absent]
-        why += f"; {absent} adds less than {GAIN} on every task (p {less[absent]:.2g})"
+        why += f"; {absent} adds less than {GAIN} on every task ({is_p(less[absent])})"
     else:
         verdict, key = "undecided", best[max(more, key=lambda name: more[name])]
     return _verdict(
@@ -405,7 +406,7 @@ class _Inside:
     def listed(self) -> str:
         """All parts with their intervals."""
         return ", ".join(
-            f"{n} {v.estimate:+.3f} [{v.low:+.3f}, {v.high:+.3f}]" for n, v in self.parts.items()
+            f"{n} {with_bounds(v.estimate, v.low, v.high, signed=True)}" for n, v in self.parts.items()
         )
 
 
@@ -445,7 +446,7 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
     doubled = np.minimum(1.0, 2 * np.array([c.p_above for c in rises.values()]))
     adjusted = dict(zip(rises, holm(doubled).tolist(), strict=True))
     why = "; ".join(
-        f"{n} improve by {c.estimate:+.3f} (p of more than {GAIN}: {adjusted[n]:.2g})"
+        f"{n} improve by {signed(c.estimate)} (more than {GAIN}: {is_p(adjusted[n])})"
         for n, c in rises.items()
     )
     if min(adjusted.values()) >= ALPHA:
@@ -459,7 +460,7 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
         return undecided(4, f"Discrimination was not measured: {', '.join(unknown)} is missing.", "claim-4")
     verdict, key = _reliability(told)
     listed = "; ".join(
-        f"{ACCURACIES[m]} ({n}) {one.estimate:.3f} [{one.low:.3f}, {one.high:.3f}]"
+        f"{ACCURACIES[m]} ({n}) {with_bounds(one.estimate, one.low, one.high)}"
         for (n, m), one in told.items()
     )
     return _verdict(
@@ -530,7 +531,7 @@ def _moves(moved: xr.DataArray, found: xr.Dataset) -> str:
     with_, against = moved["part"].values.tolist()
     numbers = found["estimate"].transpose("cell", "part").values.tolist()
     shares = "; ".join(
-        f"{name} {one:.3f} and {other:.3f}"
+        f"{name} {number(one)} and {number(other)}"
         for name, (one, other) in zip(found["cell"].values.tolist(), numbers, strict=True)
     )
     net = moved.sel(part=with_, drop=True) - moved.sel(part=against, drop=True)
@@ -539,7 +540,7 @@ def _moves(moved: xr.DataArray, found: xr.Dataset) -> str:
     lines = (
         f"Shares that {with_} and {against}: {shares}.",
         f"The instruction changes the share that moves with it, less that against, by "
-        f"{change.estimate:+.3f} [{change.low:+.3f}, {change.high:+.3f}].",
+        f"{with_bounds(change.estimate, change.low, change.high, signed=True)}.",
         str(moved.attrs.get(NOTE, "")),
     )
     return " ".join(line for line in lines if line)

@@ -1,0 +1,171 @@
+"""One figure of the result: every effect over layers, and beside it on behaviour."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.subplots import make_subplots
+
+from morality_lens.plots.style import (
+    HOVER,
+    alpha,
+    bars,
+    clear,
+    details,
+    effect_colors,
+    finish,
+    interval,
+    refused_layers,
+    said_refused,
+    shade_refused,
+    significance,
+    trust,
+    upright_bar,
+    with_unit,
+)
+
+ROW = 30
+"""Pixels for each effect."""
+
+
+def summary(
+    effects: xr.Dataset | None = None,
+    behaviour_effects: xr.Dataset | None = None,
+    *,
+    layer: int | None = None,
+    site: str | None = None,
+) -> go.Figure:
+    """Effects in the last round: a map over layers and, side by side, a forest plot of behaviour.
+
+    Dots on the map and filled markers have an adjusted p of at most ``alpha``.
+
+    Args:
+        effects: from ``factorial_effects``, with a ``layer`` dimension; None: behaviour alone.
+        behaviour_effects: the same for a behaviour, without layers; None: the map alone.
+        layer: the layer that is framed, such as that of the best probe; None: no frame.
+        site: the site of the map; None: the first one.
+
+    Raises:
+        ValueError: neither of the two is given, or there is no such site.
+    """
+    shown = [one for one in (effects, behaviour_effects) if one is not None]
+    if not shown:
+        raise ValueError("plots.summary needs effects, behaviour_effects or both; got neither.")
+    names = list(dict.fromkeys(str(name) for one in shown for name in one["effect"].to_numpy()))
+    titles = []
+    if effects is not None:
+        effects = _last(_at(effects, site))
+        where = f", {effects['site'].item()}" if "site" in effects.coords else ""
+        titles.append(f"in the representation{where}")
+    if behaviour_effects is not None:
+        behaviour_effects = _last(behaviour_effects)
+        titles.append(with_unit("in behaviour", behaviour_effects.attrs.get("outcome", "")))
+    widths = [0.6, 0.4] if len(shown) == 2 else [1.0]
+    fig = make_subplots(
+        cols=len(shown),
+        subplot_titles=titles,
+        column_widths=widths,
+        shared_yaxes=True,
+        horizontal_spacing=0.1,
+    )
+    refused: list[int] = []
+    if effects is not None:
+        refused = _draw_map(fig, effects, layer)
+    if behaviour_effects is not None:
+        _draw_forest(fig, behaviour_effects, names, len(shown))
+    fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
+    known = "round" in shown[0].coords
+    when = f" in round {int(np.atleast_1d(shown[0]['round'].to_numpy())[-1])}" if known else ""
+    level = f"dots and filled marks: adjusted p at most {alpha(shown[0]):g}"
+    drawn = (
+        "" if behaviour_effects is None else f"; lines: {interval(behaviour_effects)[2].partition(';')[0]}"
+    )
+    return finish(
+        fig,
+        f"Effects{when}",
+        f"{level}{drawn}{said_refused(refused)}",
+        height=170 + ROW * len(names),
+        trust="" if effects is None else trust(effects),
+    )
+
+
+def _at(effects: xr.Dataset, site: str | None) -> xr.Dataset:
+    if "site" not in effects.dims:
+        return effects
+    present = effects["site"].to_numpy().tolist()
+    if site is not None and site not in present:
+        raise ValueError(f"no site {site!r} in this result: choose one of {present}.")
+    return effects.sel(site=present[0] if site is None else site)
+
+
+def _last(effects: xr.Dataset) -> xr.Dataset:
+    return effects.isel(round=-1) if "round" in effects.dims else effects
+
+
+def _draw_map(fig: go.Figure, effects: xr.Dataset, layer: int | None) -> list[int]:
+    """The map in the first panel; the refused layers come back."""
+    one = effects.transpose("effect", "layer", ...)
+    refused = refused_layers(one)
+    names, layers = [str(n) for n in one["effect"].to_numpy()], one["layer"].to_numpy()
+    estimate = one["estimate"].where(~one["layer"].isin(refused)).to_numpy()
+    limit = float(np.nanmax(np.abs(estimate), initial=0.0)) or 1.0
+    right = fig.to_dict()["layout"]["xaxis"]["domain"][1] + 0.005
+    heat = go.Heatmap(
+        x=layers,
+        y=names,
+        z=estimate,
+        colorscale="RdBu",
+        zmin=-limit,
+        zmax=limit,
+        xgap=1,
+        ygap=1,
+        customdata=details(one, *interval(one)[:2]),
+        hovertemplate=f"<b>%{{y}}</b>, layer %{{x}}<br>{HOVER}",
+        colorbar={
+            "title": {"text": "toward<br>moral", "font": {"size": 12}},
+            "thickness": 10,
+            "x": right,
+            "xpad": 0,
+            "tickfont": {"size": 11},
+        },
+    )
+    found = np.argwhere(clear(one))
+    dots = go.Scatter(
+        x=layers[found[:, 1]],
+        y=[names[i] for i in found[:, 0]],
+        mode="markers",
+        marker={"size": 6, "color": "#111", "line": {"color": "white", "width": 1}},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    fig.add_trace(heat, row=1, col=1)
+    fig.add_trace(dots, row=1, col=1)
+    shade_refused(fig, refused, panels=1)
+    if layer is not None:
+        upright_bar(fig, layer - 0.5, layer + 0.5, "", line={"color": "#111", "width": 1.5}, layer="above")
+    fig.update_xaxes(title_text="layer", showgrid=False, row=1, col=1)
+    return refused
+
+
+def _draw_forest(fig: go.Figure, effects: xr.Dataset, names: Sequence[str], column: int) -> None:
+    colors = effect_colors(effects)
+    low, high, _ = interval(effects)
+    for name in (n for n in names if n in colors):
+        one = effects.sel(effect=[name])
+        estimate = one["estimate"].to_numpy()
+        ends = bars(estimate, one[low].to_numpy(), one[high].to_numpy())
+        mark = go.Scatter(
+            x=estimate,
+            y=[name],
+            showlegend=False,
+            mode="markers",
+            marker=significance(one, colors[name], size=9),
+            error_x=ends | {"color": colors[name], "thickness": 2, "width": 0},
+            customdata=details(one, low, high),
+            hovertemplate=f"<b>{name}</b><br>{HOVER}",
+        )
+        fig.add_trace(mark, row=1, col=column)
+    upright_bar(fig, 0, 0, "2" if column == 2 else "", line={"color": "#9A9A9A", "width": 1})
+    title = with_unit("effect", effects.attrs.get("units", ""))
+    fig.update_xaxes(title_text=title, row=1, col=column)
