@@ -1,4 +1,4 @@
-"""What the examples of the reference start from: a small run of the bundled model, and what was made of it."""
+"""What the examples of the reference start from: a small run of the bundled model, and its study."""
 
 import tempfile
 from pathlib import Path

@@ -65,6 +65,11 @@ def attribute(
         ValueError: the model is not the run's or the probe's; an unknown site, layer, item, condition or
             round; a folder of another attribution; or parts that do not add up, as in architectures that
             scale what a block adds.
+
+    Examples:
+        >>> parts = ml.attribute(model, run, probe, layer=3, selection=last, execution=quiet)
+        >>> parts.attrs["completeness"] < 1e-3
+        True
     """
     record = same_model(model, run, probe)
     target, chosen = _probe_target(probe, layer)
@@ -108,6 +113,11 @@ def attribute_answer(
     Raises:
         ValueError: items without options, or letters that have no token of their own; else as
             :func:`attribute`.
+
+    Examples:
+        >>> answer = ml.circuits.attribute_answer(model, run, selection=last, execution=quiet)
+        >>> answer.attrs["completeness"] < 1e-3
+        True
     """
     record = same_model(model, run, None)
     target = AnswerTarget(record=record, items=run.asked, letters=option_letters(record, run))
@@ -154,6 +164,13 @@ def attribute_tokens(
 
     Raises:
         ValueError: as :func:`attribute`; or the dialogue has no such site in that round.
+
+    Examples:
+        >>> view = ml.circuits.attribute_tokens(
+        ...     model, run, probe, item=items[0].id, condition=both, layer=3
+        ... )
+        >>> view.values.shape == (len(view.layers), len(view.tokens))
+        True
     """
     record = same_model(model, run, probe)
     target, chosen = _probe_target(probe, layer)

@@ -56,6 +56,11 @@ class RunConfig(BaseModel):
         keep: ``residuals``, their ``projections`` on the probe, or ``both``.
         store_as: type of the residuals on disk; None loses nothing.
         protocol: how dialogues are played.
+
+    Examples:
+        >>> config = ml.cli.RunConfig(limit=40, layers=(2, 3))
+        >>> config.limit, config.probe, config.protocol.design.rounds
+        (40, 'mean_difference', 5)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -107,5 +112,12 @@ def load_study(path: str | Path) -> RunConfig:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not TOML, or an entry is unknown or of the wrong kind.
+
+    Examples:
+        >>> file = folder / "mine.toml"
+        >>> _ = file.write_text("limit = 40")
+        >>> config = ml.cli.load_study(file)
+        >>> config.limit, config.protocol.design.rounds
+        (40, 5)
     """
     return read_toml(Path(path), RunConfig, "study.toml as `morality-lens run` writes it")

@@ -31,6 +31,12 @@ def read_transcripts(
 
     Raises:
         ValueError: the model is not the run's or not the probe's.
+
+    Examples:
+        >>> views = ml.rounds.read_transcripts(model, run, probe)
+        >>> view = views[0]
+        >>> view.values.shape == (len(view.layers), len(view.tokens))
+        True
     """
     record = same_model(model, run, probe)
     table = sample_dialogues(run, items=1) if rows is None else rows
