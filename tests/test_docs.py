@@ -1,4 +1,4 @@
-"""What people read: every example runs and shows what it says, every link leads somewhere, nothing is fetched."""
+"""What people read: every example runs and shows what it says, links lead somewhere, nothing is fetched."""
 
 import doctest
 import inspect
