@@ -17,7 +17,6 @@ import pandas as pd
 import xarray as xr
 
 import morality_lens as ml
-from morality_lens.report.tables import long_table
 from morality_lens.studies.folder import MAIN, PROMPTS, StudyFolder
 
 APART = ("order", "left_out", "loaded_from", "items_sha256", "parts", "places", "self_test")
@@ -77,8 +76,8 @@ def main() -> None:
         except ValueError as error:
             refused.append(f"The direction {name}: {error}")
             continue
-        tables["projection"].append(long_table(effects).assign(direction=name))
-        tables["again"].append(long_table(repeated).assign(direction=name))
+        tables["projection"].append(ml.interactions.effects_table(effects).assign(direction=name))
+        tables["again"].append(ml.interactions.effects_table(repeated).assign(direction=name))
         ml.runs.write_result(out, f"effects-{name}", effects)
         figures[f"effects-{name}"] = ml.plots.effects(effects)
     pd.concat(tables["projection"]).to_csv(out / "effects.csv", index=False, float_format="%.6g")
@@ -91,7 +90,9 @@ def main() -> None:
         shares.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
         cube = ml.judges.behaviour_cube(one, "probability")
         effects = ml.factorial_effects(cube, one.design.names, family=("round",))
-        long_table(effects).to_csv(out / f"{name}-effects.csv", index=False, float_format="%.6g")
+        ml.interactions.effects_table(effects).to_csv(
+            out / f"{name}-effects.csv", index=False, float_format="%.6g"
+        )
         if one is run:
             ml.runs.write_result(out, "effects-behaviour", effects)
             figures["behaviour"] = ml.plots.accuracy(shares)
@@ -99,7 +100,9 @@ def main() -> None:
     scores = ml.judges.behaviour_cube(study.run(PROMPTS), "score").dropna("item")
     ml.judges.behaviour_table(scores).to_csv(out / "completions.csv", index=False, float_format="%.6g")
     effects = ml.factorial_effects(scores, run.design.names, family=("round",))
-    long_table(effects).to_csv(out / "completions-effects.csv", index=False, float_format="%.6g")
+    ml.interactions.effects_table(effects).to_csv(
+        out / "completions-effects.csv", index=False, float_format="%.6g"
+    )
     for section in found.groups:
         figures |= {
             name: fig for name, fig, _ in section.figures if name in ("directions", "cosines", "detox")

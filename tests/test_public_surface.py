@@ -33,7 +33,7 @@ SURFACE = {
     """,
     "interactions": """
         attribute_effects between claim_ladder describe describe_claims describe_components
-        describe_wordings effects_over_wordings equivalence factorial_effects marginal_log_odds
+        describe_wordings effects_over_wordings effects_table equivalence factorial_effects marginal_log_odds
         negative_control plan
     """,
     "items": """
@@ -57,7 +57,7 @@ SURFACE = {
     "plots": """
         ForestRow TranscriptView ablations accuracy attribution attribution_heads attribution_layers
         attribution_segments behaviour_effects cell_means direction_cosines dose_response effects effects_map
-        evidence forest mediation patching_layers patching_map probe_quality shifts trajectories transfer
+        evidence forest mediation patching_layers patching_map probe_quality shifts summary trajectories transfer
         trust_card
     """,
     "probes": """

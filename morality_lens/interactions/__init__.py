@@ -27,6 +27,7 @@
   refused.
 - ``resampling``: Families of tests: max-|t| over resampled clusters, by sign-flips or the bootstrap-t, on
   plain arrays.
+- ``tabulating``: Effects as a table: a row for every effect and place, as numbers or as they are printed.
 - ``wordings``: Effects over wordings: items and wordings are both samples, and both enter the interval.
 """
 

@@ -89,7 +89,7 @@ def interval_of(
     return with_bounds(*(float(one[name]) for name in (value, low, high)), signed=signed)
 
 
-def p_value(p: float, *, draws: float = 0) -> str:
+def p_value(p: float, *, draws: float = 0.0) -> str:
     """A p value without the leading zero, as it is printed in papers: ``.012``, or ``≤ .0005``.
 
     Args:
@@ -105,7 +105,7 @@ def p_value(p: float, *, draws: float = 0) -> str:
     return "1" if round(p, places) >= 1 else _without_zero(f"{p:.{places}f}")
 
 
-def is_p(p: float, *, draws: float = 0) -> str:
+def is_p(p: float, *, draws: float = 0.0) -> str:
     """A p value in a sentence: ``p = .012`` or ``p ≤ .0005``."""
     text = p_value(p, draws=draws)
     return f"p {text}" if text.startswith("≤") else f"p = {text}"

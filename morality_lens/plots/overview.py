@@ -166,6 +166,6 @@ def _draw_forest(fig: go.Figure, effects: xr.Dataset, names: Sequence[str], colu
             hovertemplate=f"<b>{name}</b><br>{HOVER}",
         )
         fig.add_trace(mark, row=1, col=column)
-    upright_bar(fig, 0, 0, "2" if column == 2 else "", line={"color": "#9A9A9A", "width": 1})
+    upright_bar(fig, 0.0, 0.0, "2" if column == 2 else "", line={"color": "#9A9A9A", "width": 1})
     title = with_unit("effect", effects.attrs.get("units", ""))
     fig.update_xaxes(title_text=title, row=1, col=column)

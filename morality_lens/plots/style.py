@@ -318,4 +318,5 @@ def finish(
         height=height + more + 30 * legend_rows,
         title={"text": f"<b>{title}</b>", "subtitle": {"text": "<br>".join(lines)}},
         margin={"l": 70, "r": 20, "t": top + more, "b": 60 + 30 * legend_rows},
+        meta={"legend": [part for part in (subtitle, *trust.split("<br>")) if part]},
     )

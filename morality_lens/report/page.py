@@ -1,4 +1,4 @@
-"""One self-contained HTML file: findings in sentences, figures, tables, transcripts, provenance."""
+"""One self-contained HTML file: the result first, then figures, dialogues, tables and settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import xarray as xr
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -17,13 +16,16 @@ from morality_lens import plots
 from morality_lens.interactions.claims import describe_claims
 from morality_lens.interactions.describing import describe, negative_control
 from morality_lens.items.files import write_text
-from morality_lens.plots.style import alpha
-from morality_lens.plots.transcripts import json_for_script, transcript_html
-from morality_lens.probes.layers import best_layer
+from morality_lens.plots.style import alpha, effect_colors, interval
+from morality_lens.plots.transcripts import transcript_html
 from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
+from morality_lens.report.figures import behaviour_figures, figure_entry, representation_figures
+from morality_lens.report.methods import bibtex, methods_paragraph
 from morality_lens.report.sections import Section
+from morality_lens.report.sparks import spark
+from morality_lens.report.summary import Shown, shown_layer, summarize
 from morality_lens.runs.rates import failures, missing_feedback, said_missing
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
@@ -93,7 +95,7 @@ def write_page(page: Page, *, path: str | Path) -> Path:
 def _context(page: Page) -> dict[str, Any]:
     """The values of the template's variables."""
     found = page.analysis
-    layer, why = _shown_layer(found.effects, page.probe, page.layer)
+    layer, why = _shown_layer(found, page.probe, page.layer)
     study = {**page.run.manifest.get("study", {}), **page.run.manifest}
     model = study.get("model", {})
     titled = (
@@ -104,6 +106,9 @@ def _context(page: Page) -> dict[str, Any]:
     )
     return {
         "title": f"Moral self-correction in {_model_name(model)}",
+        "played": _played(page.run),
+        "question": _question(page.run),
+        "result": _result(found, page.probe, layer),
         "organism": bool(model.get("organism")) or model.get("name") == "bundled",
         "design": tables.design_rows(page.run.items, page.run.manifest),
         "left_out": tables.records(study.get("left_out", [])),
@@ -117,18 +122,23 @@ def _context(page: Page) -> dict[str, Any]:
         ],
         "claims": [describe_claims(ladder).splitlines() for ladder in found.claims],
         "refused": list(found.refused),
-        "figures": [*_behaviour_figures(found), *_representation_figures(found.effects, layer)],
+        "behaviour": behaviour_figures(found),
+        "flow": None,
+        "representation": representation_figures(found.effects, layer),
         "layer_note": why,
         "inside": [_group(group, "inside") for group in page.inside],
         "parts": [_group(group, "part") for group in page.parts],
         "verdicts": list(page.verdicts),
         "tables": tables.cell_means(found.effects, found.behaviour, layer)
+        + tables.two_by_two((found.behaviour_effects, None), (found.effects, layer))
         + tables.two_scales(found.behaviour_effects, found.behaviour_odds)
         + tables.reply_shares(found.replies)
         + tables.calibration(found.calibration)
         + tables.failures(failures(page.run.answers, page.run.design))
         + tables.option_scores(found.scorings)
         + tables.positions(found.positions),
+        "methods": methods_paragraph(page.run, found, probe=page.probe),
+        "bibtex": bibtex(page.run, found),
         "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),
         "transcripts": Markup(transcript_html(page.transcripts)) if page.transcripts else "",
         "probe": None if page.probe is None else _probe(page.probe),
@@ -145,9 +155,68 @@ def _group(group: Section, prefix: str) -> dict[str, Any]:
     return {
         "title": group.title,
         "lines": group.lines,
-        "figures": [_figure(f"{prefix}-{name}", fig, note) for name, fig, note in group.figures],
+        "figures": [figure_entry(f"{prefix}-{name}", fig, note) for name, fig, note in group.figures],
         "tables": group.tables,
     }
+
+
+def _played(run: Run) -> str:
+    """What was played, in a line."""
+    design, items = run.design, run.items
+    conditions = 1
+    for factor in design.factors:
+        conditions *= len(factor.levels)
+    rounds = design.n_rounds - 1
+    return (
+        f"{len(items)} items in {items['cluster'].nunique()} clusters, each in {conditions} conditions, "
+        f"{rounds} correction round{'' if rounds == 1 else 's'}"
+    )
+
+
+def _question(run: Run) -> str:
+    """The question that a report answers, in a line."""
+    *some, last = [factor.name for factor in run.design.factors]
+    named = f"{', '.join(some)} and {last}" if some else last
+    add = ", and do they add up" if some else ""
+    return f"What do {named} change{add}?"
+
+
+def _result(found: Analysis, probe: Probe | None, layer: int | None) -> dict[str, Any]:
+    """The table and the figure of the first screen."""
+    summary = summarize(found, probe=probe, layer=layer)
+    over_layers = found.effects if layer is not None else None
+    known = [one for one in (found.behaviour_effects, found.effects) if one is not None]
+    colors = effect_colors(known[0]) if known else {}
+    rows = [
+        {
+            "effect": row.effect,
+            "color": colors[row.effect],
+            "sentence": row.sentence,
+            "cells": [
+                {"what": what, "shown": shown, "spark": _spark(shown, row.effect, colors[row.effect])}
+                for what, shown, there in (
+                    (summary.outcome, row.behaviour, found.behaviour_effects),
+                    (f"inside, layer {layer}", row.inside, over_layers),
+                )
+                if there is not None
+            ],
+        }
+        for row in summary.rows
+    ]
+    drawn = over_layers is not None or found.behaviour_effects is not None
+    return {
+        "summary": summary,
+        "rows": rows,
+        "bands": interval(known[0])[2].partition(";")[0] if known else "",
+        "alpha": alpha(known[0]) if known else 0.05,
+        "figure": figure_entry("summary", plots.summary(over_layers, found.behaviour_effects, layer=layer))
+        if drawn
+        else None,
+    }
+
+
+def _spark(shown: Shown | None, name: str, color: str) -> Markup:
+    return Markup("") if shown is None or shown.curve is None else spark(shown.curve, color=color, name=name)
 
 
 def _model_name(model: Mapping[str, Any]) -> str:
@@ -160,7 +229,7 @@ def _model_name(model: Mapping[str, Any]) -> str:
 
 def _headless(line: str, name: str) -> str:
     """A sentence without the effect's name, which is printed beside it."""
-    text = line.removeprefix(name).lstrip(",: ")
+    text = line.removeprefix(name).lstrip(",: ").partition(" Cell means")[0]  # a table holds them
     return text[:1].upper() + text[1:]
 
 
@@ -168,10 +237,9 @@ def _asset(name: str) -> str:
     return files("morality_lens.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _shown_layer(
-    effects: xr.Dataset | None, probe: Probe | None, layer: int | None
-) -> tuple[int | None, str]:
+def _shown_layer(found: Analysis, probe: Probe | None, layer: int | None) -> tuple[int | None, str]:
     """The layer that figures and tables show, and how it was chosen."""
+    effects = found.effects
     if effects is None or "layer" not in effects.dims:
         return None, ""
     layers = effects["layer"].to_numpy().tolist()
@@ -179,12 +247,10 @@ def _shown_layer(
         if layer not in layers:
             raise ValueError(f"write_page has no layer {layer} in effects: choose one of {layers}.")
         return layer, f"Layer {layer} was chosen by the caller."
-    if probe is not None:
-        known = probe.quality["auroc"].dropna("layer")["layer"].values.tolist()
-        if set(known) & set(layers):
-            best = best_layer(probe, among=layers)
-            return best, f"Layer {best} is the first with the probe's highest held-out AUROC."
-    return layers[-1], f"Layer {layers[-1]} is the last one."
+    shown = shown_layer(effects, probe)
+    if shown == shown_layer(effects, None):
+        return shown, f"Layer {shown} is the last one at which something is claimed."
+    return shown, f"Layer {shown} is the first with the probe's highest held-out AUROC."
 
 
 def _findings(title: str, effects: xr.Dataset, early: Sequence[str]) -> dict[str, Any]:
@@ -219,108 +285,16 @@ def _probe(probe: Probe) -> dict[str, Any]:
         if card is None
         else {
             "sentence": card.sentence,
-            "figure": _figure("trust-card", plots.trust_card(card), ""),
+            "figure": figure_entry("trust-card", plots.trust_card(card)),
             "table": {
                 "columns": list(columns),
                 "rows": [[str(row[name]) for name in columns] for row in rows],
             },
         },
         "facts": tables.nested({"kind": probe.kind, **probe.training}),
-        "figure": _figure("probe", plots.probe_quality(probe.quality), ""),
+        "figure": figure_entry("probe", plots.probe_quality(probe.quality)),
         "table": {
             "columns": [str(c).replace("_", " ") for c in frame.columns],
             "rows": [[tables.as_text(v) for v in row] for row in frame.itertuples(index=False)],
         },
     }
-
-
-def _behaviour_figures(found: Analysis) -> list[dict[str, Any]]:
-    """The group of figures about behaviour; empty without a result."""
-    made = []
-    if found.behaviour is not None:
-        measure = found.behaviour.attrs.get("measure") or "share correct"
-        drawn = plots.accuracy(found.behaviour, measure=measure)
-        made.append(_figure("behaviour", drawn, "Dotted: the last component is off."))
-    if found.behaviour_effects is not None:
-        made.append(_figure("behaviour-effects", plots.behaviour_effects(found.behaviour_effects), ""))
-    return [{"title": "Behaviour", "figures": made, "folded": False}] if made else []
-
-
-def _representation_figures(effects: xr.Dataset | None, layer: int | None) -> list[dict[str, Any]]:
-    """Groups of figures about the projection; those of further sites, the maps and cell means are folded."""
-    if effects is None or layer is None:
-        return []
-    names = [str(name) for name in effects["effect"].to_numpy()]
-    sites = effects["site"].to_numpy().tolist() if "site" in effects.dims else [None]
-    groups = [
-        {
-            "title": "Representation" + (f" at {site}" if site else ""),
-            "figures": _site_figures(effects, i, site, layer),
-            "folded": i > 0,
-        }
-        for i, site in enumerate(sites)
-    ]
-    where = f" at {sites[0]}" if sites[0] else ""
-    maps = [
-        _figure(f"map-{j}", plots.effects_map(effects, effect=name), "")
-        for j, name in enumerate(names if "round" in effects.dims else [])
-    ]
-    cells = [
-        _figure(f"cells-{j}", plots.cell_means(effects, effect=name, layer=layer), "")
-        for j, name in enumerate(n for n in names if ":" in n)
-    ]
-    folded = (
-        (f"Maps of every effect over layers and rounds{where}", maps),
-        (f"Cell means of the interactions{where}", cells),
-    )
-    return groups + [{"title": title, "figures": made, "folded": True} for title, made in folded if made]
-
-
-def _site_figures(effects: xr.Dataset, index: int, site: str | None, layer: int) -> list[dict[str, Any]]:
-    """Main effects, interactions and trajectories at one site."""
-    names = [str(name) for name in effects["effect"].to_numpy()]
-    kinds = (
-        ("main", [n for n in names if ":" not in n], "Main effects of the components."),
-        (
-            "interactions",
-            [n for n in names if ":" in n],
-            "Interactions: how the effect of one component changes with another.",
-        ),
-    )
-    made = [
-        _figure(f"effects-{index}-{kind}", plots.effects(effects, site=site, effect=group), note)
-        for kind, group, note in kinds
-        if group
-    ]
-    if "round" in effects.dims:
-        labels = {name: effects.attrs.get(name, "") for name in ("units", "trust")}
-        means = effects["cell_mean"].assign_attrs(labels)
-        made.append(_figure(f"trajectories-{index}", plots.trajectories(means, site=site, layer=layer), ""))
-    return made
-
-
-def _figure(name: str, fig: go.Figure, note: str) -> dict[str, Any]:
-    title = fig["layout"]["title"]
-    plain = f"{title['text']}: {title['subtitle']['text']}".replace("<b>", "").replace("</b>", "")
-    return {
-        "id": name,
-        "label": plain,
-        "note": note,
-        "height": fig["layout"]["height"],
-        "json": Markup(json_for_script(_finite(fig.to_plotly_json()))),
-    }
-
-
-def _finite(value: Any) -> Any:
-    """The content of a figure as plain JSON values: arrays as lists, NaN as null."""
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return _finite(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, np.generic):
-        return _finite(value.item())
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
-    return value

@@ -12,7 +12,7 @@ from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.report.analysis import Analysis
 
-LONGEST = 150
+LONGEST = 190
 """Characters of a refusal in the summary; the whole sentence stands further down."""
 
 
@@ -233,7 +233,7 @@ def _over_rounds(one: xr.Dataset, name: str, said: tuple[str, str]) -> str:
         lasts = bool(here[first:].all()) and len(rounds) - first > 1
         when = f"from round {rounds[first]} on" if lasts else f"in {ranges(rounds, here, 'round')}"
         parts.append(f"{_verb(name, said, way)} {when}")
-    return ", ".join(parts) or _nothing("behaviour")
+    return _joined(parts) or _nothing("behaviour")
 
 
 def _over_layers(one: xr.Dataset, name: str, units: str) -> str:
@@ -246,7 +246,7 @@ def _over_layers(one: xr.Dataset, name: str, units: str) -> str:
         for way in (1, -1)
         if (seen & (sign == way)).any()
     ]
-    return f"inside {', '.join(parts)}" if parts else _nothing("the representation")
+    return f"inside {_joined(parts)}" if parts else _nothing("the representation")
 
 
 def _verb(name: str, said: tuple[str, str], sign: float) -> str:
@@ -258,6 +258,13 @@ def _verb(name: str, said: tuple[str, str], sign: float) -> str:
     if parts == 2:
         return f"together {'more' if up else 'less'} than their sum"
     return "positive" if up else "negative"
+
+
+def _joined(parts: list[str]) -> str:
+    """What holds in some places and the contrary in others, which need not name the sum again."""
+    return ", ".join(
+        [*parts[:1], *(part.replace("together less than their sum", "less") for part in parts[1:])]
+    )
 
 
 def _nothing(where: str) -> str:

@@ -1,6 +1,7 @@
 """The tables of a report: plain texts in rows and columns."""
 
 import base64
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import xarray as xr
 from morality_lens.design import RESERVED
 from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.numbers import number
+from morality_lens.interactions.tabulating import effects_table
 from morality_lens.plots.style import cell_name, with_unit
 from morality_lens.runs.option_notes import NOTE
 
@@ -160,6 +162,44 @@ def cell_means(
             unit = with_unit("Mean projection", effects.attrs.get("units", ""))
             tables.append(_wide(frame, factors, f"{unit}{f' at {site}' if site else ''}{where}"))
     return tables
+
+
+def two_by_two(*results: tuple[xr.Dataset | None, int | None]) -> list[dict[str, Any]]:
+    """The four means of every two components in the last round, averaged over the others.
+
+    Args:
+        results: effects, and the layer shown of those that have layers.
+    """
+    tables = []
+    for effects, layer in results:
+        if effects is None:
+            continue
+        means, where = _last_means(effects, layer)
+        for one, other in itertools.combinations(factors_of(means), 2):
+            four = means.mean([dim for dim in means.dims if dim not in (one, other)])
+            levels = four[other].to_numpy().tolist()
+            rows = [
+                [f"{one} {a}", *(number(float(four.sel({one: a, other: b}))) for b in levels)]
+                for a in four[one].to_numpy().tolist()
+            ]
+            unit = with_unit(str(effects.attrs.get("outcome", "mean")), str(effects.attrs.get("units", "")))
+            caption = f"Cell means of {one} and {other}{where}: {unit}"
+            tables.append(
+                {"caption": caption, "columns": ["", *(f"{other} {b}" for b in levels)], "rows": rows}
+            )
+    return tables
+
+
+def _last_means(effects: xr.Dataset, layer: int | None) -> tuple[xr.DataArray, str]:
+    """The cell means at the place that the summary shows, and that place in words."""
+    means, where = effects["cell_mean"], ""
+    if "round" in means.dims:
+        means, where = means.isel(round=-1), f", round {int(means['round'][-1])}"
+    if "site" in means.dims:
+        means, where = means.isel(site=0), f"{where}, {means['site'].to_numpy()[0]}"
+    if "layer" in means.dims:
+        means, where = means.sel(layer=layer), f"{where}, layer {layer}"
+    return means, where
 
 
 def reply_shares(shares: pd.DataFrame | None) -> list[dict[str, Any]]:
@@ -341,20 +381,14 @@ def downloads(
     """The plotted numbers as CSV files inside the page."""
     frames = {
         "behaviour.csv": behaviour,
-        "behaviour_effects.csv": None if behaviour_effects is None else long_table(behaviour_effects),
-        "effects.csv": None if effects is None else long_table(effects),
+        "behaviour_effects.csv": None if behaviour_effects is None else effects_table(behaviour_effects),
+        "effects.csv": None if effects is None else effects_table(effects),
     }
     return [
         (name, "data:text/csv;base64," + base64.b64encode(_csv(frame)).decode("ascii"))
         for name, frame in frames.items()
         if frame is not None
     ]
-
-
-def long_table(effects: xr.Dataset) -> pd.DataFrame:
-    """A row for every effect and place."""
-    names = ("estimate", "se", "df", "p", "ci_low", "ci_high", "p_adj", "band_low", "band_high")
-    return effects[[name for name in names if name in effects]].to_dataframe().reset_index()
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

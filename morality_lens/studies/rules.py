@@ -72,6 +72,7 @@ class Verdict:
             nothing is decided.
         why: the reason in one or two sentences.
         figure: id of the figure that shows the estimate.
+        unit: of the estimate.
 
     Examples:
         >>> verdict = ml.studies.Verdict(
@@ -91,6 +92,7 @@ class Verdict:
     error_rate: str
     why: str
     figure: str
+    unit: str = ""
 
     @property
     def claim(self) -> str:

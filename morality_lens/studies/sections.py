@@ -15,7 +15,7 @@ from morality_lens.experiments.dynamics import expected_maximum, half_life, roun
 from morality_lens.experiments.robustness import describe_evidence, dose_response
 from morality_lens.experiments.shifts import describe_shifts
 from morality_lens.interactions.cube import factors_of
-from morality_lens.interactions.numbers import interval_of, signed
+from morality_lens.interactions.numbers import bounds, decimals, interval_of, signed
 from morality_lens.interactions.wordings import describe_wordings
 from morality_lens.judges.outcomes import behaviour_cube, behaviour_table, judges_agree
 from morality_lens.judges.questions import bias_scores, join_questions, unparsed
@@ -58,13 +58,19 @@ def rows_of(effects: xr.Dataset, group: str, *, plain: bool = False) -> list[For
         ForestRow(
             label=re.sub(r"\[[^]]*\]", "", str(name)) if plain else str(name),
             group=group,
-            estimate=float(at["estimate"]),
-            low=float(at["ci_low"]),
-            high=float(at["ci_high"]),
+            **_ends(at),
         )
         for name in effects["effect"].values
         for at in [effects.sel(effect=name)]
     ]
+
+
+def _ends(one: xr.Dataset) -> dict[str, float]:
+    """Estimate and interval of one place, as a row of a forest plot takes them."""
+    return {
+        to: float(one[name])
+        for to, name in (("estimate", "estimate"), ("low", "ci_low"), ("high", "ci_high"))
+    }
 
 
 def tasks_part(tasks: Sequence[Task]) -> Section:
@@ -241,12 +247,16 @@ def evidence_part(shares: xr.Dataset, answers: xr.Dataset, layer: int | None) ->
     ]
     if answers.sizes["strength"] > 1:
         slope = dose_response(answers).isel(round=-1)
-        for name, cell in cell_labels(slope):
-            one = slope.sel(cell)
-            lines.append(
-                f"Dose response in {name}: {interval_of(one, signed=True)} in the share that follows, "
-                "per unit of strength."
-            )
+        rows = [
+            ForestRow(label=name, group="", **_ends(slope.sel(cell))) for name, cell in cell_labels(slope)
+        ]
+        drawn = plots.forest(
+            rows,
+            title="Dose response of weak evidence",
+            subtitle=f"last round; {POINTWISE}",
+            unit="share that follows, per unit of strength",
+        )
+        figures.append(("dose-response", drawn, ""))
     frame = shares[["estimate", "ci_low", "ci_high"]].isel(strength=-1).to_dataframe().reset_index()
     kept = frame.loc[:, ["part", *factors_of(shares), "round", "estimate", "ci_low", "ci_high"]]
     shown = [table_of(kept, "Shares of the answer patterns in every condition and round")]
@@ -454,16 +464,16 @@ def greedy_line(found: xr.Dataset) -> dict[str, str]:
 
 def verdict_entry(verdict: Verdict, parts: Sequence[Section]) -> dict[str, Any]:
     """A claim with its verdict; its figure is linked where the report contains it."""
-    number = verdict.estimate
-    interval = f"{verdict.low:+.3f} to {verdict.high:+.3f}" if np.isfinite(number) else "none"
+    known = bool(np.isfinite(verdict.estimate))
     there = {name for group in parts for name, _, _ in group.figures}
     return {
         "number": verdict.number,
         "claim": verdict.claim,
         "verdict": verdict.verdict,
         "measure": verdict.measure,
-        "estimate": f"{number:+.3f}" if np.isfinite(number) else "none",
-        "interval": interval,
+        "estimate": signed(verdict.estimate, decimals(verdict.low, verdict.high)) if known else "none",
+        "interval": bounds(verdict.low, verdict.high, signed=True) if known else "none",
+        "unit": verdict.unit,
         "error_rate": verdict.error_rate or "nothing is claimed",
         "why": verdict.why,
         "rule": RULES[verdict.number],

@@ -206,9 +206,15 @@ def no_best_method(tasks: Sequence[Task]) -> Verdict:
         verdict,
         better[key],
         measure=f"{key[1]} minus {key[2]} on {key[0]}, the least certain comparison",
+        unit=_unit(tasks, key[0]),
         why=why,
         n_clusters=min(t.n_clusters for t in tasks),
     )
+
+
+def _unit(tasks: Sequence[Task], name: str) -> str:
+    """The unit in which a task's outcome is measured."""
+    return next(task.unit for task in tasks if task.name == name)
 
 
 def _comparisons(tasks: Sequence[Task]) -> dict[tuple[str, str, str], Contrast]:
@@ -225,7 +231,9 @@ def _comparisons(tasks: Sequence[Task]) -> dict[tuple[str, str, str], Contrast]:
     return found
 
 
-def _verdict(number: int, verdict: str, one: Contrast, *, measure: str, why: str, n_clusters: int) -> Verdict:
+def _verdict(
+    number: int, verdict: str, one: Contrast, *, measure: str, unit: str, why: str, n_clusters: int
+) -> Verdict:
     """The verdict with its decisive contrast."""
     return Verdict(
         number=number,
@@ -237,6 +245,7 @@ def _verdict(number: int, verdict: str, one: Contrast, *, measure: str, why: str
         error_rate=error_rate(number, verdict, n_clusters),
         why=why,
         figure=f"claim-{number}",
+        unit=unit,
     )
 
 
@@ -293,6 +302,7 @@ def gains_over_instruction(tasks: Sequence[Task]) -> Verdict:
         verdict,
         found[key],
         measure=f"gain of {key[0]} over the instruction on {key[1]}",
+        unit=_unit(tasks, key[1]),
         why=f"{why}.",
         n_clusters=min(t.n_clusters for t in tasks),
     )
@@ -337,6 +347,7 @@ def negative_interactions(
         verdict,
         found[layer].parts[name],
         measure=f"{name} on the projection at answer_start, layer {layer}",
+        unit=str(effects.attrs.get("units", "")),
         why=" ".join(f"Layer {n}: {found[n].listed}." for n in sorted(found)),
         n_clusters=n_clusters,
     )
@@ -468,6 +479,7 @@ def corrects_but_cannot_tell(tasks: Sequence[Task], detection: Mapping[str, xr.D
         verdict,
         told[key],
         measure=f"{ACCURACIES[key[1]]}, of two outputs of its own ({key[0]})",
+        unit="share",
         why=f"{why}; {listed}.",
         n_clusters=min([*few.values(), *(t.n_clusters for t in known)]),
     )
@@ -521,6 +533,7 @@ def robust_to_evidence(moved: xr.DataArray | None) -> Verdict:
         verdict,
         Contrast(estimate=estimate, low=low, high=high, p_above=np.nan, p_below=np.nan),
         measure=f"share of answers that {here['part'].item()} after the last round, {here['cell'].item()}",
+        unit="share of answers",
         why=_moves(of_components(moved), found),
         n_clusters=n_clusters,
     )

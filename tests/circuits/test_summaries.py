@@ -49,11 +49,11 @@ def test_the_mediated_interaction_and_the_departure_from_linear_are_told_apart()
     assert float(found["beyond_linear"].sel(fraction=0.25)) == pytest.approx(0.8 - 4 * 0.15)
     assert float(found["beyond_linear"].sel(fraction=0.5)) == pytest.approx(0.0)
     text = describe_mediation(mediated(pure=0.5, quarter=0.15))
-    assert "so that +0.300 [+0." in text
+    assert "so that +0.30 [+0." in text
     assert (
         "] is an interaction of the residual with the prompt; 0.25 of the distance foretells +0.594" in text
     )
-    assert "and +0.200 [+0." in text
+    assert "and +0.20 [+0." in text
 
 
 def test_a_result_of_an_earlier_version_is_described_without_the_checks():

@@ -16,6 +16,7 @@ from morality_lens.experiments.calibration import (
     uncertainty_cube,
 )
 from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.numbers import interval_of
 from morality_lens.items.kinds import OpenPrompt
 from morality_lens.report.tables import calibration as calibration_tables
 
@@ -224,7 +225,7 @@ def test_the_sentences_and_tables_hold_the_numbers(run_of):
     lines = describe_calibration(found).splitlines()
     assert len(lines) == 9
     at = {"instruction": "off", "cot": "off", "feedback": "off", "measure": "entropy", "round": 1}
-    assert f" to {float(found['estimate'].sel(at)):.3f} [" in lines[0]
+    assert f" to {interval_of(found.sel(at))}" in lines[0]
     assert "2 bins of equal counts" in lines[-1]
     tables = calibration_tables(found)
     assert [len(table["rows"]) for table in tables] == [8, 8, 8]

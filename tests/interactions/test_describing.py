@@ -7,6 +7,7 @@ import xarray as xr
 from morality_lens.interactions.describing import describe
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.interactions.names import effect_called
+from morality_lens.interactions.numbers import interval_of
 from morality_lens.interactions.odds import marginal_log_odds
 
 FACTORS = ("instruction", "feedback")
@@ -37,10 +38,11 @@ def test_what_is_said_of_sub_additivity_is_about_the_place_and_sign_it_names():
     assert "positive at layer 1; negative at layer 0" in text
     assert "The largest |t| is at layer 1: +" in text
     told = text.partition("It is sub-additive on the scale shown (L0) at layer 0: negative there")[2]
-    size = result.estimate.sel(effect="instruction:feedback", layer=0).item()
-    assert f"Clearest at layer 0: {size:+.3g} (simultaneous" in told
+    there = result.sel(effect="instruction:feedback", layer=0)
+    size = interval_of(there, "estimate", "band_low", "band_high", signed=True)
+    assert f"Clearest at layer 0: {size.replace(' [', ' (simultaneous 95 % band [')}" in told
     low = y.sel(instruction="off", feedback="off", layer=0).mean().item()
-    assert f"Cell means at layer 0: instruction off, feedback off: {low:.3g};" in told
+    assert f"Cell means at layer 0: instruction off, feedback off: {low:.3f};" in told
     assert "layer 1" not in told
 
 
@@ -130,7 +132,8 @@ def test_log_odds_of_means_are_described_pointwise():
     odds = marginal_log_odds(y.copy(data=(rng.random(y.shape) < 0.5).astype(float)))
     text = describe(odds, "instruction")
     size = odds.sel(effect="instruction")
-    assert f"{size.estimate.item():+.3g} (pointwise 95 % interval {size.ci_low.item():+.3g} to" in text
+    said = interval_of(size, signed=True).replace(" [", " (pointwise 95 % interval [")
+    assert said in text
     assert "no family-corrected p (cluster jackknife), so no extent is claimed" in text
     assert "Effects of y on the log-odds of cell means; 40 items in 40 clusters" in text
 

@@ -819,7 +819,7 @@ def test_the_cell_means_told_are_those_of_the_place_told():
     round_, layer = np.unravel_index(np.argmax(t), t.shape)
     mean = y.sel(instruction="off", feedback="on", round=round_, layer=layer).mean().item()
     assert f"Cell means at round {round_}, layer {layer}: " in text
-    assert f"instruction off, feedback on: {mean:.3g}" in text
+    assert f"instruction off, feedback on: {mean:.3f}" in text
 
 
 def test_a_negative_two_way_without_two_helpful_components_is_not_called_sub_additive():

@@ -6,6 +6,7 @@ import xarray as xr
 from synthetic import EFFECTS, make_behaviour_table, make_effects, make_probe
 
 from morality_lens import plots
+from morality_lens.interactions.numbers import interval_of, p_value
 from morality_lens.plots import style
 
 
@@ -109,12 +110,14 @@ def test_trajectories_show_the_eight_cell_means():
     effects = make_effects()
     fig = plots.trajectories(effects["cell_mean"], site="answer_end", layer=3)
     assert len(fig.data) == 8
-    line = next(t for t in fig.data if t.name == "instruction+cot" and t.xaxis == "x2")
+    line = next(t for t in fig.data if t.name == "instruction+cot+feedback")
     wanted = effects["cell_mean"].sel(site="answer_end", layer=3, instruction="on", cot="on", feedback="on")
     np.testing.assert_array_equal(line.y, wanted)
     assert line.line.dash == "solid"
     assert {t.line.dash for t in fig.data if t.xaxis == "x"} == {"dot"}
-    assert len({t.line.color for t in fig.data}) == 4
+    assert len({t.line.color for t in fig.data}) == 8
+    assert len({(t.marker.symbol, t.line.dash) for t in fig.data}) == 8
+    assert next(t for t in fig.data if t.name == "instruction+cot+feedback").xaxis == "x2"
 
 
 def test_trajectories_take_intervals_when_given():
@@ -140,10 +143,10 @@ def test_accuracy_shows_means_intervals_and_the_unparsed_share():
     shares = [t for t in fig.data if t.type == "bar"]
     assert len(curves) == len(shares) == 8
     row = table.query("instruction == 'off' and cot == 'on' and feedback == 'on' and round == 3").iloc[0]
-    curve = next(t for t in curves if t.name == "cot" and t.xaxis == "x2")
+    curve = next(t for t in curves if t.name == "cot+feedback" and t.xaxis == "x2")
     assert curve.y[3] == row["mean"]
     assert curve.error_y.array[3] == pytest.approx(row["ci_high"] - row["mean"])
-    bar = next(t for t in shares if t.name == "cot" and t.xaxis == "x4")
+    bar = next(t for t in shares if t.name == "cot+feedback" and t.xaxis == "x4")
     assert bar.y[3] == row["unparsed"] == pytest.approx(0.05)
     assert "120 items" in texts(fig)
 
@@ -220,7 +223,8 @@ def test_the_effect_can_be_read_off_its_cell_means(effect):
         found = np.mean(per_panel) if len(parts) == 2 else per_panel[1] - per_panel[0]
     wanted = effects["estimate"].sel(effect=effect, round=3, layer=4, site="answer_end")
     assert found == pytest.approx(float(wanted))
-    assert style.number(wanted) in texts(fig)
+    at = effects.sel(effect=effect, round=3, layer=4, site="answer_end")
+    assert interval_of(at, "estimate", "band_low", "band_high", signed=True) in texts(fig)
 
 
 def test_a_simple_effect_has_cell_means_too():
@@ -258,16 +262,13 @@ def test_hovering_tells_estimate_interval_and_both_p():
     effects = make_effects(rounds=1)
     line = lines(plots.effects(effects, effect="cot"))[1]
     one = effects.sel(site="answer_start", effect="cot", round=1).isel(layer=2)
-    assert list(line.customdata[2]) == [style.number(one[n]) for n in ("band_low", "band_high", "p_adj", "p")]
-    for word in ("%{y:+.3f}", "customdata[0]", "adjusted p %{customdata[2]}"):
+    assert list(line.customdata[2]) == [
+        interval_of(one, "estimate", "band_low", "band_high", signed=True),
+        p_value(float(one["p_adj"]), draws=float(one.attrs.get("draws_used", 0))),
+        p_value(float(one["p"])),
+    ]
+    for word in ("estimate %{customdata[0]}", "adjusted p %{customdata[1]}, p %{customdata[2]}"):
         assert word in line.hovertemplate
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(np.nan, "none"), (0.0, "0.000"), (1e-5, "1.0e-05"), (-0.1234, "-0.123")]
-)
-def test_numbers_read_plainly(value, text):
-    assert style.number(value) == text
 
 
 def test_the_band_breaks_at_a_layer_that_has_none():
@@ -289,10 +290,81 @@ def test_the_band_breaks_at_a_layer_that_has_none():
 
 def test_an_adjusted_p_of_exactly_alpha_is_marked_everywhere():
     """A band excludes 0 exactly where the adjusted p is at most alpha."""
-    effects = make_effects(rounds=1, layers=3)
+    effects = make_effects(rounds=1, layers=3).sel(round=[1])
     edge = effects.assign(p_adj=xr.full_like(effects["p_adj"], effects.attrs["alpha"]))
     assert all("white" not in t.marker.color for t in lines(plots.effects(edge)))
     assert (
         len(plots.effects_map(edge, effect="cot").data[1].x)
         == edge["p_adj"].sel(effect="cot", site=edge["site"][0]).size
+    )
+
+
+def test_a_rounding_error_is_not_marked_however_regular_it_is():
+    effects = make_effects(rounds=1, layers=3).sel(round=[1])
+    tiny = effects.assign(
+        estimate=xr.full_like(effects["estimate"], 1e-9), p_adj=xr.full_like(effects["p_adj"], 0.0005)
+    )
+    assert all("white" in t.marker.color for t in lines(plots.effects(tiny)))
+    assert len(plots.effects_map(tiny, effect="cot").data[1].x) == 0
+    assert len(plots.summary(tiny).data[1].x) == 0
+    assert len(plots.summary(tiny.assign(estimate=tiny["estimate"] + 0.1)).data[1].x) == 3 * 7
+
+
+def color_distance(one, other):
+    """Euclidean distance in CIE L*a*b*, of which 2.3 is just noticeable."""
+
+    def lab(color):
+        rgb = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+        matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+        xyz = np.array(matrix) @ linear / np.array([0.9505, 1, 1.089])
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    return np.linalg.norm(lab(one) - lab(other))
+
+
+def test_conditions_and_effects_never_share_a_colour():
+    for one in style.CONDITION_COLORS:
+        others = [c for c in (*style.EFFECT_COLORS, *style.CONDITION_COLORS) if c != one]
+        assert min(color_distance(one, other) for other in others) > 20
+
+
+def test_refused_layers_are_grey_in_every_figure_over_layers():
+    effects = make_effects(rounds=1, layers=4)
+    for name in ("se", "p", "p_adj", "ci_low", "ci_high", "band_low", "band_high"):
+        effects[name] = effects[name].where(effects["layer"] != 1)
+    dropped = effects.sel(layer=[-1, 0, 2]).assign_attrs(refused_layers=[1])
+    for shown in (effects, dropped):
+        for fig in (
+            plots.effects(shown),
+            plots.effects_map(shown, effect="cot"),
+            plots.summary(shown),
+        ):
+            grey = {(s.x0, s.x1) for s in fig.layout.shapes if s.fillcolor == style.REFUSED_COLOR}
+            assert grey == {(0.5, 1.5)}
+            assert "grey: no stable direction" in texts(fig)
+    line = lines(plots.effects(effects, effect="cot"))[1]
+    assert np.isnan(line.y[2])
+    assert np.isfinite(np.delete(line.y, 2)).all()
+
+
+def test_the_summary_shows_what_it_is_given_and_refuses_nothing():
+    behaviour = make_effects(sites=None, layers=None)
+    both = plots.summary(make_effects(layers=4), behaviour, layer=1)
+    assert [t.type for t in both.data].count("heatmap") == 1
+    assert sum(t.type == "scatter" and t.xaxis == "x2" for t in both.data) == 7
+    assert [t.type for t in plots.summary(None, behaviour).data] == ["scatter"] * 7
+    with pytest.raises(ValueError, match="got neither"):
+        plots.summary()
+    with pytest.raises(ValueError, match="no site 'nowhere'"):
+        plots.summary(make_effects(), site="nowhere")
+
+
+def test_a_long_subtitle_is_wrapped_rather_than_clipped():
+    long = make_effects(rounds=1, layers=3).assign_attrs(trust="trust card: warn; " + "words " * 60)
+    title = plots.effects(long).layout.title.subtitle.text
+    assert max(map(len, title.split("<br>"))) <= style.WRAP
+    assert (
+        plots.effects(long).layout.margin.t > plots.effects(make_effects(rounds=1, layers=3)).layout.margin.t
     )

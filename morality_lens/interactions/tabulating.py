@@ -1,0 +1,61 @@
+"""Effects as a table: a row for every effect and place, as numbers or as they are printed."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from morality_lens.interactions.numbers import interval_of, p_value
+
+NUMBERS = ("estimate", "se", "df", "p", "ci_low", "ci_high", "p_adj", "band_low", "band_high")
+"""The columns of numbers, where a result has them."""
+
+
+def effects_table(effects: xr.Dataset, *, text: bool = False) -> pd.DataFrame:
+    """A row for every effect and place, without the cell means; for a file, or for a paper.
+
+    Pandas writes the table: ``to_csv(index=False)``, ``to_latex(index=False)``, ``to_markdown(index=False)``
+    (which needs the extra ``export``).
+
+    Args:
+        effects: from ``factorial_effects`` or ``marginal_log_odds``; select places first where there are
+            many, such as ``effects.sel(round=5, layer=12)``.
+        text: printed numbers in place of plain ones: the estimate with its simultaneous band (or pointwise
+            interval) and the adjusted (or pointwise) p.
+
+    Returns:
+        The columns ``effect`` and one for each dimension, then either the numbers ``estimate``, ``se``,
+        ``df``, ``p``, ``ci_low``, ``ci_high``, ``p_adj``, ``band_low``, ``band_high`` (those that there are)
+        and ``units``, or the texts ``estimate``, the name of the interval, and ``p``.
+
+    Raises:
+        ValueError: there is no ``effect`` or ``estimate`` in what was given.
+    """
+    if "estimate" not in effects or "effect" not in effects.coords:
+        raise ValueError(
+            "effects_table needs a result of factorial_effects: got a Dataset without estimate or effect, "
+            f"with {list(effects.data_vars)}."
+        )
+    effects = effects if "effect" in effects.dims else effects.expand_dims("effect")
+    dims = ["effect", *(str(dim) for dim in effects["estimate"].dims if dim != "effect")]
+    kept = effects[[name for name in NUMBERS if name in effects]].reset_coords(drop=True)
+    frame = kept.to_dataframe(dim_order=dims).reset_index()
+    if not text:
+        return frame.assign(units=str(effects.attrs.get("units", "")))
+    corrected = "p_adj" in effects and bool(effects["p_adj"].notnull().any())
+    low, high = ("band_low", "band_high") if corrected else ("ci_low", "ci_high")
+    level = f"{100 * (1 - float(effects.attrs.get('alpha', 0.05))):g} %"
+    kind = f"simultaneous {level} band" if corrected else f"pointwise {level} interval"
+    draws = float(effects.attrs.get("draws_used", 0)) if corrected else 0.0
+    printed = [
+        interval_of(kept.sel(dict(zip(dims, place, strict=True))), "estimate", low, high, signed=True)
+        for place in frame[dims].itertuples(index=False, name=None)
+    ]
+    parted = [text.partition(" [") for text in printed]
+    p = frame["p_adj" if corrected else "p"] if "p" in frame else np.full(len(frame), np.nan)
+    return frame[dims].assign(
+        **{
+            "estimate": [estimate for estimate, _, _ in parted],
+            kind: [f"[{ends}" if ends else "none" for _, _, ends in parted],
+            "adjusted p" if corrected else "p": [p_value(float(one), draws=draws) for one in p],
+        }
+    )
