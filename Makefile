@@ -74,6 +74,7 @@ check: install-dev
 # A warning is an error. The notebooks are executed once for every state of the package.
 docs: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/offline.py docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 docs-picture: install-dev

@@ -1,4 +1,4 @@
-"""Pages made of the notebooks: executed once for every state of the package, their figures alive and offline."""
+"""Pages made of the notebooks: executed once for every state of the package, with live figures."""
 
 import hashlib
 import json
@@ -90,7 +90,7 @@ def page(notebook: nbformat.NotebookNode) -> str:
 
 
 def write_pages(app: Sphinx, config: Config) -> None:
-    """Write a page for every notebook, and plotly's script from the installed package beside the site's own."""
+    """Write a page for every notebook, and plotly's script as the installed package has it."""
     PAGES.mkdir(exist_ok=True)
     package = state()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):

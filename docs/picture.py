@@ -1,6 +1,6 @@
 """The picture of what one gets: the first screen of a report, as a small PNG.
 
-``python docs/picture.py runs/demo/report.html assets/figures/report.png`` (Chromium and its driver are needed).
+``python docs/picture.py runs/demo/report.html assets/figures/report.png`` needs Chromium and its driver.
 """
 
 import io
@@ -22,14 +22,21 @@ DRAWING = 3
 def first_screen(report: Path) -> Image.Image:
     """The report's first screen in a light window of 1400 x 1000 pixels."""
     options = Options()
-    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", f"--window-size={WIDTH},{HEIGHT}"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--hide-scrollbars",
+        f"--window-size={WIDTH},{HEIGHT}",
+    ):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options)
     try:
         size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.get(report.resolve().as_uri())
-        WebDriverWait(driver, 60).until(lambda d: d.execute_script("return document.readyState") == "complete")
+        WebDriverWait(driver, 60).until(
+            lambda d: d.execute_script("return document.readyState") == "complete"
+        )
         time.sleep(DRAWING)
         return Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
     finally:

@@ -16,7 +16,9 @@ PACKAGE = "morality_lens"
 
 def public_names(module: ModuleType) -> list[str]:
     """The public names of a package that are no packages themselves, in the order of the alphabet."""
-    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    own = [
+        name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+    ]
     names = getattr(module, "__all__", None) or [name for name in own if not name.startswith("_")]
     return sorted(name for name in names if not isinstance(getattr(module, name), ModuleType))
 
@@ -28,7 +30,12 @@ def described(module: ModuleType, name: str) -> list[str]:
         return [f".. autoclass:: {module.__name__}.{name}", "   :members:", ""]
     if callable(value):
         return [f".. autofunction:: {module.__name__}.{name}", ""]
-    return [f".. py:data:: {module.__name__}.{name}", "", f"   {', '.join(f'``{key!r}``' for key in value)}.", ""]
+    return [
+        f".. py:data:: {module.__name__}.{name}",
+        "",
+        f"   {', '.join(f'``{key!r}``' for key in value)}.",
+        "",
+    ]
 
 
 class Public(SphinxDirective):
@@ -46,7 +53,9 @@ class Public(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(["`````{eval-rst}", *lines, "`````"]))
 
 
-def bars_as_they_are(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+def bars_as_they_are(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
     """``max-|t|`` in a docstring is no substitution of reStructuredText."""
     for number, line in enumerate(lines):
         parts = line.split("``")
@@ -64,7 +73,9 @@ def by_last_name(
     if node.get("refdomain") != "py" or len(found) != 1 or not last:
         return None
     at = {**node.attributes, "reftarget": found[0]}
-    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], pending_xref("", **at), content)
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, "obj", found[0], pending_xref("", **at), content
+    )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
