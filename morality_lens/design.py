@@ -60,6 +60,7 @@ _IN_TABLES = {
     "judge",
     "score",
 }
+_IN_TABLES |= {"condition", "before", "from", "to", "share", "missing"}
 _IN_TABLES |= {"thought", "answer_prefix", "thinking_cut", "rationale_cut", "spells_control"}
 _IN_TABLES |= {"feedback_text", "feedback_named", "feedback_withheld", "feedback_cut", "token_ids", "tokens"}
 _IN_TABLES |= {"feedback_missing", "served_tokens", "served_differ", "served_recoded", "served_prompts"}

@@ -2,13 +2,16 @@
 
 import itertools
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from morality_lens.items.kinds import Question
 from morality_lens.probes.probe import Probe
+from morality_lens.runs.manifest import Part
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
 
@@ -113,6 +116,8 @@ def make_effects(
             "units": "moral-immoral gap",
             "alpha": 0.05,
             "draws": 2000,
+            "draws_used": 2000,
+            "seed": 0,
             "notes": ["Intervals are conditional on one fitted probe."],
         },
     )
@@ -237,11 +242,10 @@ def make_view(
 
 def make_views(*, items=("bbq-0001", "bbq-0002"), extra=()) -> tuple[TokenView, ...]:
     """Every cell of a few items."""
-    cells = [dict(zip(FACTORS, levels, strict=True)) for levels in itertools.product(LEVELS, repeat=3)]
     return tuple(
         make_view(item=item, condition=cell, seed=7 * i + j, extra=extra)
         for i, item in enumerate(items)
-        for j, cell in enumerate(cells)
+        for j, cell in enumerate(_cells())
     )
 
 
@@ -310,7 +314,56 @@ def make_run(*, organism=True, rounds=4, items=12, failing=False, text="(c) It c
         "left_out": [{"item": "bbq-0099", "reason": "longer than the context window"}],
         "n_items": items,
     }
-    run = Run(path=Path("nowhere"), manifest=manifest)
+    run = MadeRun(path=Path("nowhere"), manifest=manifest)
     # The tables are cached properties: what stands in the instance is not read from disk.
-    vars(run).update(answers=answers, items=table)
+    whole = [make_view(item=name, condition=cell, rounds=rounds) for name in names for cell in _cells()]
+    transcripts = pd.DataFrame(
+        [
+            {
+                "item": view.item,
+                **view.condition,
+                "round": rounds,
+                "token_ids": list(range(len(view.tokens))),
+                "tokens": list(view.tokens),
+                "spans": list(view.spans),
+            }
+            for view in whole
+        ]
+    )
+    questions = tuple(
+        Question(
+            id=name,
+            cluster=cluster,
+            context="At the bus stop a florin and a tamber were waiting.",
+            question="Who took the purse?",
+            options=("The florin", "The tamber", "It cannot be known"),
+            unknown=2,
+            label=2,
+            biased=1,
+            category=category,
+        )
+        for name, cluster, category in table[["id", "cluster", "category"]].itertuples(index=False)
+    )
+    vars(run).update(answers=answers, items=table.set_index("id", drop=False), transcripts=transcripts)
+    vars(run).update(
+        _stored=questions, asked={one.id: one for one in questions}, _parts=(Part(0, items, 0, rounds + 1),)
+    )
     return run
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MadeRun(Run):
+    """A run whose tables lie in memory, with equal probabilities of all options."""
+
+    def part_table(self, part: Part, name: str) -> pd.DataFrame:
+        return vars(self)[name]
+
+    @property
+    def option_probabilities(self) -> xr.DataArray:
+        coords = {"item": list(self.items.index), **self.design.levels, "round": range(self.design.n_rounds)}
+        shape = (*map(len, coords.values()), 3)
+        return xr.DataArray(np.full(shape, 1 / 3), dims=(*coords, "option"), coords=coords)
+
+
+def _cells() -> list[dict[str, str]]:
+    return [dict(zip(FACTORS, levels, strict=True)) for levels in itertools.product(LEVELS, repeat=3)]

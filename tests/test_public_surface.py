@@ -55,10 +55,10 @@ SURFACE = {
         load_model record_of
     """,
     "plots": """
-        ForestRow TranscriptView ablations accuracy attribution attribution_heads attribution_layers
-        attribution_segments behaviour_effects cell_means direction_cosines dose_response effects effects_map
-        evidence forest mediation patching_layers patching_map probe_quality shifts summary trajectories transfer
-        trust_card
+        ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
+        attribution_layers attribution_segments behaviour_effects cell_means direction_cosines dose_response effects
+        effects_map evidence forest mediation patching_layers patching_map probe_quality shifts summary trajectories
+        transfer transition_matrices trust_card
     """,
     "probes": """
         Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe
@@ -73,8 +73,8 @@ SURFACE = {
         Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread
     """,
     "runs": """
-        Estimate Pool Run Storage Verification alignable estimate keep_result kept_results open_run
-        read_result verify_run write_result
+        Estimate Pool Run Storage Verification alignable answer_transitions estimate keep_result kept_results
+        open_run read_result verify_run write_result
     """,
     "studies": """
         Material PROFILES Plan Settings Verdict analyze_study estimate study write_study_report

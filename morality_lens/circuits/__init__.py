@@ -1,6 +1,7 @@
 """Which heads and layers carry an effect, and is it causal?
 
 - ``ablation``: Ablation: a direction, what is orthogonal to it, or its LEACE subspace set to a mean.
+- ``attending``: What one head reads: its attention from every token of a text to those before it.
 - ``attribution``: Which heads and MLPs, reading which words, make up a projection: an exact split of the
   residual stream.
 - ``attribution_patching``: Attribution patching: the effect of every patch to first order, from one

@@ -11,6 +11,7 @@
 - ``scoring``: The command that scores the options of a run by their full text.
 - ``statements``: The labelled statements that a command reads: those of the options, or those that fit the
   model.
+- ``view``: The command that shows the dialogues of a run in a browser, from a small server of this machine.
 - ``stopping``: How a command ends early: by a signal, with what is finished kept, or by an error, in one
   clear line.
 - ``study``: The command for a whole study: ``morality-lens study``.

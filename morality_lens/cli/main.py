@@ -14,6 +14,7 @@ from morality_lens.cli import (
     running as running_commands,
     scoring as scoring_commands,
     study as study_commands,
+    view as view_commands,
 )
 from morality_lens.cli.console import (
     LEAST_PARSED,
@@ -99,6 +100,7 @@ app.command(name="score")(scoring_commands.score)
 app.command(name="work")(running_commands.work)
 app.command(name="verify")(running_commands.verify)
 app.command(name="estimate")(running_commands.estimate)
+app.command(name="view")(view_commands.view)
 BUNDLED_LIMIT = 80
 RANDOM_MODELS = 3
 """Random-initialised controls of a trust card."""

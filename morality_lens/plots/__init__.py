@@ -2,13 +2,14 @@
 
 - ``components``: Figures of attribution: components with intervals, layers, heads, segments.
 - ``factorial``: Figures of factorial effects, cell means and behaviour; they compute nothing.
+- ``flow``: Figures of the answers between rounds: which became right or wrong, condition by condition.
 - ``interventions``: Figures of interventions: patches by place and layer, doses, ablations, mediation.
 - ``overview``: One figure of the result: every effect over layers, and beside it on behaviour.
 - ``probes``: Figures of a direction: its held-out quality, its trust card, its transfer.
 - ``study``: Figures of a study's parts: forest plots, weak evidence, shifts from round to round.
 - ``style``: Shared style of all figures: colours, panel grids, marks of one series and the template.
-- ``transcripts``: Transcripts to read: turns, named segments, tokens coloured by the projection, a slider
-  of layers.
+- ``transcripts``: Dialogues to read: rounds side by side, named segments, tokens coloured by a value of
+  every layer.
 """
 
 import lazy_loader as lazy

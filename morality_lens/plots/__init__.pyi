@@ -12,6 +12,7 @@ from .factorial import (
     effects_map as effects_map,
     trajectories as trajectories,
 )
+from .flow import answer_flow as answer_flow, transition_matrices as transition_matrices
 from .interventions import (
     ablations as ablations,
     dose_response as dose_response,

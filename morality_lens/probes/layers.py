@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from morality_lens.interactions.caveats import POPULATION
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.quality import highest
 
@@ -44,3 +45,25 @@ def reading_layers(probe: Probe | None) -> list[int]:
     graded = "spearman" in quality and np.isfinite(quality["spearman"].sel(layer=reach).values).all()
     rank = quality["spearman" if graded else "auroc"]
     return sorted(map(int, reach), key=lambda n: -float(rank.sel(layer=n)))
+
+
+def sound_layers(probe: Probe) -> list[int]:
+    """The layers of a probe about which something can be claimed.
+
+    Halves of the statements agree on a direction there (where they were compared), and the classes have a gap
+    that is distinguishable from none; see :func:`morality_lens.interactions.refitted.refused_layers`.
+    """
+    quality = probe.quality
+    sound = np.ones(quality.sizes["layer"], bool)
+    if "split_half" in quality:
+        sound &= ~(quality["split_half"].values < POPULATION)
+    if "gap" in quality:
+        sound &= quality["gap"].values > 0
+    return quality["layer"].values[sound].tolist()
+
+
+def opening_layer(probe: Probe) -> int | None:
+    """The layer that is shown first: of the sound ones the best held-out one; None for none."""
+    sound = sound_layers(probe)
+    known = probe.quality["auroc"].sel(layer=sound)
+    return best_layer(probe, among=sound) if np.isfinite(known.values).any() else None

@@ -1,11 +1,16 @@
 """What is reported? One self-contained file from a run or a study.
 
 - ``analysis``: The estimates of a run: projections, effects and claims, or the reason why there are none.
+- ``browser``: A run's dialogues to browse in its report: as many as fit into the page, and how to see all of
+  them.
 - ``figures``: Figures as the page takes them: a heading, a legend and the numbers, in a reader's order.
+- ``flow``: The section of a report about answers between rounds: what became right, and what became wrong.
 - ``methods``: A methods paragraph and references, generated from what a run and its analysis record.
 - ``page``: One self-contained HTML file: the result first, then figures, dialogues, tables and settings.
 - ``refusals``: What was refused, and why: a sentence for every estimate that could not be made.
 - ``sections``: Results from inside the model as sections of the report: sentences and figures.
+- ``serving``: A run's dialogues on a server of this machine: read page by page, coloured by the model on
+  request.
 - ``sparks``: Small curves inside a table: an effect over rounds or layers, with its band.
 - ``summary``: The result in one table: every effect in the last round, on behaviour and inside.
 - ``tables``: The tables of a report: plain texts in rows and columns.

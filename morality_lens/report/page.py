@@ -17,11 +17,12 @@ from morality_lens.interactions.claims import describe_claims
 from morality_lens.interactions.describing import describe, negative_control
 from morality_lens.items.files import write_text
 from morality_lens.plots.style import alpha, effect_colors, interval
-from morality_lens.plots.transcripts import transcript_html
 from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
+from morality_lens.report.browser import browser_html
 from morality_lens.report.figures import behaviour_figures, figure_entry, representation_figures
+from morality_lens.report.flow import flow_section
 from morality_lens.report.methods import bibtex, methods_paragraph
 from morality_lens.report.sections import Section
 from morality_lens.report.sparks import spark
@@ -95,9 +96,9 @@ def write_page(page: Page, *, path: str | Path) -> Path:
 def _context(page: Page) -> dict[str, Any]:
     """The values of the template's variables."""
     found = page.analysis
-    layer, why = _shown_layer(found, page.probe, page.layer)
+    layer, why = _shown_layer(found.effects, page.probe, page.layer)
     study = {**page.run.manifest.get("study", {}), **page.run.manifest}
-    model = study.get("model", {})
+    model, flow = study.get("model", {}), flow_section(page.run)
     titled = (
         ("In behaviour", found.behaviour_effects),
         ("In behaviour, on - placebo", found.behaviour_content),
@@ -123,7 +124,7 @@ def _context(page: Page) -> dict[str, Any]:
         "claims": [describe_claims(ladder).splitlines() for ladder in found.claims],
         "refused": list(found.refused),
         "behaviour": behaviour_figures(found),
-        "flow": None,
+        "flow": None if flow is None else _group(flow, "flow"),
         "representation": representation_figures(found.effects, layer),
         "layer_note": why,
         "inside": [_group(group, "inside") for group in page.inside],
@@ -140,7 +141,7 @@ def _context(page: Page) -> dict[str, Any]:
         "methods": methods_paragraph(page.run, found, probe=page.probe),
         "bibtex": bibtex(page.run, found),
         "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),
-        "transcripts": Markup(transcript_html(page.transcripts)) if page.transcripts else "",
+        "transcripts": Markup(browser_html(page.run, page.transcripts, probe=page.probe, layer=layer)),
         "probe": None if page.probe is None else _probe(page.probe),
         "checks": tables.checks(study.get("self_test", [])),
         "provenance": tables.nested({k: v for k, v in study.items() if k not in NO_PROVENANCE}),
@@ -237,9 +238,10 @@ def _asset(name: str) -> str:
     return files("morality_lens.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _shown_layer(found: Analysis, probe: Probe | None, layer: int | None) -> tuple[int | None, str]:
+def _shown_layer(
+    effects: xr.Dataset | None, probe: Probe | None, layer: int | None
+) -> tuple[int | None, str]:
     """The layer that figures and tables show, and how it was chosen."""
-    effects = found.effects
     if effects is None or "layer" not in effects.dims:
         return None, ""
     layers = effects["layer"].to_numpy().tolist()

@@ -181,7 +181,7 @@ def _on_behaviour(effects: xr.Dataset | None, name: str) -> Shown | None:
     elif "round" in one.dims:
         words = _over_rounds(one, name, said)
     else:
-        words = _verb(name, said, float(one["estimate"])) if clear(one) else _nothing("behaviour")
+        words = _verb(name, said, float(one["estimate"]) > 0) if clear(one) else _nothing("behaviour")
     place = one.isel(round=-1) if "round" in one.dims else one
     return _shown(place, one if "round" in one.dims else None, "round", words)
 
@@ -232,7 +232,7 @@ def _over_rounds(one: xr.Dataset, name: str, said: tuple[str, str]) -> str:
         first = int(np.argmax(here))
         lasts = bool(here[first:].all()) and len(rounds) - first > 1
         when = f"from round {rounds[first]} on" if lasts else f"in {ranges(rounds, here, 'round')}"
-        parts.append(f"{_verb(name, said, way)} {when}")
+        parts.append(f"{_verb(name, said, way > 0)} {when}")
     return _joined(parts) or _nothing("behaviour")
 
 
@@ -242,16 +242,15 @@ def _over_layers(one: xr.Dataset, name: str, units: str) -> str:
     seen, sign = clear(one), np.sign(one["estimate"].to_numpy())
     said = ("toward moral", "toward immoral") if units.startswith("moral") else ("upward", "downward")
     parts = [
-        f"{_verb(name, said, way)} at {ranges(layers, seen & (sign == way), 'layer')}"
+        f"{_verb(name, said, way > 0)} at {ranges(layers, seen & (sign == way), 'layer')}"
         for way in (1, -1)
         if (seen & (sign == way)).any()
     ]
     return f"inside {_joined(parts)}" if parts else _nothing("the representation")
 
 
-def _verb(name: str, said: tuple[str, str], sign: float) -> str:
+def _verb(name: str, said: tuple[str, str], up: bool) -> str:
     """What an effect does: the words of a main effect, or those of a difference of differences."""
-    up = sign > 0
     parts = len(factors_in(name))
     if parts == 1:
         return said[0] if up else said[1]

@@ -12,6 +12,8 @@
 - ``manifest``: The manifest of a run: what is played, by what, in which parts, and how far it is.
 - ``option_notes``: Whether the signs of the replies (letters, digits) are what the model says next, in
   sentences.
+- ``pages``: A run's dialogues page by page: which ones match, and one of them whole; memory does not grow
+  with the run.
 - ``passages``: The dialogues of a run, to be read again: tokens, places of a site in every round, and who
   wrote what.
 - ``rates``: How replies came out: shares of answers that parse, stop by themselves, were cut or lack
@@ -24,6 +26,7 @@
 - ``run``: A run on disk, opened lazily: residuals, answers, transcripts, manifest.
 - ``storage``: What of the residual stream a run keeps, and how much room that takes.
 - ``token_view``: One dialogue with its tokens, segments and a projection per layer and token.
+- ``transitions``: How answers change between rounds: counts from each outcome to each, by condition.
 - ``verifying``: Whether everything that a run says it holds is there, byte by byte.
 - ``workers``: Several processes that share the parts of one folder, on one machine or on a Ray cluster.
 - ``writing``: A run begun, extended, written part by part, and finished.

@@ -7,5 +7,6 @@ from .results import (
 )
 from .run import Run as Run, open_run as open_run
 from .storage import Estimate as Estimate, Storage as Storage, estimate as estimate
+from .transitions import answer_transitions as answer_transitions
 from .verifying import Verification as Verification, verify_run as verify_run
 from .workers import Pool as Pool

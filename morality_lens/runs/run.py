@@ -138,6 +138,20 @@ class Run:
         return read_items(self.path, self.manifest)
 
     @property
+    def stored(self) -> tuple[Item, ...]:
+        """All items in the order in which they are played, finished or not."""
+        return self._stored
+
+    @property
+    def finished(self) -> tuple[Part, ...]:
+        """The parts of the items that are finished, in all rounds."""
+        return self._parts
+
+    def part_table(self, part: Part, name: str) -> pd.DataFrame:
+        """A table of one part, without dialogues that were carried on in a later one."""
+        return self._part_table(part, name)
+
+    @property
     def cluster_note(self) -> str:
         """A warning that one text was played under ids of several clusters, which count as one."""
         return repeated_note(self._given)

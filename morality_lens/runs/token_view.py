@@ -29,9 +29,12 @@ class TokenView:
         notes: lines below the title.
         token_ids: the vocabulary's ids, or () where unknown.
         units: what the values are measured in.
+        direction: the name of what the values are projected on, where there are several.
+        opening: the layer that is shown first; None where none is better than another.
+        refused: the layers about which nothing is claimed.
 
     Raises:
-        ValueError: a span outside the tokens, or lengths that do not agree.
+        ValueError: a span outside the tokens, lengths that do not agree, or an opening layer without values.
     """
 
     item: str
@@ -44,6 +47,9 @@ class TokenView:
     notes: Sequence[str] = ()
     token_ids: Sequence[int] = ()
     units: str = "moral-immoral gap"
+    direction: str = ""
+    opening: int | None = None
+    refused: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         who = f"TokenView of item {self.item!r}"
@@ -57,6 +63,8 @@ class TokenView:
             )
         if len(self.token_ids) not in (0, len(self.tokens)):
             raise ValueError(f"{who} has {len(self.tokens)} tokens: got {len(self.token_ids)} token ids.")
+        if self.opening is not None and self.opening not in self.layers:
+            raise ValueError(f"{who} cannot open at layer {self.opening}; choose one of {list(self.layers)}.")
 
     @property
     def condition_label(self) -> str:
@@ -72,6 +80,9 @@ def token_view(
     title: str = "",
     notes: Sequence[str] = (),
     units: str = "moral-immoral gap",
+    direction: str = "",
+    opening: int | None = None,
+    refused: Sequence[int] = (),
 ) -> TokenView:
     """The view of one row of ``run.transcripts``, coloured by ``values`` where they are given."""
     return TokenView(
@@ -85,4 +96,7 @@ def token_view(
         title=title,
         notes=tuple(notes),
         units=units,
+        direction=direction,
+        opening=opening,
+        refused=tuple(refused),
     )

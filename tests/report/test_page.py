@@ -10,9 +10,10 @@ import pytest
 import xarray as xr
 from synthetic import EFFECTS, HOSTILE, make_behaviour_table, make_effects, make_probe, make_run, make_views
 
+from morality_lens import plots
 from morality_lens.interactions.describing import describe
 from morality_lens.interactions.effects import factorial_effects
-from morality_lens.report import page, tables
+from morality_lens.report import figures, methods, page, tables
 from morality_lens.report.analysis import Analysis
 from morality_lens.report.page import Page, write_page
 
@@ -72,7 +73,7 @@ def test_the_report_says_what_describe_says_of_every_effect(full):
     for effects in (everything["effects"], everything["behaviour_effects"]):
         for name in EFFECTS:
             for line in describe(effects, name).splitlines():
-                wanted = line.removeprefix(name).lstrip(",: ")
+                wanted = line.removeprefix(name).lstrip(",: ").partition(" Cell means")[0]
                 assert " ".join(wanted[1:].split()) in text
 
 
@@ -89,7 +90,7 @@ def test_the_control_at_round_zero_is_reported(full, tmp_path):
     effects = on_behaviour()
     effects["estimate"][{"round": 0, "effect": 2}] = 0.25
     text = plain(page_of(make_run(), path=tmp_path / "r.html", behaviour_effects=effects))
-    assert "At round 0 the largest effect is 0.25 (feedback)" in text
+    assert "At round 0 the largest effect is 0.250 (feedback)" in text
 
 
 def test_nothing_is_claimed_where_nothing_was_found(tmp_path):
@@ -117,13 +118,14 @@ def test_too_few_clusters_claim_nothing(tmp_path):
 
 def test_what_was_refused_is_said(tmp_path):
     text = plain(page_of(make_run(), path=tmp_path / "r.html", refused=("Effects: only <3 clusters.",)))
-    assert "Not answered Effects: only <3 clusters." in text
+    assert "Not answered: Effects: only <3 clusters. Why" in text
+    assert "Not answered (1) Effects: only <3 clusters." in text
     assert "Not answered" not in plain(page_of(make_run(), path=tmp_path / "r.html"))
 
 
 def test_a_run_alone_makes_a_report(tmp_path):
     text = plain(page_of(make_run(), path=tmp_path / "r.html"))
-    assert "No effects were given to this report, so nothing is claimed." in text
+    assert "No effects were estimated, so nothing is claimed." in text
     assert "12 in 4 clusters" in text
 
 
@@ -352,3 +354,54 @@ def test_what_only_those_who_play_need_is_not_on_the_page(tmp_path):
     assert "2026-01-01" in html
     assert "/home/somebody" not in html
     assert "p1" not in plain(html).split()
+
+
+def test_the_result_comes_first_and_says_what_was_found(full):
+    text = plain(full[1])
+    places = [text.index(words) for words in ("add up?", "correct, round 4", "Effects in round 4")]
+    assert places == sorted(places)
+    assert places[-1] < text.index("What the model answers") < text.index("What the model represents")
+    for name in EFFECTS:
+        assert f"{name} " in text[: text.index("Effects in round 4")]
+
+
+def test_means_of_two_components_are_small_tables(everything):
+    effects = everything["effects"]
+    shown = tables.two_by_two((effects, 3), (None, None))
+    assert [t["caption"].split(" and ")[0] for t in shown] == [
+        f"Cell means of {n}" for n in ("instruction",) * 2 + ("cot",)
+    ]
+    assert all(len(t["rows"]) == 2 and len(t["columns"]) == 3 for t in shown)
+    mean = effects["cell_mean"].sel(layer=3, site="answer_start", round=4, cot="on", feedback="off").mean()
+    assert shown[2]["rows"][1][1] == f"{float(mean):.3f}"
+
+
+def test_a_figure_keeps_its_title_for_a_file_and_shows_it_as_text(full):
+    everything, _ = full
+    entry = figures.figure_entry("x", plots.effects(everything["effects"]))
+    assert entry["title"] == "Effects by layer at answer_start"
+    assert "<br>" not in entry["legend"]
+    content = json.loads(str(entry["json"]))
+    assert content["layout"]["title"]["text"]
+    assert (
+        content["height"] == content["layout"]["height"] - content["layout"]["margin"]["t"] + content["top"]
+    )
+
+
+def test_the_methods_paragraph_says_what_the_run_records(everything):
+    arguments = {k: v for k, v in everything.items() if k not in ("path", "transcripts", "probe")}
+    found, run = Analysis(**arguments, refused=("no.",)), make_run()
+    text = methods.methods_paragraph(run, found, probe=everything["probe"])
+    for words in (
+        "12 items in 4 clusters",
+        "8 combinations of the factors instruction (off, on)",
+        "400 examples in 40 clusters",
+        "2000 draws with seed 0",
+        "1 estimate was refused",
+    ):
+        assert words in text
+    cited = set(re.findall(r"\[([a-z]+[_a-z]*\d*)\]", text))
+    entries = set(re.findall(r"@\w+\{(\w+),", methods.bibtex(run, found)))
+    assert cited <= {"morality_lens", "liu2024", "transformer_lens", "westfall1993", "bell2002", "hall1992"}
+    assert len(entries) == 6
+    assert "westfall1993" not in methods.bibtex(run, Analysis())
