@@ -12,7 +12,6 @@ from nbclient import NotebookClient
 from plotly.offline import get_plotlyjs
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from traitlets.config import Config as Settings
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -21,6 +20,8 @@ KEPT = DOCS / "_build" / "executed"
 PAGES = DOCS / "notebooks"
 FIGURE = "application/vnd.plotly.v1+json"
 HIDDEN = ("stderr",)
+WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---"
+"""At the head of a page: figures have the room of the list of headings."""
 
 
 def state() -> str:
@@ -39,9 +40,11 @@ def executed(path: Path, package: str) -> nbformat.NotebookNode:
     if kept.is_file():
         return nbformat.read(kept, as_version=4)
     notebook = nbformat.read(path, as_version=4)
-    local = Settings({"KernelManager": {"transport": "ipc"}})
     place = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=1200, resources=place, config=local).execute()
+    quiet = ["--log-level=ERROR"]
+    NotebookClient(
+        notebook, timeout=1200, startup_timeout=300, extra_arguments=quiet, resources=place
+    ).execute()
     KEPT.mkdir(parents=True, exist_ok=True)
     for old in KEPT.glob(f"{path.stem}-*.ipynb"):
         old.unlink()
@@ -78,7 +81,7 @@ def shown(output: nbformat.NotebookNode) -> Iterator[str]:
 
 def page(notebook: nbformat.NotebookNode) -> str:
     """The notebook as one page of Markdown."""
-    parts = []
+    parts = [WIDE]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             parts.append(re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", cell.source))

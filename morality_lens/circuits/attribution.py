@@ -67,7 +67,8 @@ def attribute(
             scale what a block adds.
 
     Examples:
-        >>> parts = ml.attribute(model, run, probe, layer=3, selection=last, execution=quiet)
+        >>> few = ml.rounds.Selection(rounds=[2], conditions=[none])
+        >>> parts = ml.attribute(model, run, probe, layer=3, selection=few, execution=quiet)
         >>> parts.attrs["completeness"] < 1e-3
         True
     """
@@ -115,7 +116,8 @@ def attribute_answer(
             :func:`attribute`.
 
     Examples:
-        >>> answer = ml.circuits.attribute_answer(model, run, selection=last, execution=quiet)
+        >>> few = ml.rounds.Selection(rounds=[2], conditions=[none])
+        >>> answer = ml.circuits.attribute_answer(model, run, selection=few, execution=quiet)
         >>> answer.attrs["completeness"] < 1e-3
         True
     """

@@ -188,7 +188,8 @@ def compare_scorings(run: Run) -> pd.DataFrame:
 
     Examples:
         >>> stored = ml.rounds.Execution(out=folder / "text", progress=False)
-        >>> _ = ml.rounds.score_options(model, run, execution=stored)
+        >>> start = ml.rounds.Selection(rounds=[0])
+        >>> _ = ml.rounds.score_options(model, run, selection=start, execution=stored)
         >>> table = ml.judges.compare_scorings(run)
         >>> table.columns.tolist()[4:6]
         ['right by letters', 'right by text']

@@ -47,7 +47,7 @@ def position_bias(run: Run, *, alpha: float = 0.05) -> xr.Dataset:
             content and position cannot be told apart.
 
     Examples:
-        >>> permuted = ml.items.permute_options(items)
+        >>> permuted = ml.items.permute_options(items[:8])
         >>> shuffled = ml.play(model, permuted, rounds=1, out=folder / "permuted", progress=False)
         >>> bias = ml.judges.position_bias(shuffled)
         >>> bias["position"].values.tolist(), bias.attrs["basis"]

@@ -129,8 +129,8 @@ def play(
         TypeError: the model is not from ``load_model``.
 
     Examples:
-        >>> small = ml.play(model, items[:4], rounds=1, out=folder / "small", progress=False)
-        >>> longer = ml.play(model, items[:4], rounds=2, out=folder / "small", progress=False)
+        >>> small = ml.play(model, items[:2], rounds=1, out=folder / "small", progress=False)
+        >>> longer = ml.play(model, items[:2], rounds=2, out=folder / "small", progress=False)
         >>> small.residuals.sizes["round"], longer.residuals.sizes["round"]
         (2, 3)
     """
