@@ -1,4 +1,4 @@
-"""The picture of what one gets: the first screen of a report, as a small PNG.
+"""The picture of what one gets: the first screen of a report, as a PNG.
 
 ``python docs/picture.py runs/demo/report.html assets/figures/report.png`` needs Chromium and its driver.
 """
@@ -14,7 +14,6 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.support.ui import WebDriverWait
 
 WIDTH, HEIGHT = 1400, 1000
-COLORS = 128
 DRAWING = 3
 """Seconds in which the figures on the screen are drawn."""
 
@@ -44,10 +43,9 @@ def first_screen(report: Path) -> Image.Image:
 
 
 def main() -> None:
-    """Write the picture with few colours, so that it is small."""
+    """Write the picture."""
     report, target = map(Path, sys.argv[1:])
-    picture = first_screen(report).quantize(COLORS, dither=Image.Dither.NONE)
-    picture.save(target, optimize=True)
+    first_screen(report).save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1e3:.0f} kB")
 
 

@@ -7,7 +7,7 @@ import xarray as xr
 from morality_lens.interactions.by_component import at_place
 from morality_lens.interactions.numbers import number
 from morality_lens.plots.style import (
-    EFFECT_COLORS,
+    OTHER_COLORS,
     alpha,
     bars,
     finish,
@@ -17,7 +17,7 @@ from morality_lens.plots.style import (
     with_unit,
 )
 
-WHOLE, ATTENTION, MLP, OTHER = "#4D4D4D", EFFECT_COLORS[0], EFFECT_COLORS[1], EFFECT_COLORS[2]
+WHOLE, ATTENTION, MLP, OTHER = "#4D4D4D", OTHER_COLORS[0], OTHER_COLORS[1], OTHER_COLORS[2]
 
 
 def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, top: int = 14) -> go.Figure:

@@ -13,8 +13,8 @@ from morality_lens.interactions.names import effect_called
 from morality_lens.interactions.numbers import interval_of, is_p
 from morality_lens.plots.style import (
     DASHES,
-    EFFECT_COLORS,
     HOVER,
+    OTHER_COLORS,
     band,
     bars,
     clear,
@@ -357,7 +357,7 @@ def cell_means(
     for (column, panel), line in itertools.product(enumerate(panels, 1), lines):
         label = " ".join(*line.items()) if line else axis
         level = next(iter(line.values()), "on")
-        color = {"off": "#7F7F7F", "placebo": "#E69F00"}.get(level, EFFECT_COLORS[0])
+        color = {"off": OTHER_COLORS[4], "placebo": OTHER_COLORS[1]}.get(level, OTHER_COLORS[0])
         trace = go.Scatter(
             x=levels[axis],
             y=means.sel(panel | line).to_numpy(),

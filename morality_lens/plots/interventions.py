@@ -9,7 +9,7 @@ import xarray as xr
 
 from morality_lens.circuits.summaries import mediated_share, recovered
 from morality_lens.interactions.ratios import mean_over_items
-from morality_lens.plots.style import CONDITION_COLORS, EFFECT_COLORS, band, bars, finish, provisos
+from morality_lens.plots.style import OTHER_COLORS, band, bars, condition_colors, finish, provisos
 
 METRICS = (("log_odds", "log-odds of the correct option"), ("projection", "projection at the last layer"))
 RANDOM = "#9AA3AE"
@@ -100,7 +100,7 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
         )
     fig = go.Figure()
     refused = []
-    for (of, label), color in zip(METRICS, EFFECT_COLORS, strict=False):
+    for (of, label), color in zip(METRICS, OTHER_COLORS, strict=False):
         if of not in patched:
             continue
         one = recovered(patched, of=of).sel(place=at)
@@ -160,11 +160,13 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
         )
     own = mean.sel(direction="probe")
     curve = Curve.of(own, "dose", ("estimate", "ci_low", "ci_high"))
-    fig.add_trace(curve.band(EFFECT_COLORS[0], "probe"))
-    fig.add_trace(_line(curve, "the direction", EFFECT_COLORS[0], group="probe"))
+    fig.add_trace(curve.band(OTHER_COLORS[0], "probe"))
+    fig.add_trace(_line(curve, "the direction", OTHER_COLORS[0], group="probe"))
     if "baseline" in steered:
         labels = steered["condition"].values.tolist()
-        for label, color in zip(conditions or _simplest(labels), CONDITION_COLORS[1:], strict=False):
+        colors = condition_colors(labels)
+        for label in conditions or _simplest(labels):
+            color = colors[label]
             level = float(steered["baseline"].sel(condition=label))
             fig.add_trace(
                 go.Scatter(
@@ -219,7 +221,7 @@ def ablations(ablated: xr.Dataset) -> go.Figure:
             x=y,
             y=names,
             mode="markers",
-            marker={"color": EFFECT_COLORS[0], "size": 10},
+            marker={"color": OTHER_COLORS[0], "size": 10},
             error_x=bars(y, low, high),
             customdata=np.stack([low, high], axis=-1),
             hovertemplate="%{y}" + ENDS.format(value="x"),
@@ -252,7 +254,7 @@ def mediation(mediated: xr.Dataset) -> go.Figure:
     """
     found = mediated_share(mediated)
     fig = go.Figure()
-    for way, color in zip(found["way"].values, EFFECT_COLORS, strict=False):
+    for way, color in zip(found["way"].values, OTHER_COLORS, strict=False):
         one = found.sel(way=way)
         curve = Curve.of(one, "layer", ("mediated", "mediated_low", "mediated_high"))
         fig.add_trace(curve.band(color, str(way)))
@@ -260,7 +262,7 @@ def mediation(mediated: xr.Dataset) -> go.Figure:
         fig.add_trace(_line(curve, label, color, group=str(way)))
     curve = Curve.of(found, "layer", ("predicted", "predicted_low", "predicted_high"))
     label = "predicted: effect on the projection x steering gain"
-    fig.add_trace(_line(curve, label, EFFECT_COLORS[2], dash="dot"))
+    fig.add_trace(_line(curve, label, OTHER_COLORS[2], dash="dot"))
     tau = float(found["tau"])
     fig.add_hline(y=tau, line={"color": "#4D4D4D"}, annotation={"text": "total interaction"}, layer="below")
     fig.add_hline(y=0, line={"color": "#777", "dash": "dash"}, layer="below")

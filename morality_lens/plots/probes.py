@@ -1,24 +1,26 @@
 """Figures of a direction: its held-out quality, its trust card, its transfer."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
-from morality_lens.plots.style import EFFECT_COLORS, band, finish
+from morality_lens.plots.style import OTHER_COLORS, band, finish, said_refused, shade_refused
 from morality_lens.probes.card import TrustCard, interval_text, short
 
 VERDICT_COLORS = {"pass": "#009E73", "warn": "#E69F00", "fail": "#D55E00", "not checked": "#7F7F7F"}
 CONTROLS = (("random_auroc", "random-initialised controls", "dash"), ("shuffled", "shuffled labels", "dot"))
 
 
-def probe_quality(quality: xr.Dataset) -> go.Figure:
+def probe_quality(quality: xr.Dataset, *, refused: Sequence[int] = ()) -> go.Figure:
     """Held-out AUROC of a probe by layer, with its interval and chance.
 
     Args:
         quality: ``probe.quality``: ``auroc``, ``auroc_low`` and ``auroc_high`` by ``layer``.
+        refused: layers at which no effect is claimed, on a grey ground.
 
     Raises:
         ValueError: a missing variable.
@@ -40,24 +42,27 @@ def probe_quality(quality: xr.Dataset) -> go.Figure:
         y=middle,
         mode="lines+markers",
         showlegend=False,
-        line={"color": EFFECT_COLORS[0], "width": 2},
+        line={"color": OTHER_COLORS[0], "width": 2},
         customdata=np.stack([low, high], axis=-1),
         hovertemplate="layer %{x}<br>AUROC %{y:.3f}"
         "<br>interval [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
     )
-    fig = go.Figure([band(layers, low, high, EFFECT_COLORS[0], "auroc"), line])
+    fig = go.Figure([band(layers, low, high, OTHER_COLORS[0], "auroc"), line])
     fig.add_hline(y=0.5, line={"color": "#777", "dash": "dash"}, annotation={"text": "chance"}, layer="below")
     floor = min(0.4, float(np.nanmin(low, initial=0.5)) - 0.03)
     fig.update_yaxes(title_text="AUROC on held-out statements", range=[floor, 1.02])
     fig.update_xaxes(title_text="layer (-1: embedding)")
-    return finish(fig, "Probe quality by layer", "band: pointwise interval; dashed: chance", height=380)
+    shade_refused(fig, refused)
+    drawn = f"band: pointwise interval; dashed: chance{said_refused(refused)}"
+    return finish(fig, "Probe quality by layer", drawn, height=380)
 
 
-def trust_card(card: TrustCard) -> go.Figure:
+def trust_card(card: TrustCard, *, refused: Sequence[int] = ()) -> go.Figure:
     """A trust card: AUROC by layer with that of the controls, and every line with its verdict.
 
     Args:
         card: from :func:`morality_lens.probes.trust_card`.
+        refused: layers at which no effect is claimed, on a grey ground.
 
     Examples:
         >>> card = ml.fit_probe(model, statements, card=True, random_models=0).card
@@ -74,14 +79,14 @@ def trust_card(card: TrustCard) -> go.Figure:
     )
     layers = card.by_layer["layer"].to_numpy()
     middle, low, high = (card.by_layer[name].to_numpy() for name in ("auroc", "low", "high"))
-    fig.add_trace(band(layers, low, high, EFFECT_COLORS[0], "direction"), row=1, col=1)
-    fig.add_trace(_curve(layers, middle, "direction", EFFECT_COLORS[0], "solid"), row=1, col=1)
-    for (name, label, dash), color in zip(CONTROLS, EFFECT_COLORS[1:], strict=False):
+    fig.add_trace(band(layers, low, high, OTHER_COLORS[0], "direction"), row=1, col=1)
+    fig.add_trace(_curve(layers, middle, "direction", OTHER_COLORS[0], "solid"), row=1, col=1)
+    for (name, label, dash), color in zip(CONTROLS, OTHER_COLORS[1:], strict=False):
         values = card.by_layer[name].to_numpy()
         if np.isfinite(values).any():
             fig.add_trace(_curve(layers, values, label, color, dash), row=1, col=1)
     words, best = card.lexical["baseline"].iloc[0], float(card.lexical["auroc"].iloc[0])
-    line = _curve(layers, np.full(len(layers), best), f"words alone ({words})", EFFECT_COLORS[3], "dashdot")
+    line = _curve(layers, np.full(len(layers), best), f"words alone ({words})", OTHER_COLORS[3], "dashdot")
     fig.add_trace(line.update(mode="lines"), row=1, col=1)
     lowest = min(0.4, float(np.nanmin([*low, *middle, *card.by_layer["random_auroc"].to_numpy()])) - 0.03)
     fig.update_yaxes(title_text="AUROC on held-out statements", range=[lowest, 1.02])
@@ -106,7 +111,8 @@ def trust_card(card: TrustCard) -> go.Figure:
         },
     )
     fig.add_trace(table, row=1, col=2)
-    subtitle = "left: band, pointwise interval; right: verdicts by the rules in the card"
+    shade_refused(fig, refused)
+    subtitle = f"left: band, pointwise interval{said_refused(refused)}; right: verdicts by the card's rules"
     title = f"Trust card of the {card.kind.replace('_', ' ')} (lines: layer {card.layer})"
     height = 590 + 48 * max(0, len(rows) - 10)
     return finish(fig, title, subtitle, height=height, legend_rows=1, trust=card.headline)
@@ -184,7 +190,7 @@ def direction_cosines(cosines: xr.DataArray, *, first: str | None = None) -> go.
     others = [name for name in names if name != one]
     lines = [
         _curve(layers, cosines.sel(first=one, second=other).to_numpy(), other, color, "solid", of="cosine")
-        for other, color in zip(others, itertools.cycle(EFFECT_COLORS), strict=False)
+        for other, color in zip(others, itertools.cycle(OTHER_COLORS), strict=False)
     ]
     fig = go.Figure([line.update(showlegend=True) for line in lines])
     fig.add_hline(y=0.0, line={"color": "#777", "dash": "dash"}, layer="below")

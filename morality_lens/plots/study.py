@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens.interactions.cube import conditions_of, factors_of
-from morality_lens.interactions.numbers import number
-from morality_lens.plots.style import EFFECT_COLORS, finish
+from morality_lens.interactions.numbers import with_bounds
+from morality_lens.plots.style import OTHER_COLORS, SYMBOLS, condition_colors, finish
 
 PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
 
@@ -84,10 +84,13 @@ def forest(
                 },
                 mode="markers",
                 name=group,
-                marker={"color": EFFECT_COLORS[g % len(EFFECT_COLORS)], "size": 8},
+                marker={
+                    "color": OTHER_COLORS[g % len(OTHER_COLORS)],
+                    "symbol": SYMBOLS[g % len(SYMBOLS)],
+                    "size": 8,
+                },
                 customdata=[
-                    f"{row.label}, {row.group}: {number(row.estimate)} "
-                    f"[{number(row.low)}, {number(row.high)}]"
+                    f"{row.label}, {row.group}: " + with_bounds(row.estimate, row.low, row.high)
                     for row in mine
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
@@ -208,8 +211,9 @@ def shifts(data: xr.Dataset) -> go.Figure:
                 hoverinfo="skip",
             )
         )
-    for (name, cell), color in zip(cell_labels(data), [*EFFECT_COLORS] * 8, strict=False):
-        one = data.sel(cell)
+    colors = condition_colors([condition.label for condition in conditions_of(data["alignment"])])
+    for name, cell in cell_labels(data):
+        one, color = data.sel(cell), colors[name]
         y = one["alignment"].values
         fig.add_trace(
             go.Scatter(

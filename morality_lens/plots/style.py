@@ -32,6 +32,8 @@ CONDITION_COLORS = (
     "#C21FC2",
 )
 """Colours of conditions in the order of the design, far from those of effects; more of them repeat."""
+OTHER_COLORS = ("#33414E", "#A8683A", "#5F8A6B", "#9C7FA6", "#8795A1", "#C2A24A")
+"""Colours of what is neither an effect nor a condition: directions, controls, parts of the model, groups."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "star", "x")
 DASHES = {"off": "dot", "placebo": "dash", "on": "solid"}
 REFUSED_COLOR = "#E4E7EB"
@@ -47,6 +49,11 @@ def effect_colors(data: xr.Dataset) -> dict[str, str]:
     """A colour per effect: the same in every figure of one result."""
     names = [str(name) for name in data["effect"].to_numpy()]
     return dict(zip(names, itertools.cycle(EFFECT_COLORS), strict=False))
+
+
+def condition_colors(labels: Sequence[str]) -> dict[str, str]:
+    """A colour per condition, given in the order of the design: the same in every figure of one result."""
+    return dict(zip(labels, itertools.cycle(CONDITION_COLORS), strict=False))
 
 
 def alpha(data: xr.Dataset) -> float:

@@ -16,7 +16,7 @@ from morality_lens import plots
 from morality_lens.interactions.claims import describe_claims
 from morality_lens.interactions.describing import describe, negative_control
 from morality_lens.items.files import write_text
-from morality_lens.plots.style import alpha, effect_colors, interval
+from morality_lens.plots.style import alpha, effect_colors, interval, refused_layers
 from morality_lens.probes.probe import Probe
 from morality_lens.report import tables
 from morality_lens.report.analysis import Analysis
@@ -142,7 +142,9 @@ def _context(page: Page) -> dict[str, Any]:
         "bibtex": bibtex(page.run, found),
         "downloads": tables.downloads(found.effects, found.behaviour_effects, found.behaviour),
         "transcripts": Markup(browser_html(page.run, page.transcripts, probe=page.probe, layer=layer)),
-        "probe": None if page.probe is None else _probe(page.probe),
+        "probe": None
+        if page.probe is None
+        else _probe(page.probe, [] if found.effects is None else refused_layers(found.effects)),
         "checks": tables.checks(study.get("self_test", [])),
         "provenance": tables.nested({k: v for k, v in study.items() if k not in NO_PROVENANCE}),
         "style": Markup(_asset("report.css")),
@@ -278,7 +280,7 @@ def _findings(title: str, effects: xr.Dataset, early: Sequence[str]) -> dict[str
     }
 
 
-def _probe(probe: Probe) -> dict[str, Any]:
+def _probe(probe: Probe, refused: Sequence[int]) -> dict[str, Any]:
     frame, card = probe.quality.to_dataframe().reset_index(), probe.card
     rows = [] if card is None else card.rows()
     columns = ("verdict", "line", "rule")
@@ -287,14 +289,14 @@ def _probe(probe: Probe) -> dict[str, Any]:
         if card is None
         else {
             "sentence": card.sentence,
-            "figure": figure_entry("trust-card", plots.trust_card(card)),
+            "figure": figure_entry("trust-card", plots.trust_card(card, refused=refused)),
             "table": {
                 "columns": list(columns),
                 "rows": [[str(row[name]) for name in columns] for row in rows],
             },
         },
         "facts": tables.nested({"kind": probe.kind, **probe.training}),
-        "figure": figure_entry("probe", plots.probe_quality(probe.quality)),
+        "figure": figure_entry("probe", plots.probe_quality(probe.quality, refused=refused)),
         "table": {
             "columns": [str(c).replace("_", " ") for c in frame.columns],
             "rows": [[tables.as_text(v) for v in row] for row in frame.itertuples(index=False)],
