@@ -97,10 +97,6 @@ class Factor:
     - ``feedback``: at ``on`` the protocol's source says something of the last answer; at ``placebo`` it is
       neutral words, or another item's feedback.
 
-    Example:
-        >>> Factor(name="persona", place="system", texts={"on": "You are a careful judge."}).levels
-        ('off', 'on')
-
     Attributes:
         name: the factor, as it is called along the cube and as a segment of the transcript.
         levels: the first is the reference.
@@ -111,6 +107,11 @@ class Factor:
     Raises:
         ValueError: fewer than two levels, one given twice, a name with another meaning, or a level without
             its text.
+
+    Examples:
+        >>> persona = ml.Factor(name="persona", place="system", texts={"on": "You are a careful judge."})
+        >>> persona.levels
+        ('off', 'on')
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -195,15 +196,20 @@ class Condition:
 
     Two conditions are equal if they differ in no level, whatever the order of their factors.
 
-    Example:
-        >>> Condition(instruction="on", feedback="placebo").label
-        'instruction+feedback(placebo)'
-
     Args:
         levels: the level of each factor, by the factor's name.
 
     Raises:
         TypeError: a level that is no text.
+
+    Examples:
+        >>> both = ml.Condition(instruction="on", feedback="on")
+        >>> both.label
+        'instruction+feedback'
+        >>> both["cot"]
+        'off'
+        >>> ml.Condition(feedback="placebo").label
+        'feedback(placebo)'
     """
 
     __slots__ = ("_levels",)
@@ -293,6 +299,14 @@ class Design:
     Raises:
         ValueError: no factor, one given twice, two of them the model's rationale or feedback, fewer than one
             round, or an unknown site.
+
+    Examples:
+        >>> len(ml.Design(rounds=3).conditions)
+        8
+        >>> persona = ml.Factor(name="persona", place="system", texts={"on": "You are a careful judge."})
+        >>> pair = ml.Design(factors=(ml.Factor(name="feedback"), persona), rounds=1)
+        >>> [condition.label for condition in pair.conditions]
+        ['none', 'persona', 'feedback', 'feedback+persona']
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -611,6 +625,11 @@ class Protocol:
     Raises:
         ValueError: a limit below one token, a negative temperature, an unknown feedback source, or one
             without what it needs, or a key or password in what is stored of a server.
+
+    Examples:
+        >>> protocol = ml.Protocol(design=ml.Design(rounds=1), answer_tokens=8)
+        >>> protocol.design.rounds, protocol.feedback
+        (1, 'self')
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -71,6 +71,11 @@ def patch_gradient(
 
     Raises:
         ValueError: as :func:`morality_lens.circuits.patch`, or items without options.
+
+    Examples:
+        >>> guessed = ml.circuits.patch_gradient(model, run, source=both, target=none, batching=batching)
+        >>> guessed.attrs["correlation"] > 0.9
+        True
     """
     record = same_model(model, run, None)
     moment = Moment.of(target, run)

@@ -63,6 +63,12 @@ def steering_cost(
     Raises:
         ValueError: the probe is of another model, no doses, a direction of length zero, or questions that
             are not settled or that the model cannot answer by a letter.
+
+    Examples:
+        >>> settled = ml.load_items(context="disambiguated", limit=8)
+        >>> cost = ml.circuits.steering_cost(model, probe, doses=doses, questions=settled, batching=batching)
+        >>> cost["dose"].values.tolist(), cost["direction"].values.tolist()
+        ([-1.0, 0.0, 1.0], ['probe', 'random 0', 'random 1'])
     """
     record = record_of(model)
     if probe.training["model_fingerprint"] != record.fingerprint:

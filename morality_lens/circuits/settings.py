@@ -21,6 +21,12 @@ class Moment:
         condition: the cell.
         round: the round whose answer is measured; None: the last.
         items: ids; None takes all.
+
+    Examples:
+        >>> early = ml.circuits.Moment(condition=none, round=1)
+        >>> patched = ml.patch(model, run, source=both, target=early, batching=batching)
+        >>> patched.attrs["round"]
+        1
     """
 
     condition: Condition = Condition()
@@ -55,6 +61,10 @@ class Batching:
         batch_size: items read together.
         rows: most rows of a pass.
         progress: whether to show a progress bar.
+
+    Examples:
+        >>> ml.circuits.Batching(batch_size=4, progress=False).rows
+        128
     """
 
     batch_size: int = 8
@@ -84,6 +94,12 @@ class Activations:
 
     Raises:
         ValueError: something else is to be patched.
+
+    Examples:
+        >>> heads = ml.circuits.Activations(what="head", layers=[3])
+        >>> patched = ml.patch(model, run, source=both, target=none, activations=heads, batching=batching)
+        >>> patched["layer"].values.tolist(), patched.sizes["head"]
+        ([3], 4)
     """
 
     at: str | Sequence[str] = "answer_start"
@@ -109,6 +125,12 @@ class Reading:
         site: where the projection is read: ``answer_start``, or ``answer_end`` or ``answer_mean`` of the
             answer that is generated.
         answers: whether the model generates its answers.
+
+    Examples:
+        >>> reading = ml.circuits.Reading(probe=probe)
+        >>> patched = ml.patch(model, run, source=both, target=none, reading=reading, batching=batching)
+        >>> "projection" in patched
+        True
     """
 
     probe: Probe | None = None
@@ -125,6 +147,10 @@ class Doses:
         at: the tokens to which it is added: ``turn`` (everything since the model's last reply),
             ``answer_start``, ``all``, or a segment.
         sizes: multiples of the moral-immoral gap.
+
+    Examples:
+        >>> ml.circuits.Doses(layer=3, sizes=(-1.0, 1.0)).at
+        'turn'
     """
 
     layer: int | None = None
@@ -151,6 +177,10 @@ class RandomDirections:
     Attributes:
         count: how many.
         seed: random seed.
+
+    Examples:
+        >>> ml.circuits.RandomDirections(count=5).seed
+        0
     """
 
     count: int = 20

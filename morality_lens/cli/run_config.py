@@ -49,6 +49,11 @@ class Config(BaseModel):
         template_keywords: variables of the chat template.
         quantization: ``4bit`` or ``8bit``.
         protocol: how dialogues are played.
+
+    Examples:
+        >>> config = ml.cli.RunConfig(limit=40, layers=(2, 3))
+        >>> config.limit, config.probe, config.protocol.design.rounds
+        (40, 'mean_difference', 5)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -171,5 +176,12 @@ def load_study(path: str | Path) -> RunConfig:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not TOML, or an entry is unknown or of the wrong kind.
+
+    Examples:
+        >>> file = folder / "mine.toml"
+        >>> _ = file.write_text("limit = 40")
+        >>> config = ml.cli.load_study(file)
+        >>> config.limit, config.protocol.design.rounds
+        (40, 5)
     """
     return read_toml(Path(path), RunConfig, "study.toml as `morality-lens run` writes it")

@@ -51,6 +51,11 @@ def uncertainty_cube(run: Run, measure: CubeMeasure = "entropy") -> xr.DataArray
 
     Raises:
         ValueError: another measure, options without probabilities, or items without a right option.
+
+    Examples:
+        >>> entropy = ml.experiments.uncertainty_cube(run, "entropy")
+        >>> bool((entropy <= np.log2(3)).all())
+        True
     """
     if measure not in CUBES:
         raise ValueError(f"measure must be one of {', '.join(CUBES)}; got {measure!r}.")
@@ -147,6 +152,11 @@ def answer_calibration(
     Raises:
         ValueError: an unknown measure, options without probabilities, items without a right option,
             missing answers, or fewer than two clusters.
+
+    Examples:
+        >>> found = ml.experiments.answer_calibration(run, ["entropy", "brier"])
+        >>> found["measure"].values.tolist()
+        ['entropy', 'brier']
     """
     known = [*UNCERTAINTY, *(CALIBRATION if run.names_good else [])]
     chosen = known if measures is None else list(measures)
@@ -280,7 +290,13 @@ def _errors(
 
 
 def describe_calibration(found: xr.Dataset) -> str:
-    """Uncertainty and calibration in the first and the last round, a sentence for each condition."""
+    """Uncertainty and calibration in the first and the last round, a sentence for each condition.
+
+    Examples:
+        >>> found = ml.experiments.answer_calibration(run)
+        >>> print(ml.experiments.describe_calibration(found))
+        With no component, round 0 to 2: entropy ... bits, calibration error ...
+    """
     rounds = found["round"].values.tolist()
     ends = list(dict.fromkeys((rounds[0], rounds[-1])))
     said = {

@@ -48,6 +48,11 @@ def evidence_shares(
 
     Raises:
         ValueError: another measure, or conditions without answers.
+
+    Examples:
+        >>> shares = ml.experiments.evidence_shares(given)
+        >>> shares["part"].values.tolist()[:4]
+        ['both unknown', 'one unknown', 'same group twice', 'follows the evidence']
     """
     given = _probabilities(answers, measure)
     unknown = _pick(given, answers["unknown"])
@@ -76,7 +81,13 @@ def evidence_shares(
 
 
 def follow_cube(answers: xr.Dataset, measure: Measure = "probability") -> xr.DataArray:
-    """The extent to which each item's answers follow the evidence: a cube for ``factorial_effects``."""
+    """The extent to which each item's answers follow the evidence: a cube for ``factorial_effects``.
+
+    Examples:
+        >>> follows = ml.factorial_effects(ml.experiments.follow_cube(given), family=())
+        >>> bool((follows["ci_high"].sel(effect="instruction") < 0).all())
+        True
+    """
     one, two = _shifts(answers, measure)
     return _as_cube((one + two) / 2, answers, measure).rename("share that follows the evidence")
 
@@ -92,6 +103,12 @@ def moved_cube(answers: xr.Dataset, measure: Measure = "probability") -> xr.Data
     Args:
         answers: from ``weak_evidence``.
         measure: as in :func:`evidence_shares`.
+
+    Examples:
+        >>> moved = ml.experiments.moved_cube(given)
+        >>> net = moved.sel(part="move with the evidence") - moved.sel(part="move against it")
+        >>> bool(abs(net - ml.experiments.follow_cube(given)).max() < 1e-9)
+        True
     """
     shifts = _shifts(answers, measure)
     sign = xr.DataArray([1, -1], dims="part", coords={"part": list(MOVES)})
@@ -122,6 +139,17 @@ def dose_response(
 
     Raises:
         ValueError: fewer than two strengths.
+
+    Examples:
+        >>> two = [
+        ...     ml.experiments.Evidence(item=one.item, texts=one.texts, named=one.named, strength=strength)
+        ...     for one in evidence for strength in (0.0, 1.0)
+        ... ]
+        >>> asked = ml.rounds.Selection(rounds=[0], conditions=[none])
+        >>> twice = ml.experiments.weak_evidence(model, run, two, selection=asked, execution=quiet)
+        >>> slope = ml.experiments.dose_response(twice)["estimate"]
+        >>> float(slope.sel(instruction="off", cot="off", feedback="off", round=0))
+        0.0
     """
     strength = answers["strength"].astype(float)
     if strength.size < 2:
@@ -133,7 +161,12 @@ def dose_response(
 
 
 def describe_evidence(shares: xr.Dataset) -> str:
-    """The robust share and the share that follows, in a sentence for each condition, for the last round."""
+    """The robust share and the share that follows, in a sentence for each condition, for the last round.
+
+    Examples:
+        >>> print(ml.experiments.describe_evidence(ml.experiments.evidence_shares(given)))
+        With no component: ... of the items stay with the unknown option under both versions; ...
+    """
     last = shares.isel(round=-1, strength=-1)
     lines = []
     for condition in _conditions(last):

@@ -122,6 +122,15 @@ def attribute_effects(
 
     Raises:
         ValueError: what ``factorial_effects`` refuses, or parts that do not add up.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="layer", draws=200)
+        >>> split["estimate"].dims
+        ('effect', 'round', 'component')
+        >>> place = {"effect": "instruction", "round": 2}
+        >>> whole = effects["estimate"].sel(site="answer_start", layer=3, **place)
+        >>> bool(abs(split["estimate"].sel(place).sum() - whole) < 1e-4)
+        True
     """
     split = regroup(parts, by)
     settings = {"at": at, "compare": compare, "method": method, "draws": draws, "alpha": alpha, "seed": seed}
@@ -159,6 +168,11 @@ def describe_components(effects: xr.Dataset, effect: str, *, round: int | None =
         effect: its name.
         round: the round; None: the last.
         top: components that are named.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="layer", draws=200)
+        >>> print(ml.interactions.describe_components(split, "instruction", top=1))
+        instruction in round 2: ... moral-immoral gap. Carried by L3 attention ...
     """
     found = _sentence(effects, effect, round=round, top=top)
     return " ".join(text for text in (found, str(effects.attrs.get("option_note", ""))) if text)

@@ -231,6 +231,12 @@ def between(y: xr.DataArray, **places: tuple) -> xr.DataArray:
 
     Raises:
         ValueError: a dim or a label that is not there.
+
+    Examples:
+        >>> change = ml.interactions.between(moral.sel(layer=3), round=(2, 0))
+        >>> gained = ml.factorial_effects(change, family=())
+        >>> bool(gained["ci_low"].sel(effect="instruction", site="answer_start") > 0)
+        True
     """
     found, words = y, []
     for dim, pair in places.items():

@@ -153,6 +153,14 @@ def factorial_effects(
     Raises:
         ValueError: the request cannot be answered from ``y``; the message says what to do.
         TypeError: ``y`` does not hold real numbers.
+
+    Examples:
+        >>> effects = ml.factorial_effects(moral, draws=500)
+        >>> effects["effect"].values.tolist()[:4]
+        ['instruction', 'cot', 'feedback', 'instruction:cot']
+        >>> place = {"site": "answer_start", "layer": 3, "round": 2}
+        >>> bool(effects["band_low"].sel(effect="instruction", **place) > 0)
+        True
     """
     check_labelled(y, "factorial_effects")
     factors = (factors,) if isinstance(factors, str) else factors

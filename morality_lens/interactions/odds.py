@@ -49,6 +49,11 @@ def marginal_log_odds(
 
     Raises:
         ValueError: ``y`` holds other numbers, or ``factorial_effects`` would refuse it too.
+
+    Examples:
+        >>> odds = ml.interactions.marginal_log_odds(correct)
+        >>> bool(odds["estimate"].sel(effect="instruction", round=2) > 0)
+        True
     """
     wanted = read_contrasts(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
     check_dims(y, wanted.levels, wanted.at, ())

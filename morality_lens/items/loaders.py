@@ -43,6 +43,11 @@ def load_items(
 
     Raises:
         ValueError: another ``context``.
+
+    Examples:
+        >>> questions = ml.load_items(limit=8)
+        >>> len(questions), len(questions[0].options)
+        (8, 3)
     """
     if context not in ("ambiguous", "disambiguated", "both"):
         raise ValueError(f"context must be ambiguous, disambiguated or both; got {context!r}.")
@@ -69,6 +74,18 @@ def load_questions(path: str | Path, *, limit: int | None = None, seed: int = 0)
     Raises:
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row, an option given twice, or an id used before.
+
+    Examples:
+        >>> import json
+        >>> row = {
+        ...     "id": "q1", "context": "Two people met.", "question": "Who was late?",
+        ...     "options": ["The baker", "The smith", "Not known"], "unknown": 2, "label": 2,
+        ... }
+        >>> file = folder / "questions.jsonl"
+        >>> _ = file.write_text(json.dumps(row))
+        >>> [question] = ml.load_questions(file)
+        >>> question.id, question.options[2]
+        ('q1', 'Not known')
     """
     placed = [
         (w, item_from_row(Question, row, w)) for file in data_files(path) for w, row in read_jsonl(file)
@@ -96,6 +113,10 @@ def load_ratings(
     Raises:
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row or an id used before.
+
+    Examples:
+        >>> [(rating.low, rating.high) for rating in ml.items.load_ratings(limit=3)]
+        [(1, 7), (1, 7), (1, 7)]
     """
     files = data_files(asset("world", "ratings.jsonl") if path is None else path)
     placed = [(w, item_from_row(Rating, row, w)) for file in files for w, row in read_jsonl(file)]
@@ -126,6 +147,11 @@ def load_prompts(
     Raises:
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row or an id used before; or no prompt in the range.
+
+    Examples:
+        >>> prompts = ml.load_prompts(limit=4)
+        >>> len(prompts), type(prompts[0]).__name__
+        (4, 'OpenPrompt')
     """
     files = data_files(asset("world", "prompts.jsonl") if path is None else path)
     placed: list[tuple[str, OpenPrompt]] = []
@@ -151,6 +177,13 @@ def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> t
     Raises:
         FileNotFoundError: no such file.
         ValueError: rows of no known kind, or what the loader refuses.
+
+    Examples:
+        >>> file = folder / "prompts.jsonl"
+        >>> _ = file.write_text('{"id": "p1", "text": "The baker looked up and"}')
+        >>> [item] = ml.items.load_data(file)
+        >>> type(item).__name__
+        'OpenPrompt'
     """
     file = data_files(path)[0]
     where, row = next(read_jsonl(file))
@@ -220,6 +253,16 @@ def load_statements(
         FileNotFoundError: no such file.
         ValueError: with file and line: a column missing, a text empty, a wrong label or value, an id
             used before; or ``positive`` that fits no row.
+
+    Examples:
+        >>> len(ml.load_statements("moral"))
+        1260
+        >>> file = folder / "mine.csv"
+        >>> told = ["She returned the purse.", "She kept the purse."]
+        >>> mine = pd.DataFrame({"text": told, "label": [1, 0]})
+        >>> mine.to_csv(file, index=False)
+        >>> [statement.label for statement in ml.load_statements(file)]
+        [1, 0]
     """
     if not isinstance(path, str | Path):
         return draw(_from_pairs(path), limit, seed, group=lambda s: s.label)

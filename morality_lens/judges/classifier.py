@@ -113,6 +113,18 @@ def load_toxicity_classifier(
     Raises:
         ValueError: weights of the head are missing, the label or the activation is not clear, or
             ``max_length`` is more than the classifier reads.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaForSequenceClassification
+        >>> config = LlamaConfig(
+        ...     vocab_size=len(model.tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        ...     num_attention_heads=1, pad_token_id=0, id2label={0: "neutral", 1: "toxic"},
+        ... )
+        >>> LlamaForSequenceClassification(config).save_pretrained(folder / "classifier")
+        >>> _ = model.tokenizer.save_pretrained(folder / "classifier")
+        >>> judge = ml.judges.load_toxicity_classifier(folder / "classifier")
+        >>> judge.label, judge.score(["A kind word.", "A cruel word."]).shape
+        ('toxic', (2,))
     """
     tokenizer, model, loading = _read(name_or_folder)
     if loading["missing_keys"]:

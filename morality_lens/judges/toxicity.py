@@ -69,6 +69,13 @@ def fit_toxicity_judge(
 
     Raises:
         ValueError: another kind, or fewer than five clusters with statements of either label.
+
+    Examples:
+        >>> judge = ml.judges.fit_toxicity_judge(statements)
+        >>> cruel = [statement.text for statement in statements if statement.label == 0]
+        >>> kind = [statement.text for statement in statements if statement.label == 1]
+        >>> bool(judge.score(cruel).mean() > judge.score(kind).mean())
+        True
     """
     if kind not in _PIPELINES:
         raise ValueError(f"kind must be one of {', '.join(_PIPELINES)}; got {kind!r}.")

@@ -109,6 +109,11 @@ def load_model(
         FileNotFoundError: the folder does not exist or holds no model.
         ModuleNotFoundError: a package that this checkpoint needs is missing.
         ValueError: no tokenizer, an option that does not exist, or a failed self-test.
+
+    Examples:
+        >>> model = ml.load_model()
+        >>> model.cfg.n_layers, model.cfg.d_model
+        (6, 128)
     """
     loading = Loading(
         device=device, dtype=dtype, revision=revision, device_map=device_map, quantization=quantization
@@ -192,6 +197,13 @@ def record_of(bridge: TransformerBridge) -> ModelRecord:
 
     Raises:
         TypeError: the model was loaded in another way.
+
+    Examples:
+        >>> record = ml.models.record_of(model)
+        >>> record.name, record.n_layers
+        ('bundled', 6)
+        >>> all(check.difference <= check.tolerance for check in record.checks)
+        True
     """
     record = getattr(bridge, "morality_lens_record", None)
     if not isinstance(record, ModelRecord):

@@ -28,6 +28,13 @@ def patching_map(
         patched: from :func:`morality_lens.circuits.patch`.
         of: ``log_odds`` or ``projection``.
         head: for patches of heads: one head, instead of a row for each.
+
+    Examples:
+        >>> heads = ml.circuits.Activations(what="head")
+        >>> patched = ml.patch(model, run, source=both, target=none, activations=heads, batching=batching)
+        >>> figure = ml.plots.patching_map(patched)
+        >>> np.shape(figure.data[0].z)
+        (4, 6)
     """
     found = recovered(patched, of=of)
     if "head" in found.dims:
@@ -83,6 +90,12 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
 
     Raises:
         ValueError: patches of heads, or no such place.
+
+    Examples:
+        >>> patched = ml.patch(model, run, source=both, target=none, batching=batching)
+        >>> figure = ml.plots.patching_layers(patched)
+        >>> "log-odds of the correct option" in {trace.name for trace in figure.data}
+        True
     """
     places = patched["place"].values.tolist()
     at = places[0] if place is None else place
@@ -125,6 +138,12 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
         steered: from :func:`morality_lens.circuits.steer`.
         conditions: labels of conditions whose own log-odds are drawn as lines; none takes the first four
             without a chain of thought.
+
+    Examples:
+        >>> steered = ml.steer(model, run, probe, condition=none, doses=doses, random=few, batching=batching)
+        >>> figure = ml.plots.dose_response(steered)
+        >>> "the direction" in {trace.name for trace in figure.data}
+        True
     """
     mean = mean_over_items(steered["log_odds"])
     doses = mean["dose"].values
@@ -176,6 +195,14 @@ def ablations(ablated: xr.Dataset) -> go.Figure:
 
     Args:
         ablated: from :func:`morality_lens.circuits.ablate`.
+
+    Examples:
+        >>> ablated = ml.circuits.ablate(
+        ...     model, run, probe, condition=none, layers=[3], random=few, batching=batching
+        ... )
+        >>> figure = ml.plots.ablations(ablated)
+        >>> "direction" in {str(y) for trace in figure.data for y in trace.y}
+        True
     """
     mean = mean_over_items(ablated["log_odds"] - ablated["target_log_odds"])
     names = [n for n in mean["ablation"].values if not str(n).startswith("random")]
@@ -223,6 +250,12 @@ def mediation(mediated: xr.Dataset) -> go.Figure:
 
     Args:
         mediated: from :func:`morality_lens.circuits.mediate`.
+
+    Examples:
+        >>> mediated = ml.mediate(model, run, probe, layers=[2, 4], batching=batching)
+        >>> figure = ml.plots.mediation(mediated)
+        >>> any("whole site" in (trace.name or "") for trace in figure.data)
+        True
     """
     found = mediated_share(mediated)
     fig = go.Figure()

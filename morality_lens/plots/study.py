@@ -16,7 +16,13 @@ PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
 
 @dataclass(frozen=True, kw_only=True)
 class ForestRow:
-    """One estimate with its interval: a row of a forest plot, in the colour of its group."""
+    """One estimate with its interval: a row of a forest plot, in the colour of its group.
+
+    Examples:
+        >>> row = ml.plots.ForestRow(label="layer 3", group="instruction", estimate=0.3, low=0.2, high=0.4)
+        >>> row.low < row.estimate < row.high
+        True
+    """
 
     label: str
     group: str
@@ -46,6 +52,15 @@ def forest(
 
     Raises:
         ValueError: no rows.
+
+    Examples:
+        >>> rows = [
+        ...     ml.plots.ForestRow(label=f"layer {k}", group="instruction", estimate=k, low=0.0, high=2 * k)
+        ...     for k in (1.0, 2.0)
+        ... ]
+        >>> figure = ml.plots.forest(rows, title="Instruction", subtitle="95 % intervals", unit="gap")
+        >>> figure.data[0].x.round(1).tolist()
+        [1.0, 2.0]
     """
     if not rows:
         raise ValueError("plots.forest needs at least one row; got none.")
@@ -110,6 +125,11 @@ def evidence(shares: xr.Dataset, *, round: int, strength: float | None = None) -
         shares: from ``evidence_shares``.
         round: after which round.
         strength: of the evidence; None: the strongest.
+
+    Examples:
+        >>> figure = ml.plots.evidence(ml.experiments.evidence_shares(given), round=2)
+        >>> "follows the evidence" in {trace.name for trace in figure.data}
+        True
     """
     here = shares.sel(round=round)
     here = here.isel(strength=-1) if strength is None else here.sel(strength=strength)
@@ -169,6 +189,11 @@ def shifts(data: xr.Dataset) -> go.Figure:
 
     Args:
         data: from ``round_shifts``.
+
+    Examples:
+        >>> figure = ml.plots.shifts(ml.experiments.round_shifts(run, probe, layer=3))
+        >>> "instruction+feedback" in {trace.name for trace in figure.data}
+        True
     """
     fig = go.Figure()
     rounds = data["round"].values

@@ -89,6 +89,13 @@ def fit_probe(
 
     Raises:
         ValueError: what those functions refuse.
+
+    Examples:
+        >>> probe = ml.fit_probe(model, statements)
+        >>> probe.kind, probe.refits.sizes["probe_draw"]
+        ('mean_difference', 50)
+        >>> round(float(probe.quality["auroc"].max()), 1)
+        1.0
     """
     found = fit_probes(
         model,
@@ -134,6 +141,12 @@ def fit_probes(
 
     Raises:
         ValueError: no set, one of several named ``own``, or what :func:`fit_probe` refuses.
+
+    Examples:
+        >>> sets = {"world": statements, "again": ml.load_statements("world", limit=120, seed=1)}
+        >>> probes = ml.probes.fit_probes(model, sets, card=False)
+        >>> list(probes)
+        ['world', 'again']
     """
     about = KINDS[check_kind(kind)]
     if not sets:

@@ -39,6 +39,11 @@ def random_model_residuals(
 
     Raises:
         ValueError: no seed or one twice, or what ``read_statements`` refuses.
+
+    Examples:
+        >>> random = ml.probes.random_model_residuals(model, statements[:8], seeds=(0, 1))
+        >>> dict(random.sizes)
+        {'seed': 2, 'statement': 8, 'layer': 7, 'd_model': 128}
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"random_model_residuals needs one seed or more, each once; got {tuple(seeds)}.")

@@ -40,6 +40,11 @@ def read_statements(
 
     Raises:
         ValueError: no statements, ids that are not unique, or a statement longer than the window.
+
+    Examples:
+        >>> residuals = ml.probes.read_statements(model, statements[:8])
+        >>> dict(residuals.sizes)
+        {'statement': 8, 'layer': 7, 'd_model': 128}
     """
     record = record_of(model)
     if read not in get_args(Read):
@@ -111,6 +116,11 @@ def read_pairs(
 
     Raises:
         ValueError: equal or empty endings, or what :func:`read_statements` refuses.
+
+    Examples:
+        >>> pairs = ml.probes.read_pairs(model, statements[:8])
+        >>> dict(pairs.sizes)
+        {'statement': 8, 'side': 2, 'layer': 7, 'd_model': 128}
     """
     if endings[0].strip() == endings[1].strip() or not all(ending.strip() for ending in endings):
         raise ValueError(f"read_pairs needs two different endings; got {endings}.")

@@ -55,6 +55,11 @@ class Analysis:
         positions: by how much each position is preferred, or None.
         replies: the share of each reply by condition and round, where no reply is the good one; else None.
         refused: what was not estimated and why, one sentence each.
+
+    Examples:
+        >>> analysis = ml.analyze(run, probe=probe, draws=200)
+        >>> analysis.effects.sizes["effect"], len(analysis.behaviour)
+        (7, 24)
     """
 
     projections: xr.DataArray | None = None
@@ -124,6 +129,11 @@ def analyze(
         measure: of behaviour, one of ``run.measures``; None takes the first of them.
         draws: resamples of the simultaneous bands.
         seed: of the resampling.
+
+    Examples:
+        >>> analysis = ml.analyze(run, probe=probe, draws=200)
+        >>> "halves of the probe's training data" in analysis.refused[0]
+        True
     """
     refusals = Refusals()
     if not run.complete:

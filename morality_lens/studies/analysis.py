@@ -87,6 +87,11 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
 
     Raises:
         FileNotFoundError: the folder holds no study.
+
+    Examples:
+        >>> found = ml.studies.analyze_study(folder / "study", draws=200)
+        >>> [verdict.number for verdict in found.verdicts]
+        [1, 2, 3, 4, 5]
     """
     study = StudyFolder(Path(folder))
     main = analyze(study.main, probe=study.probe, draws=draws, seed=seed)
@@ -124,7 +129,14 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
 
 
 def write_study_report(folder: str | Path, *, analysis: StudyAnalysis | None = None) -> Path:
-    """The report of a study, its five verdicts first; they are kept in ``verdicts.json`` too."""
+    """The report of a study, its five verdicts first; they are kept in ``verdicts.json`` too.
+
+    Examples:
+        >>> found = ml.studies.analyze_study(folder / "study", draws=200)
+        >>> report = ml.studies.write_study_report(folder / "study", analysis=found)
+        >>> "</html>" in report.read_text(encoding="utf-8")
+        True
+    """
     done = analysis or analyze_study(folder)
     study = StudyFolder(Path(folder))
     write_json(study.folder / "verdicts.json", [verdict.to_json() for verdict in done.verdicts])

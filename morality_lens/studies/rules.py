@@ -75,6 +75,14 @@ class Verdict:
         why: the reason in one or two sentences.
         figure: id of the figure that shows the estimate.
         unit: of the estimate.
+
+    Examples:
+        >>> verdict = ml.studies.Verdict(
+        ...     number=5, verdict="refuted", measure="share that follows", estimate=0.43, low=0.40, high=0.46,
+        ...     error_rate="", why="", figure="",
+        ... )
+        >>> verdict.claim
+        'Self-correction is robust to weak evidence put into the prompt.'
     """
 
     number: int

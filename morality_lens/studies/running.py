@@ -99,6 +99,16 @@ def study(
     Raises:
         ValueError: neither questions nor prompts, statements on which no direction can be fitted, a folder
             with another study, or what ``play`` refuses.
+
+    Examples:
+        >>> plan = ml.studies.Plan(
+        ...     rounds=1, placebo_items=8, placebo_rounds=1, wordings=2, wording_items=8, wording_rounds=1,
+        ...     samples=2, sample_rounds=1, random_models=0,
+        ... )
+        >>> material = ml.studies.Material(questions=items[:8], statements=statements)
+        >>> settings = ml.studies.Settings(plan=plan)
+        >>> ml.study(model, material, settings, out=folder / "study", progress=False).name
+        'report.html'
     """
     chosen = settings or Settings()
     if not material.questions and not material.prompts:
@@ -434,6 +444,12 @@ def estimate(model: TransformerBridge, material: Material, settings: Settings, *
         material: with the items that are played.
         settings: of the study.
         trial: items of each kind that are played.
+
+    Examples:
+        >>> material = ml.studies.Material(questions=items[:8], statements=statements)
+        >>> settings = ml.studies.Settings(plan=ml.studies.Plan(rounds=1, random_models=0))
+        >>> ml.studies.estimate(model, material, settings).seconds > 0
+        True
     """
     record, design = record_of(model), settings.protocol.design
     seconds, size = 0.0, 0

@@ -29,6 +29,11 @@ class Material:
     Raises:
         ValueError: prompts without judges and without ``toxicity``, or a direction of another name than
             :func:`morality_lens.studies.folder.refuse_direction` allows.
+
+    Examples:
+        >>> material = ml.studies.Material(questions=items, statements=statements)
+        >>> len(material.questions), len(material.prompts)
+        (16, 0)
     """
 
     questions: Sequence[Question] = ()
@@ -79,6 +84,11 @@ class Settings:
         least_parsed: the share of the first items' answers that must parse for a run to be played on; see
             :class:`morality_lens.rounds.preflight.Fitting`.
         seed: random seed of drawings, folds and samples.
+
+    Examples:
+        >>> settings = ml.studies.Settings(plan=ml.studies.PROFILES["quick"], probe_kind="lda")
+        >>> settings.plan.rounds
+        2
     """
 
     plan: Plan = PROFILES["full"]
