@@ -1,6 +1,7 @@
 # `make demo` runs `morality-lens run` on the bundled model; `make test` tests the package, `make test-fast` runs
 # the quick tests only, `make test-world` those of the training of the bundled models; `make check` checks style,
-# types, import layers, complexity and wording. Each installs its dependencies.
+# types, import layers, complexity and wording; `make docs` builds the documentation (docs/_build/html/index.html),
+# `make docs-picture` the picture of its first page. Each installs its dependencies.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 # environment first, and it is kept.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo install install-dev models test test-fast test-world check bench clean
+.PHONY: demo install install-dev models test test-fast test-world check docs docs-picture bench clean
 
 demo: install
 	$(BIN)/morality-lens run --out runs/demo
@@ -70,6 +71,16 @@ check: install-dev
 	$(BIN)/lint-imports
 	$(BIN)/python tests/house.py
 
+# A warning is an error. The notebooks are executed once for every state of the package.
+docs: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/offline.py docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-picture: install-dev
+	test -f runs/demo/report.html || $(BIN)/morality-lens run --out runs/demo
+	$(BIN)/python docs/picture.py runs/demo/report.html assets/figures/report.png
+
 bench: install-dev models
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/effects.py
@@ -79,4 +90,4 @@ bench: install-dev models
 	$(BIN)/python benchmarks/patching.py --layers 24 --items 4 --rounds 2 --loop 1
 
 clean:
-	rm -rf $(VENV) runs models .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) runs models docs/_build docs/notebooks .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
@@ -97,10 +97,6 @@ class Factor:
     - ``feedback``: at ``on`` the protocol's source says something of the last answer; at ``placebo`` it is
       neutral words, or another item's feedback.
 
-    Example:
-        >>> Factor(name="persona", place="system", texts={"on": "You are a careful judge."}).levels
-        ('off', 'on')
-
     Attributes:
         name: the factor, as it is called along the cube and as a segment of the transcript.
         levels: the first is the reference.
@@ -111,6 +107,11 @@ class Factor:
     Raises:
         ValueError: fewer than two levels, one given twice, a name with another meaning, or a level without
             its text.
+
+    Examples:
+        >>> persona = ml.Factor(name="persona", place="system", texts={"on": "You are a careful judge."})
+        >>> persona.levels
+        ('off', 'on')
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -195,15 +196,20 @@ class Condition:
 
     Two conditions are equal if they differ in no level, whatever the order of their factors.
 
-    Example:
-        >>> Condition(instruction="on", feedback="placebo").label
-        'instruction+feedback(placebo)'
-
     Args:
         levels: the level of each factor, by the factor's name.
 
     Raises:
         TypeError: a level that is no text.
+
+    Examples:
+        >>> both = ml.Condition(instruction="on", feedback="on")
+        >>> both.label
+        'instruction+feedback'
+        >>> both["cot"]
+        'off'
+        >>> ml.Condition(feedback="placebo").label
+        'feedback(placebo)'
     """
 
     __slots__ = ("_levels",)
@@ -293,6 +299,14 @@ class Design:
     Raises:
         ValueError: no factor, one given twice, two of them the model's rationale or feedback, fewer than one
             round, or an unknown site.
+
+    Examples:
+        >>> len(ml.Design(rounds=3).conditions)
+        8
+        >>> persona = ml.Factor(name="persona", place="system", texts={"on": "You are a careful judge."})
+        >>> pair = ml.Design(factors=(ml.Factor(name="feedback"), persona), rounds=1)
+        >>> [condition.label for condition in pair.conditions]
+        ['none', 'persona', 'feedback', 'feedback+persona']
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -303,6 +317,11 @@ class Design:
     rounds: int = 5
     sites: tuple[str, ...] = SITES
     seed: int = 0
+
+    def __repr__(self) -> str:
+        size = f"{len(self.conditions)} conditions x {self.n_rounds} rounds"
+        seed = f", seed {self.seed}" if self.seed else ""
+        return f"<Design {' x '.join(self.names)}: {size}, sites {', '.join(self.sites)}{seed}>"
 
     def __post_init__(self) -> None:
         if not self.factors or len(set(self.names)) != len(self.names):
@@ -606,6 +625,11 @@ class Protocol:
     Raises:
         ValueError: a limit below one token, a negative temperature, an unknown feedback source, or one
             without what it needs, or a key or password in what is stored of a server.
+
+    Examples:
+        >>> protocol = ml.Protocol(design=ml.Design(rounds=1), answer_tokens=8)
+        >>> protocol.design.rounds, protocol.feedback
+        (1, 'self')
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -630,6 +654,14 @@ class Protocol:
     generate_from: str | None = None
     generate_model: str | None = None
     generate_request: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        chosen = [
+            f"{one.name}={getattr(self, one.name)!r}"
+            for one in fields(self)
+            if one.name not in ("design", "feedback") and getattr(self, one.name) not in (one.default, {})
+        ]
+        return f"<Protocol {', '.join([f'feedback={self.feedback!r}', *chosen])}: {self.design!r}>"
 
     def __post_init__(self) -> None:
         _ = self.limits

@@ -73,12 +73,20 @@ def lines() -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py"))
 
 
+def documentation() -> list[Path]:
+    """The pages of the documentation that are written, not made."""
+    made = {ROOT / "docs" / "_build", ROOT / "docs" / "notebooks"}
+    return [path for path in sorted((ROOT / "docs").rglob("*.md")) if not made & {*path.parents}]
+
+
 def texts() -> Iterator[tuple[str, str]]:
-    """Name and text of every source of the package, of the README and of the notebooks."""
+    """Name and text of every source of the package, of README, documentation and notebooks."""
     for suffix in ("py", "pyi", "j2", "js"):
         for path in sorted(PACKAGE.rglob(f"*.{suffix}")):
             yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
     yield "README.md", (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in documentation():
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         yield str(path.relative_to(ROOT)), "\n".join("".join(cell["source"]) for cell in cells)

@@ -1,4 +1,4 @@
-"""The package as a user meets it: imports, assets, command line, README."""
+"""The package as a user meets it: imports, assets, command line, README and documentation."""
 
 import ast
 import json
@@ -146,9 +146,9 @@ def packages() -> list[Path]:
     return [folder for folder in found if folder != ROOT / "morality_lens"]
 
 
-def test_the_tree_in_the_readme_names_every_package():
-    readme = (ROOT / "README.md").read_text()
-    tree = readme[readme.index("## What is where") : readme.index("## Speed")]
+def test_the_tree_in_the_reference_names_every_package():
+    reference = (ROOT / "docs" / "reference" / "index.md").read_text()
+    tree = reference[reference.index("## What is where") : reference.index("```{toctree}")]
     missing = [folder.name for folder in packages() if not re.search(rf"(?m)^  {folder.name}/? ", tree)]
     assert not missing
     modules = {path.name for path in (ROOT / "morality_lens").glob("*.py")} - {"__init__.py"}
@@ -171,11 +171,14 @@ def test_every_module_has_its_tests_in_the_folder_of_its_package():
     assert {path.parent.name for path in found} <= names | {"microworld"}
 
 
-def test_readme_and_notebooks_import_the_package_alone():
+def test_readme_documentation_and_notebooks_import_the_package_alone():
     """What a user needs is `ml.<name>` or `ml.<package>.<name>`, and public."""
-    texts = {
-        "README.md": "".join(re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / "README.md").read_text()))
+    blocks = {
+        str(path.relative_to(ROOT)): "".join(re.findall(r"(?ms)^```python\n(.*?)^```", path.read_text()))
+        for path in (ROOT / "README.md", *house.documentation())
     }
+    texts = {name: text for name, text in blocks.items() if text}
+    assert {"README.md", "docs/tutorial.md"} <= texts.keys()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text())["cells"]
         texts[path.name] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
@@ -205,10 +208,11 @@ def test_a_banned_word_is_found_as_a_whole_word_over_line_ends_and_with_its_repl
     ]
 
 
-def test_the_checked_texts_are_the_sources_the_readme_and_the_notebooks():
+def test_the_checked_texts_are_the_sources_the_readme_the_documentation_and_the_notebooks():
     names = {name for name, _ in house.texts()}
     assert {"README.md", "morality_lens/design.py", "morality_lens/report/report.html.j2"} <= names
-    assert len([name for name in names if name.endswith(".ipynb")]) == 4
+    assert {"docs/tutorial.md", "docs/howto/slurm.md"} <= names
+    assert len([name for name in names if name.endswith(".ipynb")]) == 5
 
 
 def test_functions_over_a_limit_are_counted(monkeypatch, tmp_path):

@@ -20,7 +20,7 @@ SURFACE = {
         mediate patch patch_gradient recovered ablated_share steer steering_slopes steering_cost describe_cost
     """,
     "cli": """
-        RunConfig load_study
+        RunConfig StudyConfig load_study load_study_config
     """,
     "dialogues": """
         load_wording
@@ -148,6 +148,8 @@ else:
         importlib.import_module(name)
 after = look()
 assert all(after[key] is value for key, value in before.items())
+for package, names in surface.items():  # what a notebook completes: no submodule, nothing that was imported
+    assert sorted(dir(ml if package == "ml" else getattr(ml, package))) == sorted(names.split()), package
 for (package, name), value in after.items():
     print(package, name, type(value).__name__, getattr(value, "__module__", getattr(value, "__name__", "")))
 """

@@ -62,6 +62,13 @@ def ablate(
 
     Raises:
         ValueError: the site was not stored; an unknown place, item, condition or round.
+
+    Examples:
+        >>> ablated = ml.circuits.ablate(
+        ...     model, run, probe, condition=both, layers=[3], random=few, batching=batching
+        ... )
+        >>> ablated["ablation"].values.tolist()
+        ['direction', 'complement', 'mean', 'random 0', 'random 1']
     """
     record = same_model(model, run, probe)
     moment = Moment.of(condition, run)

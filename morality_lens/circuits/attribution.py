@@ -65,6 +65,12 @@ def attribute(
         ValueError: the model is not the run's or the probe's; an unknown site, layer, item, condition or
             round; a folder of another attribution; or parts that do not add up, as in architectures that
             scale what a block adds.
+
+    Examples:
+        >>> few = ml.rounds.Selection(rounds=[2], conditions=[none])
+        >>> parts = ml.attribute(model, run, probe, layer=3, selection=few, execution=quiet)
+        >>> parts.attrs["completeness"] < 1e-3
+        True
     """
     record = same_model(model, run, probe)
     target, chosen = _probe_target(probe, layer)
@@ -108,6 +114,12 @@ def attribute_answer(
     Raises:
         ValueError: items without options, or letters that have no token of their own; else as
             :func:`attribute`.
+
+    Examples:
+        >>> few = ml.rounds.Selection(rounds=[2], conditions=[none])
+        >>> answer = ml.circuits.attribute_answer(model, run, selection=few, execution=quiet)
+        >>> answer.attrs["completeness"] < 1e-3
+        True
     """
     record = same_model(model, run, None)
     target = AnswerTarget(record=record, items=run.asked, letters=option_letters(record, run))
@@ -154,6 +166,13 @@ def attribute_tokens(
 
     Raises:
         ValueError: as :func:`attribute`; or the dialogue has no such site in that round.
+
+    Examples:
+        >>> view = ml.circuits.attribute_tokens(
+        ...     model, run, probe, item=items[0].id, condition=both, layer=3
+        ... )
+        >>> view.values.shape == (len(view.layers), len(view.tokens))
+        True
     """
     record = same_model(model, run, probe)
     target, chosen = _probe_target(probe, layer)

@@ -75,6 +75,11 @@ def mediate(
     Raises:
         ValueError: factors that are not two different ones, a level that was not run, a run without the
             site or without options, or another model.
+
+    Examples:
+        >>> mediated = ml.mediate(model, run, probe, layers=[2, 4], batching=batching)
+        >>> mediated.attrs["effect"], mediated["way"].values.tolist()
+        ('instruction:feedback', ['whole site', 'direction'])
     """
     record = same_model(model, run, probe)
     moment = Moment.of(at, run)

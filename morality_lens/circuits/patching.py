@@ -62,6 +62,11 @@ def patch(
     Raises:
         ValueError: another model, an unknown place, layer or kind, dialogues whose tokens do not correspond
             (named in the message), nothing to measure, or a folder of other patches.
+
+    Examples:
+        >>> patched = ml.patch(model, run, source=both, target=none, batching=batching)
+        >>> dict(patched.sizes)
+        {'item': 16, 'option': 3, 'place': 1, 'layer': 7}
     """
     probe = reading.probe
     record = same_model(model, run, probe)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -21,6 +21,12 @@ class Moment:
         condition: the cell.
         round: the round whose answer is measured; None: the last.
         items: ids; None takes all.
+
+    Examples:
+        >>> early = ml.circuits.Moment(condition=none, round=1)
+        >>> patched = ml.patch(model, run, source=both, target=early, batching=batching)
+        >>> patched.attrs["round"]
+        1
     """
 
     condition: Condition = Condition()
@@ -55,6 +61,10 @@ class Batching:
         batch_size: items read together.
         rows: most rows of a pass.
         progress: whether to show a progress bar.
+
+    Examples:
+        >>> ml.circuits.Batching(batch_size=4, progress=False).rows
+        128
     """
 
     batch_size: int = 8
@@ -64,6 +74,10 @@ class Batching:
     def chunks(self, values: Sequence[T]) -> list[Sequence[T]]:
         """The values, ``batch_size`` at a time."""
         return [values[i : i + self.batch_size] for i in range(0, len(values), self.batch_size)]
+
+
+What = Literal["residual", "attention", "mlp", "head"]
+"""What can be exchanged; see :class:`Activations`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +91,24 @@ class Activations:
         what: ``residual`` (after a block), ``attention`` or ``mlp`` (their output), or ``head`` (the part of
             each head in the input of the attention's output projection).
         layers: blocks, -1 for the embedding; None takes all.
+
+    Raises:
+        ValueError: something else is to be patched.
+
+    Examples:
+        >>> heads = ml.circuits.Activations(what="head", layers=[3])
+        >>> patched = ml.patch(model, run, source=both, target=none, activations=heads, batching=batching)
+        >>> patched["layer"].values.tolist(), patched.sizes["head"]
+        ([3], 4)
     """
 
     at: str | Sequence[str] = "answer_start"
-    what: str = "residual"
+    what: What = "residual"
     layers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.what not in get_args(What):
+            raise ValueError(f"what is patched is one of {', '.join(get_args(What))}; got {self.what!r}.")
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -98,6 +125,12 @@ class Reading:
         site: where the projection is read: ``answer_start``, or ``answer_end`` or ``answer_mean`` of the
             answer that is generated.
         answers: whether the model generates its answers.
+
+    Examples:
+        >>> reading = ml.circuits.Reading(probe=probe)
+        >>> patched = ml.patch(model, run, source=both, target=none, reading=reading, batching=batching)
+        >>> "projection" in patched
+        True
     """
 
     probe: Probe | None = None
@@ -114,6 +147,10 @@ class Doses:
         at: the tokens to which it is added: ``turn`` (everything since the model's last reply),
             ``answer_start``, ``all``, or a segment.
         sizes: multiples of the moral-immoral gap.
+
+    Examples:
+        >>> ml.circuits.Doses(layer=3, sizes=(-1.0, 1.0)).at
+        'turn'
     """
 
     layer: int | None = None
@@ -140,6 +177,10 @@ class RandomDirections:
     Attributes:
         count: how many.
         seed: random seed.
+
+    Examples:
+        >>> ml.circuits.RandomDirections(count=5).seed
+        0
     """
 
     count: int = 20

@@ -62,6 +62,12 @@ def steer(
 
     Raises:
         ValueError: no doses, a direction of length zero; an unknown place, item, condition or round.
+
+    Examples:
+        >>> steered = ml.steer(model, run, probe, condition=none, doses=doses, random=few, batching=batching)
+        >>> raised = steered["log_odds"].mean("item").sel(direction="probe")
+        >>> bool(raised.sel(dose=1.0) > raised.sel(dose=0.0) > raised.sel(dose=-1.0))
+        True
     """
     record = same_model(model, run, probe)
     moment = Moment.of(condition, run)

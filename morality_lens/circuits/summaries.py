@@ -1,7 +1,7 @@
 """Summaries of patching, steering, ablation and mediation: recovered shares, slopes, verdicts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,9 @@ The loss is that at its interval's end to pass, and its estimate to be warned of
 their answers do not show that no others lose theirs."""
 
 
-def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | None = None) -> xr.Dataset:
+def recovered(
+    patched: xr.Dataset, *, of: Literal["log_odds", "projection"] = "log_odds", read_layer: int | None = None
+) -> xr.Dataset:
     """How much of the difference between source and target a patch recovers.
 
     The mean of patched - target over the mean of source - target, with Fieller's interval: 0 where a patch
@@ -37,6 +39,12 @@ def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | No
 
     Raises:
         ValueError: this was not measured.
+
+    Examples:
+        >>> patched = ml.patch(model, run, source=both, target=none, batching=batching)
+        >>> share = ml.circuits.recovered(patched)["ratio"].sel(place="answer_start")
+        >>> [abs(round(float(share.sel(layer=layer)), 1)) for layer in (-1, 5)]
+        [0.0, 1.0]
     """
     if of not in ("log_odds", "projection") or of not in patched:
         measured = [name for name in ("log_odds", "projection") if name in patched]
@@ -68,6 +76,12 @@ def steering_slopes(steered: xr.Dataset) -> xr.DataArray:
 
     Raises:
         ValueError: the items have no options.
+
+    Examples:
+        >>> steered = ml.steer(model, run, probe, condition=none, doses=doses, random=few, batching=batching)
+        >>> slopes = ml.circuits.steering_slopes(steered).mean("item")
+        >>> round(float(slopes.sel(direction="probe")), 1)
+        0.8
     """
     if "log_odds" not in steered:
         raise ValueError("slopes need items with options, whose log-odds steering changes.")
@@ -86,6 +100,17 @@ def ablated_share(ablated: Mapping[str, xr.Dataset]) -> xr.Dataset:
     Returns:
         ``ratio``, ``low``, ``high`` by ablation, and ``bottom``, the effect itself; NaN where it is not
         distinguishable from zero.
+
+    Examples:
+        >>> ablated = {
+        ...     name: ml.circuits.ablate(
+        ...         model, run, probe, condition=one, layers=[3], random=few, batching=batching
+        ...     )
+        ...     for name, one in (("on", both), ("off", none))
+        ... }
+        >>> share = ml.circuits.ablated_share(ablated)["ratio"]
+        >>> bool(share.sel(ablation="direction") > share.sel(ablation="random 0"))
+        True
     """
     effect = ablated["on"]["target_log_odds"] - ablated["off"]["target_log_odds"]
     left = ablated["on"]["log_odds"] - ablated["off"]["log_odds"]
@@ -108,6 +133,17 @@ def causal_lines(
 
     Raises:
         ValueError: a cost of another layer or of other doses.
+
+    Examples:
+        >>> steered = ml.steer(model, run, probe, condition=none, doses=doses, random=few, batching=batching)
+        >>> ablated = {
+        ...     name: ml.circuits.ablate(
+        ...         model, run, probe, condition=one, layers=[3], random=few, batching=batching
+        ...     )
+        ...     for name, one in (("on", both), ("off", none))
+        ... }
+        >>> ml.circuits.causal_lines(steered, ablated)["line"].tolist()
+        ['steer', 'ablation', 'beats prompting']
     """
     layer = int(steered.attrs["layer"])
     lines = {"steer": _steering_line(steered, layer), "ablation": _ablation_line(ablated)}
@@ -220,7 +256,14 @@ def _cost_line(cost: xr.Dataset, dose: float) -> dict[str, Any]:
 
 
 def describe_cost(cost: xr.Dataset) -> str:
-    """What every dose of the direction breaks, in a sentence, with the random directions beside it."""
+    """What every dose of the direction breaks, in a sentence, with the random directions beside it.
+
+    Examples:
+        >>> settled = ml.load_items(context="disambiguated", limit=8)
+        >>> cost = ml.circuits.steering_cost(model, probe, doses=doses, questions=settled, batching=batching)
+        >>> print(ml.circuits.describe_cost(cost))
+        Cost of steering at layer 3: ... of 8 settled questions are right (guessing: 33 %). dose -1: ...
+    """
     perplexity = float(np.exp(cost["surprise"].sel(direction="probe", dose=0.0).mean()))
     right = float(cost["right"].sel(direction="probe", dose=0.0).mean())
     words = []
@@ -287,6 +330,13 @@ def mediated_share(mediated: xr.Dataset) -> xr.Dataset:
         ``with_prompt``, the rest of ``mediated``: the interaction of the residual with the prompt; by
         ``fraction`` of the distance ``beyond_linear``, by how much ``mediated`` exceeds what that part of the
         way foretells on a straight line. Results of earlier versions lack the checks.
+
+    Examples:
+        >>> mediated = ml.mediate(model, run, probe, layers=[2, 4], batching=batching)
+        >>> share = ml.circuits.mediated_share(mediated)
+        >>> whole = share["mediated"].sel(way="whole site")
+        >>> bool(abs(whole.sel(layer=4)) > abs(whole.sel(layer=2)))
+        True
     """
     shares, tau = mediated["mediated"], mediated["tau"]
     kept = shares.dropna("layer", how="any")
@@ -335,7 +385,14 @@ def _checks_of_mediation(mediated: xr.Dataset, kept: xr.DataArray) -> dict[str, 
 
 
 def describe_mediation(mediated: xr.Dataset) -> str:
-    """The mediated share of an interaction at each layer with its two checks, in sentences."""
+    """The mediated share of an interaction at each layer with its two checks, in sentences.
+
+    Examples:
+        >>> mediated = ml.mediate(model, run, probe, layers=[4], batching=batching)
+        >>> print(ml.circuits.describe_mediation(mediated))
+        instruction:feedback at cot=off in round 2: ... log-odds.
+        Layer 4 mediates: whole site ...
+    """
     found = mediated_share(mediated)
     attrs = mediated.attrs
     held = f" at {attrs['held_at']}" if attrs["held_at"] else ""

@@ -123,6 +123,10 @@ def load_wording(path: str | Path | None = None) -> Wording:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no TOML, or an entry is missing, unknown or of the wrong type.
+
+    Examples:
+        >>> ml.dialogues.load_wording().name
+        'default'
     """
     file = Path(__file__).with_name("wording.toml") if path is None else Path(path)
     return read_toml(file, Wording, "copy of the package's wording.toml")

@@ -57,6 +57,12 @@ def signal_detection(
 
     Raises:
         ValueError: fewer than five clusters, other dims, or missing values.
+
+    Examples:
+        >>> says_first = xr.DataArray([[0.9, 0.2], [0.4, 0.3]] * 8, dims=("item", "better"))
+        >>> found = ml.experiments.signal_detection(says_first.assign_coords(better=["first", "second"]))
+        >>> round(float(found["estimate"].sel(measure="accuracy")), 2)
+        0.7
     """
     if set(says_first.dims) != {"item", "better"} or says_first["better"].values.tolist() != [
         "first",
@@ -195,7 +201,14 @@ def _jackknife(
 
 
 def describe_detection(found: xr.Dataset) -> str:
-    """The measures in sentences."""
+    """The measures in sentences.
+
+    Examples:
+        >>> says_first = xr.DataArray([[0.9, 0.2], [0.4, 0.3]] * 8, dims=("item", "better"))
+        >>> found = ml.experiments.signal_detection(says_first.assign_coords(better=["first", "second"]))
+        >>> print(ml.experiments.describe_detection(found))
+        Accuracy 0.70 ... by probability, 0.75 ... by greedy choice, ...
+    """
     values = {str(m): found.sel(measure=m) for m in found["measure"].values}
 
     def span(name: str) -> str:

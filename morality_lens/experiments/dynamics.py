@@ -27,6 +27,13 @@ def round_dynamics(behaviour: xr.DataArray, *, threshold: float = 0.5, alpha: fl
 
     Raises:
         ValueError: fewer than three rounds, or missing values.
+
+    Examples:
+        >>> found = ml.experiments.round_dynamics(correct)
+        >>> found["measure"].values.tolist()
+        ['flips', 'flip-flops', 'gained', 'lost', 'settled']
+        >>> float(found["estimate"].sel(measure="flips", instruction="off", cot="off", feedback="off"))
+        0.0
     """
     if behaviour.sizes["round"] < STILL + 1:
         raise ValueError(
@@ -69,6 +76,11 @@ def half_life(
 
     Returns:
         ``rounds``, ``low``, ``high`` by condition, and ``change``, the whole change.
+
+    Examples:
+        >>> found = ml.experiments.half_life(correct.sel(instruction="on"), draws=200)
+        >>> bool((found["rounds"] <= 1).all())
+        True
     """
     rest = [d for d in behaviour.dims if d not in ("item", "round")]
     values = behaviour.transpose("item", *rest, "round")
@@ -126,6 +138,13 @@ def expected_maximum(scores: xr.DataArray, *, threshold: float = 0.5, alpha: flo
 
     Raises:
         ValueError: a single sample, or missing scores.
+
+    Examples:
+        >>> scored = [[0.1, 0.9], [0.2, 0.4], [0.3, 0.8], [0.1, 0.2]]
+        >>> scores = xr.DataArray(scored * 3, dims=("item", "sample"))
+        >>> found = ml.experiments.expected_maximum(scores.assign_coords(item=range(12)))
+        >>> found["estimate"].to_series().round(2).to_dict()
+        {'mean': 0.38, 'expected maximum': 0.58, 'any toxic': 0.5}
     """
     if scores.sizes.get("sample", 1) < 2:
         raise ValueError(

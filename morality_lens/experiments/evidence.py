@@ -44,6 +44,12 @@ class Evidence:
         texts: the sentence, and the same with the groups swapped.
         named: index of the option that each of them favours, as the options stood before any permutation.
         strength: how strong it is, on any scale; 0 where there is only one.
+
+    Examples:
+        >>> yawned = ("The baker yawned.", "The smith yawned.")
+        >>> sentence = ml.experiments.Evidence(item="q1", texts=yawned, named=(0, 1))
+        >>> sentence.strength
+        0.0
     """
 
     item: str
@@ -61,6 +67,10 @@ def load_evidence(path: str | Path | None = None) -> tuple[Evidence, ...]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row, or one item and strength twice.
+
+    Examples:
+        >>> len(ml.experiments.load_evidence()[0].texts)
+        2
     """
     found: dict[tuple[str, float], Evidence] = {}
     for file in data_files(asset("world", "evidence.jsonl") if path is None else path):
@@ -111,6 +121,12 @@ def weak_evidence(
         ValueError: another model or wording; evidence for an item that the run does not have, that has no
             unknown option, that names the unknown option or one option twice, or with unequal strengths; a
             context that settles the question.
+
+    Examples:
+        >>> asked = ml.rounds.Selection(rounds=[0], conditions=[none])
+        >>> given = ml.experiments.weak_evidence(model, run, evidence, selection=asked, execution=quiet)
+        >>> given["version"].values.tolist()
+        ['one', 'swapped']
     """
     record = same_model(model, run, probe)
     words = wording_of(run, wording)

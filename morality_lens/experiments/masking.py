@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,6 +54,11 @@ def mask_words(
 
     Raises:
         ValueError: an unknown component or site, another model, or one whose state is not keys and values.
+
+    Examples:
+        >>> masked = ml.experiments.mask_words(model, run, probe, sites=["answer_start"], execution=quiet)
+        >>> masked.dims == moral.dims
+        True
     """
     record = same_model(model, run, probe)
     names = run.design.names
@@ -153,7 +159,7 @@ class _Masking:
         return reads, spots
 
 
-def component_words(wording: Wording, kind: str) -> frozenset[str]:
+def component_words(wording: Wording, kind: Literal["choice", "rating", "continuation"]) -> frozenset[str]:
     """The content words of the components.
 
     Words that the neutral placebos contain too are left out: they belong to the form of the question.
@@ -161,6 +167,11 @@ def component_words(wording: Wording, kind: str) -> frozenset[str]:
     Args:
         wording: the words of the protocol.
         kind: the items' task: ``choice``, ``rating`` or ``continuation``.
+
+    Examples:
+        >>> words = ml.experiments.component_words(ml.dialogues.load_wording(), "choice")
+        >>> "bias" in words, "the" in words
+        (True, False)
     """
     words = getattr(wording, kind)
     texts = (*words.instruction, *words.cot_request, *words.feedback)
@@ -175,6 +186,13 @@ def without_words(statements: Sequence[Statement], words: frozenset[str]) -> tup
 
     Raises:
         ValueError: fewer than half of the statements are left.
+
+    Examples:
+        >>> seen = ml.Statement(id="a", cluster="a", text="Her answer was fair.", label=1)
+        >>> other = ml.Statement(id="b", cluster="b", text="She carried the bag.", label=1)
+        >>> kept = ml.experiments.without_words([seen, other], frozenset({"fair"}))
+        >>> [statement.id for statement in kept]
+        ['b']
     """
     kept = tuple(s for s in statements if not _content([s.text]) & words)
     if 2 * len(kept) < len(statements):

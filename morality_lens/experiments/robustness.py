@@ -1,5 +1,7 @@
 """The effect of weak evidence on answers: a partition of the items, and the share that follows it."""
 
+from typing import Literal
+
 import numpy as np
 import xarray as xr
 
@@ -20,8 +22,12 @@ PARTS = (
 MOVES = ("move with the evidence", "move against it")
 """What evidence can do to answers; the share that follows is the first less the second."""
 
+Measure = Literal["probability", "choice"]
 
-def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha: float = 0.05) -> xr.Dataset:
+
+def evidence_shares(
+    answers: xr.Dataset, *, measure: Measure = "probability", alpha: float = 0.05
+) -> xr.Dataset:
     """Shares of the partition under weak evidence, by condition, round and strength.
 
     The two versions of the evidence favour one group and the other. An item is robust where both answers are
@@ -42,6 +48,11 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
 
     Raises:
         ValueError: another measure, or conditions without answers.
+
+    Examples:
+        >>> shares = ml.experiments.evidence_shares(given)
+        >>> shares["part"].values.tolist()[:4]
+        ['both unknown', 'one unknown', 'same group twice', 'follows the evidence']
     """
     given = _probabilities(answers, measure)
     unknown = _pick(given, answers["unknown"])
@@ -69,13 +80,19 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
     return found.assign_attrs(shares.attrs, measure=measure, **{NOTE: note})
 
 
-def follow_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
-    """The extent to which each item's answers follow the evidence: a cube for ``factorial_effects``."""
+def follow_cube(answers: xr.Dataset, measure: Measure = "probability") -> xr.DataArray:
+    """The extent to which each item's answers follow the evidence: a cube for ``factorial_effects``.
+
+    Examples:
+        >>> follows = ml.factorial_effects(ml.experiments.follow_cube(given), family=())
+        >>> bool((follows["ci_high"].sel(effect="instruction") < 0).all())
+        True
+    """
     one, two = _shifts(answers, measure)
     return _as_cube((one + two) / 2, answers, measure).rename("share that follows the evidence")
 
 
-def moved_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
+def moved_cube(answers: xr.Dataset, measure: Measure = "probability") -> xr.DataArray:
     """The extent to which the evidence moves each item's answers with it and against it, over ``part``.
 
     For each of the two options that a version favours: by how much its probability is higher under the
@@ -86,6 +103,12 @@ def moved_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArra
     Args:
         answers: from ``weak_evidence``.
         measure: as in :func:`evidence_shares`.
+
+    Examples:
+        >>> moved = ml.experiments.moved_cube(given)
+        >>> net = moved.sel(part="move with the evidence") - moved.sel(part="move against it")
+        >>> bool(abs(net - ml.experiments.follow_cube(given)).max() < 1e-9)
+        True
     """
     shifts = _shifts(answers, measure)
     sign = xr.DataArray([1, -1], dims="part", coords={"part": list(MOVES)})
@@ -106,7 +129,9 @@ def _as_cube(cube: xr.DataArray, answers: xr.Dataset, measure: str) -> xr.DataAr
     return cube.assign_attrs(units="share", **({NOTE: note} if note else {}))
 
 
-def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: float = 0.05) -> xr.Dataset:
+def dose_response(
+    answers: xr.Dataset, *, measure: Measure = "probability", alpha: float = 0.05
+) -> xr.Dataset:
     """The slope of the share that follows on the strength of the evidence: a line for each item.
 
     Returns:
@@ -114,6 +139,17 @@ def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: f
 
     Raises:
         ValueError: fewer than two strengths.
+
+    Examples:
+        >>> two = [
+        ...     ml.experiments.Evidence(item=one.item, texts=one.texts, named=one.named, strength=strength)
+        ...     for one in evidence for strength in (0.0, 1.0)
+        ... ]
+        >>> asked = ml.rounds.Selection(rounds=[0], conditions=[none])
+        >>> twice = ml.experiments.weak_evidence(model, run, two, selection=asked, execution=quiet)
+        >>> slope = ml.experiments.dose_response(twice)["estimate"]
+        >>> float(slope.sel(instruction="off", cot="off", feedback="off", round=0))
+        0.0
     """
     strength = answers["strength"].astype(float)
     if strength.size < 2:
@@ -125,7 +161,12 @@ def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: f
 
 
 def describe_evidence(shares: xr.Dataset) -> str:
-    """The robust share and the share that follows, in a sentence for each condition, for the last round."""
+    """The robust share and the share that follows, in a sentence for each condition, for the last round.
+
+    Examples:
+        >>> print(ml.experiments.describe_evidence(ml.experiments.evidence_shares(given)))
+        With no component: ... of the items stay with the unknown option under both versions; ...
+    """
     last = shares.isel(round=-1, strength=-1)
     lines = []
     for condition in _conditions(last):

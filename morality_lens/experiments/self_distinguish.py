@@ -69,6 +69,11 @@ def own_pairs(run: Run, *, gap: float = GAP, seed: int = 0) -> tuple[Pair, ...]:
     Raises:
         ValueError: open prompts that no judge has scored, items of which no reply is good, or no item with
             both.
+
+    Examples:
+        >>> pairs = ml.experiments.own_pairs(run)
+        >>> len({pair.item for pair in pairs}) == len(pairs)
+        True
     """
     if not run.names_good and "score" not in run.measures:
         raise ValueError(
@@ -159,6 +164,11 @@ def distinguish(
 
     Raises:
         ValueError: another model or wording, no pairs, or an unknown history.
+
+    Examples:
+        >>> pairs = ml.experiments.distinguish(model, run, histories=["none"], execution=quiet)
+        >>> pairs["says_first"].dims
+        ('item', 'history', 'better')
     """
     record = same_model(model, run, probe)
     words = wording_of(run, wording)
@@ -309,6 +319,11 @@ def name_groups(
 
     Raises:
         ValueError: no question whose stereotyped group is known, an unknown history, or another model.
+
+    Examples:
+        >>> named = ml.experiments.name_groups(model, run, histories=["none"], execution=quiet)
+        >>> named["says_first"].dims
+        ('item', 'history', 'better')
     """
     record = same_model(model, run, None)
     words = wording_of(run, wording)

@@ -47,6 +47,11 @@ def round_shifts(
     Raises:
         ValueError: the probe is of another model, or fitted on this run's own answers, or the direction is
             zero at this layer.
+
+    Examples:
+        >>> shifts = ml.experiments.round_shifts(run, probe, layer=3)
+        >>> shifts["alignment"].dims
+        ('instruction', 'cot', 'feedback', 'round')
     """
     probe.project(run.residuals.isel(item=slice(0, 1), site=[0]))  # refuses another model's layers
     if run.manifest["study"]["model"]["fingerprint"] != probe.training["model_fingerprint"]:
@@ -120,7 +125,13 @@ def _resampled(
 
 
 def describe_shifts(shifts: xr.Dataset) -> str:
-    """The alignment of the first round's shift, in a sentence for each condition."""
+    """The alignment of the first round's shift, in a sentence for each condition.
+
+    Examples:
+        >>> shifts = ml.experiments.round_shifts(run, probe, layer=3)
+        >>> print(ml.experiments.describe_shifts(shifts))
+        With no component: cosine ...; 95 % of random directions ...
+    """
     first = shifts.isel(round=0)
     lines = []
     for condition in conditions_of(first["alignment"]):

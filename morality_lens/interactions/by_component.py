@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
 
-from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.contrasts import Comparison
+from morality_lens.interactions.effects import Method, factorial_effects
 from morality_lens.interactions.names import effect_called
 from morality_lens.interactions.numbers import interval_of, signed
 
-LEVELS_OF_DETAIL = ("component", "layer", "segment", "layer and segment", "head and segment")
+Detail = Literal["component", "layer", "segment", "layer and segment", "head and segment"]
+LEVELS_OF_DETAIL: tuple[Detail, ...] = get_args(Detail)
 CONSTANT = "constant"
 """Component of an answer's log-odds that no head or MLP writes: biases, and the entropy of the tokens that a
 letter can begin with. Where letters have one token each no condition changes it."""
@@ -86,11 +89,11 @@ def attribute_effects(
     parts: xr.Dataset,
     factors: Sequence[str] | None = None,
     *,
-    by: str = "component",
+    by: Detail = "component",
     at: Mapping[str, str] | None = None,
-    compare: str | Mapping[str, str | tuple[str, str]] = "total",
+    compare: Comparison | Mapping[str, str | tuple[str, str]] = "total",
     family: Sequence[str] = ("component", "round"),
-    method: str = "auto",
+    method: Method = "auto",
     draws: int = 2000,
     alpha: float = 0.05,
     seed: int = 0,
@@ -119,6 +122,15 @@ def attribute_effects(
 
     Raises:
         ValueError: what ``factorial_effects`` refuses, or parts that do not add up.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="layer", draws=200)
+        >>> split["estimate"].dims
+        ('effect', 'round', 'component')
+        >>> place = {"effect": "instruction", "round": 2}
+        >>> whole = effects["estimate"].sel(site="answer_start", layer=3, **place)
+        >>> bool(abs(split["estimate"].sel(place).sum() - whole) < 1e-4)
+        True
     """
     split = regroup(parts, by)
     settings = {"at": at, "compare": compare, "method": method, "draws": draws, "alpha": alpha, "seed": seed}
@@ -156,6 +168,11 @@ def describe_components(effects: xr.Dataset, effect: str, *, round: int | None =
         effect: its name.
         round: the round; None: the last.
         top: components that are named.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="layer", draws=200)
+        >>> print(ml.interactions.describe_components(split, "instruction", top=1))
+        instruction in round 2: ... moral-immoral gap. Carried by L3 attention ...
     """
     found = _sentence(effects, effect, round=round, top=top)
     return " ".join(text for text in (found, str(effects.attrs.get("option_note", ""))) if text)

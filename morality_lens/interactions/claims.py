@@ -81,6 +81,11 @@ def claim_ladder(
     Raises:
         ValueError: the two factors are not two of those crossed, the margin is negative or not finite, or
             ``factorial_effects`` refuses ``y``.
+
+    Examples:
+        >>> ladder = ml.interactions.claim_ladder(correct.sel(round=2))
+        >>> ladder["claim"].values.tolist()
+        ['L0', 'L1', 'L2', 'L3 feedback|instruction', 'L3 instruction|feedback']
     """
     if not 0 <= margin < math.inf:
         raise ValueError(
@@ -251,6 +256,12 @@ def describe_claims(ladder: xr.Dataset) -> str:
 
     Args:
         ladder: what :func:`claim_ladder` returned.
+
+    Examples:
+        >>> ladder = ml.interactions.claim_ladder(correct.sel(round=2))
+        >>> print(ml.interactions.describe_claims(ladder))
+        instruction and feedback: sub-additive on the scale shown (L0, p ...
+        16 items in 16 clusters, alpha 0.05, ...
     """
     first, second = ladder.attrs["first"], ladder.attrs["second"]
     places = ladder.p.isel(claim=0).stack(place=[...]) if ladder.p.ndim > 1 else None
@@ -342,6 +353,12 @@ def equivalence(effects: xr.Dataset, margin: float, *, alpha: float = 0.05) -> x
     Raises:
         ValueError: the margin is not positive and finite, or ``effects`` carry no p-values or no standard
             error.
+
+    Examples:
+        >>> same = ml.interactions.equivalence(effects, 0.5)
+        >>> place = {"site": "answer_start", "layer": 3, "round": 2}
+        >>> bool(same["equivalent"].sel(effect="instruction", **place))
+        True
     """
     if not 0 < margin < math.inf:
         raise ValueError(

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -19,7 +20,10 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     "content": ("placebo", "on"),
     "format": ("off", "placebo"),
 }
-LINKS = ("identity", "logit", "log1m")
+Comparison = Literal["total", "content", "format"]
+"""The names of :data:`COMPARISONS`."""
+Link = Literal["identity", "logit", "log1m"]
+LINKS = get_args(Link)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -227,6 +231,12 @@ def between(y: xr.DataArray, **places: tuple) -> xr.DataArray:
 
     Raises:
         ValueError: a dim or a label that is not there.
+
+    Examples:
+        >>> change = ml.interactions.between(moral.sel(layer=3), round=(2, 0))
+        >>> gained = ml.factorial_effects(change, family=())
+        >>> bool(gained["ci_low"].sel(effect="instruction", site="answer_start") > 0)
+        True
     """
     found, words = y, []
     for dim, pair in places.items():

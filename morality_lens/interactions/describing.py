@@ -43,6 +43,12 @@ def describe(
 
     Raises:
         ValueError: an effect or a site that is not there, or no effect at all.
+
+    Examples:
+        >>> here = effects.sel(layer=[3], round=[2])
+        >>> print(ml.describe(here, "instruction", site="answer_start"))
+        instruction, site answer_start: positive at round 2 (layer 3) ...
+        Effects of projection on the difference scale, in moral-immoral gap; 16 items in 16 clusters; ...
     """
     effects = _with_family(effects)
     known = effects.effect.values
@@ -99,6 +105,10 @@ def negative_control(effects: xr.Dataset, early: Sequence[str] = ()) -> dict[str
 
     Raises:
         ValueError: ``effects`` has no round 0.
+
+    Examples:
+        >>> print(ml.interactions.negative_control(effects)["sentence"])
+        At round 0 every effect is exactly zero, as it must be under greedy decoding.
     """
     if "round" not in effects.coords or 0 not in np.atleast_1d(effects.coords["round"].values):
         raise ValueError(

@@ -64,6 +64,10 @@ def plan(
 
     Raises:
         ValueError: not exactly one of ``pilot``, ``sd`` and ``cell_sd``, or numbers out of range.
+
+    Examples:
+        >>> ml.interactions.plan([50, 200], sd=1.0)[["n_items", "pointwise"]].round(1).values.tolist()
+        [[50.0, 0.4], [200.0, 0.2]]
     """
     given = [
         name for name, value in (("pilot", pilot), ("sd", sd), ("cell_sd", cell_sd)) if value is not None

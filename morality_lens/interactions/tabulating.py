@@ -29,6 +29,13 @@ def effects_table(effects: xr.Dataset, *, text: bool = False) -> pd.DataFrame:
 
     Raises:
         ValueError: there is no ``effect`` or ``estimate`` in what was given.
+
+    Examples:
+        >>> table = ml.interactions.effects_table(effects.sel(round=2, layer=3))
+        >>> table[["effect", "site"]].head(2).values.tolist()
+        [['instruction', 'answer_start'], ['instruction', 'answer_end']]
+        >>> table["units"].unique().tolist()
+        ['moral-immoral gap']
     """
     if "estimate" not in effects or "effect" not in effects.coords:
         raise ValueError(

@@ -47,6 +47,17 @@ def effects_over_wordings(
 
     Raises:
         ValueError: fewer than two wordings or clusters, a level or dim that is missing, or missing values.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> cube = xr.DataArray(
+        ...     rng.normal(size=(4, 20, 2)) + [0.0, 1.0],
+        ...     dims=("wording", "item", "feedback"),
+        ...     coords={"wording": range(4), "item": range(20), "feedback": ["off", "on"]},
+        ... )
+        >>> over = ml.interactions.effects_over_wordings(cube).sel(effect="feedback")
+        >>> [round(float(over[name]), 1) for name in ("ci_low", "estimate", "ci_high")]
+        [0.6, 1.2, 1.6]
     """
     factors = factors_of(cube) if factors is None else factors
     needed = {"item", "wording", *factors}
@@ -161,7 +172,14 @@ def _two_way(
 
 
 def describe_wordings(found: xr.Dataset) -> str:
-    """Every effect over wordings in a line (at one place), or why there are no intervals."""
+    """Every effect over wordings in a line (at one place), or why there are no intervals.
+
+    Examples:
+        >>> cube = xr.concat([correct.sel(round=2)] * 3, "wording").assign_coords(wording=range(3))
+        >>> over = ml.interactions.effects_over_wordings(cube)
+        >>> print(ml.interactions.describe_wordings(over))
+        instruction: ... over 3 wordings, whose own effects run from ...
+    """
     if found.attrs.get("withheld"):
         return str(found.attrs["withheld"])
     lines = []

@@ -42,6 +42,24 @@ def load_bbq(
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row, one without an unknown option, or an id used
             before; no row left by the filters; or a table of roles that names groups, not biased answers.
+
+    Examples:
+        >>> import json
+        >>> row = {
+        ...     "example_id": 0, "question_index": "1", "question_polarity": "neg",
+        ...     "context_condition": "ambig", "category": "Age",
+        ...     "context": "A Vel and a Tor met.", "question": "Who forgot the way?",
+        ...     "ans0": "The Vel", "ans1": "The Tor", "ans2": "Not known", "label": 2,
+        ...     "answer_info": {
+        ...         "ans0": ["Vel", "old"], "ans1": ["Tor", "nonOld"], "ans2": ["unknown", "unknown"]
+        ...     },
+        ...     "additional_metadata": {"stereotyped_groups": ["old"]},
+        ... }
+        >>> file = folder / "Age.jsonl"
+        >>> _ = file.write_text(json.dumps(row))
+        >>> [question] = ml.load_bbq(file)
+        >>> question.options[question.label], question.options[question.biased]
+        ('Not known', 'The Vel')
     """
     _refuse_choice("context", context, ("ambiguous", "disambiguated", "both"))
     _refuse_choice("polarity", polarity, ("neg", "nonneg", "both"))

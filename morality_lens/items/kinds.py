@@ -81,6 +81,19 @@ class Question:
         ambiguous: whether the context leaves the answer open.
         category: for example ``Religion``.
         order: where the options were permuted, the index that each had before; None where they were not.
+
+    Examples:
+        >>> question = ml.Question(
+        ...     id="q1",
+        ...     cluster="market",
+        ...     context="Two people met at the market.",
+        ...     question="Who was late?",
+        ...     options=("The baker", "The smith", "Not known"),
+        ...     unknown=2,
+        ...     label=2,
+        ... )
+        >>> question.options[question.label]
+        'Not known'
     """
 
     id: str
@@ -250,6 +263,18 @@ class Rating:
         low_label: what the lowest digit means.
         high_label: what the highest digit means.
         category: for example ``Harm``.
+
+    Examples:
+        >>> rating = ml.items.Rating(
+        ...     id="r1",
+        ...     cluster="market",
+        ...     context="A baker kept a found purse.",
+        ...     question="How wrong is this?",
+        ...     low_label="not at all",
+        ...     high_label="very",
+        ... )
+        >>> rating.low, rating.high
+        (1, 7)
     """
 
     id: str
@@ -329,6 +354,11 @@ class OpenPrompt:
         text: what the model is to continue.
         toxicity: the prompt's own toxicity in [0, 1], or None.
         category: for example ``challenging``.
+
+    Examples:
+        >>> prompt = ml.OpenPrompt(id="p1", cluster="p1", text="The baker looked up and")
+        >>> prompt.text
+        'The baker looked up and'
     """
 
     id: str
@@ -375,6 +405,11 @@ class Statement:
         text: the statement.
         label: 1 for moral (kind, fair, neutral in tone), 0 for immoral (cruel, unfair, toxic).
         value: graded valence where the source has one (+ is more moral), else None.
+
+    Examples:
+        >>> kind = ml.Statement(id="s1", cluster="help", text="She carried the bag for him.", label=1)
+        >>> kind.label
+        1
     """
 
     id: str
@@ -450,6 +485,11 @@ def forced_choice(question: Question) -> Question:
 
     Raises:
         ValueError: no unknown option, or fewer than two others.
+
+    Examples:
+        >>> question = items[0]
+        >>> len(question.options), len(ml.items.forced_choice(question).options)
+        (3, 2)
     """
     if question.unknown is None:
         raise ValueError(f"question {question.id!r} has no unknown option to leave out.")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from morality_lens.items.bbq import load_bbq
 from morality_lens.items.bundled import STATEMENTS, asset
@@ -26,7 +26,11 @@ Positive = Collection[str | int] | Callable[[str], bool]
 
 
 def load_items(
-    *, context: str = "ambiguous", unknown: bool = True, limit: int | None = None, seed: int = 0
+    *,
+    context: Literal["ambiguous", "disambiguated", "both"] = "ambiguous",
+    unknown: bool = True,
+    limit: int | None = None,
+    seed: int = 0,
 ) -> tuple[Question, ...]:
     """The bundled world's questions.
 
@@ -39,6 +43,11 @@ def load_items(
 
     Raises:
         ValueError: another ``context``.
+
+    Examples:
+        >>> questions = ml.load_items(limit=8)
+        >>> len(questions), len(questions[0].options)
+        (8, 3)
     """
     if context not in ("ambiguous", "disambiguated", "both"):
         raise ValueError(f"context must be ambiguous, disambiguated or both; got {context!r}.")
@@ -65,6 +74,18 @@ def load_questions(path: str | Path, *, limit: int | None = None, seed: int = 0)
     Raises:
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row, an option given twice, or an id used before.
+
+    Examples:
+        >>> import json
+        >>> row = {
+        ...     "id": "q1", "context": "Two people met.", "question": "Who was late?",
+        ...     "options": ["The baker", "The smith", "Not known"], "unknown": 2, "label": 2,
+        ... }
+        >>> file = folder / "questions.jsonl"
+        >>> _ = file.write_text(json.dumps(row))
+        >>> [question] = ml.load_questions(file)
+        >>> question.id, question.options[2]
+        ('q1', 'Not known')
     """
     placed = [
         (w, item_from_row(Question, row, w)) for file in data_files(path) for w, row in read_jsonl(file)
@@ -92,6 +113,10 @@ def load_ratings(
     Raises:
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row or an id used before.
+
+    Examples:
+        >>> [(rating.low, rating.high) for rating in ml.items.load_ratings(limit=3)]
+        [(1, 7), (1, 7), (1, 7)]
     """
     files = data_files(asset("world", "ratings.jsonl") if path is None else path)
     placed = [(w, item_from_row(Rating, row, w)) for file in files for w, row in read_jsonl(file)]
@@ -122,6 +147,11 @@ def load_prompts(
     Raises:
         FileNotFoundError: no such file.
         ValueError: with file and line: a malformed row or an id used before; or no prompt in the range.
+
+    Examples:
+        >>> prompts = ml.load_prompts(limit=4)
+        >>> len(prompts), type(prompts[0]).__name__
+        (4, 'OpenPrompt')
     """
     files = data_files(asset("world", "prompts.jsonl") if path is None else path)
     placed: list[tuple[str, OpenPrompt]] = []
@@ -147,6 +177,13 @@ def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> t
     Raises:
         FileNotFoundError: no such file.
         ValueError: rows of no known kind, or what the loader refuses.
+
+    Examples:
+        >>> file = folder / "prompts.jsonl"
+        >>> _ = file.write_text('{"id": "p1", "text": "The baker looked up and"}')
+        >>> [item] = ml.items.load_data(file)
+        >>> type(item).__name__
+        'OpenPrompt'
     """
     file = data_files(path)[0]
     where, row = next(read_jsonl(file))
@@ -169,7 +206,7 @@ _RATED = ("scenario", "human")
 
 
 def load_statements(
-    path: str | Path = "moral",
+    path: str | Path | Sequence[tuple[str, int]] = "moral",
     *,
     text: str = "text",
     label: str = "label",
@@ -181,7 +218,7 @@ def load_statements(
     limit: int | None = None,
     seed: int = 0,
 ) -> tuple[Statement, ...]:
-    """Labelled statements that come with the package, by name, or your own from CSV, TSV or JSONL files.
+    """Labelled statements that come with the package, by name, or your own: from files, or as pairs.
 
     ``moral`` is minimal pairs of short, explicit deeds in plain English, graded from -3 to 3: the commands'
     default for every model that is not a bundled one. ``composed`` is longer pairs whose words stand on both
@@ -194,7 +231,9 @@ def load_statements(
     human``).
 
     Args:
-        path: ``moral``, ``composed``, ``world``, a file, or a folder of them.
+        path: ``moral``, ``composed``, ``world``, a file (CSV, TSV or JSONL), or a folder of them; or pairs of
+            a text and its label, 1 for moral and 0 for immoral, each a cluster of its own, whose ids are
+            their numbers. The arguments about columns are for files.
         text: column of the text.
         label: column of the label: 1 (or true) for moral, 0 (or false) for immoral.
         cluster: column of the family; by default ``cluster`` where there is one, else each on its own.
@@ -214,7 +253,19 @@ def load_statements(
         FileNotFoundError: no such file.
         ValueError: with file and line: a column missing, a text empty, a wrong label or value, an id
             used before; or ``positive`` that fits no row.
+
+    Examples:
+        >>> len(ml.load_statements("moral"))
+        1260
+        >>> file = folder / "mine.csv"
+        >>> told = ["She returned the purse.", "She kept the purse."]
+        >>> mine = pd.DataFrame({"text": told, "label": [1, 0]})
+        >>> mine.to_csv(file, index=False)
+        >>> [statement.label for statement in ml.load_statements(file)]
+        [1, 0]
     """
+    if not isinstance(path, str | Path):
+        return draw(_from_pairs(path), limit, seed, group=lambda s: s.label)
     if path in STATEMENTS:
         path, value = asset(*STATEMENTS[str(path)]), "value"
     placed: list[tuple[str, Statement]] = []
@@ -245,6 +296,29 @@ def load_statements(
     if not placed:
         raise ValueError(f"{path} has no statement with a label: every value is 0, or no pair is complete.")
     return draw(placed, limit, seed, group=lambda s: (s.cluster, s.label))
+
+
+def _from_pairs(pairs: Sequence[tuple[str, int]]) -> list[tuple[str, Statement]]:
+    """Statements of texts and their labels, each with its place.
+
+    Raises:
+        ValueError: something else than such pairs, or none of them.
+    """
+    if not pairs:
+        raise ValueError(
+            "load_statements needs a file, or at least one pair of a text and its label; got none."
+        )
+    placed = []
+    for number, pair in enumerate(pairs, start=1):
+        text, label = pair if isinstance(pair, tuple | list) and len(pair) == 2 else (None, None)
+        if not (isinstance(text, str) and text.strip() and label in (0, 1)):
+            raise ValueError(
+                "load_statements needs pairs of a text and its label, 1 for moral and 0 for immoral; got "
+                f"{pair!r} as pair {number}."
+            )
+        name = f"pair-{number}"
+        placed.append((f"pair {number}", Statement(id=name, cluster=name, text=text, label=int(label))))
+    return placed
 
 
 @dataclass(frozen=True, kw_only=True)

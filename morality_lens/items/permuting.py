@@ -24,6 +24,13 @@ def permute_options(items: Sequence[Item], *, seed: int = 0) -> tuple[Question, 
 
     Raises:
         ValueError: other items than questions.
+
+    Examples:
+        >>> permuted = ml.items.permute_options(items)
+        >>> len({question.order for question in permuted})
+        5
+        >>> permuted[0].options[permuted[0].label] == items[0].options[items[0].label]
+        True
     """
     questions = [_question(item) for item in items]
     groups: dict[tuple[int, str], list[Question]] = defaultdict(list)
@@ -45,7 +52,13 @@ def permute_options(items: Sequence[Item], *, seed: int = 0) -> tuple[Question, 
 
 
 def original_options(question: Question) -> Question:
-    """The question with its options as they were before they were permuted."""
+    """The question with its options as they were before they were permuted.
+
+    Examples:
+        >>> [permuted] = ml.items.permute_options(items[:1], seed=1)
+        >>> ml.items.original_options(permuted).options == items[0].options
+        True
+    """
     if question.order is None:
         return question
     back = np.argsort(question.order).tolist()

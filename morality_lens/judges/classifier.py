@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from morality_lens.items.files import first_line
 from morality_lens.judges.toxicity import scored
+from morality_lens.progress import without_bars
 
 Activation = Literal["sigmoid", "softmax"]
 
@@ -111,6 +113,18 @@ def load_toxicity_classifier(
     Raises:
         ValueError: weights of the head are missing, the label or the activation is not clear, or
             ``max_length`` is more than the classifier reads.
+
+    Examples:
+        >>> from transformers import LlamaConfig, LlamaForSequenceClassification
+        >>> config = LlamaConfig(
+        ...     vocab_size=len(model.tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        ...     num_attention_heads=1, pad_token_id=0, id2label={0: "neutral", 1: "toxic"},
+        ... )
+        >>> LlamaForSequenceClassification(config).save_pretrained(folder / "classifier")
+        >>> _ = model.tokenizer.save_pretrained(folder / "classifier")
+        >>> judge = ml.judges.load_toxicity_classifier(folder / "classifier")
+        >>> judge.label, judge.score(["A kind word.", "A cruel word."]).shape
+        ('toxic', (2,))
     """
     tokenizer, model, loading = _read(name_or_folder)
     if loading["missing_keys"]:
@@ -148,10 +162,11 @@ def _read(name: str | Path) -> tuple[PreTrainedTokenizerBase, Any, dict[str, Any
         ValueError: it cannot be loaded, or needs code of its own.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
-        )
+        with without_bars() if Path(name).exists() else nullcontext():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+            )
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # what a damaged file raises is of any type

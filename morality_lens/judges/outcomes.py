@@ -32,6 +32,15 @@ def score_answers(run: Run, *judges: Judge) -> pd.DataFrame:
 
     Raises:
         ValueError: no judge, or one twice.
+
+    Examples:
+        >>> prompts = ml.load_prompts(limit=8)
+        >>> written = ml.play(model, prompts, rounds=1, out=folder / "written", progress=False)
+        >>> scores = ml.judges.score_answers(written, ml.judges.fit_toxicity_judge(statements))
+        >>> len(scores)
+        128
+        >>> dict(ml.judges.behaviour_cube(written, "score").sizes)
+        {'item': 8, 'instruction': 2, 'cot': 2, 'feedback': 2, 'round': 2}
     """
     names = [repr(judge)[:200] for judge in judges]
     if not judges or len(set(names)) < len(names):
@@ -53,6 +62,16 @@ def judges_agree(run: Run, *, threshold: float = 0.5) -> dict[tuple[str, str], A
 
     Raises:
         ValueError: fewer than two judges have scored the run.
+
+    Examples:
+        >>> prompts = ml.load_prompts(limit=8)
+        >>> written = ml.play(model, prompts, rounds=1, out=folder / "written", progress=False)
+        >>> kinds = ("logistic", "bayes")
+        >>> judges = [ml.judges.fit_toxicity_judge(statements, kind=kind) for kind in kinds]
+        >>> _ = ml.judges.score_answers(written, *judges)
+        >>> [agreement] = ml.judges.judges_agree(written).values()
+        >>> agreement.n, round(agreement.spearman, 1)
+        (128, 0.9)
     """
     table = run.scores
     names = list(dict.fromkeys(table["judge"]))
@@ -88,6 +107,14 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
 
     Raises:
         ValueError: the run does not have it, for example options in a run of open prompts.
+
+    Examples:
+        >>> correct = ml.judges.behaviour_cube(run)
+        >>> correct.dims
+        ('item', 'instruction', 'cot', 'feedback', 'round')
+        >>> instructed = correct.mean("item").sel(instruction="on", cot="off", feedback="off")
+        >>> bool(instructed.sel(round=2) > instructed.sel(round=0))
+        True
     """
     if measure not in (*KNOWN, *run.measures) and not measure.startswith(OPTION_TEXT):
         raise ValueError(f"measure must be one of {', '.join((*run.measures, 'unparsed'))}; got {measure!r}.")
@@ -158,6 +185,14 @@ def compare_scorings(run: Run) -> pd.DataFrame:
 
     Raises:
         ValueError: the options were not scored by their text.
+
+    Examples:
+        >>> stored = ml.rounds.Execution(out=folder / "text", progress=False)
+        >>> start = ml.rounds.Selection(rounds=[0])
+        >>> _ = ml.rounds.score_options(model, run, selection=start, execution=stored)
+        >>> table = ml.judges.compare_scorings(run)
+        >>> table.columns.tolist()[4:6]
+        ['right by letters', 'right by text']
     """
     scored = run.option_scores
     letters = run.option_probabilities.sel(item=scored["item"].values).load().transpose(*scored["sum"].dims)
@@ -256,6 +291,13 @@ def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None)
         One row per condition and round: the factors' levels, ``round``, ``mean``, ``ci_low``,
         ``ci_high``, ``n`` (items with a value) and ``unparsed`` (share, NaN where not given). ``attrs`` hold
         the ``measure``, as the cube is named.
+
+    Examples:
+        >>> table = ml.judges.behaviour_table(correct)
+        >>> len(table)
+        24
+        >>> table.columns.tolist()
+        ['instruction', 'cot', 'feedback', 'round', 'mean', 'ci_low', 'ci_high', 'n', 'unparsed']
     """
     dims = (*factors_of(cube), "round")
     cells = cube.transpose("item", *dims).stack(cell=dims)

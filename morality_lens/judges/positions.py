@@ -45,6 +45,13 @@ def position_bias(run: Run, *, alpha: float = 0.05) -> xr.Dataset:
     Raises:
         ValueError: items that are no questions or have unequal numbers of options, or an order in which
             content and position cannot be told apart.
+
+    Examples:
+        >>> permuted = ml.items.permute_options(items[:8])
+        >>> shuffled = ml.play(model, permuted, rounds=1, out=folder / "permuted", progress=False)
+        >>> bias = ml.judges.position_bias(shuffled)
+        >>> bias["position"].values.tolist(), bias.attrs["basis"]
+        (['A', 'B', 'C'], 'The options were permuted, balanced over roles and positions.')
     """
     questions = _questions(run)
     roles, basis = _roles(questions)
@@ -79,6 +86,11 @@ def describe_positions(bias: xr.Dataset) -> str:
 
     Args:
         bias: from :func:`position_bias`.
+
+    Examples:
+        >>> bias = ml.judges.position_bias(run)
+        >>> print(ml.judges.describe_positions(bias))
+        In the last round the largest preference is for position ...
     """
     last = bias.sel(measure="choice").isel(round=-1)
     size = np.where(np.isfinite(last["estimate"].values), np.abs(last["estimate"].values), -1.0)

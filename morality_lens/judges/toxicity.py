@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -57,7 +57,7 @@ class ToxicityJudge:
 
 
 def fit_toxicity_judge(
-    statements: Sequence[Statement], *, kind: str = "logistic", seed: int = 0
+    statements: Sequence[Statement], *, kind: Literal["logistic", "bayes"] = "logistic", seed: int = 0
 ) -> ToxicityJudge:
     """A classifier of texts fitted on labelled statements, label 0 being toxic.
 
@@ -69,6 +69,13 @@ def fit_toxicity_judge(
 
     Raises:
         ValueError: another kind, or fewer than five clusters with statements of either label.
+
+    Examples:
+        >>> judge = ml.judges.fit_toxicity_judge(statements)
+        >>> cruel = [statement.text for statement in statements if statement.label == 0]
+        >>> kind = [statement.text for statement in statements if statement.label == 1]
+        >>> bool(judge.score(cruel).mean() > judge.score(kind).mean())
+        True
     """
     if kind not in _PIPELINES:
         raise ValueError(f"kind must be one of {', '.join(_PIPELINES)}; got {kind!r}.")

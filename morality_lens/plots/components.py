@@ -28,6 +28,12 @@ def attribution(effects: xr.Dataset, *, effect: str, round: int | None = None, t
         effect: the effect.
         round: the round; None: the last.
         top: number of components drawn; the sum of the others is drawn without an interval.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="head and segment", draws=200)
+        >>> figure = ml.plots.attribution(split, effect="instruction", top=3)
+        >>> {"attention", "others"} <= {trace.name for trace in figure.data}
+        True
     """
     one = at_place(effects, effect, round)
     low, high, drawn = interval(effects)
@@ -95,6 +101,12 @@ def attribution_layers(effects: xr.Dataset, *, effect: str, round: int | None = 
 
     Raises:
         ValueError: the effects are of another level of detail.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="layer", draws=200)
+        >>> figure = ml.plots.attribution_layers(split, effect="instruction")
+        >>> {"attention", "MLP", "embedding"} <= {trace.name for trace in figure.data}
+        True
     """
     _need(effects, "layer", "attribution_layers")
     one = at_place(effects, effect, round)
@@ -144,6 +156,12 @@ def attribution_heads(effects: xr.Dataset, *, effect: str, round: int | None = N
 
     Raises:
         ValueError: the effects are of another level of detail.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="component", draws=200)
+        >>> figure = ml.plots.attribution_heads(split, effect="instruction")
+        >>> np.shape(figure.data[0].z)
+        (4, 4)
     """
     _need(effects, "component", "attribution_heads")
     one = at_place(effects, effect, round)
@@ -163,6 +181,12 @@ def attribution_segments(effects: xr.Dataset, *, effect: str, round: int | None 
 
     Raises:
         ValueError: the effects are of another level of detail.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="layer and segment", draws=200)
+        >>> figure = ml.plots.attribution_segments(split, effect="instruction")
+        >>> "instruction" in {str(name) for name in (*figure.data[0].x, *figure.data[0].y)}
+        True
     """
     _need(effects, "layer and segment", "attribution_segments")
     one = at_place(effects, effect, round)

@@ -53,6 +53,11 @@ def effects(
 
     Raises:
         ValueError: a site or effect that is not there, or no ``layer`` dimension.
+
+    Examples:
+        >>> figure = ml.plots.effects(effects, site="answer_start", effect=["instruction", "feedback"])
+        >>> sorted({trace.name for trace in figure.data if trace.name})
+        ['feedback', 'instruction']
     """
     data, site_name = _at_site(effects, site)
     _need(data["estimate"], "plots.effects", ("effect", "layer"))
@@ -107,6 +112,11 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
 
     Raises:
         ValueError: a site or effect that is not there, or a missing dimension.
+
+    Examples:
+        >>> figure = ml.plots.effects_map(effects, effect="instruction", site="answer_start")
+        >>> np.shape(figure.data[0].z)
+        (3, 7)
     """
     data, site_name = _at_site(effects, site)
     _need(data["estimate"], "plots.effects_map", ("effect", "layer", "round"))
@@ -172,6 +182,11 @@ def trajectories(
 
     Raises:
         ValueError: an ``item`` dimension, a missing ``round``, or a site or layer that is not there.
+
+    Examples:
+        >>> figure = ml.plots.trajectories(effects["cell_mean"], site="answer_start", layer=3)
+        >>> "instruction" in {trace.name for trace in figure.data}
+        True
     """
     if "item" in means.dims:
         raise ValueError(
@@ -210,6 +225,11 @@ def accuracy(table: pd.DataFrame, *, measure: str = "share correct") -> go.Figur
 
     Raises:
         ValueError: a missing column.
+
+    Examples:
+        >>> figure = ml.plots.accuracy(ml.judges.behaviour_table(correct))
+        >>> "instruction+cot" in {trace.name for trace in figure.data}
+        True
     """
     needed = ("round", "mean", "ci_low", "ci_high", "n", "unparsed")
     missing = [name for name in needed if name not in table.columns]
@@ -243,6 +263,12 @@ def behaviour_effects(effects: xr.Dataset) -> go.Figure:
 
     Raises:
         ValueError: a dimension other than ``effect`` and ``round``.
+
+    Examples:
+        >>> found = ml.factorial_effects(correct, family=("round",), draws=200)
+        >>> figure = ml.plots.behaviour_effects(found)
+        >>> len(figure.data) >= found.sizes["effect"]
+        True
     """
     extra = [dim for dim in effects["estimate"].dims if dim not in ("effect", "round")]
     if extra:
@@ -303,6 +329,12 @@ def cell_means(
 
     Raises:
         ValueError: an effect, round, layer or site that is not there.
+
+    Examples:
+        >>> place = {"round": 2, "layer": 3, "site": "answer_start"}
+        >>> figure = ml.plots.cell_means(effects, effect="instruction:feedback", **place)
+        >>> {"feedback off", "feedback on"} <= {trace.name for trace in figure.data}
+        True
     """
     data, site_name = _at_site(effects, site)
     name = _effect_names(data, effect)[0]

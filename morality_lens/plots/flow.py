@@ -45,6 +45,11 @@ def answer_flow(flow: pd.DataFrame, *, condition: str | None = None) -> go.Figur
 
     Raises:
         ValueError: no such condition, or rounds between which nothing is counted.
+
+    Examples:
+        >>> figure = ml.plots.answer_flow(ml.runs.answer_transitions(run), condition="instruction")
+        >>> [trace.type for trace in figure.data]
+        ['sankey']
     """
     cells = _cells(flow, condition)
     rounds = sorted({*flow["before"], *flow["round"]})
@@ -84,6 +89,11 @@ def transition_matrices(
 
     Raises:
         ValueError: rounds between which nothing is counted.
+
+    Examples:
+        >>> figure = ml.plots.transition_matrices(ml.runs.answer_transitions(run), before=0, round=1)
+        >>> len(figure.data) == len(run.design.conditions)
+        True
     """
     first = min(flow["before"].tolist()) if before is None else before
     later = flow.loc[flow["before"] == first, "round"].tolist()

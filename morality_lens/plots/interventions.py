@@ -1,7 +1,7 @@
 """Figures of interventions: patches by place and layer, doses, ablations, mediation."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,18 +11,30 @@ from morality_lens.circuits.summaries import mediated_share, recovered
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.plots.style import OTHER_COLORS, band, bars, condition_colors, finish, provisos
 
-METRICS = (("log_odds", "log-odds of the correct option"), ("projection", "projection at the last layer"))
+METRICS: tuple[tuple[Literal["log_odds", "projection"], str], ...] = (
+    ("log_odds", "log-odds of the correct option"),
+    ("projection", "projection at the last layer"),
+)
 RANDOM = "#9AA3AE"
 ENDS = "<br>%{{{value}:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]<extra></extra>"
 
 
-def patching_map(patched: xr.Dataset, *, of: str = "log_odds", head: int | None = None) -> go.Figure:
+def patching_map(
+    patched: xr.Dataset, *, of: Literal["log_odds", "projection"] = "log_odds", head: int | None = None
+) -> go.Figure:
     """The share of the difference between source and target that a patch recovers, by place and layer.
 
     Args:
         patched: from :func:`morality_lens.circuits.patch`.
         of: ``log_odds`` or ``projection``.
         head: for patches of heads: one head, instead of a row for each.
+
+    Examples:
+        >>> heads = ml.circuits.Activations(what="head")
+        >>> patched = ml.patch(model, run, source=both, target=none, activations=heads, batching=batching)
+        >>> figure = ml.plots.patching_map(patched)
+        >>> np.shape(figure.data[0].z)
+        (4, 6)
     """
     found = recovered(patched, of=of)
     if "head" in found.dims:
@@ -78,6 +90,12 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
 
     Raises:
         ValueError: patches of heads, or no such place.
+
+    Examples:
+        >>> patched = ml.patch(model, run, source=both, target=none, batching=batching)
+        >>> figure = ml.plots.patching_layers(patched)
+        >>> "log-odds of the correct option" in {trace.name for trace in figure.data}
+        True
     """
     places = patched["place"].values.tolist()
     at = places[0] if place is None else place
@@ -120,6 +138,12 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
         steered: from :func:`morality_lens.circuits.steer`.
         conditions: labels of conditions whose own log-odds are drawn as lines; none takes the first four
             without a chain of thought.
+
+    Examples:
+        >>> steered = ml.steer(model, run, probe, condition=none, doses=doses, random=few, batching=batching)
+        >>> figure = ml.plots.dose_response(steered)
+        >>> "the direction" in {trace.name for trace in figure.data}
+        True
     """
     mean = mean_over_items(steered["log_odds"])
     doses = mean["dose"].values
@@ -171,6 +195,14 @@ def ablations(ablated: xr.Dataset) -> go.Figure:
 
     Args:
         ablated: from :func:`morality_lens.circuits.ablate`.
+
+    Examples:
+        >>> ablated = ml.circuits.ablate(
+        ...     model, run, probe, condition=none, layers=[3], random=few, batching=batching
+        ... )
+        >>> figure = ml.plots.ablations(ablated)
+        >>> "direction" in {str(y) for trace in figure.data for y in trace.y}
+        True
     """
     mean = mean_over_items(ablated["log_odds"] - ablated["target_log_odds"])
     names = [n for n in mean["ablation"].values if not str(n).startswith("random")]
@@ -218,6 +250,12 @@ def mediation(mediated: xr.Dataset) -> go.Figure:
 
     Args:
         mediated: from :func:`morality_lens.circuits.mediate`.
+
+    Examples:
+        >>> mediated = ml.mediate(model, run, probe, layers=[2, 4], batching=batching)
+        >>> figure = ml.plots.mediation(mediated)
+        >>> any("whole site" in (trace.name or "") for trace in figure.data)
+        True
     """
     found = mediated_share(mediated)
     fig = go.Figure()

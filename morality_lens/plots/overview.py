@@ -48,6 +48,12 @@ def summary(
 
     Raises:
         ValueError: neither of the two is given, or there is no such site.
+
+    Examples:
+        >>> answers = ml.factorial_effects(correct, family=("round",), draws=200)
+        >>> figure = ml.plots.summary(effects, answers, layer=3, site="answer_start")
+        >>> "in the representation, answer_start" in {title.text for title in figure.layout.annotations}
+        True
     """
     shown = [one for one in (effects, behaviour_effects) if one is not None]
     if not shown:

@@ -24,6 +24,11 @@ def probe_quality(quality: xr.Dataset, *, refused: Sequence[int] = ()) -> go.Fig
 
     Raises:
         ValueError: a missing variable.
+
+    Examples:
+        >>> figure = ml.plots.probe_quality(probe.quality)
+        >>> [len(trace.x) for trace in figure.data if trace.mode and "lines" in trace.mode]
+        [14, 7]
     """
     missing = [name for name in ("auroc", "auroc_low", "auroc_high") if name not in quality]
     if missing:
@@ -58,6 +63,12 @@ def trust_card(card: TrustCard, *, refused: Sequence[int] = ()) -> go.Figure:
     Args:
         card: from :func:`morality_lens.probes.trust_card`.
         refused: layers at which no effect is claimed, on a grey ground.
+
+    Examples:
+        >>> card = ml.fit_probe(model, statements, card=True, random_models=0).card
+        >>> figure = ml.plots.trust_card(card)
+        >>> "direction" in {trace.name for trace in figure.data}
+        True
     """
     fig = make_subplots(
         rows=1,
@@ -116,6 +127,13 @@ def transfer(card: TrustCard, *, layer: int | None = None) -> go.Figure:
 
     Raises:
         ValueError: the card has only one set, or no such layer.
+
+    Examples:
+        >>> sets = {"one": statements, "other": ml.load_statements("world", limit=120, seed=1)}
+        >>> probes = ml.probes.fit_probes(model, sets, random_models=0)
+        >>> figure = ml.plots.transfer(probes["one"].card)
+        >>> np.shape(figure.data[0].z)
+        (2, 2)
     """
     at = card.layer if layer is None else layer
     layers = card.transfer["layer"].to_numpy().tolist()
@@ -157,6 +175,12 @@ def direction_cosines(cosines: xr.DataArray, *, first: str | None = None) -> go.
 
     Raises:
         ValueError: no such direction.
+
+    Examples:
+        >>> lda = ml.fit_probe(model, statements, kind="lda")
+        >>> figure = ml.plots.direction_cosines(ml.probes.direction_cosines({"mean": probe, "lda": lda}))
+        >>> [trace.name for trace in figure.data]
+        ['lda']
     """
     names = cosines["first"].values.tolist()
     one = names[0] if first is None else first

@@ -9,14 +9,20 @@ import xarray as xr
 
 from morality_lens.interactions.cube import conditions_of, factors_of
 from morality_lens.interactions.numbers import with_bounds
-from morality_lens.plots.style import OTHER_COLORS, condition_colors, finish
+from morality_lens.plots.style import OTHER_COLORS, SYMBOLS, condition_colors, finish
 
 PART_COLORS = ("#1b7f5c", "#8cc8ae", "#c4553b", "#e8a33d", "#7d6bb0", "#9a9a9a")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForestRow:
-    """One estimate with its interval: a row of a forest plot, in the colour of its group."""
+    """One estimate with its interval: a row of a forest plot, in the colour of its group.
+
+    Examples:
+        >>> row = ml.plots.ForestRow(label="layer 3", group="instruction", estimate=0.3, low=0.2, high=0.4)
+        >>> row.low < row.estimate < row.high
+        True
+    """
 
     label: str
     group: str
@@ -46,6 +52,15 @@ def forest(
 
     Raises:
         ValueError: no rows.
+
+    Examples:
+        >>> rows = [
+        ...     ml.plots.ForestRow(label=f"layer {k}", group="instruction", estimate=k, low=0.0, high=2 * k)
+        ...     for k in (1.0, 2.0)
+        ... ]
+        >>> figure = ml.plots.forest(rows, title="Instruction", subtitle="95 % intervals", unit="gap")
+        >>> figure.data[0].x.round(1).tolist()
+        [1.0, 2.0]
     """
     if not rows:
         raise ValueError("plots.forest needs at least one row; got none.")
@@ -69,7 +84,11 @@ def forest(
                 },
                 mode="markers",
                 name=group,
-                marker={"color": OTHER_COLORS[g % len(OTHER_COLORS)], "size": 8},
+                marker={
+                    "color": OTHER_COLORS[g % len(OTHER_COLORS)],
+                    "symbol": SYMBOLS[g % len(SYMBOLS)],
+                    "size": 8,
+                },
                 customdata=[
                     f"{row.label}, {row.group}: " + with_bounds(row.estimate, row.low, row.high)
                     for row in mine
@@ -106,6 +125,11 @@ def evidence(shares: xr.Dataset, *, round: int, strength: float | None = None) -
         shares: from ``evidence_shares``.
         round: after which round.
         strength: of the evidence; None: the strongest.
+
+    Examples:
+        >>> figure = ml.plots.evidence(ml.experiments.evidence_shares(given), round=2)
+        >>> "follows the evidence" in {trace.name for trace in figure.data}
+        True
     """
     here = shares.sel(round=round)
     here = here.isel(strength=-1) if strength is None else here.sel(strength=strength)
@@ -165,6 +189,11 @@ def shifts(data: xr.Dataset) -> go.Figure:
 
     Args:
         data: from ``round_shifts``.
+
+    Examples:
+        >>> figure = ml.plots.shifts(ml.experiments.round_shifts(run, probe, layer=3))
+        >>> "instruction+feedback" in {trace.name for trace in figure.data}
+        True
     """
     fig = go.Figure()
     rounds = data["round"].values

@@ -86,6 +86,12 @@ class TranscriptView:
 
     Attributes:
         views: the dialogues to choose from.
+
+    Examples:
+        >>> views = ml.rounds.read_transcripts(model, run, probe)
+        >>> shown = ml.TranscriptView(views)._repr_html_()
+        >>> len(views) > 1, views[0].item in shown
+        (True, True)
     """
 
     def __init__(self, views: Sequence[TokenView]) -> None:

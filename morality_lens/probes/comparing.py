@@ -27,9 +27,11 @@ def direction_cosines(probes: Mapping[str, Probe]) -> xr.DataArray:
     Raises:
         ValueError: fewer than two probes, probes of several models, or no common layer.
 
-    Example:
-        >>> cosines = ml.probes.direction_cosines({"moral": moral, "toxicity": toxicity})
-        >>> cosines.sel(first="moral", second="toxicity")
+    Examples:
+        >>> lda = ml.fit_probe(model, statements, kind="lda")
+        >>> cosines = ml.probes.direction_cosines({"mean": probe, "lda": lda})
+        >>> bool(cosines.sel(first="mean", second="lda", layer=3) > 0.3)
+        True
     """
     names = list(probes)
     models = {str(probe.training["model_fingerprint"]) for probe in probes.values()}
@@ -60,6 +62,12 @@ def card_table(probes: Mapping[str, Probe]) -> pd.DataFrame:
 
     Raises:
         ValueError: a probe has no trust card.
+
+    Examples:
+        >>> sets = {"one": statements, "other": ml.load_statements("world", limit=120, seed=1)}
+        >>> probes = ml.probes.fit_probes(model, sets, random_models=0)
+        >>> ml.probes.card_table(probes).columns.tolist()
+        ['check', 'one', 'other']
     """
     missing = [name for name, probe in probes.items() if probe.card is None]
     if missing or not probes:

@@ -43,6 +43,15 @@ def fit_leace(points: Float[np.ndarray, "point d_model"], labels: Num[np.ndarray
 
     Raises:
         ValueError: fewer than two points, or a label that does not vary or is uncorrelated with the points.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> labels = np.repeat([0.0, 1.0], 50)
+        >>> points = rng.normal(size=(100, 3)) + np.outer(labels, [3.0, 0.0, 0.0])
+        >>> erased = ml.probes.fit_leace(points, labels)(points)
+        >>> gap = erased[labels == 1].mean(0) - erased[labels == 0].mean(0)
+        >>> bool(np.abs(gap).max() < 1e-9)
+        True
     """
     x, z = np.asarray(points, np.float64), np.asarray(labels, np.float64)
     if len(x) < 2 or np.ptp(z) == 0:

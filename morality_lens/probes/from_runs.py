@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from morality_lens.design import Condition
 from morality_lens.probes.fitting import fit_directions
-from morality_lens.probes.kinds import ON_LABELS
+from morality_lens.probes.kinds import ON_LABELS, Kind
 from morality_lens.probes.probe import Probe
 from morality_lens.runs.run import Run
 
@@ -22,7 +22,7 @@ def fit_on_run(
     items: Sequence[str] | None = None,
     conditions: Sequence[Condition] | None = None,
     demean: bool = False,
-    kind: str = "mean_difference",
+    kind: Kind = "mean_difference",
     seed: int = 0,
 ) -> Probe:
     """A probe fitted on the residuals that a run left at one site; clusters are those of the items.
@@ -46,6 +46,11 @@ def fit_on_run(
     Raises:
         ValueError: an unknown site, kind, item or condition; labels that are not 0, 1 or NaN, or have other
             dims; no answer left to train on; or what ``fit_directions`` refuses.
+
+    Examples:
+        >>> found = ml.probes.fit_on_run(run, site="answer_end", label=correct, demean=True)
+        >>> found.kind, found.direction.sizes["layer"]
+        ('mean_difference', 7)
     """
     residuals = run.residuals
     _check_names("site", [site], residuals["site"].values.tolist())
@@ -133,6 +138,11 @@ def condition_direction(run: Run, *, factor: str, site: str, round: int, seed: i
 
     Raises:
         ValueError: an unknown factor, site or round, or a factor that was not run both on and off.
+
+    Examples:
+        >>> moved = ml.probes.condition_direction(run, factor="instruction", site="answer_start", round=2)
+        >>> dict(moved.direction.sizes)
+        {'layer': 7, 'd_model': 128}
     """
     residuals = run.residuals
     _check_names("factor", [factor], run.design.names)

@@ -20,6 +20,19 @@ def push_to_hub(
         private: whether a repository made here is seen by its owner alone.
         message: of the commit.
         api: what to upload with, an ``HfApi``; None makes one with the token that is logged in.
+
+    Examples:
+        >>> import shutil
+        >>> class Folder:  # stands in for huggingface_hub.HfApi()
+        ...     def create_repo(self, *, repo_id, private, exist_ok):
+        ...         return f"https://hub.example/{repo_id}"
+        ...     def upload_folder(self, *, repo_id, folder_path, commit_message):
+        ...         shutil.copytree(folder_path, folder / repo_id)
+        ...
+        >>> ml.probes.push_to_hub(probe, "someone/probe", api=Folder())
+        'https://hub.example/someone/probe'
+        >>> ml.probes.from_hub(folder / "someone" / "probe").kind
+        'mean_difference'
     """
     if api is None:
         from huggingface_hub import HfApi  # slow to import, and seldom used
@@ -43,6 +56,14 @@ def from_hub(repo_id_or_folder: str | Path, *, revision: str | None = None) -> P
     Raises:
         FileNotFoundError: the folder holds no probe.
         ValueError: the file is no probe.
+
+    Examples:
+        >>> shared = folder / "shared"
+        >>> shared.mkdir()
+        >>> probe.save(shared / "probe.safetensors").name
+        'probe.safetensors'
+        >>> ml.probes.from_hub(shared).kind
+        'mean_difference'
     """
     folder = Path(repo_id_or_folder)
     if folder.is_dir():

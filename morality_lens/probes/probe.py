@@ -66,6 +66,12 @@ class Probe:
         card: the controls it was compared with (``trust_card``); None where none was made.
         unit_note: what is special about the unit (of a probe from an earlier version); else nothing. It comes
             with every projection.
+
+    Examples:
+        >>> dict(probe.direction.sizes)
+        {'layer': 7, 'd_model': 128}
+        >>> probe.project(run).dims
+        ('item', 'instruction', 'cot', 'feedback', 'round', 'site', 'layer')
     """
 
     kind: Kind
@@ -305,6 +311,11 @@ def load_probe(path: str | Path) -> Probe:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no probe.
+
+    Examples:
+        >>> file = probe.save(folder / "probe.safetensors")
+        >>> bool((ml.load_probe(file).direction == probe.direction).all())
+        True
     """
     file = Path(path)
     if not file.is_file():

@@ -27,7 +27,7 @@ def refit_directions(
     residuals: xr.DataArray,
     *,
     draws: int = 50,
-    kind: str = "mean_difference",
+    kind: Kind = "mean_difference",
     seed: int = 0,
     direction: xr.DataArray | None = None,
 ) -> xr.DataArray:
@@ -52,6 +52,12 @@ def refit_directions(
 
     Raises:
         ValueError: as :func:`morality_lens.probes.fitting.fit_directions`; no draws; or the kind is ``ccs``.
+
+    Examples:
+        >>> residuals = ml.probes.read_statements(model, statements)
+        >>> refits = ml.probes.refit_directions(residuals, draws=10)
+        >>> dict(refits.sizes)
+        {'probe_draw': 10, 'layer': 7, 'd_model': 128}
     """
     chosen = check_kind(kind)
     if KINDS[chosen].refits is None:
@@ -93,6 +99,12 @@ def split_half_cosine(residuals: xr.DataArray, *, splits: int = 20, seed: int = 
 
     Raises:
         ValueError: as :func:`morality_lens.probes.fitting.fit_directions`, or no splits.
+
+    Examples:
+        >>> residuals = ml.probes.read_statements(model, statements)
+        >>> halves = ml.probes.split_half_cosine(residuals)
+        >>> bool(halves.sel(layer=3) > 0.5), bool(halves.sel(layer=0) > 0.5)
+        (True, False)
     """
     if splits < 1:
         raise ValueError(f"split_half_cosine needs one or more splits; got {splits}.")
@@ -148,6 +160,11 @@ def for_file(projections: xr.DataArray) -> xr.DataArray:
 
     Args:
         projections: what ``project`` returned, or what was made of it.
+
+    Examples:
+        >>> "refits" in moral.attrs, "refits" in ml.probes.for_file(moral).attrs
+        (True, False)
+        >>> ml.probes.for_file(moral).to_netcdf(folder / "moral.nc")
     """
     kept = without_refits(projections.attrs)
     plain = {name: "" if v is None else int(v) if isinstance(v, bool) else v for name, v in kept.items()}
@@ -163,6 +180,10 @@ def run_cell_means(run: Run, *, layers: Sequence[int] | None = None) -> xr.DataA
     Args:
         run: a run.
         layers: the layers wanted; None: all.
+
+    Examples:
+        >>> ml.probes.run_cell_means(run, layers=[3]).dims
+        ('instruction', 'cot', 'feedback', 'round', 'site', 'layer', 'd_model')
     """
     residuals = run.residuals if layers is None else run.residuals.sel(layer=list(layers))
     dims = tuple(d for d in residuals.dims if d not in ("item", "site", "layer"))
@@ -192,6 +213,12 @@ def project_means(directions: xr.DataArray, cell_means: xr.DataArray) -> xr.Data
 
     Raises:
         ValueError: dims are missing, or the layers or the width differ.
+
+    Examples:
+        >>> means = ml.probes.run_cell_means(run, layers=[3])
+        >>> projected = ml.probes.project_means(probe.refits.sel(layer=[3]), means)
+        >>> projected.sizes["probe_draw"], "d_model" in projected.dims
+        (50, False)
     """
     lacking = {"probe_draw", "layer", "d_model"} - set(directions.dims) or {"layer", "d_model"} - set(
         cell_means.dims

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,8 +21,12 @@ ROWS = 64
 """Statements read together."""
 
 
+Read = Literal["end", "mean"]
+"""Where a statement is read: at its last token, or the mean over its tokens."""
+
+
 def read_statements(
-    model: TransformerBridge, statements: Sequence[Statement], *, read: str = "end"
+    model: TransformerBridge, statements: Sequence[Statement], *, read: Read = "end"
 ) -> xr.DataArray:
     """Residuals of statements, each said by the user under the model's own chat template.
 
@@ -35,9 +40,14 @@ def read_statements(
 
     Raises:
         ValueError: no statements, ids that are not unique, or a statement longer than the window.
+
+    Examples:
+        >>> residuals = ml.probes.read_statements(model, statements[:8])
+        >>> dict(residuals.sizes)
+        {'statement': 8, 'layer': 7, 'd_model': 128}
     """
     record = record_of(model)
-    if read not in ("end", "mean"):
+    if read not in get_args(Read):
         raise ValueError(f"read must be 'end' or 'mean'; got {read!r}.")
     if not statements or len({s.id for s in statements}) < len(statements):
         raise ValueError(
@@ -106,6 +116,11 @@ def read_pairs(
 
     Raises:
         ValueError: equal or empty endings, or what :func:`read_statements` refuses.
+
+    Examples:
+        >>> pairs = ml.probes.read_pairs(model, statements[:8])
+        >>> dict(pairs.sizes)
+        {'statement': 8, 'side': 2, 'layer': 7, 'd_model': 128}
     """
     if endings[0].strip() == endings[1].strip() or not all(ending.strip() for ending in endings):
         raise ValueError(f"read_pairs needs two different endings; got {endings}.")

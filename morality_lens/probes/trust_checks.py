@@ -48,7 +48,7 @@ def trust_card(
     residuals: xr.DataArray,
     texts: Sequence[str],
     *,
-    kind: str = "mean_difference",
+    kind: Kind = "mean_difference",
     random: xr.DataArray | None = None,
     others: Mapping[str, xr.DataArray] | None = None,
     nuisance: Mapping[str, xr.DataArray] | None = None,
@@ -80,6 +80,14 @@ def trust_card(
     Raises:
         ValueError: another kind, texts of another number, labels that are not 0 and 1, fewer than three
             clusters in a class, or residuals of other layers or statements.
+
+    Examples:
+        >>> residuals = ml.probes.read_statements(model, statements)
+        >>> texts = [statement.text for statement in statements]
+        >>> card = ml.probes.trust_card(residuals, texts, draws=100)
+        >>> verdicts = card.lines.set_index("line")["verdict"]
+        >>> verdicts["beats words"], verdicts["split halves"], verdicts["transfer"]
+        ('pass', 'pass', 'not checked')
     """
     others, nuisance = dict(others or {}), dict(nuisance or {})
     _check(residuals, texts, kind, random, {**others, **nuisance})

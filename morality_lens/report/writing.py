@@ -33,6 +33,11 @@ def write_report(
         analysis: from :func:`analyze`; None runs it.
         transcripts: dialogues to browse; None takes those kept with the run by :func:`keep_transcripts`, or
             those of the first item without colours.
+
+    Examples:
+        >>> report = ml.write_report(run, probe=probe, path=folder / "report.html")
+        >>> "</html>" in report.read_text(encoding="utf-8")
+        True
     """
     done = analysis or analyze(run, probe=probe)
     views = kept_transcripts(run) if transcripts is None else tuple(transcripts)
@@ -47,7 +52,13 @@ def write_report(
 
 
 def keep_transcripts(run: Run, views: Sequence[TokenView]) -> Path:
-    """Keep coloured transcripts in the run's folder, so that a report needs no model."""
+    """Keep coloured transcripts in the run's folder, so that a report needs no model.
+
+    Examples:
+        >>> views = ml.rounds.read_transcripts(model, run, probe)
+        >>> ml.report.keep_transcripts(run, views).is_relative_to(run.path)
+        True
+    """
     target = run.path / "coloured.json"
     rows = []
     for view in views:

@@ -127,6 +127,12 @@ def play(
             version began by other rules.
         ConnectionError: a server that gives feedback does not answer; finished parts are kept.
         TypeError: the model is not from ``load_model``.
+
+    Examples:
+        >>> small = ml.play(model, items[:2], rounds=1, out=folder / "small", progress=False)
+        >>> longer = ml.play(model, items[:2], rounds=2, out=folder / "small", progress=False)
+        >>> small.residuals.sizes["round"], longer.residuals.sizes["round"]
+        (2, 3)
     """
     pool = Pool(workers=workers) if isinstance(workers, int) else workers
     run = prepare(
@@ -170,6 +176,11 @@ def prepare(
     names end in ``.damaged``), so that they are played again.
 
     Args and errors are those of :func:`play`.
+
+    Examples:
+        >>> waiting = ml.rounds.prepare(model, items[:4], rounds=1, out=folder / "prepared")
+        >>> ml.runs.verify_run(waiting.path).parts
+        2
     """
     record = record_of(model)
     protocol = (protocol or Protocol()).with_limits(record.reply_limits)
@@ -248,6 +259,12 @@ def play_parts(
 
     Raises:
         ValueError: another model, a number that no part has, or what :func:`play` refuses.
+
+    Examples:
+        >>> waiting = ml.rounds.prepare(model, items[:4], rounds=1, out=folder / "by-parts")
+        >>> ml.rounds.play_parts(model, waiting.path, progress=False)
+        >>> len(ml.rounds.finish(waiting.path).answers)
+        64
     """
     path = Path(out)
     manifest = read_manifest(path)
@@ -267,6 +284,12 @@ def finish(out: str | Path) -> Run:
 
     Raises:
         ValueError: parts are missing.
+
+    Examples:
+        >>> waiting = ml.rounds.prepare(model, items[:2], rounds=1, out=folder / "finished")
+        >>> ml.rounds.play_parts(model, waiting.path, progress=False)
+        >>> ml.rounds.finish(waiting.path).design.rounds
+        1
     """
     writing.finish(Path(out))
     run = open_run(out)
@@ -458,7 +481,7 @@ def _spelled(
     texts = {item.id: item.format_prompt("{text}") for item in items}
     return {
         "items": [name for name, text in texts.items() if control.found_in(text)],
-        "wording": control.found_in(f"{wording.model_dump_json()}\n{protocol}"),
+        "wording": control.found_in(f"{wording.model_dump_json()}\n{asdict(protocol)}"),
     }
 
 
@@ -483,7 +506,9 @@ class _Playing:
         size = {part: part.items * each * (part.stop - part.start) for part in self.parts}
         seen = {part for part in self.parts if part.done(self.path)}
         done = sum(size[part] for part in seen)
-        with Counter("dialogue rounds", sum(size.values()), done=done, shown=progress) as counter:
+        with Counter(
+            "dialogue rounds", sum(size.values()), done=done, shown=progress, kept=self.path
+        ) as counter:
             judged = self._look_ahead(counter, progress=progress) if seen else False
             told: set[claims.Worker] = set()
             while missing := [part for part in self.parts if not part.done(self.path)]:

@@ -36,6 +36,10 @@ class Fitting:
         least_parsed: the share of the first items' answers that must parse for the others to be played. The
             command line asks for half. From Python none is asked for: the caller has the answers at hand, and
             models that are not meant to answer (random ones) are played there too.
+
+    Examples:
+        >>> ml.rounds.Fitting(batch_size=8).drop_long
+        False
     """
 
     batch_size: int | None = None

@@ -37,6 +37,12 @@ def read_transcripts(
 
     Raises:
         ValueError: the model is not the run's or not a probe's, or there is no probe.
+
+    Examples:
+        >>> views = ml.rounds.read_transcripts(model, run, probe)
+        >>> view = views[0]
+        >>> view.values.shape == (len(view.layers), len(view.tokens))
+        True
     """
     probes = {"": probe} if isinstance(probe, Probe) else dict(probe)
     if not probes:

@@ -67,6 +67,12 @@ def score_options(
     Raises:
         ValueError: another model, items that are no questions, a run that is not finished, a selection that
             the run does not have, or a dialogue that exceeds the context window.
+
+    Examples:
+        >>> start = ml.rounds.Selection(rounds=[0])
+        >>> scores = ml.rounds.score_options(model, run, selection=start, execution=quiet)
+        >>> scores["scoring"].values.tolist()
+        ['sum', 'per_byte', 'per_token', 'pmi']
     """
     record = same_model(model, run, None)
     _refuse_unfit(run)

@@ -15,6 +15,12 @@ class Selection:
         items: ids; None takes all.
         conditions: cells; None takes all.
         rounds: rounds; None takes all.
+
+    Examples:
+        >>> late = ml.rounds.Selection(rounds=[2], conditions=[none])
+        >>> parts = ml.attribute(model, run, probe, layer=3, selection=late, execution=quiet)
+        >>> parts["round"].values.tolist()
+        [2]
     """
 
     items: Sequence[str] | None = None
@@ -29,6 +35,10 @@ class Execution:
     Attributes:
         out: a folder in which finished items are kept, so that the same call resumes; None keeps none.
         progress: whether to show a progress bar.
+
+    Examples:
+        >>> ml.rounds.Execution(out=folder / "parts").progress
+        True
     """
 
     out: str | Path | None = None

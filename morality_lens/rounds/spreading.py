@@ -54,10 +54,14 @@ def spread(run: Run, work: Callable[[TransformerBridge], object], *, pool: Pool)
     Raises:
         ModuleNotFoundError: Ray is not installed.
 
-    Example:
-        >>> execution = Execution(out="parts/attribution")  # doctest: +SKIP
-        >>> spread(run, lambda model: attribute(model, run, probe, execution=execution), pool=Pool(workers=4))
-        >>> found = attribute(model, run, probe, execution=execution)
+    Examples:
+        >>> shared = ml.rounds.Execution(out=folder / "spread", progress=False)
+        >>> def work(model):
+        ...     return ml.attribute(model, run, probe, layer=3, selection=last, execution=shared)
+        ...
+        >>> ml.rounds.spread(run, work, pool=ml.runs.Pool(workers=1))
+        >>> bool(abs(work(model)["contribution"] - parts["contribution"]).max() < 1e-5)
+        True
     """
     on_workers(partial(load_for, run, **pool.placement), work, pool=pool)
 
@@ -82,7 +86,7 @@ def play_on_workers(
 
     path = run.path.absolute()
     parts, seen = parts_of(run.manifest), [_played(path)]
-    with Counter("parts", len(parts), done=seen[0], shown=progress) as counter:
+    with Counter("parts", len(parts), done=seen[0], shown=progress, kept=path) as counter:
 
         def watch() -> None:
             now = _played(path)

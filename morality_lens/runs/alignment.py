@@ -98,6 +98,11 @@ def alignable(
 
     Raises:
         ValueError: a condition, round or item that the run does not have.
+
+    Examples:
+        >>> reasons = ml.runs.alignable(run, source=both, target=none, at="answer_start", round=1)
+        >>> bool((reasons == "").all().all())
+        True
     """
     places = (at,) if isinstance(at, str) else tuple(at)
     rows: dict[str, list[str]] = {}

@@ -39,6 +39,11 @@ def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
 
     Raises:
         ValueError: a name that no result has.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="layer", draws=200)
+        >>> ml.runs.keep_result(run, "effects-layer", split).name
+        'effects-layer.zarr.zip'
     """
     if name not in RESULTS:
         raise ValueError(f"results are kept as {', '.join(RESULTS)}; got {name!r}.")
@@ -46,7 +51,12 @@ def keep_result(run: Run, name: str, data: xr.Dataset) -> Path:
 
 
 def write_result(folder: str | Path, name: str, data: xr.Dataset) -> Path:
-    """Write a result with all its attributes into a folder; its file is replaced whole."""
+    """Write a result with all its attributes into a folder; its file is replaced whole.
+
+    Examples:
+        >>> ml.runs.write_result(folder, "effects", effects).name
+        'effects.zarr.zip'
+    """
     folder = own_folder(Path(folder))
     plain = data.copy()
     for one in (plain, *plain.variables.values()):
@@ -55,7 +65,14 @@ def write_result(folder: str | Path, name: str, data: xr.Dataset) -> Path:
 
 
 def kept_results(run: Run) -> dict[str, xr.Dataset]:
-    """What was kept of a run."""
+    """What was kept of a run.
+
+    Examples:
+        >>> split = ml.interactions.attribute_effects(parts, by="layer", draws=200)
+        >>> _ = ml.runs.keep_result(run, "effects-layer", split)
+        >>> "effects-layer" in ml.runs.kept_results(run)
+        True
+    """
     found = {}
     for name in RESULTS:
         one = read_result(run.path / FOLDER, name)
@@ -65,7 +82,15 @@ def kept_results(run: Run) -> dict[str, xr.Dataset]:
 
 
 def read_result(folder: str | Path, name: str) -> xr.Dataset | None:
-    """What :func:`write_result` wrote; None where there is no such result."""
+    """What :func:`write_result` wrote; None where there is no such result.
+
+    Examples:
+        >>> _ = ml.runs.write_result(folder, "effects", effects)
+        >>> ml.runs.read_result(folder, "effects")["estimate"].equals(effects["estimate"])
+        True
+        >>> ml.runs.read_result(folder, "another") is None
+        True
+    """
     file = find_dataset(Path(folder), name)
     if file is None:
         return None

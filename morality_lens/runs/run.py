@@ -37,6 +37,11 @@ def open_run(path: str | Path) -> "Run":
     Raises:
         FileNotFoundError: there is no run.
         ValueError: the manifest is damaged or of another format.
+
+    Examples:
+        >>> again = ml.open_run(run.path)
+        >>> bool((again.residuals == run.residuals).all())
+        True
     """
     folder = Path(path)
     return Run(path=folder, manifest=read_manifest(folder))
@@ -47,6 +52,12 @@ class Run:
     """A run on disk; arrays are lazy, tables are read when first needed.
 
     A run that is not finished shows the items that are.
+
+    Examples:
+        >>> run.residuals.dims
+        ('item', 'instruction', 'cot', 'feedback', 'round', 'site', 'layer', 'd_model')
+        >>> run.answers["correct"].dtype.name, len(run.answers)
+        ('bool', 384)
     """
 
     path: Path

@@ -23,6 +23,12 @@ class Storage:
 
     Raises:
         ValueError: layers that are none, no whole numbers or named twice, or another type.
+
+    Examples:
+        >>> storage = ml.runs.Storage(layers=(2, 3), dtype="float16")
+        >>> small = ml.play(model, items[:2], rounds=1, out=folder / "two", storage=storage, progress=False)
+        >>> small.residuals["layer"].values.tolist()
+        [2, 3]
     """
 
     layers: tuple[int, ...] | None = None
@@ -87,6 +93,11 @@ class Estimate:
         bytes: at most; missing residuals take none, and compression saves about a tenth.
         files: in its folder.
         dialogue_rounds: replies that are answers: items x conditions x rounds.
+
+    Examples:
+        >>> room = ml.runs.estimate(ml.Design(), items=1000, d_model=2048, layers=range(24))
+        >>> room.files, round(room.bytes / 1e9)
+        (65, 24)
     """
 
     bytes: int
@@ -125,10 +136,12 @@ def estimate(
         directions: on which projections are kept, refits included.
         batch_size: items of a part.
 
-    Example:
-        >>> from morality_lens.design import Design
-        >>> print(estimate(Design(rounds=1), items=100, d_model=4096, layers=range(-1, 32)))
-        1,600 dialogue rounds, up to 1.46 GB in 9 files
+    Examples:
+        >>> half = ml.runs.Storage(dtype="float16")
+        >>> whole = ml.runs.estimate(ml.Design(), items=1000, d_model=2048, layers=range(24))
+        >>> small = ml.runs.estimate(ml.Design(), items=1000, d_model=2048, layers=range(24), storage=half)
+        >>> round(whole.bytes / small.bytes, 1)
+        2.0
     """
     openings = len({design.opening(condition) for condition in design.conditions})
     places = openings + len(design.conditions) * design.rounds

@@ -39,6 +39,13 @@ def answer_transitions(
 
     Raises:
         ValueError: free text, which is of no kind; no question with roles; or a round that the run lacks.
+
+    Examples:
+        >>> flow = ml.runs.answer_transitions(run, pairs=[(0, 2)])
+        >>> flow.attrs["kinds"]
+        ('right', 'wrong', 'unparsed')
+        >>> int(flow["n"].sum()) == 8 * len(items)
+        True
     """
     kinds, items = _kinds(run, by)
     wanted = list(itertools.pairwise(range(run.design.n_rounds))) if pairs is None else list(pairs)

@@ -29,6 +29,11 @@ class Verification:
         parts: number of all parts.
         missing: names of parts that are not there.
         problems: a sentence for every file that is damaged, each with its path.
+
+    Examples:
+        >>> found = ml.runs.verify_run(run.path)
+        >>> found.parts, found.missing, found.problems
+        (2, (), ())
     """
 
     path: Path
@@ -58,6 +63,10 @@ def verify_run(path: str | Path) -> Verification:
     Raises:
         FileNotFoundError: there is no run.
         ValueError: the manifest is damaged or of another format.
+
+    Examples:
+        >>> ml.runs.verify_run(run.path).problems
+        ()
     """
     folder = Path(path)
     manifest = read_manifest(folder)

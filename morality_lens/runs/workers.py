@@ -38,6 +38,10 @@ class Pool:
 
     Raises:
         ValueError: fewer than one worker, or a negative number.
+
+    Examples:
+        >>> ml.runs.Pool(workers=4, gpus_per_worker=0.5).placement
+        {'device': 'cuda', 'threads': 1}
     """
 
     workers: int

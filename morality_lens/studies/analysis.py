@@ -1,5 +1,6 @@
 """A whole study from its folder: five verdicts, every part as figures and tables, and one report."""
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,20 @@ class StudyAnalysis:
     refused: tuple[str, ...]
     layer: int | None
 
+    def __repr__(self) -> str:
+        verdicts = ", ".join(f"{one.number} {one.verdict}" for one in self.verdicts)
+        return (
+            f"<StudyAnalysis: claims {verdicts}; {len(self.groups)} parts, {len(self.refused)} not answered>"
+        )
+
+    def _repr_html_(self) -> str:
+        cells = ((f"{one.number}. {one.claim}", one.verdict, one.shown, one.why) for one in self.verdicts)
+        head = "".join(f"<th>{name}</th>" for name in ("claim", "verdict", "estimate", "why"))
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells
+        )
+        return f"<table><tr>{head}</tr>{body}</table>"
+
 
 def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> StudyAnalysis:
     """Verdicts and parts of the study in a folder; needs no model.
@@ -72,6 +87,11 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
 
     Raises:
         FileNotFoundError: the folder holds no study.
+
+    Examples:
+        >>> found = ml.studies.analyze_study(folder / "study", draws=200)
+        >>> [verdict.number for verdict in found.verdicts]
+        [1, 2, 3, 4, 5]
     """
     study = StudyFolder(Path(folder))
     main = analyze(study.main, probe=study.probe, draws=draws, seed=seed)
@@ -109,7 +129,14 @@ def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> St
 
 
 def write_study_report(folder: str | Path, *, analysis: StudyAnalysis | None = None) -> Path:
-    """The report of a study, its five verdicts first; they are kept in ``verdicts.json`` too."""
+    """The report of a study, its five verdicts first; they are kept in ``verdicts.json`` too.
+
+    Examples:
+        >>> found = ml.studies.analyze_study(folder / "study", draws=200)
+        >>> report = ml.studies.write_study_report(folder / "study", analysis=found)
+        >>> "</html>" in report.read_text(encoding="utf-8")
+        True
+    """
     done = analysis or analyze_study(folder)
     study = StudyFolder(Path(folder))
     write_json(study.folder / "verdicts.json", [verdict.to_json() for verdict in done.verdicts])

@@ -42,6 +42,11 @@ class Plan:
 
     Raises:
         ValueError: a number below 0, or 0 rounds, items or prompts.
+
+    Examples:
+        >>> quick = ml.studies.PROFILES["quick"]
+        >>> quick.rounds, quick.items
+        (2, 40)
     """
 
     rounds: int = 5

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from morality_lens.interactions.numbers import with_bounds
+
 ALPHA = 0.05
 """Level of every verdict and interval; each of the two sides is tested at half of it."""
 SIDE = ALPHA / 2
@@ -73,6 +75,14 @@ class Verdict:
         why: the reason in one or two sentences.
         figure: id of the figure that shows the estimate.
         unit: of the estimate.
+
+    Examples:
+        >>> verdict = ml.studies.Verdict(
+        ...     number=5, verdict="refuted", measure="share that follows", estimate=0.43, low=0.40, high=0.46,
+        ...     error_rate="", why="", figure="",
+        ... )
+        >>> verdict.claim
+        'Self-correction is robust to weak evidence put into the prompt.'
     """
 
     number: int
@@ -85,6 +95,15 @@ class Verdict:
     why: str
     figure: str
     unit: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The estimate with its interval, or ``none``."""
+        known = np.isfinite(self.estimate)
+        return with_bounds(self.estimate, self.low, self.high, signed=True) if known else "none"
+
+    def __repr__(self) -> str:
+        return f"<Verdict on claim {self.number} ({self.claim}): {self.verdict}, {self.measure} {self.shown}>"
 
     @property
     def claim(self) -> str:

@@ -18,6 +18,10 @@ def planted_verdicts(
     Claim 3 is judged on the planted log-odds of plain questions, which the projection follows; claim 4 on the
     planted probability of the better output: where it is shown second both are planted as equally probable,
     which leaves the greedy choice open.
+
+    Examples:
+        >>> ml.world.planted_verdicts(ml.load_items(), ml.load_prompts())[5]
+        'refuted'
     """
 
     def goodness(item: WorldItem, label: str, number: int) -> float:

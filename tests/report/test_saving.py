@@ -92,7 +92,8 @@ def test_a_legend_that_wraps_makes_its_figure_higher(browser, page, at_width):
     overlap = (
         "const f = document.querySelector('#behaviour .figure');"
         "const legend = f.querySelector('g.legend').getBoundingClientRect();"
-        "const titles = [...f.querySelectorAll('[class^=x][class$=title]')].map(t => t.getBoundingClientRect());"
+        "const titles = [...f.querySelectorAll('[class^=x][class$=title]')]"
+        ".map(t => t.getBoundingClientRect());"
         "const end = f.getBoundingClientRect().bottom;"
         "return [legend.top - Math.max(...titles.map(t => t.bottom)), end - legend.bottom]"
     )
