@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
@@ -317,6 +317,11 @@ class Design:
     rounds: int = 5
     sites: tuple[str, ...] = SITES
     seed: int = 0
+
+    def __repr__(self) -> str:
+        size = f"{len(self.conditions)} conditions x {self.n_rounds} rounds"
+        seed = f", seed {self.seed}" if self.seed else ""
+        return f"<Design {' x '.join(self.names)}: {size}, sites {', '.join(self.sites)}{seed}>"
 
     def __post_init__(self) -> None:
         if not self.factors or len(set(self.names)) != len(self.names):
@@ -649,6 +654,14 @@ class Protocol:
     generate_from: str | None = None
     generate_model: str | None = None
     generate_request: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        chosen = [
+            f"{one.name}={getattr(self, one.name)!r}"
+            for one in fields(self)
+            if one.name not in ("design", "feedback") and getattr(self, one.name) not in (one.default, {})
+        ]
+        return f"<Protocol {', '.join([f'feedback={self.feedback!r}', *chosen])}: {self.design!r}>"
 
     def __post_init__(self) -> None:
         _ = self.limits

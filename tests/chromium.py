@@ -53,3 +53,24 @@ def wait(browser, script, limit=20.0):
             return found
         time.sleep(0.05)
     pytest.fail(f"never true in the page: {script}")
+
+
+COLORS = "return [...document.querySelectorAll('.mlt-token')].map(t => t.style.backgroundColor)"
+BODY = "return document.querySelector('.mlt-body').textContent"
+
+
+def choose(browser, kind, value):
+    browser.execute_script(
+        "const s = document.querySelector(arguments[0]); s.value = arguments[1];"
+        "s.dispatchEvent(new Event(['range', 'search'].includes(s.type) ? 'input' : 'change'));",
+        kind,
+        value,
+    )
+
+
+def text_of(browser, kind):
+    return browser.execute_script("return document.querySelector(arguments[0]).textContent", kind)
+
+
+def count(browser):
+    return int(text_of(browser, ".mlt-count").split()[0])

@@ -10,7 +10,7 @@ import typer
 from conftest import make_questions
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from morality_lens.cli import circuits, console, main, scoring
+from morality_lens.cli import checking, circuits, console, probing, scoring
 from morality_lens.design import Design, Protocol
 from morality_lens.models.loading import load_model
 from morality_lens.report import analysis, writing
@@ -77,7 +77,7 @@ def reached(*arguments: object, **named: object) -> None:
 def nothing_loaded(monkeypatch):
     """Commands that end where a model would be loaded or effects estimated."""
     for place, name in (
-        *((console, "load"), (main, "load"), (console, "reload"), (main, "reload")),
+        *((console, "load"), (checking, "load"), (console, "reload"), (probing, "reload")),
         *((circuits, "reload"), (scoring, "reload"), (analysis, "analyze"), (writing, "analyze")),
     ):
         monkeypatch.setattr(place, name, reached)

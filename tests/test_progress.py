@@ -3,7 +3,7 @@
 import time
 
 from morality_lens import progress
-from morality_lens.progress import Counter, counted, duration, listening, stage
+from morality_lens.progress import Counter, counted, duration, hiding, listening, stage
 
 
 def test_a_line_holds_what_is_done_the_speed_and_the_time_left(monkeypatch, capsys):
@@ -34,11 +34,16 @@ def test_without_a_terminal_lines_come_by_themselves_and_end_with_the_count(monk
 
 def test_nothing_is_printed_where_nothing_is_to_be_shown(monkeypatch, capsys):
     monkeypatch.setattr(progress, "EVERY", 0.02)
-    for _ in counted([1, 2], "things", shown=False):
+
+    def slow(value: int) -> int:
         time.sleep(0.1)
+        return 2 * value
+
+    assert counted(slow, [1, 2], "things", shown=False) == [2, 4]
+    with hiding():
+        counted(slow, [1, 2], "things")
     assert capsys.readouterr() == ("", "")
-    for _ in counted([1, 2], "things"):
-        time.sleep(0.1)
+    counted(slow, [1, 2], "things")
     assert "things: 1 of 2, about 0 seconds left" in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ SURFACE = {
         mediate patch patch_gradient recovered ablated_share steer steering_slopes steering_cost describe_cost
     """,
     "cli": """
-        RunConfig load_study
+        RunConfig StudyConfig load_study load_study_config
     """,
     "dialogues": """
         load_wording
@@ -56,9 +56,9 @@ SURFACE = {
     """,
     "plots": """
         ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
-        attribution_layers attribution_segments behaviour_effects cell_means direction_cosines dose_response effects
-        effects_map evidence forest mediation patching_layers patching_map probe_quality shifts summary trajectories
-        transfer transition_matrices trust_card
+        attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
+        dose_response effects effects_map evidence forest mediation patching_layers patching_map
+        probe_quality shifts summary trajectories transfer transition_matrices trust_card
     """,
     "probes": """
         Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe
@@ -148,6 +148,8 @@ else:
         importlib.import_module(name)
 after = look()
 assert all(after[key] is value for key, value in before.items())
+for package, names in surface.items():  # what a notebook completes: no submodule, nothing that was imported
+    assert sorted(dir(ml if package == "ml" else getattr(ml, package))) == sorted(names.split()), package
 for (package, name), value in after.items():
     print(package, name, type(value).__name__, getattr(value, "__module__", getattr(value, "__name__", "")))
 """

@@ -11,7 +11,6 @@ import xarray as xr
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.circuits.decomposition import padded
@@ -27,6 +26,7 @@ from morality_lens.circuits.settings import Activations, Batching, Moment
 from morality_lens.design import Condition
 from morality_lens.items.kinds import Item
 from morality_lens.models.loading import ModelRecord
+from morality_lens.progress import counted
 from morality_lens.rounds.replay import option_letters, same_model
 from morality_lens.runs.option_notes import option_note
 from morality_lens.runs.run import Run
@@ -90,8 +90,7 @@ def patch_gradient(
         what=activations.what,
     )
     pairing = Pairing.of(run, source, moment, activations.places)
-    bar = tqdm(pairing.batches(batching), desc="gradients", disable=not batching.progress)
-    read = [slopes.of(batch) for batch in bar]
+    read = counted(slopes.of, pairing.batches(batching), "gradients", shown=batching.progress)
     target_odds, source_odds, change = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
     split = activations.what == "head"
     dims = ("item", "place", "layer", *(("head",) if split else ()))

@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.circuits.intervening import gap_vector, random_directions
@@ -28,6 +27,7 @@ from morality_lens.models.hooks import Edit, Parts, edited, parts_of
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
+from morality_lens.progress import counted
 from morality_lens.rounds.row import said
 
 
@@ -95,8 +95,10 @@ def steering_cost(
     clean = cost.measured(np.zeros_like(unit))
     found = {(d, 0.0): clean for d in directions}
     steps = list(itertools.product(zip(directions, (unit, *others), strict=True), sizes))
-    for (name, vector), size in tqdm(steps, desc="cost of steering", disable=not batching.progress):
-        found[name, size] = cost.measured(size * vector)
+    measured = counted(
+        lambda step: cost.measured(step[1] * step[0][1]), steps, "cost of steering", shown=batching.progress
+    )
+    found |= {(name, size): one for ((name, _), size), one in zip(steps, measured, strict=True)}
     variables = {
         name: (
             (dim, "direction", "dose"),

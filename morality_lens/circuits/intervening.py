@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.circuits.measuring import Measure, passage_prompt, slices, widened_places
@@ -16,6 +15,7 @@ from morality_lens.circuits.settings import Batching, Moment
 from morality_lens.models.hooks import Edit, Parts, parts_of
 from morality_lens.models.suffixes import Ends, prefix, run_suffixes, units_at_once
 from morality_lens.probes.probe import Probe
+from morality_lens.progress import counted
 from morality_lens.runs.alignment import positions
 from morality_lens.runs.passages import Passage, answering
 from morality_lens.runs.run import Run
@@ -73,17 +73,18 @@ def intervene(
     parts, number = parts_of(model), moment.number
     found = answering(run, items=moment.items, condition=moment.condition, round=number)
     spots = {p.item: np.array(positions(p, interventions.at, number)) for p in found}
-    bar = tqdm(batching.chunks(found), desc="intervening", disable=not batching.progress)
-    gathered = [
-        _batch(
+    gathered = counted(
+        lambda chunk: _batch(
             parts,
             measure,
             _Prompts.of(chunk, number, spots),
             units=interventions.units,
             rows=batching.rows,
-        )
-        for chunk in bar
-    ]
+        ),
+        batching.chunks(found),
+        "intervening",
+        shown=batching.progress,
+    )
     merged: dict[str, Any] = {k: np.concatenate([g[k] for g in gathered]) for k in gathered[0]}
     return {"item": [p.item for p in found], **merged}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -76,6 +76,10 @@ class Batching:
         return [values[i : i + self.batch_size] for i in range(0, len(values), self.batch_size)]
 
 
+What = Literal["residual", "attention", "mlp", "head"]
+"""What can be exchanged; see :class:`Activations`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Activations:
     """Which activations are exchanged.
@@ -88,6 +92,9 @@ class Activations:
             each head in the input of the attention's output projection).
         layers: blocks, -1 for the embedding; None takes all.
 
+    Raises:
+        ValueError: something else is to be patched.
+
     Examples:
         >>> heads = ml.circuits.Activations(what="head", layers=[3])
         >>> patched = ml.patch(model, run, source=both, target=none, activations=heads, batching=batching)
@@ -96,8 +103,12 @@ class Activations:
     """
 
     at: str | Sequence[str] = "answer_start"
-    what: str = "residual"
+    what: What = "residual"
     layers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.what not in get_args(What):
+            raise ValueError(f"what is patched is one of {', '.join(get_args(What))}; got {self.what!r}.")
 
     @property
     def places(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Summaries of patching, steering, ablation and mediation: recovered shares, slopes, verdicts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,9 @@ The loss is that at its interval's end to pass, and its estimate to be warned of
 their answers do not show that no others lose theirs."""
 
 
-def recovered(patched: xr.Dataset, *, of: str = "log_odds", read_layer: int | None = None) -> xr.Dataset:
+def recovered(
+    patched: xr.Dataset, *, of: Literal["log_odds", "projection"] = "log_odds", read_layer: int | None = None
+) -> xr.Dataset:
     """How much of the difference between source and target a patch recovers.
 
     The mean of patched - target over the mean of source - target, with Fieller's interval: 0 where a patch

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from morality_lens.cli.console import phase, print_lines, print_report, reload, steps
-from morality_lens.cli.model_options import MOST_SEED
+from morality_lens.cli.model_options import MOST_SEED, Device
 from morality_lens.cli.places import open_whole, refuse_missing
 from morality_lens.cli.running import GpusPerWorker, RayAddress, Workers, computed_by, pool_of
 from morality_lens.design import Condition
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from morality_lens.runs.run import Run
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run that has a probe.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
-Layer = Annotated[int | None, typer.Option(help="Layer of the direction (default: highest held-out AUROC).")]
-Round = Annotated[int | None, typer.Option(min=1, help="Round of the answer (default: the last).")]
-Limit = Annotated[int | None, typer.Option(min=2, help="Number of items, from the first on (default: all).")]
+Layer = Annotated[
+    int | None, typer.Option(help="Layer of the direction.", show_default="highest held-out AUROC")
+]
+Round = Annotated[int | None, typer.Option(min=1, help="Round of the answer.", show_default="the last")]
+Limit = Annotated[
+    int | None, typer.Option(min=2, help="Number of items, from the first on.", show_default="all")
+]
 Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")]
 
 
@@ -122,6 +125,7 @@ def _keep_attribution(played: "Run", which: str, parts: "xr.Dataset", effect: st
     """Keep the effects at every level of detail, and print those of the finest in sentences."""
     from morality_lens.interactions.by_component import (
         LEVELS_OF_DETAIL,
+        Detail,
         attribute_effects,
         describe_components,
     )
@@ -129,7 +133,7 @@ def _keep_attribution(played: "Run", which: str, parts: "xr.Dataset", effect: st
     from morality_lens.runs.results import keep_result
 
     print_lines(f"completeness {parts.attrs['completeness']:.1e}")
-    levels = [by for by in LEVELS_OF_DETAIL if by != "segment"]
+    levels: list[Detail] = [by for by in LEVELS_OF_DETAIL if by != "segment"]
     if which == "answer":
         levels = [by for by in levels if not by.startswith("layer")]
     for by in levels:
@@ -149,7 +153,7 @@ def patch(
     target: Annotated[str, typer.Option(help="Condition that is patched, steered and ablated.")] = "none",
     at: Annotated[
         list[str] | None,
-        typer.Option(help="Further places of the residual; may be repeated."),
+        typer.Option(help="Further places of the residual, beside answer_start; may be repeated."),
     ] = None,
     factors: Annotated[
         str, typer.Option(help="Interaction whose mediation is estimated.")
@@ -219,7 +223,12 @@ class _Experiment:
 
 
 def _patched(
-    played: "Run", fitted: "Probe", experiment: _Experiment, at: list[str], what: str, loaded: Any
+    played: "Run",
+    fitted: "Probe",
+    experiment: _Experiment,
+    at: list[str],
+    what: Literal["residual", "attention", "mlp", "head"],
+    loaded: Any,
 ) -> "xr.Dataset":
     """What patching one kind of activation gives; finished items are kept with the run."""
     from morality_lens.circuits.patching import patch as patch_run

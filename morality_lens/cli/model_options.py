@@ -7,10 +7,28 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from morality_lens.design import FeedbackSource
 from morality_lens.items.files import parse_json
 
 MOST_SEED = 2**32 - 1
 """The largest random seed that every library takes."""
+ModelName = Annotated[
+    str | None, typer.Option(help="Hub name, folder or .gguf file.", show_default="the bundled model")
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one, else cpu")
+]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, ...", show_default="auto")]
+DrawSeed = Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="Random seed.", show_default="0")]
+DropLong = Annotated[
+    bool | None, typer.Option("--drop-long", help="Skip items that may exceed the context window.")
+]
+Anyway = Annotated[
+    bool, typer.Option("--anyway", help="Play on where fewer than half of the first answers parse.")
+]
+Feedback = Annotated[FeedbackSource | None, typer.Option(help="Source of feedback.", show_default="self")]
+FeedbackFrom = Annotated[str | None, typer.Option(help="Other model, server address, or file of feedback.")]
+FeedbackModel = Annotated[str | None, typer.Option(help="Model on the server.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on a hub.")]
 DeviceMap = Annotated[
     str | None, typer.Option(help="auto spreads a large model over several GPUs; excludes --device.")
@@ -27,20 +45,23 @@ Quantization = Annotated[
     Literal["4bit", "8bit"] | None, typer.Option(help="Load the weights in 4 or 8 bit (needs bitsandbytes).")
 ]
 AnswerTokens = Annotated[
-    int | None, typer.Option("--answer-tokens", min=1, help="Most tokens of an answer (default: 32).")
+    int | None, typer.Option("--answer-tokens", min=1, help="Most tokens of an answer.", show_default="32")
 ]
 RationaleTokens = Annotated[
-    int | None, typer.Option("--rationale-tokens", min=1, help="Most tokens of a rationale (default: 256).")
+    int | None,
+    typer.Option("--rationale-tokens", min=1, help="Most tokens of a rationale.", show_default="256"),
 ]
 FeedbackTokens = Annotated[
-    int | None, typer.Option("--feedback-tokens", min=1, help="Most tokens of a feedback (default: 128).")
+    int | None,
+    typer.Option("--feedback-tokens", min=1, help="Most tokens of a feedback.", show_default="128"),
 ]
 ThinkingTokens = Annotated[
     int | None,
     typer.Option(
         "--thinking-tokens",
         min=0,
-        help="Most tokens of the thoughts of a model that thinks; 0 skips them (default: 512).",
+        help="Most tokens of the thoughts of a model that thinks; 0 skips them.",
+        show_default="512",
     ),
 ]
 AnswerPrefix = Annotated[

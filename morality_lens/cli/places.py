@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from morality_lens.items.files import reading
 from morality_lens.models.finding import find_model
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from morality_lens.probes.kinds import Kind
     from morality_lens.runs.run import Run
 
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 REPAIR = "repair it, or play the run again into a new folder."
 
 

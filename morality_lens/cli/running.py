@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from morality_lens.cli.console import phase, print_lines, steps
-from morality_lens.cli.places import refuse_missing
+from morality_lens.cli.model_options import Device, DeviceMap, ModelName
+from morality_lens.cli.places import RunFolder, refuse_missing
 from morality_lens.progress import listening
 
 if TYPE_CHECKING:
@@ -16,35 +16,46 @@ if TYPE_CHECKING:
     from morality_lens.runs.storage import Storage
     from morality_lens.runs.workers import Pool
 
-RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Layers = Annotated[
-    str | None, typer.Option(help="Layers that are kept: -1,4,8-12 (default: all; -1 is the embedding).")
+    str | None, typer.Option(help="Layers that are kept: -1,4,8-12; -1 is the embedding.", show_default="all")
 ]
 Keep = Annotated[
     Literal["residuals", "projections", "both"] | None,
-    typer.Option(help="What is kept of them; projections are on the probe, which is then fitted first."),
+    typer.Option(
+        help="What is kept of them; projections are on the probe, which is then fitted first.",
+        show_default="residuals",
+    ),
 ]
-StoreAs = Annotated[Literal["float16", "float32"] | None, typer.Option(help="Type of the residuals on disk.")]
+StoreAs = Annotated[
+    Literal["float16", "float32"] | None,
+    typer.Option(help="Type of the residuals on disk.", show_default="as computed"),
+]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes that do the work, each with a model of its own.")
+    int | None,
+    typer.Option(
+        min=1, help="Processes that do the work, each with a model of its own.", show_default="this one"
+    ),
 ]
 GpusPerWorker = Annotated[
-    float | None, typer.Option(min=0, help="GPUs of each worker (default: 0, a CPU); a fraction shares one.")
+    float | None,
+    typer.Option(min=0, help="GPUs of each worker; a fraction shares one.", show_default="0: a CPU"),
 ]
 RayAddress = Annotated[
-    str | None, typer.Option(help="Address of a Ray cluster, or auto (default: this machine alone).")
+    str | None, typer.Option(help="Address of a Ray cluster, or auto.", show_default="this machine alone")
 ]
 
 
 def work(
     folder: RunFolder,
     part: Annotated[
-        str | None, typer.Option(help="K/N: every Nth part from the Kth on, as the tasks of an array do.")
+        str | None,
+        typer.Option(
+            help="K/N: every Nth part from the Kth on, as the tasks of an array do.",
+            show_default="all that nobody plays yet",
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
-    device_map: Annotated[
-        str | None, typer.Option(help="auto spreads a large model over several GPUs.")
-    ] = None,
+    device: Device = None,
+    device_map: DeviceMap = None,
 ) -> None:
     """Play parts of a prepared run that nobody plays yet; start it as often as you like, on any machine."""
     chosen = None if part is None else read_share(part)
@@ -89,7 +100,7 @@ def verify(folder: RunFolder) -> None:
 
 
 def estimate(
-    model: Annotated[str | None, typer.Option(help="Hub name or folder (default: bundled).")] = None,
+    model: ModelName = None,
     items: Annotated[int, typer.Option(min=1, help="Number of items.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="Correction rounds.")] = 5,
     n_layers: Annotated[

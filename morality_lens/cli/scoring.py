@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from morality_lens.cli.console import phase, print_lines, reload
+from morality_lens.cli.model_options import Device
 from morality_lens.cli.places import open_whole, refuse_missing
 from morality_lens.cli.running import GpusPerWorker, RayAddress, Workers, computed_by, pool_of
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def score(
     folder: Annotated[Path, typer.Argument(help="The folder of a run of questions.")],
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    device: Device = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
     ray_address: RayAddress = None,

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 Statements = Annotated[
     str | None,
     typer.Option(
-        help="Labelled statements for the probe: a file, moral, composed or world (default: moral, plain "
-        "English; for a bundled model world)."
+        help="Labelled statements for the probe: a file, moral, composed or world.",
+        show_default="moral, plain English; for a bundled model world",
     ),
 ]
 Toxicity = Annotated[
     str | None,
-    typer.Option(help="Labelled statements of toxic and neutral language, on which a judge is fitted."),
+    typer.Option(
+        help="Labelled statements of toxic and neutral language, on which a judge is fitted.",
+        show_default="for a bundled model world",
+    ),
 ]
 
 

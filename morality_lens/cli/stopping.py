@@ -7,10 +7,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
-
-import typer
-from typer.core import TyperGroup
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What ends a command as Ctrl-C does: a scheduler's or ``kill``'s request, and a terminal that is closed."""
@@ -28,17 +24,6 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(number)
         self.code = 128 + number
-
-
-class Commands(TyperGroup):
-    """The commands, each of which ends with a line on how to resume when it is interrupted, in any phase."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """What the command returns; an interruption is an exit code of its own."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as stopped:
-            raise typer.Exit(say_stopped(stopped)) from None
 
 
 def say_stopped(stopped: KeyboardInterrupt) -> int:

@@ -1,7 +1,9 @@
 """The command for a whole study: ``morality-lens study``."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,17 +12,28 @@ import typer
 from morality_lens.cli.console import (
     LEAST_PARSED,
     load_and_show,
+    phase,
+    print_json,
+    print_lines,
     print_report,
     print_table,
+    shown,
     steps,
 )
 from morality_lens.cli.model_options import (
-    MOST_SEED,
     AnswerPrefix,
     AnswerTokens,
+    Anyway,
+    Device,
     DeviceMap,
+    DrawSeed,
+    DropLong,
+    Dtype,
+    Feedback,
+    FeedbackFrom,
+    FeedbackModel,
     FeedbackTokens,
-    ModelOptions,
+    ModelName,
     Quantization,
     RationaleTokens,
     Revision,
@@ -39,20 +52,28 @@ from morality_lens.cli.statements import (
     statements_of,
     toxicity_of,
 )
-from morality_lens.design import FeedbackSource
+from morality_lens.items.files import read_json
 from morality_lens.progress import listening
 
 if TYPE_CHECKING:
+    from morality_lens.cli.study_config import StudyConfig
     from morality_lens.judges.toxicity import Judge
-    from morality_lens.studies.plan import Plan
+    from morality_lens.studies.plan import Estimate, Plan
     from morality_lens.studies.settings import Material, Settings
 
 
 def study(
-    model: Annotated[
-        str | None, typer.Option(help="Hub name or folder (default: the bundled model).")
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of a study; options replace its entries.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Questions: BBQ files or JSON lines.")] = None,
+    model: ModelName = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Questions: BBQ files or JSON lines.",
+            show_default="without --prompts, the bundled questions and prompts",
+        ),
+    ] = None,
     prompts: Annotated[str | None, typer.Option(help="Open prompts for detoxification.")] = None,
     statements: Statements = None,
     toxicity: Toxicity = None,
@@ -64,14 +85,28 @@ def study(
         str | None, typer.Option(help="Weak evidence for the questions (JSON lines).")
     ] = None,
     judge: Annotated[
-        list[str] | None, typer.Option(help="Toxicity classifier: name or folder; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Toxicity classifier: name or folder; may be repeated.",
+            show_default="two, fitted on --toxicity",
+        ),
     ] = None,
-    profile: Annotated[Literal["full", "quick"], typer.Option(help="Preset: full or quick.")] = "full",
+    profile: Annotated[
+        Literal["full", "quick"] | None, typer.Option(help="Preset: full or quick.", show_default="full")
+    ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Correction rounds of the main runs (default: by profile).")
+        int | None,
+        typer.Option(
+            min=1, help="Correction rounds of the main runs.", show_default="5; of the quick profile 2"
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Number of questions, and of prompts, to draw.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of questions, and of prompts, to draw.",
+            show_default="all; of the quick profile 40",
+        ),
     ] = None,
     plan: Annotated[
         list[str] | None,
@@ -80,25 +115,27 @@ def study(
             "be repeated."
         ),
     ] = None,
-    feedback: Annotated[FeedbackSource, typer.Option(help="Source of feedback.")] = "self",
-    feedback_from: Annotated[
-        str | None, typer.Option(help="Other model, server address, or file of feedback.")
-    ] = None,
-    feedback_model: Annotated[str | None, typer.Option(help="Model on the server.")] = None,
+    feedback: Feedback = None,
+    feedback_from: FeedbackFrom = None,
+    feedback_model: FeedbackModel = None,
     feedback_named: Annotated[
-        Literal["kept", "withheld"], typer.Option(help="Keep or withhold feedback that names an option.")
-    ] = "kept",
+        Literal["kept", "withheld"] | None,
+        typer.Option(help="Keep or withhold feedback that names an option.", show_default="kept"),
+    ] = None,
     feedback_placebo: Annotated[
-        Literal["neutral", "yoked"],
-        typer.Option(help="Placebo of feedback: neutral words, or the feedback on another item."),
-    ] = "neutral",
-    wording: Annotated[str | None, typer.Option(help="TOML file of a wording (default: bundled).")] = None,
-    drop_long: Annotated[
-        bool, typer.Option("--drop-long", help="Skip items that may exceed the context window.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Random seed.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto",
+        Literal["neutral", "yoked"] | None,
+        typer.Option(
+            help="Placebo of feedback: neutral words, or the feedback on another item.",
+            show_default="neutral",
+        ),
+    ] = None,
+    wording: Annotated[
+        str | None, typer.Option(help="TOML file of a wording.", show_default="the bundled wording")
+    ] = None,
+    drop_long: DropLong = None,
+    seed: DrawSeed = None,
+    device: Device = None,
+    dtype: Dtype = None,
     revision: Revision = None,
     device_map: DeviceMap = None,
     template: TemplateKeywords = None,
@@ -109,96 +146,182 @@ def study(
     feedback_tokens: FeedbackTokens = None,
     thinking_tokens: ThinkingTokens = None,
     answer_prefix: AnswerPrefix = None,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Play on where fewer than half of the first answers parse.")
+    anyway: Anyway = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the parts, and time and space by a trial; keep nothing."),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/study"),
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before a study that takes long.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study.", show_default="runs/study")] = None,
 ) -> None:
     """A whole study with a verdict for each of the five claims; the same command resumes it.
 
-    Without --data and --prompts the bundled questions and prompts are played.
-    """
-    models, files = asked(feedback, feedback_from)
-    beside = read_directions(direction or ())
-    refuse_missing(
-        models=[model, *models],
-        files=[
-            *(data, prompts, evidence, wording, *files),
-            *map(statements_file, (statements, toxicity, *beside.values())),
-        ],
-        judges=judge or (),
-    )
-    refuse_in_the_way(out, "study")
-    from morality_lens.design import Protocol
-    from morality_lens.dialogues.wording import load_wording
-    from morality_lens.studies.settings import Settings
+    Before a new study is played, a trial tells how long it takes; in a terminal a long one is asked about.
 
-    material = _material(
-        _Asked(
-            data=data,
-            prompts=prompts,
-            evidence=evidence,
-            statements=statements,
-            toxicity=toxicity,
-            directions=beside,
-            judges=tuple(judge or ()),
-        ),
-        world=bundled(model),
-        seed=seed,
+    --json prints {"study": folder, "report": file, "verdicts": [{"number", "claim", "verdict", "estimate",
+    "low", "high", ...}]}; with --dry-run {"seconds", "bytes", "parts": [{"part", "runs", "items", "turns"}]}.
+    """
+    from morality_lens.cli.run_config import replaced
+    from morality_lens.cli.study_config import StudyConfig, load_study_config
+
+    chosen = replaced(
+        StudyConfig() if config is None else load_study_config(config),
+        protocol={
+            "wording": wording,
+            "feedback": feedback,
+            "feedback_from": feedback_from,
+            "feedback_model": feedback_model,
+            "feedback_named": feedback_named,
+            "feedback_placebo": feedback_placebo,
+            "system_prompt": system_prompt,
+            "answer_tokens": answer_tokens,
+            "rationale_tokens": rationale_tokens,
+            "feedback_tokens": feedback_tokens,
+            "thinking_tokens": thinking_tokens,
+            "answer_prefix": answer_prefix,
+        },
+        entries={
+            "model": model,
+            "data": data,
+            "prompts": prompts,
+            "statements": statements,
+            "toxicity": toxicity,
+            "directions": read_directions(direction or ()) or None,
+            "evidence": evidence,
+            "judges": judge,
+            "profile": profile,
+            "rounds": rounds,
+            "limit": limit,
+            "plan": dict(map(_number_of_plan, plan)) if plan else None,
+            "seed": seed,
+            "drop_long": drop_long,
+            "device": device,
+            "dtype": dtype,
+            "revision": revision,
+            "device_map": device_map,
+            "template_keywords": read_template_keywords(template) or None,
+            "quantization": quantization,
+            "out": None if out is None else str(out),
+        },
     )
-    load_wording(wording)
-    protocol = Protocol(
-        wording=wording,
-        feedback=feedback,
-        feedback_from=feedback_from,
-        feedback_model=feedback_model,
-        feedback_named=feedback_named,
-        feedback_placebo=feedback_placebo,
-        system_prompt=system_prompt,
-        answer_tokens=answer_tokens,
-        rationale_tokens=rationale_tokens,
-        feedback_tokens=feedback_tokens,
-        thinking_tokens=thinking_tokens,
-        answer_prefix=answer_prefix or "",
+    models, files = asked(chosen.protocol.feedback, chosen.protocol.feedback_from)
+    refuse_missing(
+        models=[chosen.model, *models],
+        files=[
+            *(chosen.data, chosen.prompts, chosen.evidence, chosen.protocol.wording, *files),
+            *map(statements_file, (chosen.statements, chosen.toxicity, *chosen.directions.values())),
+        ],
+        judges=chosen.judges,
     )
-    settings = Settings(
-        plan=_plan(profile, rounds, limit, plan or ()),
-        protocol=protocol,
-        drop_long=drop_long,
-        least_parsed=0.0 if anyway else LEAST_PARSED,
-        seed=seed,
-    )
+    refuse_in_the_way(chosen.out, "study")
+    from morality_lens.dialogues.wording import load_wording
+
+    material = _material(chosen, world=bundled(chosen.model))
+    load_wording(chosen.protocol.wording)
+    settings = settings_of(chosen, least_parsed=0.0 if anyway else LEAST_PARSED)
     for name, found in material.sets.items():
         refuse_unfittable(found, "mean_difference", f"the statements of {name}")
     steps.start(0)
-    loaded = load_and_show(
-        ModelOptions(
-            model=model,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            device_map=device_map,
-            template_keywords=read_template_keywords(template),
-            quantization=quantization,
-        )
-    )
-    report = _study(loaded, material, settings, out)
-    _print_verdicts(out)
+    loaded = load_and_show(chosen.model_options)
+    if dry_run:
+        _estimate(loaded, material, settings)
+        return
+    report = _study(loaded, material, settings, chosen, agree=partial(_agree, yes=yes))
+    _print_verdicts(Path(chosen.out))
     print_report(report)
+    if shown.json:
+        verdicts = read_json(Path(chosen.out) / "verdicts.json")
+        print_json({"study": chosen.out, "report": str(report), "verdicts": verdicts})
 
 
-def _study(loaded: Any, material: "Material", settings: "Settings", out: Path) -> Path:
+LONG = 30 * 60
+"""Seconds from which a study is long: in a terminal it begins when that is agreed to."""
+
+
+def _agree(told: "Estimate", *, yes: bool) -> None:
+    """Ask whether a long study is to begin, where somebody can be asked.
+
+    Raises:
+        typer.Exit: it is not.
+    """
+    if told.seconds < LONG or yes:
+        return
+    if not sys.stdin.isatty():
+        steps.say("this is long; nobody can be asked (standard input is no terminal), so it begins")
+        return
+    if not typer.confirm(f"This study takes {told}. Begin? It can be stopped and resumed.", err=True):
+        print_lines("nothing was played; --profile quick, --limit and --rounds make it shorter")
+        raise typer.Exit(1)
+
+
+def _estimate(loaded: Any, material: "Material", settings: "Settings") -> None:
+    """Print the parts of a study, and how long they take by a trial."""
+    from morality_lens.studies.running import estimate
+
+    design = settings.protocol.design
+    there = {"questions": len(material.questions), "prompts": len(material.prompts)}
+    of = {"questions": "questions", "placebo": "questions", "wording": "questions"}
+    parts = [
+        {"part": name, "runs": runs, "items": min(most, there[of.get(name, "prompts")]), "turns": turns}
+        for name, (runs, most, turns) in settings.plan.dialogues(design).items()
+        if there[of.get(name, "prompts")] and runs * most
+    ]
+    with phase("playing a trial of a few items"):
+        told = estimate(loaded, material, settings)
+    columns = ("part", "runs", "items of each", "dialogue rounds of an item")
+    print_table(columns, ([str(value) for value in part.values()] for part in parts), title="What is played")
+    print_lines(f"this takes {told}; nothing was kept")
+    if shown.json:
+        print_json({"seconds": told.seconds, "bytes": told.bytes, "parts": parts})
+
+
+def _study(
+    loaded: Any,
+    material: "Material",
+    settings: "Settings",
+    config: "StudyConfig",
+    *,
+    agree: "Callable[[Estimate], object]",
+) -> Path:
+    """The report of a study, whose configuration is kept in its folder from its beginning on."""
+    from morality_lens.items.files import write_text
     from morality_lens.studies.running import study as run_study
 
-    with listening(steps.say):
-        return run_study(loaded, material, settings, out=out, say=steps.say)
+    out = Path(config.out)
+    new = not (out / "study.json").is_file()
+    try:
+        with listening(steps.say):
+            return run_study(loaded, material, settings, out=out, say=steps.say, agree=agree)
+    finally:
+        if new and (out / "study.json").is_file():
+            write_text(out / "study.toml", config.to_toml())
 
 
-def _plan(profile: str, rounds: int | None, limit: int | None, given: Sequence[str]) -> "Plan":
-    """A profile with the options of the command line in place of its own numbers."""
+def settings_of(config: "StudyConfig", *, least_parsed: float = LEAST_PARSED) -> "Settings":
+    """The settings of a study with this configuration.
+
+    Raises:
+        ValueError: a number of the plan that is none, or too small.
+    """
+    from morality_lens.studies.settings import Settings
+
+    return Settings(
+        plan=_plan(config),
+        protocol=config.protocol,
+        drop_long=config.drop_long,
+        least_parsed=least_parsed,
+        seed=config.seed,
+    )
+
+
+def _plan(config: "StudyConfig") -> "Plan":
+    """A profile with the configuration's numbers in place of its own."""
     from morality_lens.studies.plan import PROFILES
 
-    plan, numbers = PROFILES[profile], dict(map(_number_of_plan, given))
+    plan, rounds = PROFILES[config.profile], config.rounds
+    numbers: dict[str, Any] = dict(_number_of_plan(f"{name}={n}") for name, n in config.plan.items())
     if rounds is not None:
         plan = replace(
             plan,
@@ -207,7 +330,7 @@ def _plan(profile: str, rounds: int | None, limit: int | None, given: Sequence[s
             wording_rounds=min(rounds, plan.wording_rounds),
             sample_rounds=min(rounds, plan.sample_rounds),
         )
-    return replace(plan if limit is None else replace(plan, items=limit), **numbers)
+    return replace(plan if config.limit is None else replace(plan, items=config.limit), **numbers)
 
 
 def _number_of_plan(given: str) -> tuple[str, int]:
@@ -229,22 +352,9 @@ def _number_of_plan(given: str) -> tuple[str, int]:
     return name, int(number)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What the options name: paths, and names of judges."""
-
-    data: str | None
-    prompts: str | None
-    evidence: str | None
-    statements: str | None
-    toxicity: str | None
-    directions: Mapping[str, str]
-    judges: tuple[str, ...]
-
-
-def _material(asked: _Asked, *, world: bool, seed: int) -> "Material":
+def _material(asked: "StudyConfig", *, world: bool) -> "Material":
     """Questions, prompts, statements and weak evidence: the bundled ones where none are given."""
-    data, prompts, evidence = asked.data, asked.prompts, asked.evidence
+    data, prompts, evidence, seed = asked.data, asked.prompts, asked.evidence, asked.seed
     from morality_lens.experiments.evidence import load_evidence
     from morality_lens.items.kinds import OpenPrompt, Question
     from morality_lens.items.loaders import load_data, load_items, load_prompts, load_statements
@@ -301,7 +411,6 @@ def _judge(name: str) -> "Judge":
 
 
 def _print_verdicts(folder: Path) -> None:
-    from morality_lens.items.files import read_json
     from morality_lens.studies.rules import Verdict
 
     rows = []

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from morality_lens.cli.console import console, print_lines, reload
+from morality_lens.cli.console import print_lines, print_whole, reload
+from morality_lens.cli.model_options import Device
 from morality_lens.cli.places import open_whole, refuse_missing
 
 if TYPE_CHECKING:
@@ -43,17 +44,15 @@ def view(
     probe: Annotated[
         list[Path] | None,
         typer.Option(
-            help="File of a probe to colour tokens by; may be given several times "
-            "(default: the probes kept with the run or its study)."
+            help="File of a probe to colour tokens by; may be given several times.",
+            show_default="the probes kept with the run or its study",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in the web browser.")
     ] = True,
-    device: Annotated[
-        str | None, typer.Option(help="Where the model is loaded once it is needed: cpu, cuda, ...")
-    ] = None,
+    device: Device = None,
 ) -> None:
     """Show the dialogues of a run in the browser: filters, search, coloured tokens, attention of heads."""
     refuse_without_server()
@@ -197,7 +196,7 @@ def serve(played: "Run", model: Model, *, port: int, open_browser: bool) -> None
         )
         address = f"http://{HOST}:{port}/"
         said = f"{played.path} is shown, for this machine alone, at {address}"
-        console.print(said, soft_wrap=True, highlight=False, markup=False)
+        print_whole(said)
         print_lines("Ctrl-C ends it.")
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()

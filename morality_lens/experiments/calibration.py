@@ -1,6 +1,7 @@
 """Uncertainty and calibration of answers: entropy, Brier score, calibration error of the options."""
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -28,7 +29,8 @@ CALIBRATION = {
     "binned error": "expected calibration error, not corrected for its bias",
 }
 """What needs a right option."""
-CUBES = (*UNCERTAINTY, "accuracy", "overconfidence", "brier")
+CubeMeasure = Literal["entropy", "entropy share", "confidence", "accuracy", "overconfidence", "brier"]
+CUBES = get_args(CubeMeasure)
 """Measures that each item has; calibration errors are of many items together."""
 PER_BIN = 10
 """Least number of items in a bin of the calibration error."""
@@ -36,7 +38,7 @@ FEW = 5
 """Below so many clusters with a right, or a wrong, answer a jackknife cannot judge the calibration error."""
 
 
-def uncertainty_cube(run: Run, measure: str = "entropy") -> xr.DataArray:
+def uncertainty_cube(run: Run, measure: CubeMeasure = "entropy") -> xr.DataArray:
     """A number per item, condition and round from the exact probabilities of its options.
 
     Args:
@@ -163,7 +165,8 @@ def answer_calibration(
         raise ValueError(f"measures are {', '.join({**UNCERTAINTY, **CALIBRATION})}; got {chosen}.")
     if bins < 1:
         raise ValueError(f"answer_calibration needs at least one bin; got {bins}.")
-    cubes = {name: uncertainty_cube(run, name) for name in chosen if name in CUBES}
+    of_items = {str(name): name for name in CUBES}
+    cubes = {name: uncertainty_cube(run, of_items[name]) for name in chosen if name in of_items}
     tops = {"entropy": np.log2(max(len(item.replies) for item in run.asked.values())), "brier": 2.0}
     parts = [
         _mean(cube, None if name == "overconfidence" else tops.get(name, 1.0), alpha).expand_dims(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -158,7 +159,7 @@ class _Masking:
         return reads, spots
 
 
-def component_words(wording: Wording, kind: str) -> frozenset[str]:
+def component_words(wording: Wording, kind: Literal["choice", "rating", "continuation"]) -> frozenset[str]:
     """The content words of the components.
 
     Words that the neutral placebos contain too are left out: they belong to the form of the question.

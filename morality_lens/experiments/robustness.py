@@ -1,5 +1,7 @@
 """The effect of weak evidence on answers: a partition of the items, and the share that follows it."""
 
+from typing import Literal
+
 import numpy as np
 import xarray as xr
 
@@ -20,8 +22,12 @@ PARTS = (
 MOVES = ("move with the evidence", "move against it")
 """What evidence can do to answers; the share that follows is the first less the second."""
 
+Measure = Literal["probability", "choice"]
 
-def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha: float = 0.05) -> xr.Dataset:
+
+def evidence_shares(
+    answers: xr.Dataset, *, measure: Measure = "probability", alpha: float = 0.05
+) -> xr.Dataset:
     """Shares of the partition under weak evidence, by condition, round and strength.
 
     The two versions of the evidence favour one group and the other. An item is robust where both answers are
@@ -74,7 +80,7 @@ def evidence_shares(answers: xr.Dataset, *, measure: str = "probability", alpha:
     return found.assign_attrs(shares.attrs, measure=measure, **{NOTE: note})
 
 
-def follow_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
+def follow_cube(answers: xr.Dataset, measure: Measure = "probability") -> xr.DataArray:
     """The extent to which each item's answers follow the evidence: a cube for ``factorial_effects``.
 
     Examples:
@@ -86,7 +92,7 @@ def follow_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArr
     return _as_cube((one + two) / 2, answers, measure).rename("share that follows the evidence")
 
 
-def moved_cube(answers: xr.Dataset, measure: str = "probability") -> xr.DataArray:
+def moved_cube(answers: xr.Dataset, measure: Measure = "probability") -> xr.DataArray:
     """The extent to which the evidence moves each item's answers with it and against it, over ``part``.
 
     For each of the two options that a version favours: by how much its probability is higher under the
@@ -123,7 +129,9 @@ def _as_cube(cube: xr.DataArray, answers: xr.Dataset, measure: str) -> xr.DataAr
     return cube.assign_attrs(units="share", **({NOTE: note} if note else {}))
 
 
-def dose_response(answers: xr.Dataset, *, measure: str = "probability", alpha: float = 0.05) -> xr.Dataset:
+def dose_response(
+    answers: xr.Dataset, *, measure: Measure = "probability", alpha: float = 0.05
+) -> xr.Dataset:
     """The slope of the share that follows on the strength of the evidence: a line for each item.
 
     Returns:

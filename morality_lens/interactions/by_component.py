@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
 
-from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.contrasts import Comparison
+from morality_lens.interactions.effects import Method, factorial_effects
 from morality_lens.interactions.names import effect_called
 from morality_lens.interactions.numbers import interval_of, signed
 
-LEVELS_OF_DETAIL = ("component", "layer", "segment", "layer and segment", "head and segment")
+Detail = Literal["component", "layer", "segment", "layer and segment", "head and segment"]
+LEVELS_OF_DETAIL: tuple[Detail, ...] = get_args(Detail)
 CONSTANT = "constant"
 """Component of an answer's log-odds that no head or MLP writes: biases, and the entropy of the tokens that a
 letter can begin with. Where letters have one token each no condition changes it."""
@@ -86,11 +89,11 @@ def attribute_effects(
     parts: xr.Dataset,
     factors: Sequence[str] | None = None,
     *,
-    by: str = "component",
+    by: Detail = "component",
     at: Mapping[str, str] | None = None,
-    compare: str | Mapping[str, str | tuple[str, str]] = "total",
+    compare: Comparison | Mapping[str, str | tuple[str, str]] = "total",
     family: Sequence[str] = ("component", "round"),
-    method: str = "auto",
+    method: Method = "auto",
     draws: int = 2000,
     alpha: float = 0.05,
     seed: int = 0,

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -19,7 +20,10 @@ COMPARISONS: dict[str, tuple[str, str]] = {
     "content": ("placebo", "on"),
     "format": ("off", "placebo"),
 }
-LINKS = ("identity", "logit", "log1m")
+Comparison = Literal["total", "content", "format"]
+"""The names of :data:`COMPARISONS`."""
+Link = Literal["identity", "logit", "log1m"]
+LINKS = get_args(Link)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

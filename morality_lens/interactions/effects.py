@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -21,7 +21,14 @@ from morality_lens.interactions.caveats import (
     too_many_failed,
     words_on_skew,
 )
-from morality_lens.interactions.contrasts import Contrasts, at_suffix, difference_contrasts, read_contrasts
+from morality_lens.interactions.contrasts import (
+    Comparison,
+    Contrasts,
+    Link,
+    at_suffix,
+    difference_contrasts,
+    read_contrasts,
+)
 from morality_lens.interactions.cube import (
     REPEATS,
     Cube,
@@ -58,8 +65,9 @@ from morality_lens.interactions.resampling import (
     visibly_skewed,
 )
 
-METHODS = ("auto", "pointwise", "sign-flip", "bootstrap-t")
-MISSING = ("refuse", "available", "complete_items")
+Method = Literal["auto", "pointwise", "sign-flip", "bootstrap-t"]
+Missing = Literal["refuse", "available", "complete_items"]
+METHODS, MISSING = get_args(Method), get_args(Missing)
 ADJUSTED = ("p_adj", "band_low", "band_high")
 
 
@@ -68,16 +76,16 @@ def factorial_effects(
     factors: Sequence[str] | None = None,
     *,
     at: Mapping[str, str] | None = None,
-    compare: str | Mapping[str, str | tuple[str, str]] = "total",
+    compare: Comparison | Mapping[str, str | tuple[str, str]] = "total",
     contrasts: xr.DataArray | None = None,
-    link: str = "identity",
+    link: Link = "identity",
     refits: xr.DataArray | None = None,
-    method: str = "auto",
+    method: Method = "auto",
     draws: int = 2000,
     alpha: float = 0.05,
     family: Sequence[str] = ("round", "layer"),
     seed: int = 0,
-    missing: str = "refuse",
+    missing: Missing = "refuse",
     symmetric: bool = False,
     accept_missing: bool = False,
     accept_normalised: bool = False,

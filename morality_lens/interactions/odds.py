@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from scipy.special import logit
 
 from morality_lens.interactions.caveats import check_input, too_many_failed
-from morality_lens.interactions.contrasts import at_suffix, read_contrasts
+from morality_lens.interactions.contrasts import Comparison, at_suffix, read_contrasts
 from morality_lens.interactions.cube import check_dims, check_labelled, factors_of, read_cube
 from morality_lens.interactions.intervals import bell_mccaffrey_df, cluster_sums, judge, skewness
 
@@ -22,7 +22,7 @@ def marginal_log_odds(
     factors: Sequence[str] | None = None,
     *,
     at: Mapping[str, str] | None = None,
-    compare: str | Mapping[str, str | tuple[str, str]] = "total",
+    compare: Comparison | Mapping[str, str | tuple[str, str]] = "total",
     contrasts: xr.DataArray | None = None,
     alpha: float = 0.05,
 ) -> xr.Dataset:

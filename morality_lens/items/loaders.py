@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from morality_lens.items.bbq import load_bbq
 from morality_lens.items.bundled import STATEMENTS, asset
@@ -26,7 +26,11 @@ Positive = Collection[str | int] | Callable[[str], bool]
 
 
 def load_items(
-    *, context: str = "ambiguous", unknown: bool = True, limit: int | None = None, seed: int = 0
+    *,
+    context: Literal["ambiguous", "disambiguated", "both"] = "ambiguous",
+    unknown: bool = True,
+    limit: int | None = None,
+    seed: int = 0,
 ) -> tuple[Question, ...]:
     """The bundled world's questions.
 
@@ -202,7 +206,7 @@ _RATED = ("scenario", "human")
 
 
 def load_statements(
-    path: str | Path = "moral",
+    path: str | Path | Sequence[tuple[str, int]] = "moral",
     *,
     text: str = "text",
     label: str = "label",
@@ -214,7 +218,7 @@ def load_statements(
     limit: int | None = None,
     seed: int = 0,
 ) -> tuple[Statement, ...]:
-    """Labelled statements that come with the package, by name, or your own from CSV, TSV or JSONL files.
+    """Labelled statements that come with the package, by name, or your own: from files, or as pairs.
 
     ``moral`` is minimal pairs of short, explicit deeds in plain English, graded from -3 to 3: the commands'
     default for every model that is not a bundled one. ``composed`` is longer pairs whose words stand on both
@@ -227,7 +231,9 @@ def load_statements(
     human``).
 
     Args:
-        path: ``moral``, ``composed``, ``world``, a file, or a folder of them.
+        path: ``moral``, ``composed``, ``world``, a file (CSV, TSV or JSONL), or a folder of them; or pairs of
+            a text and its label, 1 for moral and 0 for immoral, each a cluster of its own, whose ids are
+            their numbers. The arguments about columns are for files.
         text: column of the text.
         label: column of the label: 1 (or true) for moral, 0 (or false) for immoral.
         cluster: column of the family; by default ``cluster`` where there is one, else each on its own.
@@ -258,6 +264,8 @@ def load_statements(
         >>> [statement.label for statement in ml.load_statements(file)]
         [1, 0]
     """
+    if not isinstance(path, str | Path):
+        return draw(_from_pairs(path), limit, seed, group=lambda s: s.label)
     if path in STATEMENTS:
         path, value = asset(*STATEMENTS[str(path)]), "value"
     placed: list[tuple[str, Statement]] = []
@@ -288,6 +296,29 @@ def load_statements(
     if not placed:
         raise ValueError(f"{path} has no statement with a label: every value is 0, or no pair is complete.")
     return draw(placed, limit, seed, group=lambda s: (s.cluster, s.label))
+
+
+def _from_pairs(pairs: Sequence[tuple[str, int]]) -> list[tuple[str, Statement]]:
+    """Statements of texts and their labels, each with its place.
+
+    Raises:
+        ValueError: something else than such pairs, or none of them.
+    """
+    if not pairs:
+        raise ValueError(
+            "load_statements needs a file, or at least one pair of a text and its label; got none."
+        )
+    placed = []
+    for number, pair in enumerate(pairs, start=1):
+        text, label = pair if isinstance(pair, tuple | list) and len(pair) == 2 else (None, None)
+        if not (isinstance(text, str) and text.strip() and label in (0, 1)):
+            raise ValueError(
+                "load_statements needs pairs of a text and its label, 1 for moral and 0 for immoral; got "
+                f"{pair!r} as pair {number}."
+            )
+        name = f"pair-{number}"
+        placed.append((f"pair {number}", Statement(id=name, cluster=name, text=text, label=int(label))))
+    return placed
 
 
 @dataclass(frozen=True, kw_only=True)

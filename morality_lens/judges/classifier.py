@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from morality_lens.items.files import first_line
 from morality_lens.judges.toxicity import scored
+from morality_lens.progress import without_bars
 
 Activation = Literal["sigmoid", "softmax"]
 
@@ -160,10 +162,11 @@ def _read(name: str | Path) -> tuple[PreTrainedTokenizerBase, Any, dict[str, Any
         ValueError: it cannot be loaded, or needs code of its own.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
-        )
+        with without_bars() if Path(name).exists() else nullcontext():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+            )
     except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # what a damaged file raises is of any type

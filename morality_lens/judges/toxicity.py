@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -57,7 +57,7 @@ class ToxicityJudge:
 
 
 def fit_toxicity_judge(
-    statements: Sequence[Statement], *, kind: str = "logistic", seed: int = 0
+    statements: Sequence[Statement], *, kind: Literal["logistic", "bayes"] = "logistic", seed: int = 0
 ) -> ToxicityJudge:
     """A classifier of texts fitted on labelled statements, label 0 being toxic.
 

@@ -4,9 +4,10 @@ import hashlib
 import importlib
 import importlib.util
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -14,9 +15,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from morality_lens.items.files import first_line, read_json
 from morality_lens.models.finding import ADAPTER, TOKENIZERS, find_model
+from morality_lens.progress import without_bars
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-QUANTIZATIONS = ("4bit", "8bit")
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Quantization = Literal["4bit", "8bit"]
+DTYPES, QUANTIZATIONS = get_args(Dtype), get_args(Quantization)
 TEXT_INSIDE = {"gemma3"}
 """Checkpoints that read images too, whose text model is a causal model of its own: it is loaded alone."""
 MEDIA = {"vision_config", "audio_config", "vq_config"}
@@ -228,6 +231,12 @@ def _merged(module: Any, folder: Path) -> Any:
 
 def _read(source: str, loading: Loading) -> tuple[Any, Any]:
     """The plain transformers model in a folder, file or hub, and its tokenizer."""
+    # A download is worth a bar; what is here is read in seconds.
+    with without_bars() if Path(source).exists() else nullcontext():
+        return _read_here(source, loading)
+
+
+def _read_here(source: str, loading: Loading) -> tuple[Any, Any]:
     more = _quantized(loading)
     try:
         where, place = _place(source, loading.revision)

@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from morality_lens.design import ReplyLimits
 from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Renderer
-from morality_lens.models.checkpoints import Loading, read_checkpoint
+from morality_lens.models.checkpoints import Dtype, Loading, Quantization, read_checkpoint
 from morality_lens.models.decoding import LanguageModel
 from morality_lens.models.finding import BUNDLED as BUNDLED, find_model as find_model
 from morality_lens.models.self_test import Check, self_test
@@ -67,6 +67,10 @@ class ModelRecord:
     window: Window
     options: dict[str, Any]
 
+    def __repr__(self) -> str:
+        shape = f"{self.n_layers} layers x {self.d_model}, {self.dtype}"
+        return f"<ModelRecord {self.name}: {self.architecture}, {shape}, window {self.window.tokens} tokens>"
+
 
 class LoadedBridge(TransformerBridge):
     """A bridge that :func:`load_model` returns; it is shown in one line."""
@@ -81,11 +85,11 @@ def load_model(
     name: str | Path | None = None,
     *,
     device: str | None = None,
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     revision: str | None = None,
     device_map: str | None = None,
     template_keywords: Mapping[str, Any] | None = None,
-    quantization: str | None = None,
+    quantization: Quantization | None = None,
 ) -> LoadedBridge:
     """A ``TransformerBridge`` with unprocessed weights that has passed its self-test.
 

@@ -1,7 +1,7 @@
 """Figures of interventions: patches by place and layer, doses, ablations, mediation."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,12 +11,17 @@ from morality_lens.circuits.summaries import mediated_share, recovered
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.plots.style import OTHER_COLORS, band, bars, condition_colors, finish, provisos
 
-METRICS = (("log_odds", "log-odds of the correct option"), ("projection", "projection at the last layer"))
+METRICS: tuple[tuple[Literal["log_odds", "projection"], str], ...] = (
+    ("log_odds", "log-odds of the correct option"),
+    ("projection", "projection at the last layer"),
+)
 RANDOM = "#9AA3AE"
 ENDS = "<br>%{{{value}:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]<extra></extra>"
 
 
-def patching_map(patched: xr.Dataset, *, of: str = "log_odds", head: int | None = None) -> go.Figure:
+def patching_map(
+    patched: xr.Dataset, *, of: Literal["log_odds", "projection"] = "log_odds", head: int | None = None
+) -> go.Figure:
     """The share of the difference between source and target that a patch recovers, by place and layer.
 
     Args:

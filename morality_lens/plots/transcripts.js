@@ -63,10 +63,10 @@
     const find = (item, condition) => data.dialogues.find((one) => wellFormed(one.item) === wellFormed(item) && one.condition === condition);
     return {
       about: data.about,
-      list(query, cursor) {
+      list(query, cursor, size) {
         const found = data.dialogues.filter((one) => matches(one, query)), from = cursor || 0;
-        const next = from + PAGE < found.length ? from + PAGE : null;
-        return Promise.resolve({ rows: found.slice(from, from + PAGE), cursor: next, total: found.length });
+        const next = from + size < found.length ? from + size : null;
+        return Promise.resolve({ rows: found.slice(from, from + size), cursor: next, total: found.length });
       },
       dialogue(item, condition) {
         const one = find(item, condition);
@@ -208,7 +208,7 @@
     headBox.min = headBox.value = 0;
     headLabel.appendChild(headBox);
     bar.appendChild(headLabel);
-    const white = chooser(bar, "White", "mlt-white", [["median", "the median token"], ["zero", "zero"]]);
+    const white = chooser(bar, "No colour at", "mlt-white", [["median", "the median token"], ["zero", "zero"]]);
     const boxLabel = make("label"), box = make("input", "mlt-show-template");
     box.type = "checkbox";
     boxLabel.append(box, make("span", "", "template tokens"));
@@ -262,7 +262,7 @@
       const wanted = state.rows.length + PAGE;
       try {
         do {
-          const page = await source.list(query(), state.cursor);
+          const page = await source.list(query(), state.cursor, wanted - state.rows.length);
           if (asked !== state.asked) return;
           state.cursor = page.cursor;
           for (const one of page.rows) {
@@ -426,7 +426,7 @@
       const middle = zero ? 0 : scale[0], most = zero ? scale[2] : scale[1];
       return { of: (i) => { const v = valueAt(colours, row, i); return v === null || !most ? null : (v - middle) / most; }, ramp: [-1, BLUE, RED],
         texts: ["\u2264 " + number(middle - most), "\u2265 " + number(middle + most)],
-        unit: colours.units + "; white: " + (zero ? "0" : number(middle) + ", the median") + ", blue: higher, red: lower; one scale per layer for " +
+        unit: colours.units + "; no colour at " + (zero ? "0" : number(middle) + ", the median") + ", blue: higher, red: lower; one scale per layer for " +
           (one.own ? "this dialogue" : "all coloured dialogues here") + (colours.refused.includes(layer) ? ". Nothing is claimed about this layer: there is no stable direction" : "") };
     }
 

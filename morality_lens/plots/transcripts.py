@@ -55,10 +55,11 @@ def forms(views: Iterable[TokenView]) -> list[tuple[TokenView, list[Piece]]]:
 
     Where a chat template rewrites what was said before, a dialogue is stored as it was before each time.
     """
-    ends = [(max([piece.round for piece in pieces(view)], default=0), view) for view in views]
+    stored = [(view, pieces(view)) for view in views]
     found, covered = [], -1
-    for last, view in sorted(ends, key=lambda pair: pair[0]):
-        own = [piece for piece in pieces(view) if piece.round > covered]
+    for view, every in sorted(stored, key=lambda pair: max((p.round for p in pair[1]), default=0)):
+        last = max((piece.round for piece in every), default=0)
+        own = [piece for piece in every if piece.round > covered]
         if own:
             found.append((view, own))
         covered = max(covered, last)

@@ -27,7 +27,7 @@ BLOCK = 2**28
 def fit_directions(
     residuals: xr.DataArray,
     *,
-    kind: str = "mean_difference",
+    kind: Kind = "mean_difference",
     folds: int = 5,
     draws: int = 500,
     seed: int = 0,

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from morality_lens.design import Condition
 from morality_lens.probes.fitting import fit_directions
-from morality_lens.probes.kinds import ON_LABELS
+from morality_lens.probes.kinds import ON_LABELS, Kind
 from morality_lens.probes.probe import Probe
 from morality_lens.runs.run import Run
 
@@ -22,7 +22,7 @@ def fit_on_run(
     items: Sequence[str] | None = None,
     conditions: Sequence[Condition] | None = None,
     demean: bool = False,
-    kind: str = "mean_difference",
+    kind: Kind = "mean_difference",
     seed: int = 0,
 ) -> Probe:
     """A probe fitted on the residuals that a run left at one site; clusters are those of the items.

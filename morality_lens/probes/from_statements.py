@@ -12,11 +12,11 @@ from morality_lens.items.files import spread
 from morality_lens.items.kinds import Statement
 from morality_lens.models.loading import record_of
 from morality_lens.probes.fitting import fit_directions
-from morality_lens.probes.kinds import CARDED, KINDS, check_kind
+from morality_lens.probes.kinds import CARDED, KINDS, Kind, check_kind
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.random_models import random_model_residuals
 from morality_lens.probes.refits import with_refits
-from morality_lens.probes.statements import read_pairs, read_statements
+from morality_lens.probes.statements import Read, read_pairs, read_statements
 from morality_lens.probes.trust_checks import trust_card
 from morality_lens.progress import stage
 
@@ -63,8 +63,8 @@ def fit_probe(
     model: TransformerBridge,
     statements: Sequence[Statement],
     *,
-    kind: str = "mean_difference",
-    read: str = "end",
+    kind: Kind = "mean_difference",
+    read: Read = "end",
     refits: int | None = None,
     card: bool = False,
     random_models: int = 3,
@@ -115,8 +115,8 @@ def fit_probes(
     model: TransformerBridge,
     sets: Mapping[str, Sequence[Statement]],
     *,
-    kind: str = "mean_difference",
-    read: str = "end",
+    kind: Kind = "mean_difference",
+    read: Read = "end",
     refits: int | None = None,
     card: bool = True,
     random_models: int = 3,

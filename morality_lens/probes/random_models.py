@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from morality_lens.items.kinds import Statement
 from morality_lens.models.loading import fingerprint, record_of
-from morality_lens.probes.statements import read_statements
+from morality_lens.probes.statements import Read, read_statements
 
 
 def random_model_residuals(
@@ -19,7 +19,7 @@ def random_model_residuals(
     statements: Sequence[Statement],
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    read: str = "end",
+    read: Read = "end",
 ) -> xr.DataArray:
     """Residuals of the statements in random-initialised copies of the model.
 

@@ -27,7 +27,7 @@ def refit_directions(
     residuals: xr.DataArray,
     *,
     draws: int = 50,
-    kind: str = "mean_difference",
+    kind: Kind = "mean_difference",
     seed: int = 0,
     direction: xr.DataArray | None = None,
 ) -> xr.DataArray:

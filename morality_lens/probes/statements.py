@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,8 +21,12 @@ ROWS = 64
 """Statements read together."""
 
 
+Read = Literal["end", "mean"]
+"""Where a statement is read: at its last token, or the mean over its tokens."""
+
+
 def read_statements(
-    model: TransformerBridge, statements: Sequence[Statement], *, read: str = "end"
+    model: TransformerBridge, statements: Sequence[Statement], *, read: Read = "end"
 ) -> xr.DataArray:
     """Residuals of statements, each said by the user under the model's own chat template.
 
@@ -42,7 +47,7 @@ def read_statements(
         {'statement': 8, 'layer': 7, 'd_model': 128}
     """
     record = record_of(model)
-    if read not in ("end", "mean"):
+    if read not in get_args(Read):
         raise ValueError(f"read must be 'end' or 'mean'; got {read!r}.")
     if not statements or len({s.id for s in statements}) < len(statements):
         raise ValueError(

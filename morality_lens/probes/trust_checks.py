@@ -48,7 +48,7 @@ def trust_card(
     residuals: xr.DataArray,
     texts: Sequence[str],
     *,
-    kind: str = "mean_difference",
+    kind: Kind = "mean_difference",
     random: xr.DataArray | None = None,
     others: Mapping[str, xr.DataArray] | None = None,
     nuisance: Mapping[str, xr.DataArray] | None = None,

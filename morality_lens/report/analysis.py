@@ -1,8 +1,9 @@
 """The estimates of a run: projections, effects and claims, or the reason why there are none."""
 
+import html
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pandas as pd
 import xarray as xr
@@ -75,6 +76,28 @@ class Analysis:
     positions: xr.Dataset | None = None
     replies: pd.DataFrame | None = None
     refused: tuple[str, ...] = ()
+
+    def _held(self) -> list[tuple[str, str]]:
+        """What was estimated, and how large it is."""
+        held = [(one.name, getattr(self, one.name)) for one in fields(self) if one.name != "refused"]
+        return [(name, _size(value)) for name, value in held if value is not None and len(value)]
+
+    def __repr__(self) -> str:
+        held = ", ".join(name for name, _ in self._held()) or "nothing estimated"
+        return f"<Analysis: {held}; {len(self.refused)} not answered>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(size)}</td></tr>" for name, size in self._held())
+        refused = "".join(f"<li>{html.escape(line)}</li>" for line in self.refused)
+        said = f"<p>Not answered:</p><ul>{refused}</ul>" if refused else ""
+        return f"<table><caption>Analysis</caption>{rows}</table>{said}"
+
+
+def _size(value: xr.Dataset | xr.DataArray | pd.DataFrame | tuple) -> str:
+    """How large an estimate is, by its dimensions, rows or number."""
+    if isinstance(value, xr.Dataset | xr.DataArray):
+        return " x ".join(f"{n} {dim}" for dim, n in value.sizes.items())
+    return f"{len(value)} rows" if isinstance(value, pd.DataFrame) else str(len(value))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

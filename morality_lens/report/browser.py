@@ -208,6 +208,8 @@ def _fill(room: _Room, held: Shelf, coloured: Views) -> Iterator[Told]:
     drawn = sorted(places, key=lambda name: hashlib.sha256(name.encode("utf-8", "replace")).digest())
     for name in dict.fromkeys([*(name for name in first if name in places), *drawn]):
         told = list(matching(held, places[name], Query(item=name)))
+        if not told:
+            continue
         made = partial(_item_dialogues, held, told, places[name], coloured, room.strings)
         if not (room.take(made(values=True)) or (name in first and room.take(made(values=False)))):
             return
@@ -222,15 +224,18 @@ def _item_dialogues(
     held: Shelf, told: Sequence[Told], group: int, coloured: Views, strings: Strings, *, values: bool
 ) -> list[dict[str, Any]]:
     """All dialogues of one item, with the values of those that have some or without."""
+    names = held.run.design.names
+    rows = held.rows("transcripts", group, told[0].item.id)
+    stored: dict[tuple[str, ...], list[TokenView]] = {}
+    for _, row in rows.iterrows():
+        stored.setdefault(tuple(str(row[name]) for name in names), []).append(token_view(row))
     found = []
     for one in told:
         views = coloured.get((one.item.id, one.condition.label), ())
         if any(view.values is not None for view in views) and values:
             found.append(dialogue(held, one, views, strings, tokens=True))
             continue
-        rows = rows_of(held, one, group)
-        plain = [token_view(row) for _, row in rows.iterrows()]
-        if plain:
+        if plain := stored.get(tuple(one.condition.coords[name] for name in names)):
             found.append(dialogue(held, one, plain, strings, tokens=False))
     return found
 

@@ -18,7 +18,7 @@
   root.source = {
     about: about,
     goesOn: true,
-    list: (query, cursor) => ask("/api/list", { ...query, cursor: cursor || "" }),
+    list: (query, cursor, size) => ask("/api/list", { ...query, cursor: cursor || "", size }),
     dialogue: (item, condition) => ask("/api/dialogue", { item, condition }),
     tokens: about.directions.length ? (item, condition) => ask("/api/tokens", { item, condition }) : null,
     attention: about.reads ? (item, condition, at) => ask("/api/attention", { item, condition, ...at }) : null,

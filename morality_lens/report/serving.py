@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -45,8 +45,12 @@ HEADERS = {
     "cache-control": "no-store",
 }
 LONGEST_WORDS = 1000
+"""Characters that are searched for."""
+MOST_ROWS = 100
+"""Dialogues of one answer."""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Whatever reads dialogues again with the run's model."""
 
@@ -189,7 +193,9 @@ def _asset(name: str) -> str:
 # --------------------------------------------------------------------------------------------- requests
 def _list(served: Served, asked: Mapping[str, str]) -> dict[str, Any]:
     """A page of dialogues."""
-    found: Found = find(served.held, _query(served.held.run, asked), cursor=_cursor(asked.get("cursor", "")))
+    size = min(_whole("size", asked.get("size", str(MOST_ROWS))), MOST_ROWS)
+    query, cursor = _query(served.held.run, asked), _cursor(asked.get("cursor", ""))
+    found: Found = find(served.held, query, cursor=cursor, size=max(1, size))
     total = len(served.held.run.items)
     return {
         "rows": [

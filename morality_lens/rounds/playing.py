@@ -481,7 +481,7 @@ def _spelled(
     texts = {item.id: item.format_prompt("{text}") for item in items}
     return {
         "items": [name for name, text in texts.items() if control.found_in(text)],
-        "wording": control.found_in(f"{wording.model_dump_json()}\n{protocol}"),
+        "wording": control.found_in(f"{wording.model_dump_json()}\n{asdict(protocol)}"),
     }
 
 
@@ -506,7 +506,9 @@ class _Playing:
         size = {part: part.items * each * (part.stop - part.start) for part in self.parts}
         seen = {part for part in self.parts if part.done(self.path)}
         done = sum(size[part] for part in seen)
-        with Counter("dialogue rounds", sum(size.values()), done=done, shown=progress) as counter:
+        with Counter(
+            "dialogue rounds", sum(size.values()), done=done, shown=progress, kept=self.path
+        ) as counter:
             judged = self._look_ahead(counter, progress=progress) if seen else False
             told: set[claims.Worker] = set()
             while missing := [part for part in self.parts if not part.done(self.path)]:

@@ -86,7 +86,7 @@ def play_on_workers(
 
     path = run.path.absolute()
     parts, seen = parts_of(run.manifest), [_played(path)]
-    with Counter("parts", len(parts), done=seen[0], shown=progress) as counter:
+    with Counter("parts", len(parts), done=seen[0], shown=progress, kept=path) as counter:
 
         def watch() -> None:
             now = _played(path)

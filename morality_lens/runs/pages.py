@@ -6,7 +6,7 @@ item (its text and id) is read when the run is opened.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any
@@ -26,6 +26,8 @@ CHANGED = "c"
 """What is asked for beside an outcome: another reply than in the round before."""
 TEXTS = ("text", "rationale", "thought", "feedback_text")
 """Columns of the answers that are searched."""
+PLAIN = ("round", "parsed", "correct", "choice")
+"""Columns of the answers that say how they came out."""
 HELD = 6
 """Groups of parts whose tables are held."""
 
@@ -114,7 +116,7 @@ class Shelf:
     run: Run
     groups: tuple[Group, ...]
     read: Callable[[str, int], pd.DataFrame] = field(repr=False)
-    shares: Callable[[str], xr.DataArray] = field(repr=False)
+    shares: Callable[[str], np.ndarray] = field(repr=False)
 
     def rows(self, name: str, number: int, item: str | None = None) -> pd.DataFrame:
         """A table (``answers``, ``transcripts``) of a group, or of one of its items."""
@@ -130,8 +132,7 @@ class Shelf:
         """The probability of each reply's sign in each round; None where there are none."""
         if not item.replies:
             return None
-        read = self.shares(item.id).sel(condition.coords).transpose("round", "option")
-        values = read.values[:, : len(item.replies)]
+        values = self.shares(item.id)[self.run.design.place(condition)][:, : len(item.replies)]
         return [[float(f"{v:.4g}") if np.isfinite(v) else None for v in row] for row in values]
 
 
@@ -155,8 +156,8 @@ def shelf(run: Run) -> Shelf:
         return run.option_probabilities
 
     @lru_cache(maxsize=HELD)
-    def shares(item: str) -> xr.DataArray:
-        return every_share().sel(item=item).load()
+    def shares(item: str) -> np.ndarray:
+        return every_share().sel(item=item).transpose(*run.design.names, "round", "option").values
 
     return Shelf(run=run, groups=groups, read=read, shares=shares)
 
@@ -195,26 +196,37 @@ def matching(held: Shelf, number: int, query: Query) -> Iterator[Told]:
     wanted = [item for item in items if _wanted(item, query)]
     if not wanted:
         return
+    design, words = held.run.design, query.words.casefold().split()
     table = held.rows("answers", number, query.item or None)
-    words = query.words.casefold().split()
-    names, design = list(held.run.design.names), held.run.design
-    rows = dict(iter(table.groupby(["item", *names], sort=False)))
+    rows = _by_dialogue(table, design.names, (*PLAIN, *(n for n in TEXTS if words and n in table)))
     for item, condition in itertools.product(wanted, design.conditions):
         own = rows.get((item.id, *condition.coords.values()))
-        if own is None or (query.condition and condition.label != query.condition):
+        if own is None or query.condition not in ("", condition.label):
             continue
         told = Told(item=item, condition=condition, rounds=told_rounds(own, item, design.n_rounds))
         if has_outcome(told.rounds, query.outcome, query.round) and _has_words(item, own, words):
             yield told
 
 
+def _by_dialogue(
+    table: pd.DataFrame, names: Sequence[str], columns: Sequence[str]
+) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Some columns of the answers of each dialogue, by item and levels."""
+    keys = zip(*(table[name].tolist() for name in ("item", *names)), strict=True)
+    values = zip(*(table[name].tolist() for name in columns), strict=True)
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for key, row in zip(keys, values, strict=True):
+        found.setdefault(key, []).append(dict(zip(columns, row, strict=True)))
+    return found
+
+
 def _wanted(item: Item, query: Query) -> bool:
     return query.item in ("", item.id) and query.category in ("", item.category)
 
 
-def told_rounds(answers: pd.DataFrame, item: Item, rounds: int) -> tuple[dict[str, Any], ...]:
+def told_rounds(answers: Sequence[Mapping[str, Any]], item: Item, rounds: int) -> tuple[dict[str, Any], ...]:
     """How the answers of one dialogue came out, round by round, see :class:`Told`."""
-    by_round = {int(row["round"]): row for row in answers.to_dict("records")}
+    by_round = {int(row["round"]): row for row in answers}
     found: list[dict[str, Any]] = []
     for number in range(rounds):
         row = by_round.get(number)
@@ -257,11 +269,11 @@ def has_outcome(rounds: Sequence[dict[str, Any]], outcome: str, round: int | Non
     )
 
 
-def _has_words(item: Item, answers: pd.DataFrame, words: Sequence[str]) -> bool:
+def _has_words(item: Item, answers: Sequence[Mapping[str, Any]], words: Sequence[str]) -> bool:
     """Whether all words are in the item or in what was written in its dialogue."""
     if not words:
         return True
     texts = [item.id, item.format_prompt("{text}")]
-    texts += [str(text) for name in TEXTS if name in answers for text in answers[name]]
+    texts += [str(row[name]) for row in answers for name in TEXTS if name in row]
     whole = "\n".join(texts).casefold()
     return all(word in whole for word in words)

@@ -46,10 +46,10 @@ def in_parts(
     whole = replace(request, settings={**request.settings, "what": request.what, "items": list(items)})
     chunks = [items[i : i + size] for i in range(0, len(items), size)]
     if out is None:
-        found = [make(chunk) for chunk in counted(chunks, request.what, shown=progress)]
+        found = counted(make, chunks, request.what, shown=progress)
     else:
         folder = whole.begin(Path(out), "request.json")
-        with Counter(request.what, len(chunks), shown=progress) as counter:
+        with Counter(request.what, len(chunks), shown=progress, kept=folder) as counter:
             found = _shared(folder, chunks, make, counter)
     joined = xr.concat(found, "item", data_vars="all", combine_attrs="drop")
     assert isinstance(joined, xr.Dataset)

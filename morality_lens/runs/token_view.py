@@ -51,6 +51,11 @@ class TokenView:
     opening: int | None = None
     refused: Sequence[int] = ()
 
+    def __repr__(self) -> str:
+        levels = ", ".join(f"{name} {level}" for name, level in self.condition.items())
+        layers = f"{len(self.layers)} layers" if self.layers else "no projection"
+        return f"<TokenView {self.item} ({levels}): {len(self.tokens)} tokens, {layers}>"
+
     def __post_init__(self) -> None:
         who = f"TokenView of item {self.item!r}"
         for span in self.spans:

@@ -31,11 +31,11 @@ def answer_transitions(
         pairs: an earlier and a later round each; None takes every round and the next.
 
     Returns:
-        One row for each condition, pair of rounds, and kinds of answer before and after (also where none went
-        that way): the factors' levels, ``condition`` (their label), ``before`` and ``round`` (the
-        two rounds), ``from`` and ``to``, ``n``, ``share`` (of those with the same ``from``; NaN where there are none) and
-        ``missing`` (dialogues left out, because one of the two answers is not there). ``attrs`` hold the
-        ``kinds`` in their order, and ``items``, how many items were counted.
+        One row for each condition, pair of rounds, and kinds of answer before and after (also where none
+        went that way). Columns: the factors' levels, ``condition`` (their label), ``before`` and ``round``
+        (the two rounds), ``from`` and ``to``, ``n``, ``share`` (of those with the same ``from``; NaN where
+        there are none) and ``missing`` (dialogues left out, because one of the two answers is not there).
+        ``attrs`` hold the ``kinds`` in their order, and ``items``, how many items were counted.
 
     Raises:
         ValueError: free text, which is of no kind; no question with roles; or a round that the run lacks.

@@ -1,5 +1,6 @@
 """A whole study from its folder: five verdicts, every part as figures and tables, and one report."""
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,20 @@ class StudyAnalysis:
     groups: tuple[Section, ...]
     refused: tuple[str, ...]
     layer: int | None
+
+    def __repr__(self) -> str:
+        verdicts = ", ".join(f"{one.number} {one.verdict}" for one in self.verdicts)
+        return (
+            f"<StudyAnalysis: claims {verdicts}; {len(self.groups)} parts, {len(self.refused)} not answered>"
+        )
+
+    def _repr_html_(self) -> str:
+        cells = ((f"{one.number}. {one.claim}", one.verdict, one.shown, one.why) for one in self.verdicts)
+        head = "".join(f"<th>{name}</th>" for name in ("claim", "verdict", "estimate", "why"))
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells
+        )
+        return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def analyze_study(folder: str | Path, *, draws: int = 2000, seed: int = 0) -> StudyAnalysis:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from morality_lens.interactions.numbers import with_bounds
+
 ALPHA = 0.05
 """Level of every verdict and interval; each of the two sides is tested at half of it."""
 SIDE = ALPHA / 2
@@ -93,6 +95,15 @@ class Verdict:
     why: str
     figure: str
     unit: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The estimate with its interval, or ``none``."""
+        known = np.isfinite(self.estimate)
+        return with_bounds(self.estimate, self.low, self.high, signed=True) if known else "none"
+
+    def __repr__(self) -> str:
+        return f"<Verdict on claim {self.number} ({self.claim}): {self.verdict}, {self.measure} {self.shown}>"
 
     @property
     def claim(self) -> str:

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from morality_lens.probes.from_statements import affordable_statements, fit_prob
 from morality_lens.probes.kinds import KINDS, Kind, check_kind
 from morality_lens.probes.probe import Probe, load_probe
 from morality_lens.probes.training_data import check_statements
+from morality_lens.progress import explained, listening, part
 from morality_lens.report.writing import keep_transcripts
 from morality_lens.rounds.playing import play
 from morality_lens.rounds.preflight import Fitting
@@ -51,12 +53,18 @@ class _Work:
     folder: Path
     progress: bool
     say: Callable[[str], None]
+    mains: dict[str, Run] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
     @property
     def record(self) -> ModelRecord:
         """The record of the model."""
         return record_of(self.model)
+
+    @property
+    def probe(self) -> Probe:
+        """The direction that the claims are about."""
+        return load_probe(direction_file(self.folder, MAIN))
 
     def execution(self, name: str) -> Execution:
         """How a part is carried out: finished items are kept in a folder of its own."""
@@ -71,6 +79,7 @@ def study(
     out: str | Path,
     progress: bool = True,
     say: Callable[[str], None] = lambda line: None,
+    agree: Callable[[Estimate], object] = lambda told: None,
 ) -> Path:
     """The path of the report of a whole study, which gives a verdict for each of the five claims.
 
@@ -83,7 +92,9 @@ def study(
         settings: plan, protocol, kind of direction and random seed; None is the full profile.
         out: the study's folder.
         progress: whether to show progress bars.
-        say: called with a line about each step.
+        say: called with a line about each part, "part 3 of 17: playing placebo".
+        agree: called with the time and space that a new study takes, before anything is kept; what it raises
+            ends the study.
 
     Raises:
         ValueError: neither questions nor prompts, statements on which no direction can be fitted, a folder
@@ -112,24 +123,50 @@ def study(
         progress=progress,
         say=say,
     )
-    Request(what="study", settings=_identity(work)).begin(work.folder, "study.json")
-    if not any((work.folder / name / "manifest.json").is_file() for name in (QUESTIONS, PROMPTS)):
-        # A trial, which a resumed study is spared.
-        say(f"this takes {estimate(model, work.material, chosen)}")
-    mains = _main_runs(work)
-    probe = _probe(work, mains)
-    for name, played in mains.items():
-        _colour(work, name, played, probe)
-    if QUESTIONS in mains:
-        _question_parts(work, mains[QUESTIONS], probe)
-        _question_runs(work, mains[QUESTIONS])
-    if PROMPTS in mains:
-        _sample_runs(work)
-    for name, played in mains.items():
-        _result(work, f"pairs-{name}", lambda name=name, played=played: _pairs(work, name, played, probe))
+    request = Request(what="study", settings=_identity(work))
+    if not (work.folder / "study.json").is_file():  # a resumed study is spared the trial
+        request.refuse_foreign(work.folder)
+        told = estimate(model, work.material, chosen)
+        say(f"this takes {told}")
+        agree(told)
+    request.begin(work.folder, "study.json")
+    parts = _parts(work)
+    for number, (what, do) in enumerate(parts, start=1):
+        with part(number, len(parts)) as name, explained(partial(_kept, work.folder, name)):
+            say(f"{name}: {what}")
+            do()
+    return work.folder / "report.html"
+
+
+def _kept(folder: Path, name: str) -> str:
+    """What an interruption says."""
+    return f"stopped in {name}; what is finished is kept in {folder}: the same call resumes."
+
+
+Parts = list[tuple[str, Callable[[], object]]]
+
+
+def _parts(work: _Work) -> Parts:
+    """The parts of a study in their order, each with what is said of it; those that are done do nothing."""
+    material, several = work.material, len(work.material.sets)
+    names = [name for name in (QUESTIONS, PROMPTS) if getattr(material, name)]
+    parts: Parts = [(f"playing {name}", partial(_main_run, work, name)) for name in names]
+    directions = (
+        "a direction with its trust card" if several == 1 else f"{several} directions with trust cards"
+    )
+    parts.append((f"fitting {directions}", partial(_fit, work)))
+    parts += [(f"reading some transcripts of {name}", partial(_colour, work, name)) for name in names]
+    if material.questions:
+        parts += [*_question_parts(work), *_question_runs(work)]
+    if material.prompts:
+        parts += _sample_runs(work)
+    parts += [(f"pairs of {name}", partial(_pairs, work, name)) for name in names]
+    return [*parts, ("estimating effects and writing the report", partial(_report, work))]
+
+
+def _report(work: _Work) -> None:
     write_json(work.folder / "left_out.json", work.skipped)
-    say("estimating effects and writing the report")
-    return write_study_report(work.folder)
+    write_study_report(work.folder)
 
 
 def _refuse_unfittable(material: Material, kind: Kind) -> None:
@@ -185,7 +222,6 @@ def _protocol_identity(protocol: Protocol) -> dict[str, Any]:
 
 # ----------------------------------------------------------------------------------------------- runs
 def _play(work: _Work, name: str, items: Sequence, protocol: Protocol) -> Run:
-    work.say(f"playing {name}")
     return play(
         work.model,
         items,
@@ -197,48 +233,62 @@ def _play(work: _Work, name: str, items: Sequence, protocol: Protocol) -> Run:
     )
 
 
-def _main_runs(work: _Work) -> dict[str, Run]:
-    """Questions and prompts in all conditions, by their names."""
-    base = work.settings.protocol
+def _main_run(work: _Work, name: str) -> None:
+    """Questions or prompts in all conditions."""
+    base, items = work.settings.protocol, getattr(work.material, name)
     protocol = replace(base, design=replace(base.design, rounds=work.settings.plan.rounds))
-    found = {}
-    if work.material.questions:
-        found[QUESTIONS] = _play(work, QUESTIONS, work.material.questions, protocol)
-    if work.material.prompts:
-        found[PROMPTS] = _play(work, PROMPTS, work.material.prompts, protocol)
-        _score(found[PROMPTS], work.material.judges)
-    return found
+    work.mains[name] = _play(work, name, items, protocol)
+    if name == PROMPTS:
+        _score(work.mains[name], work.material.judges)
 
 
-def _question_runs(work: _Work, main: Run) -> None:
+def _question_runs(work: _Work) -> Parts:
     """Some of the main run's questions with placebo levels, and in other wordings."""
-    plan, base, seed = work.settings.plan, work.settings.protocol, work.settings.seed
-    ids = set(main.items.index)
-    kept = [q for q in work.material.questions if q.id in ids]
+    plan, base = work.settings.plan, work.settings.protocol
+    parts: Parts = []
     if plan.placebo_items:
-        few = spread(kept, plan.placebo_items, seed, lambda q: q.cluster)
-        design = replace(base.design, rounds=plan.placebo_rounds, factors=placebo_factors(base.design))
-        _play(work, PLACEBO, few, replace(base, design=design))
+        parts.append((f"playing {PLACEBO}", partial(_placebo_run, work)))
     if not plan.wording_items:
-        return
-    few = spread(kept, plan.wording_items, seed, lambda q: q.cluster)
-    design = replace(base.design, rounds=plan.wording_rounds)
-    there = load_wording(base.wording).task(few[0]).alternatives
+        return parts
+    there = load_wording(base.wording).task(work.material.questions[0]).alternatives
     if plan.wordings > there:  # counted round, they would be the same ones again
         work.skipped.append(f"wordings: {plan.wordings} were asked for, and this wording has {there}.")
-    for index in range(min(plan.wordings, there)):
-        protocol = replace(base, design=design, wording_index=base.wording_index + index)
-        _play(work, f"wording-{index}", few, protocol)
+    indices = range(min(plan.wordings, there))
+    return parts + [(f"playing wording-{index}", partial(_wording_run, work, index)) for index in indices]
 
 
-def _sample_runs(work: _Work) -> None:
-    """Several samples of every prompt's completions at temperature 1."""
+def _some_questions(work: _Work, number: int) -> Sequence:
+    """So many of the questions that the main run holds."""
+    ids = set(work.mains[QUESTIONS].items.index)
+    kept = [q for q in work.material.questions if q.id in ids]
+    return spread(kept, number, work.settings.seed, lambda q: q.cluster)
+
+
+def _placebo_run(work: _Work) -> None:
     plan, base = work.settings.plan, work.settings.protocol
-    for number in range(plan.samples):
-        design = replace(base.design, rounds=plan.sample_rounds, seed=work.settings.seed + 1 + number)
-        protocol = replace(base, design=design, temperature=1.0)
-        sampled = _play(work, f"sample-{number}", work.material.prompts, protocol)
-        _score(sampled, work.material.judges)
+    design = replace(base.design, rounds=plan.placebo_rounds, factors=placebo_factors(base.design))
+    _play(work, PLACEBO, _some_questions(work, plan.placebo_items), replace(base, design=design))
+
+
+def _wording_run(work: _Work, index: int) -> None:
+    plan, base = work.settings.plan, work.settings.protocol
+    design = replace(base.design, rounds=plan.wording_rounds)
+    protocol = replace(base, design=design, wording_index=base.wording_index + index)
+    _play(work, f"wording-{index}", _some_questions(work, plan.wording_items), protocol)
+
+
+def _sample_runs(work: _Work) -> Parts:
+    """Several samples of every prompt's completions."""
+    numbers = range(work.settings.plan.samples)
+    return [(f"playing sample-{number}", partial(_sample_run, work, number)) for number in numbers]
+
+
+def _sample_run(work: _Work, number: int) -> None:
+    """One sample at temperature 1."""
+    plan, base = work.settings.plan, work.settings.protocol
+    design = replace(base.design, rounds=plan.sample_rounds, seed=work.settings.seed + 1 + number)
+    protocol = replace(base, design=design, temperature=1.0)
+    _score(_play(work, f"sample-{number}", work.material.prompts, protocol), work.material.judges)
 
 
 def _score(run: Run, judges: Sequence[Judge]) -> None:
@@ -251,7 +301,6 @@ def _result(work: _Work, name: str, make: Callable[[], xr.Dataset]) -> None:
     """Make and store a result unless it exists; a refusal is recorded."""
     if find_dataset(work.folder / RESULTS, name) is not None:
         return
-    work.say(name.replace("-", " of "))
     try:
         found = make()
     except ValueError as error:
@@ -260,22 +309,25 @@ def _result(work: _Work, name: str, make: Callable[[], xr.Dataset]) -> None:
     write_result(work.folder / RESULTS, name, found)
 
 
-def _question_parts(work: _Work, main: Run, probe: Probe) -> None:
+def _question_parts(work: _Work) -> Parts:
     """Masked words, weak evidence and naming groups, on the run of questions."""
-    model, wording = work.model, work.settings.protocol.wording
-    _result(
-        work,
-        "masked",
-        lambda: mask_words(model, main, probe, execution=work.execution("masked")).to_dataset(),
-    )
-    _probe_without_words(work)
+    parts: Parts = [
+        ("masked words", partial(_result, work, "masked", partial(_masked, work))),
+        ("fitting a direction without the components' words", partial(_probe_without_words, work)),
+    ]
     if work.material.evidence:
-        _result(work, "evidence", lambda: _evidence(work, main, probe))
-    _result(
-        work,
-        "groups",
-        lambda: name_groups(model, main, wording=wording, execution=work.execution("groups")),
-    )
+        parts.append(("weak evidence", partial(_result, work, "evidence", partial(_evidence, work))))
+    return [*parts, ("naming groups", partial(_result, work, "groups", partial(_groups, work)))]
+
+
+def _masked(work: _Work) -> xr.Dataset:
+    execution = work.execution("masked")
+    return mask_words(work.model, work.mains[QUESTIONS], work.probe, execution=execution).to_dataset()
+
+
+def _groups(work: _Work) -> xr.Dataset:
+    wording = work.settings.protocol.wording
+    return name_groups(work.model, work.mains[QUESTIONS], wording=wording, execution=work.execution("groups"))
 
 
 def _probe_without_words(work: _Work) -> None:
@@ -292,13 +344,13 @@ def _probe_without_words(work: _Work) -> None:
         work.skipped.append(f"probe without the words: {error}")
 
 
-def _evidence(work: _Work, main: Run, probe: Probe) -> xr.Dataset:
+def _evidence(work: _Work) -> xr.Dataset:
     plan = work.settings.plan
     return weak_evidence(
         work.model,
-        main,
+        work.mains[QUESTIONS],
         work.material.evidence,
-        probe=probe,
+        probe=work.probe,
         selection=Selection(
             rounds=sorted({*(n for n in plan.evidence_rounds if n <= plan.rounds), plan.rounds})
         ),
@@ -307,24 +359,30 @@ def _evidence(work: _Work, main: Run, probe: Probe) -> xr.Dataset:
     )
 
 
-def _pairs(work: _Work, name: str, played: Run, probe: Probe) -> xr.Dataset:
+def _pairs(work: _Work, name: str) -> None:
+    """Whether the model tells its own corrected outputs from its first ones."""
+    _result(work, f"pairs-{name}", partial(_distinguished, work, name))
+
+
+def _distinguished(work: _Work, name: str) -> xr.Dataset:
+    played = work.mains[name]
     return distinguish(
         work.model,
         played,
-        probe=probe,
+        probe=work.probe,
         pairs=own_pairs(played, seed=work.settings.seed),
         wording=work.settings.protocol.wording,
         execution=work.execution(f"pairs-{name}"),
     )
 
 
-def _colour(work: _Work, name: str, played: Run, probe: Probe) -> None:
+def _colour(work: _Work, name: str) -> None:
     """Keep some coloured transcripts of a run."""
+    played = work.mains[name]
     if (played.path / "coloured.json").is_file():
         return
-    work.say(f"reading some transcripts of {name}")
     rows = sample_dialogues(played)
-    keep_transcripts(played, read_transcripts(work.model, played, probe, rows=rows))
+    keep_transcripts(played, read_transcripts(work.model, played, work.probe, rows=rows))
 
 
 def _beside(material: Material) -> dict[str, Sequence]:
@@ -332,15 +390,14 @@ def _beside(material: Material) -> dict[str, Sequence]:
     return {name: found for name, found in material.sets.items() if name != MAIN}
 
 
-def _probe(work: _Work, mains: Mapping[str, Run]) -> Probe:
-    """The study's probe; it and those beside it are fitted once, and kept with their trust cards."""
+def _fit(work: _Work) -> None:
+    """Fit the study's direction and those beside it once, and keep them with their trust cards."""
     files = {name: direction_file(work.folder, name) for name in work.material.sets}
-    if not all(file.is_file() for file in files.values()):
-        work.say(f"fitting {len(files)} direction{'s' * (len(files) > 1)} with trust cards")
-        for name, probe in _fitted(work, mains).items():
-            files[name].parent.mkdir(exist_ok=True)
-            probe.save(files[name])
-    return load_probe(files[MAIN])
+    if all(file.is_file() for file in files.values()):
+        return
+    for name, probe in _fitted(work, work.mains).items():
+        files[name].parent.mkdir(exist_ok=True)
+        probe.save(files[name])
 
 
 def _fitted(work: _Work, mains: Mapping[str, Run]) -> dict[str, Probe]:
@@ -398,7 +455,8 @@ def estimate(model: TransformerBridge, material: Material, settings: Settings, *
     seconds, size = 0.0, 0
     cell = (record.n_layers + 1) * record.d_model * len(design.sites) * 4
     for kind, items in ((QUESTIONS, material.questions), (PROMPTS, material.prompts)):
-        each = _seconds_of_an_answer(model, kind, items, settings.protocol, trial) if items else None
+        with listening(lambda text: None):  # what is said of the trial is not true of the study
+            each = _seconds_of_an_answer(model, kind, items, settings.protocol, trial) if items else None
         if each is None:
             continue
         for name in (QUESTIONS, PLACEBO, "wording") if kind == QUESTIONS else (PROMPTS, "sample"):

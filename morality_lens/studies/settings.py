@@ -7,6 +7,7 @@ from morality_lens.design import Protocol
 from morality_lens.experiments.evidence import Evidence
 from morality_lens.items.kinds import OpenPrompt, Question, Statement
 from morality_lens.judges.toxicity import Judge
+from morality_lens.probes.kinds import Kind
 from morality_lens.studies.folder import MAIN, TOXICITY, refuse_direction
 from morality_lens.studies.plan import PROFILES, Plan
 
@@ -54,6 +55,15 @@ class Material:
             refuse_direction(name, used)
             used.append(name)
 
+    def __repr__(self) -> str:
+        held = {name: len(getattr(self, name)) for name in ("questions", "prompts", "statements", "toxicity")}
+        more = {
+            "directions": len(self.directions),
+            "evidence": len(self.evidence),
+            "judges": len(self.judges),
+        }
+        return f"<Material: {', '.join(f'{n:,} {name}' for name, n in {**held, **more}.items() if n)}>"
+
     @property
     def sets(self) -> dict[str, Sequence[Statement]]:
         """The statements of every direction by its name, the one that the claims are about first."""
@@ -83,7 +93,7 @@ class Settings:
 
     plan: Plan = PROFILES["full"]
     protocol: Protocol = field(default_factory=Protocol)
-    probe_kind: str = "mean_difference"
+    probe_kind: Kind = "mean_difference"
     drop_long: bool = False
     least_parsed: float = 0.0
     seed: int = 0

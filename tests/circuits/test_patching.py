@@ -1,5 +1,7 @@
 """A patched suffix equals a full patched forward through the bridge's own hooks, in every architecture."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -228,13 +230,14 @@ def test_what_does_not_correspond_is_refused_with_the_reason(played):
         ("no 'rationale' in round 1", {"activations": Activations(at="rationale")}),
         ("a place is a name", {"activations": Activations(at="answer@x")}),
         ("comes after the answer's start", {"activations": Activations(at="answer_end")}),
-        ("one of residual, attention, mlp, head", {"activations": Activations(what="neuron")}),
         ("layers of mlp are 0 to 2", {"activations": Activations(what="mlp", layers=[-1])}),
         ("no item zz", {"target": Moment(condition=TARGET, items=["zz"])}),
         ("projection is read at", {"reading": Reading(site="review")}),
     ):
         with pytest.raises(ValueError, match=words):
             patch(model, run, **{**asked, **more})
+    with pytest.raises(ValueError, match="one of residual, attention, mlp, head"):
+        inspect.unwrap(Activations.__init__)(object.__new__(Activations), what="neuron")
     with pytest.raises(ValueError, match="another model"):
         patch(played("llama")[0], run, **asked)
     table = alignable(run, source=SOURCE, target=TARGET, at=["turn", "review", "question"], round=1)

@@ -6,7 +6,8 @@ import pytest
 import zoo
 
 from morality_lens.cli.statements import bundled, of_run, read_directions, statements_of, toxicity_of
-from morality_lens.cli.study import _plan
+from morality_lens.cli.study import settings_of
+from morality_lens.cli.study_config import StudyConfig
 from morality_lens.items.bundled import asset
 from morality_lens.items.loaders import load_statements
 from morality_lens.runs.run import Run
@@ -82,7 +83,8 @@ def test_numbers_of_the_plan_are_checked_by_name(command, tmp_path, given):
 
 
 def test_numbers_that_were_named_are_those_of_the_plan():
-    plan = _plan("full", 2, 10, ["placebo_rounds=3", "prompts=4"])
+    named = {"placebo_rounds": 3, "prompts": 4}
+    plan = settings_of(StudyConfig(rounds=2, limit=10, plan=named)).plan
     assert (plan.rounds, plan.placebo_rounds, plan.wording_rounds) == (2, 3, 2)
     assert (plan.items, plan.most_prompts) == (10, 4)
 

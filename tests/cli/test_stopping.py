@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from morality_lens.cli import circuits, console, main, scoring
+from morality_lens.cli import analysing, checking, circuits, console, run, scoring
 from morality_lens.cli.stopping import Stopped, in_one_line, stopped_by_signals
 
 PHASES = """
@@ -27,13 +27,13 @@ main.main()
 @pytest.mark.parametrize(
     ("number", "code", "module", "name", "arguments"),
     [
-        (signal.SIGTERM, 143, "main", "load_and_show", ("run",)),
-        (signal.SIGTERM, 143, "main", "_items", ("run",)),
+        (signal.SIGTERM, 143, "run", "load_and_show", ("run",)),
+        (signal.SIGTERM, 143, "run", "_items", ("run",)),
         (signal.SIGTERM, 143, "study", "load_and_show", ("study", "--profile", "quick")),
         (signal.SIGTERM, 143, "scoring", "refuse_missing", ("score", "x")),
         (signal.SIGTERM, 143, "circuits", "refuse_missing", ("patch", "x")),
-        (signal.SIGINT, 130, "main", "_items", ("run",)),
-        (signal.SIGHUP, 129, "main", "_items", ("run",)),
+        (signal.SIGINT, 130, "run", "_items", ("run",)),
+        (signal.SIGHUP, 129, "run", "_items", ("run",)),
     ],
 )
 def test_a_signal_ends_a_command_with_a_line_in_every_phase(number, code, module, name, arguments, tmp_path):
@@ -58,10 +58,10 @@ def test_a_signal_ends_a_command_with_a_line_in_every_phase(number, code, module
 @pytest.mark.parametrize(
     ("arguments", "place", "name"),
     [
-        (("check",), main, "load"),
+        (("check",), checking, "load"),
         (("run",), console, "load"),
-        (("run",), main, "_items"),
-        (("analyze", "x"), main, "refuse_missing"),
+        (("run",), run, "_items"),
+        (("analyze", "x"), analysing, "refuse_missing"),
         (("attribute", "x"), circuits, "refuse_missing"),
         (("score", "x"), scoring, "refuse_missing"),
     ],
@@ -95,7 +95,7 @@ def test_a_fault_of_ours_shows_where_to_report_it(command, monkeypatch):
     def wrong(*given, **named):
         raise KeyError("x")
 
-    monkeypatch.setattr(main, "_items", wrong)
+    monkeypatch.setattr(run, "_items", wrong)
     code, _, err = command("run")
     assert code == 1
     assert "Traceback" in err

@@ -1,5 +1,6 @@
 """Uncertainty and calibration of answers: by hand, their laws, and what their intervals cover."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -190,7 +191,7 @@ def test_without_a_right_option_there_is_entropy_and_no_calibration(run_of):
 def test_what_cannot_be_measured_is_refused_in_words(run_of):
     run = run_of(spread(3), everywhere([[0.2, 0.5, 0.3]] * 3))
     with pytest.raises(ValueError, match="measure must be one of"):
-        uncertainty_cube(run, "calibration error")
+        inspect.unwrap(uncertainty_cube)(run, "calibration error")
     with pytest.raises(ValueError, match="measures are entropy"):
         answer_calibration(run, ["surprise"])
     with pytest.raises(ValueError, match="at least one bin; got 0"):

@@ -1,5 +1,6 @@
 """Weak evidence: what is asked of whom, the partition by hand, and a second start."""
 
+import inspect
 import json
 
 import numpy as np
@@ -257,4 +258,4 @@ def test_cells_asked_of_some_items_only_are_refused():
     with pytest.raises(ValueError, match="some items only"):
         evidence_shares(answers)
     with pytest.raises(ValueError, match="measure must be"):
-        evidence_shares(answers, measure="belief")
+        inspect.unwrap(evidence_shares)(answers, measure="belief")

@@ -1,3 +1,4 @@
+import inspect
 import itertools
 import json
 import subprocess
@@ -453,7 +454,10 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
         lambda: factorial_effects(BASE, contrasts=weights([[1.0, -1.0]]).isel(cot=0)),
         "contrasts needs the dims effect and .*Build it as",
     ),
-    "other link": (lambda: factorial_effects(BASE, link="probit"), "link must be one of .*got 'probit'"),
+    "other link": (
+        lambda: inspect.unwrap(factorial_effects)(BASE, link="probit"),
+        "link must be one of .*got 'probit'",
+    ),
     "logit of zeros and ones": (
         lambda: factorial_effects((BASE > 0).astype(float), link="logit"),
         "probability strictly inside .*got .* outside.*marginal_log_odds",
@@ -516,11 +520,11 @@ REFUSED: dict[str, tuple[Callable[[], xr.Dataset], str]] = {
         r"NaN in 1 of 40 items.*isnull.*missing='available'.*'complete_items'",
     ),
     "least squares": (
-        lambda: factorial_effects(BASE, missing="least_squares"),
+        lambda: inspect.unwrap(factorial_effects)(BASE, missing="least_squares"),
         "got 'least_squares'. Never impute: analyse .*'available'",
     ),
     "other method": (
-        lambda: factorial_effects(BASE, method="cluster-mass"),
+        lambda: inspect.unwrap(factorial_effects)(BASE, method="cluster-mass"),
         "got 'cluster-mass'.*use 'auto'",
     ),
     "duplicated ids": (

@@ -1,5 +1,6 @@
 """The loaders, on small files made here, on the bundled ones and on real data where it is."""
 
+import inspect
 import json
 from collections import Counter
 from pathlib import Path
@@ -308,7 +309,7 @@ def test_bundled_items_are_read_and_sampled_over_templates(tmp_path, monkeypatch
     assert len(load_items(context="disambiguated")) == 8
     assert len(load_items(context="both")) == 20
     with pytest.raises(ValueError, match="context must be"):
-        load_items(context="neither")
+        inspect.unwrap(load_items)(context="neither")
     assert load_prompts()[0].category == "acts"
     assert [(s.label, s.value) for s in load_statements("world")] == [(0, 0), (1, 0.5), (0, 1), (1, 1.5)]
 
@@ -337,3 +338,21 @@ def test_real_pairs_are_read_with_and_without_quotes(tmp_path):
     assert any("\n" in s.text for s in quoted)
     assert not any('""' in s.text for s in quoted)
     assert not any("\n" in s.text for s in unquoted)
+
+
+def test_statements_can_be_given_as_pairs_of_text_and_label():
+    given = [("They shared their bread.", 1), ("They hid the bread.", 0), ("They helped.", True)]
+    found = load_statements(given)
+    assert [(s.text, s.label) for s in found] == given
+    assert len({s.id for s in found}) == len({s.cluster for s in found}) == 3
+    drawn = load_statements([(f"Text {i}.", int(i > 4)) for i in range(10)], limit=4)
+    assert sorted(s.label for s in drawn) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [([], "got none"), ([("A text.", 1), ("Another.", 2)], "as pair 2"), ([(" ", 1)], "as pair 1")],
+)
+def test_pairs_that_are_none_are_refused(pairs, message):
+    with pytest.raises(ValueError, match=message):
+        load_statements(pairs)

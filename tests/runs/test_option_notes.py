@@ -125,7 +125,7 @@ def test_every_result_of_log_odds_carries_the_note(played):
         assert len(set(said)) == len(said)
         assert all(line.startswith("The letters") and line.count(SAID) == 1 for line in said)
     for fig in (plots.patching_map(patched), plots.dose_response(steered), plots.mediation(mediated)):
-        assert SAID in fig["layout"]["title"]["subtitle"]["text"]
+        assert SAID in fig["layout"]["title"]["subtitle"]["text"].replace("<br>", " ")
     odds = steered.assign_attrs(option_note="")
     assert SAID not in plots.dose_response(odds)["layout"]["title"]["subtitle"]["text"]
 

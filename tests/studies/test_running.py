@@ -1,6 +1,7 @@
 """The whole study on the bundled model: verdicts, report, a stop at any moment, and what is refused."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,10 @@ def test_the_verdicts_are_the_planted_truth(quick):
     assert "Layer 3: " in rows[2]["why"]
     assert "mean probability of the better output (questions)" in rows[3]["why"]
     assert any("minutes" in line or "seconds" in line for line in said)
+    parts = [re.match(r"part (\d+) of (\d+): ", line) for line in said[1:]]
+    assert all(parts), said
+    assert [int(part[1]) for part in parts if part] == list(range(1, len(parts) + 1))
+    assert {int(part[2]) for part in parts if part} == {len(parts)}
 
 
 @pytest.mark.slow(seconds=10)
@@ -201,7 +206,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_result(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith(after):
+            if after in line:
                 time.sleep(0.7)
                 process.send_signal(signal.SIGKILL)
                 break
