@@ -108,6 +108,11 @@ class RunConfig(Config):
         store_as: type of the residuals on disk; None loses nothing.
 
     The others are those of :class:`Config`.
+
+    Examples:
+        >>> config = ml.cli.RunConfig(limit=40, layers=(2, 3))
+        >>> config.limit, config.probe, config.protocol.design.rounds
+        (40, 'mean_difference', 5)
     """
 
     out: Words = "runs/first"

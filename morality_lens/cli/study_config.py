@@ -23,6 +23,11 @@ class StudyConfig(Config):
         plan: other numbers of the profile, by their names in :class:`morality_lens.studies.Plan`.
 
     The others are those of :class:`Config`; ``limit`` is that of the questions, and of the prompts.
+
+    Examples:
+        >>> config = ml.cli.StudyConfig(profile="quick", limit=40)
+        >>> config.profile, config.out
+        ('quick', 'runs/study')
     """
 
     out: Words = "runs/study"
@@ -58,5 +63,11 @@ def load_study_config(path: str | Path) -> StudyConfig:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not TOML, or an entry is unknown or of the wrong kind.
+
+    Examples:
+        >>> file = folder / "study.toml"
+        >>> _ = file.write_text('profile = "quick"')
+        >>> ml.cli.load_study_config(file).profile
+        'quick'
     """
     return read_toml(Path(path), StudyConfig, "study.toml as `morality-lens study` writes it")

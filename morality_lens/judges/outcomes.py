@@ -188,8 +188,7 @@ def compare_scorings(run: Run) -> pd.DataFrame:
 
     Examples:
         >>> stored = ml.rounds.Execution(out=folder / "text", progress=False)
-        >>> start = ml.rounds.Selection(rounds=[0])
-        >>> _ = ml.rounds.score_options(model, run, selection=start, execution=stored)
+        >>> _ = ml.rounds.score_options(model, run, execution=stored)
         >>> table = ml.judges.compare_scorings(run)
         >>> table.columns.tolist()[4:6]
         ['right by letters', 'right by text']
