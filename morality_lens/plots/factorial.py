@@ -16,12 +16,12 @@ from morality_lens.plots.style import (
     HOVER,
     OTHER_COLORS,
     band,
-    bars,
     clear,
     condition_panels,
     details,
     effect_colors,
     finish,
+    forest_mark,
     grid,
     interval,
     refused_layers,
@@ -283,20 +283,7 @@ def behaviour_effects(effects: xr.Dataset) -> go.Figure:
     for index, (row, column) in zip(rounds, places, strict=True):
         shown = effects if index is None else effects.sel(round=index)
         for name in names:
-            one = shown.sel(effect=[name])
-            estimate = one["estimate"].to_numpy()
-            ends = bars(estimate, one[low].to_numpy(), one[high].to_numpy())
-            mark = go.Scatter(
-                x=estimate,
-                y=[name],
-                showlegend=False,
-                mode="markers",
-                marker=significance(one, colors[name], size=9),
-                error_x=ends | {"color": colors[name], "thickness": 2, "width": 0},
-                customdata=details(one, low, high),
-                hovertemplate=f"<b>{name}</b><br>{HOVER}",
-            )
-            fig.add_trace(mark, row=row, col=column)
+            fig.add_trace(forest_mark(shown, name, colors[name], low=low, high=high), row=row, col=column)
     fig.add_vline(x=0, line=ZERO, layer="below")
     fig.update_yaxes(autorange="reversed", showgrid=False)
     return finish(

@@ -10,16 +10,15 @@ from plotly.subplots import make_subplots
 from morality_lens.plots.style import (
     HOVER,
     alpha,
-    bars,
     clear,
     details,
     effect_colors,
     finish,
+    forest_mark,
     interval,
     refused_layers,
     said_refused,
     shade_refused,
-    significance,
     trust,
     upright_bar,
     with_unit,
@@ -158,20 +157,7 @@ def _draw_forest(fig: go.Figure, effects: xr.Dataset, names: Sequence[str], colu
     colors = effect_colors(effects)
     low, high, _ = interval(effects)
     for name in (n for n in names if n in colors):
-        one = effects.sel(effect=[name])
-        estimate = one["estimate"].to_numpy()
-        ends = bars(estimate, one[low].to_numpy(), one[high].to_numpy())
-        mark = go.Scatter(
-            x=estimate,
-            y=[name],
-            showlegend=False,
-            mode="markers",
-            marker=significance(one, colors[name], size=9),
-            error_x=ends | {"color": colors[name], "thickness": 2, "width": 0},
-            customdata=details(one, low, high),
-            hovertemplate=f"<b>{name}</b><br>{HOVER}",
-        )
-        fig.add_trace(mark, row=1, col=column)
+        fig.add_trace(forest_mark(effects, name, colors[name], low=low, high=high), row=1, col=column)
     upright_bar(fig, 0.0, 0.0, "2" if column == 2 else "", line={"color": "#9A9A9A", "width": 1})
     title = with_unit("effect", effects.attrs.get("units", ""))
     fig.update_xaxes(title_text=title, row=1, col=column)

@@ -98,6 +98,23 @@ def details(one: xr.Dataset, low: str, high: str) -> np.ndarray:
     return np.stack([estimate, corrected, pointwise], axis=-1)
 
 
+def forest_mark(effects: xr.Dataset, name: str, color: str, *, low: str, high: str) -> go.Scatter:
+    """One effect of a forest plot: its estimate with the two ends of that name."""
+    one = effects.sel(effect=[name])
+    estimate = one["estimate"].to_numpy()
+    ends = bars(estimate, one[low].to_numpy(), one[high].to_numpy())
+    return go.Scatter(
+        x=estimate,
+        y=[name],
+        showlegend=False,
+        mode="markers",
+        marker=significance(one, color, size=9),
+        error_x=ends | {"color": color, "thickness": 2, "width": 0},
+        customdata=details(one, low, high),
+        hovertemplate=f"<b>{name}</b><br>{HOVER}",
+    )
+
+
 def refused_layers(data: xr.Dataset) -> list[int]:
     """The layers of a result at which there is no stable direction, so that nothing is claimed there."""
     left_out = [int(layer) for layer in data.attrs.get("refused_layers", ())]
