@@ -19,13 +19,13 @@ REFERENCES = {
   version = {%s}
 }""",
     "liu2024": """@misc{liu2024,
-  title = {Self-correction is not an innate capability in large language models},
+  title = {Self-correction is not an innate capability in language models},
   author = {Guangliang Liu and Zimo Qi and Xitong Zhang and Lu Cheng and Kristen Marie Johnson},
   year = {2024},
   eprint = {2410.20513},
   archivePrefix = {arXiv}
 }""",
-    "transformer_lens": """@misc{nanda2022transformerlens,
+    "transformer_lens": """@misc{transformer_lens,
   title = {TransformerLens},
   author = {Neel Nanda and Joseph Bloom},
   year = {2022},
@@ -79,8 +79,7 @@ def methods_paragraph(run: Run, found: Analysis, *, probe: Probe | None = None) 
     ]
     if found.refused:
         sentences.append(
-            f"{len(found.refused)} estimate{'s were' if len(found.refused) > 1 else ' was'} refused, for the "
-            "reasons that the report gives."
+            f"What was refused, and why, is listed in the report ({_count(len(found.refused), 'entry')})."
         )
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -103,11 +102,12 @@ def _played(run: Run) -> list[str]:
         conditions *= len(factor.levels)
     named = ", ".join(f"{factor.name} ({', '.join(factor.levels)})" for factor in design.factors)
     rounds = design.n_rounds - 1
+    shared = "combinations which open alike" if design.early else "all combinations"
     lines = [
         f"{_count(len(items), 'item')} in {_count(len(set(items['cluster'])), 'cluster')} "
         f"{_categories(items)}were played with {_described(model)} in all {conditions} combinations of the "
-        f"factors {named}, over {_count(rounds, 'correction round')} after a first answer that all "
-        "combinations share, as in studies of moral self-correction [liu2024]."
+        f"factors {named}, over {_count(rounds, 'correction round')} after a first answer that {shared} "
+        "share, as in studies of moral self-correction [liu2024]."
     ]
     if "temperature" in study:
         how = "greedily" if study["temperature"] == 0 else f"at temperature {study['temperature']:g}"
@@ -117,12 +117,14 @@ def _played(run: Run) -> list[str]:
         )
     left_out = study.get("left_out", run.manifest.get("left_out", []))
     if left_out:
-        lines.append(f"{_count(len(left_out), 'item')} left out, for the reasons that the report gives.")
+        were = "was" if len(left_out) == 1 else "were"
+        reasons = "for the reasons that the report gives"
+        lines.append(f"{_count(len(left_out), 'item')} {were} left out, {reasons}.")
     return lines
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else 'entries' if noun == 'entry' else f'{noun}s'}"
 
 
 def _described(model: Mapping[str, Any]) -> str:
@@ -179,16 +181,27 @@ def _tested(found: Analysis) -> list[str]:
     attrs = effects.attrs
     lines = [
         f"Effects are factorial contrasts on the {attrs['scale']} with standard errors by clusters "
-        f"[bell2002] and a correction for skewness [hall1992]; p-values and simultaneous "
-        f"{100 * (1 - attrs['alpha']):g} % bands are corrected by the largest |t| [westfall1993]."
+        "[bell2002] and a correction for skewness [hall1992]; their p-values and "
+        f"{100 * (1 - attrs['alpha']):g} % intervals are pointwise."
     ]
     for name, one in (("behaviour", found.behaviour_effects), ("the projection", found.effects)):
-        if one is not None:
-            a = one.attrs
-            lines.append(
-                f"On {name}: {a['method']} ({a['method_reason']}), {a['draws_used']} draws with seed "
-                f"{a['seed']}, {a['family']}."
-            )
+        if one is None:
+            continue
+        a = one.attrs
+        if not one["p_adj"].notnull().any():
+            lines.append(f"On {name} nothing is corrected for the number of tests ({a['method_reason']}).")
+            continue
+        drawn = f"{a['method']}, {a['method_reason']}; {a['draws_used']} draws, seed {a['seed']}"
+        lines.append(
+            f"On {name} adjusted p-values and simultaneous bands are corrected by the largest |t| "
+            f"[westfall1993] ({drawn}) over {a['family']}; places without variance or without a "
+            "stable direction are left out."
+        )
+    if found.effects is not None and found.effects.attrs.get("question") == "direction":
+        lines.append(
+            "Intervals on the projection include the sampling error of the direction, from refits on drawn "
+            "clusters of its examples."
+        )
     return lines
 
 

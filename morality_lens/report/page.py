@@ -252,8 +252,8 @@ def _shown_layer(
             raise ValueError(f"write_page has no layer {layer} in effects: choose one of {layers}.")
         return layer, f"Layer {layer} was chosen by the caller."
     shown = shown_layer(effects, probe)
-    if shown == shown_layer(effects, None):
-        return shown, f"Layer {shown} is the last one at which something is claimed."
+    if probe is None or not np.isfinite(probe.quality["auroc"].sel(layer=shown)):
+        return shown, f"Layer {shown} is the last one that is not refused."
     return shown, f"Layer {shown} is the first with the probe's highest held-out AUROC."
 
 

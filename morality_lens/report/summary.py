@@ -156,6 +156,9 @@ def result_lines(found: Analysis, *, probe: Probe | None = None) -> list[str]:
             continue
         found_here = [f"{name} {shown.estimate}" for name, shown in rows if shown.clear]
         others = [name for name, shown in rows if not shown.clear]
+        if all(shown.p == "none" for _, shown in rows):
+            lines.append(f"{title}: there is no corrected p, so nothing is claimed.")
+            continue
         lines.append(f"{title}: {', '.join(found_here) or 'no effect is distinguishable from zero'}.")
         if others and found_here:
             lines.append(f"{' ' * 4}not distinguishable from zero: {', '.join(others)}.")
@@ -181,7 +184,7 @@ def _on_behaviour(effects: xr.Dataset | None, name: str) -> Shown | None:
     elif "round" in one.dims:
         words = _over_rounds(one, name, said)
     else:
-        words = _verb(name, said, float(one["estimate"]) > 0) if clear(one) else _nothing("behaviour")
+        words = _verb(name, said, float(one["estimate"]) > 0) if clear(one) else _nothing("in behaviour")
     place = one.isel(round=-1) if "round" in one.dims else one
     return _shown(place, one if "round" in one.dims else None, "round", words)
 
@@ -233,7 +236,7 @@ def _over_rounds(one: xr.Dataset, name: str, said: tuple[str, str]) -> str:
         lasts = bool(here[first:].all()) and len(rounds) - first > 1
         when = f"from round {rounds[first]} on" if lasts else f"in {ranges(rounds, here, 'round')}"
         parts.append(f"{_verb(name, said, way > 0)} {when}")
-    return _joined(parts) or _nothing("behaviour")
+    return ", ".join(parts) or _nothing("in behaviour")
 
 
 def _over_layers(one: xr.Dataset, name: str, units: str) -> str:
@@ -246,28 +249,18 @@ def _over_layers(one: xr.Dataset, name: str, units: str) -> str:
         for way in (1, -1)
         if (seen & (sign == way)).any()
     ]
-    return f"inside {_joined(parts)}" if parts else _nothing("the representation")
+    return f"inside {', '.join(parts)}" if parts else _nothing("inside")
 
 
 def _verb(name: str, said: tuple[str, str], up: bool) -> str:
-    """What an effect does: the words of a main effect, or those of a difference of differences."""
-    parts = len(factors_in(name))
-    if parts == 1:
+    """What an effect does: the words of a main effect, or the sign of an interaction."""
+    if len(factors_in(name)) == 1:
         return said[0] if up else said[1]
-    if parts == 2:
-        return f"together {'more' if up else 'less'} than their sum"
     return "positive" if up else "negative"
 
 
-def _joined(parts: list[str]) -> str:
-    """What holds in some places and the contrary in others, which need not name the sum again."""
-    return ", ".join(
-        [*parts[:1], *(part.replace("together less than their sum", "less") for part in parts[1:])]
-    )
-
-
 def _nothing(where: str) -> str:
-    return f"no effect found on {where}" if where == "behaviour" else f"none found in {where}"
+    return f"not distinguishable from zero {where}"
 
 
 def _short(line: str) -> str:

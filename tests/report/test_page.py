@@ -396,8 +396,8 @@ def test_the_methods_paragraph_says_what_the_run_records(everything):
         "12 items in 4 clusters",
         "8 combinations of the factors instruction (off, on)",
         "400 examples in 40 clusters",
-        "2000 draws with seed 0",
-        "1 estimate was refused",
+        "2000 draws, seed 0",
+        "listed in the report (1 entry)",
     ):
         assert words in text
     cited = set(re.findall(r"\[([a-z]+[_a-z]*\d*)\]", text))

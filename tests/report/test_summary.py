@@ -64,7 +64,7 @@ def of_rounds(p, estimate=0.2):
         ([1, 0.01, 1, 0.01], "Raises the share correct in rounds 1 and 3."),
         ([1, 1, 1, 0.01], "Raises the share correct in round 3."),
         ([1, 0.01, 0.01, 1], "Raises the share correct in rounds 1 to 2."),
-        ([1, 1, 1, 1], "No effect found on behaviour."),
+        ([1, 1, 1, 1], "Not distinguishable from zero in behaviour."),
         ([np.nan] * 4, "No corrected p on behaviour, so nothing is claimed."),
     ],
 )
@@ -99,3 +99,21 @@ def test_a_spark_draws_every_known_place_and_reads_as_text(found):
     assert len(re.search(r'polyline points="([^"]+)"', drawn)[1].split()) == len(curve.x)
     assert "&lt;instruction&gt; by layer" in drawn
     assert "nan" not in drawn
+
+
+def test_where_nothing_was_tested_nothing_is_said_to_be_absent(found):
+    few = found.behaviour_effects
+    for name in ("p_adj", "band_low", "band_high"):
+        few[name] = few[name] * np.nan
+    lines = result_lines(Analysis(behaviour_effects=few))
+    assert lines == ["Behaviour (share correct, round 4): there is no corrected p, so nothing is claimed."]
+
+
+def test_an_interaction_is_told_by_its_sign_alone():
+    one = make_effects(rounds=2, sites=None, layers=None)
+    one.attrs |= {"outcome": "share correct"}
+    one["p_adj"] = one["p_adj"] * 0 + 0.01
+    one["estimate"] = one["estimate"] * 0 - 0.1
+    rows = {r.effect: r.sentence for r in summarize(Analysis(behaviour_effects=one)).rows}
+    assert rows["cot:feedback"] == "Negative from round 0 on."
+    assert rows["cot"] == "Lowers the share correct from round 0 on."
