@@ -5,8 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The CPU build of torch is small and sufficient here; on a GPU machine install another torch into the
-# environment first, and it is kept.
+# A torch that is in the environment already, such as a build for one's GPU, is kept.
 TORCH ?= torch==2.13.0
 
 .PHONY: demo install install-dev models test test-fast test-world check docs docs-picture bench clean
