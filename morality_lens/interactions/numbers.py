@@ -5,6 +5,9 @@ import math
 import numpy as np
 import xarray as xr
 
+ZERO = 1e-12
+"""Numbers below it are zero up to rounding."""
+
 
 def decimals(low: float, high: float) -> int:
     """The decimals that an interval justifies: two digits of its half-width, one from 3 on.
@@ -14,19 +17,14 @@ def decimals(low: float, high: float) -> int:
         high: the upper end.
 
     Returns:
-        0 to 6; 3 where an end is missing or the interval has no width. An end that would read as zero
-        without being so has up to two more, for whether an interval holds zero must be seen.
+        0 to 6, at least 1 below a half-width of 10; 3 where an end is missing or the interval has no width.
     """
     half = (high - low) / 2
     if not np.isfinite(half) or half <= 0:
         return 3
     exponent = math.floor(math.log10(half))
     first = half / 10**exponent
-    places = max(0, -exponent + (first < 2.95))
-    hidden = any(end != 0 and round(end, places) == 0 for end in (low, high))
-    smallest = min((abs(end) for end in (low, high) if end != 0), default=1.0)
-    more = min(2, -math.floor(math.log10(smallest)) - places) if hidden else 0
-    return min(6, places + more)
+    return min(6, max(int(half < 10), -exponent + (first < 2.95)))
 
 
 def number(value: float, places: int = 3, *, signed: bool = False) -> str:
@@ -41,6 +39,7 @@ def number(value: float, places: int = 3, *, signed: bool = False) -> str:
     if not np.isfinite(plain):
         return "none" if np.isnan(plain) else f"{plain:+}"
     sign = "+" if signed else ""
+    plain = plain if abs(plain) > ZERO else 0.0
     if 0 < abs(plain) < 10.0**-places and places >= 3:
         return f"{plain:{sign}.1e}"
     return f"{plain:{sign}.{places}f}" if round(plain, places) else f"{0.0:.{places}f}"
@@ -56,7 +55,14 @@ def bounds(low: float, high: float, *, signed: bool = False) -> str:
     if np.isnan(low) and np.isnan(high):
         return "none"
     places = decimals(low, high)
-    return f"[{number(low, places, signed=signed)}, {number(high, places, signed=signed)}]"
+    return f"[{_end(low, places, signed)}, {_end(high, places, signed)}]"
+
+
+def _end(value: float, places: int, signed: bool) -> str:
+    """An end of an interval; one that is not zero does not read as zero."""
+    if abs(value) > ZERO and round(value, places) == 0:
+        return f"{value:{'+' if signed else ''}.1g}"
+    return number(value, places, signed=signed)
 
 
 def with_bounds(value: float, low: float, high: float, *, signed: bool = False) -> str:
@@ -100,9 +106,22 @@ def p_value(p: float, *, draws: float = 0.0) -> str:
         return "none"
     floor = 1 / draws if draws else 1e-4
     if p <= floor * (1 + 1e-9):
-        return f"≤ {_without_zero(f'{floor:.1g}' if floor >= 1e-4 else f'{floor:.0e}')}"
+        return f"≤ {_without_zero(_rounded_up(floor))}"
+    if p >= 1:
+        return "1"
     places = 2 if p >= 0.1 else 3 if p >= 0.001 else 4
-    return "1" if round(p, places) >= 1 else _without_zero(f"{p:.{places}f}")
+    while places < 6 and round(p, places) in (0.05, 1.0) and p not in (0.05, 1.0):
+        places += 1  # on which side of the usual level a p lies is to be seen
+    return _without_zero(f"{p:.{places}f}")
+
+
+def _rounded_up(value: float) -> str:
+    """A small number with one digit, or with two, never below itself."""
+    exponent = math.floor(math.log10(value))
+    first = value / 10.0**exponent
+    digits = 0 if abs(first - round(first)) < 1e-6 else 1
+    up = math.ceil(first * 10**digits - 1e-6) / 10**digits
+    return f"{up * 10.0**exponent:.{digits - exponent}f}"
 
 
 def is_p(p: float, *, draws: float = 0.0) -> str:

@@ -13,8 +13,8 @@ NUMBERS = ("estimate", "se", "df", "p", "ci_low", "ci_high", "p_adj", "band_low"
 def effects_table(effects: xr.Dataset, *, text: bool = False) -> pd.DataFrame:
     """A row for every effect and place, without the cell means; for a file, or for a paper.
 
-    Pandas writes the table: ``to_csv(index=False)``, ``to_latex(index=False)``, ``to_markdown(index=False)``
-    (which needs the extra ``export``).
+    Pandas writes the table: ``to_csv(index=False)``, ``to_latex(index=False)``, ``to_markdown(index=False,
+    disable_numparse=True)`` (which needs the extra ``export``).
 
     Args:
         effects: from ``factorial_effects`` or ``marginal_log_odds``; select places first where there are
@@ -37,10 +37,12 @@ def effects_table(effects: xr.Dataset, *, text: bool = False) -> pd.DataFrame:
         >>> table["units"].unique().tolist()
         ['moral-immoral gap']
     """
-    if "estimate" not in effects or "effect" not in effects.coords:
+    needed = ("estimate", "p", "ci_low", "ci_high")
+    known = set(effects) if isinstance(effects, xr.Dataset) else set()
+    if not known >= set(needed) or "effect" not in effects.coords:
         raise ValueError(
-            "effects_table needs a result of factorial_effects: got a Dataset without estimate or effect, "
-            f"with {list(effects.data_vars)}."
+            f"effects_table needs a result of factorial_effects, a Dataset over effect with {needed}: got "
+            f"{type(effects).__name__} with {sorted(map(str, known))}."
         )
     effects = effects if "effect" in effects.dims else effects.expand_dims("effect")
     dims = ["effect", *(str(dim) for dim in effects["estimate"].dims if dim != "effect")]

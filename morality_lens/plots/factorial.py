@@ -30,6 +30,7 @@ from morality_lens.plots.style import (
     said_refused,
     shade_refused,
     significance,
+    toward,
     trust,
     with_unit,
 )
@@ -95,7 +96,7 @@ def effects(
     return finish(
         fig,
         f"{'Effects' if len(names) > 1 else f'Effect of {names[0]}'} by layer{_where(site_name)}",
-        f"{drawn}; above 0: toward moral{said_refused(refused)}",
+        f"{drawn}; above 0: {toward(data)[0]}{said_refused(refused)}",
         height=150 + 240 * places[-1][0],
         legend_rows=1 + (len(names) > 4),
         trust=trust(data),
@@ -157,7 +158,8 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
     return finish(
         fig,
         f"Effect of {name} by layer and round{_where(site_name)}",
-        f"blue: toward moral; {drawn.partition('; ')[2].replace('filled', 'dots')}{said_refused(refused)}",
+        f"blue: {toward(data)[0]}; {drawn.partition('; ')[2].replace('filled', 'dots')}"
+        f"{said_refused(refused)}",
         height=160 + 44 * len(rounds),
         trust=trust(data),
     )

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -101,8 +102,8 @@ def transition_matrices(
     shown = flow.loc[(flow["before"] == first) & (flow["round"] == last)]
     if shown.empty:
         raise ValueError(
-            f"there are no transitions from round {first} to {round}; give such a pair to "
-            "runs.answer_transitions."
+            f"there are no transitions from round {first} to {last if round is None else round}; "
+            "give such a pair to runs.answer_transitions."
         )
     cells, kinds = _cells(shown, None), _kinds(flow)
     columns = min(4 if len(kinds) <= 3 else 2, len(cells))
@@ -132,7 +133,8 @@ def transition_matrices(
 
 
 def _kinds(flow: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(flow["from"]))
+    """The kinds in their order, which the frame names even where it was sorted."""
+    return tuple(flow.attrs.get("kinds") or dict.fromkeys(flow["from"]))
 
 
 def _cells(flow: pd.DataFrame, condition: str | None) -> dict[str, pd.DataFrame]:
@@ -229,9 +231,12 @@ def _pale(color: str) -> str:
 
 def _matrix(own: pd.DataFrame, kinds: Sequence[str]) -> go.Heatmap:
     """Numbers of the ways from each kind to each, coloured by the share of the row."""
+    placed = (
+        own.drop_duplicates(["from", "to"]).set_index(["from", "to"]).reindex(list(product(kinds, kinds)))
+    )
     size = (len(kinds), len(kinds))
-    numbers = own["n"].to_numpy(int).reshape(size).tolist()
-    shares = own["share"].to_numpy(float).reshape(size).tolist()
+    numbers = placed["n"].to_numpy(int).reshape(size).tolist()
+    shares = placed["share"].to_numpy(float).reshape(size).tolist()
     said = [
         [
             f"{one} to {other}: {n}" + ("" if np.isnan(s) else f" ({s:.0%} of the {one})")

@@ -19,6 +19,7 @@ from morality_lens.plots.style import (
     refused_layers,
     said_refused,
     shade_refused,
+    toward,
     trust,
     upright_bar,
     with_unit,
@@ -57,6 +58,7 @@ def summary(
     shown = [one for one in (effects, behaviour_effects) if one is not None]
     if not shown:
         raise ValueError("plots.summary needs effects, behaviour_effects or both; got neither.")
+    _check(effects, behaviour_effects, layer)
     names = list(dict.fromkeys(str(name) for one in shown for name in one["effect"].to_numpy()))
     titles = []
     if effects is not None:
@@ -80,9 +82,10 @@ def summary(
     if behaviour_effects is not None:
         _draw_forest(fig, behaviour_effects, names, len(shown))
     fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
-    known = "round" in shown[0].coords
-    when = f" in round {int(np.atleast_1d(shown[0]['round'].to_numpy())[-1])}" if known else ""
-    level = f"dots and filled marks: adjusted p at most {alpha(shown[0]):g}"
+    rounds = np.atleast_1d(shown[0]["round"].to_numpy()) if "round" in shown[0].coords else []
+    when = f" in round {int(rounds[-1])}" if len(rounds) else ""
+    known = any(bool(one["p_adj"].notnull().any()) for one in shown)
+    level = f"dots and filled marks: adjusted p at most {alpha(shown[0]):g}" if known else "no adjusted p"
     drawn = (
         "" if behaviour_effects is None else f"; lines: {interval(behaviour_effects)[2].partition(';')[0]}"
     )
@@ -93,6 +96,22 @@ def summary(
         height=170 + ROW * len(names),
         trust="" if effects is None else trust(effects),
     )
+
+
+def _check(effects: xr.Dataset | None, behaviour: xr.Dataset | None, layer: int | None) -> None:
+    """Refuse what cannot be drawn, by the argument that has it."""
+    for name, one in (("effects", effects), ("behaviour_effects", behaviour)):
+        if one is None:
+            continue
+        over_layers = "layer" in one["estimate"].dims
+        if "effect" not in one.dims or over_layers is not (name == "effects") or "band_low" not in one:
+            raise ValueError(
+                f"plots.summary needs {name} from factorial_effects with the dimension effect, "
+                f"{'and layer' if name == 'effects' else 'without layer'}; got {dict(one.sizes)}."
+            )
+    if effects is not None and layer is not None and layer not in effects["layer"].to_numpy():
+        known = effects["layer"].to_numpy().tolist()
+        raise ValueError(f"plots.summary has no layer {layer} in effects: choose one of {known}.")
 
 
 def _at(effects: xr.Dataset, site: str | None) -> xr.Dataset:
@@ -128,7 +147,7 @@ def _draw_map(fig: go.Figure, effects: xr.Dataset, layer: int | None) -> list[in
         customdata=details(one, *interval(one)[:2]),
         hovertemplate=f"<b>%{{y}}</b>, layer %{{x}}<br>{HOVER}",
         colorbar={
-            "title": {"text": "toward<br>moral", "font": {"size": 12}},
+            "title": {"text": toward(one)[0].replace(" ", "<br>"), "font": {"size": 12}},
             "thickness": 10,
             "x": right,
             "xpad": 0,

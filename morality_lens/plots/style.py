@@ -16,8 +16,11 @@ from morality_lens.design import Condition
 from morality_lens.interactions.numbers import p_value, with_bounds
 
 # From the palette of Okabe and Ito, distinguishable under the common colour-vision deficiencies.
-EFFECT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A4FB5", "#56B4E9", "#4D4D4D")
-"""Colours of effects in the order of the Dataset: main effects, two-ways, three-way."""
+EFFECT_COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A4FB5", "#56B4E9", "#4D4D4D"),
+    *("#004B75", "#F2A97A", "#7FD6BB", "#F5C6DF", "#BBA5DD", "#B9DDF4", "#00D5C8", "#8C3D00"),
+)
+"""Colours of effects in the order of the Dataset: the seven of three factors, then those of four."""
 
 
 CONDITION_COLORS = (
@@ -141,7 +144,13 @@ def upright_bar(fig: go.Figure, left: float, right: float, panel: str, **look: A
 
 def said_refused(layers: Sequence[int]) -> str:
     """The words of a subtitle about layers on a grey ground; empty where there are none."""
-    return "; grey: no stable direction, nothing is claimed" if layers else ""
+    return "; grey: refused, nothing is claimed" if layers else ""
+
+
+def toward(data: xr.Dataset) -> tuple[str, str]:
+    """What a positive and a negative effect on a projection is called, by its unit."""
+    moral = str(data.attrs.get("units", "")).startswith("moral")
+    return ("toward moral", "toward immoral") if moral else ("upward", "downward")
 
 
 def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, group: str) -> go.Scatter:

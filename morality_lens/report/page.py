@@ -179,9 +179,9 @@ def _played(run: Run) -> str:
 def _question(run: Run) -> str:
     """The question that a report answers, in a line."""
     *some, last = [factor.name for factor in run.design.factors]
-    named = f"{', '.join(some)} and {last}" if some else last
-    add = ", and do they add up" if some else ""
-    return f"What do {named} change{add}?"
+    if not some:
+        return f"What does {last} change?"
+    return f"What do {', '.join(some)} and {last} change, and do they add up?"
 
 
 def _result(found: Analysis, probe: Probe | None, layer: int | None) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _result(found: Analysis, probe: Probe | None, layer: int | None) -> dict[str
     summary = summarize(found, probe=probe, layer=layer)
     over_layers = found.effects if layer is not None else None
     known = [one for one in (found.behaviour_effects, found.effects) if one is not None]
-    colors = effect_colors(known[0]) if known else {}
+    colors = {name: color for one in known for name, color in effect_colors(one).items()}
     rows = [
         {
             "effect": row.effect,
@@ -210,7 +210,7 @@ def _result(found: Analysis, probe: Probe | None, layer: int | None) -> dict[str
     return {
         "summary": summary,
         "rows": rows,
-        "bands": interval(known[0])[2].partition(";")[0] if known else "",
+        "bands": " and ".join(dict.fromkeys(interval(one)[2].partition(";")[0] for one in known)),
         "alpha": alpha(known[0]) if known else 0.05,
         "figure": figure_entry("summary", plots.summary(over_layers, found.behaviour_effects, layer=layer))
         if drawn
@@ -252,9 +252,20 @@ def _shown_layer(
             raise ValueError(f"write_page has no layer {layer} in effects: choose one of {layers}.")
         return layer, f"Layer {layer} was chosen by the caller."
     shown = shown_layer(effects, probe)
-    if probe is None or not np.isfinite(probe.quality["auroc"].sel(layer=shown)):
+    if shown is None:
+        return None, ""
+    if probe is None or shown not in _known_layers(probe):
         return shown, f"Layer {shown} is the last one that is not refused."
     return shown, f"Layer {shown} is the first with the probe's highest held-out AUROC."
+
+
+def _known_layers(probe: Probe) -> list[int]:
+    """The layers whose held-out AUROC is known."""
+    return (
+        probe.quality["auroc"].dropna("layer")["layer"].to_numpy().tolist()
+        if "auroc" in probe.quality
+        else []
+    )
 
 
 def _findings(title: str, effects: xr.Dataset, early: Sequence[str]) -> dict[str, Any]:

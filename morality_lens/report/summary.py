@@ -12,6 +12,8 @@ from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.report.analysis import Analysis
 
+SAME = "the same number in every cluster, a signature of position or template"
+"""Of an effect that does not vary though it is not zero."""
 LONGEST = 190
 """Characters of a refusal in the summary; the whole sentence stands further down."""
 
@@ -78,7 +80,7 @@ class Summary:
 
     Attributes:
         rows: one for every effect.
-        outcome: the measure of behaviour, or "".
+        outcome: the measure of behaviour with its unit, or "".
         round: the round shown, or None.
         layer: the layer shown, or None.
         site: the site shown, or "".
@@ -103,7 +105,9 @@ def shown_layer(effects: xr.Dataset | None, probe: Probe | None) -> int | None:
     if effects is None or "layer" not in effects.dims:
         return None
     layers = effects["layer"].to_numpy().tolist()
-    if probe is not None:
+    if not layers:
+        return None
+    if probe is not None and "auroc" in probe.quality:
         known = probe.quality["auroc"].dropna("layer")["layer"].values.tolist()
         if set(known) & set(layers):
             return best_layer(probe, among=[one for one in layers if one in known])
@@ -134,8 +138,8 @@ def summarize(found: Analysis, *, probe: Probe | None = None, layer: int | None 
             )
             for name in names
         ),
-        outcome="" if found.behaviour_effects is None else str(found.behaviour_effects.attrs["outcome"]),
-        round=rounds[0] if rounds else None,
+        outcome=_outcome(found.behaviour_effects),
+        round=rounds[0] if len(set(rounds)) == 1 else None,
         layer=layer,
         site="" if effects is None or "site" not in effects.coords else str(effects["site"].item()),
         units="" if effects is None else str(effects.attrs.get("units", "")),
@@ -167,6 +171,14 @@ def result_lines(found: Analysis, *, probe: Probe | None = None) -> list[str]:
         rest = f" (and {more} more)" if more else ""
         lines.append(f"Not answered: {summary.refused[0]}{rest}")
     return lines or ["No effects were estimated."]
+
+
+def _outcome(effects: xr.Dataset | None) -> str:
+    """The measure of behaviour, with its unit where that is not the share that its name says."""
+    if effects is None:
+        return ""
+    name, unit = str(effects.attrs.get("outcome") or "outcome"), str(effects.attrs.get("units", ""))
+    return name if unit in ("", "share") or unit == name else f"{name} in {unit}"
 
 
 def _when(number: int | None) -> str:
@@ -214,12 +226,14 @@ def _shown(place: xr.Dataset, line: xr.Dataset | None, axis: str, words: str) ->
             at=x.index(int(place[axis])),
             axis=axis,
         )
+    estimate, se = (float(place[name]) if name in place else np.nan for name in ("estimate", "se"))
+    same = f"; {SAME}" if se == 0 and abs(estimate) > 0 and bool(clear(place)) else ""
     return Shown(
         estimate=interval_of(place, "estimate", low, high, signed=True),
         p=p_value(float(place["p_adj"]), draws=float(place.attrs.get("draws_used", 0))),
         clear=bool(clear(place)),
         curve=curve,
-        words=words,
+        words=f"{words}{same}",
     )
 
 

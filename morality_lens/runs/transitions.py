@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -77,6 +77,8 @@ def _kinds(run: Run, by: By) -> tuple[tuple[str, ...], list[str]]:
             "free text is neither right nor wrong, so there are no transitions between kinds of answers; "
             "a judge's scores change by degrees (cell means over rounds show how)."
         )
+    if by not in get_args(By):
+        raise ValueError(f"answer_transitions counts by one of {get_args(By)}; got {by!r}.")
     if by == "role":
         with_roles = [name for name, item in items.items() if has_roles(item)]
         if not with_roles:
@@ -102,7 +104,7 @@ def _kind_by_round(run: Run, by: By, items: Sequence[str]) -> pd.DataFrame:
     keyed = table[[*names, "item", "round"]].assign(kind=_kind(run, by, table))
     wide = keyed.set_index([*names, "item", "round"])["kind"].unstack("round")
     every = pd.MultiIndex.from_product([*run.design.levels.values(), items], names=[*names, "item"])
-    return wide.reindex(index=every, columns=range(run.design.n_rounds))
+    return wide.sort_index().reindex(index=every, columns=range(run.design.n_rounds))
 
 
 def _kind(run: Run, by: By, table: pd.DataFrame) -> np.ndarray:

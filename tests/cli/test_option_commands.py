@@ -50,7 +50,7 @@ def files(tmp_path):
 def test_options_are_permuted_and_scored_from_the_shell(command, files, zoo_folder, tmp_path):
     out = tmp_path / "run"
     arguments = ("run", "--model", zoo_folder("llama"), *files, "--rounds", 1, "--out", out)
-    code, text, err = command(*arguments, "--permute-options", "--anyway")
+    code, text, err = command(*arguments, "--permute-options", "--anyway", "--verbose")
     assert code == 0, err
     assert "they are not what this model says next" in text
     assert "balanced over roles and positions" in text
@@ -82,7 +82,7 @@ def test_options_are_scored_with_the_run(command, files, zoo_folder, tmp_path):
     out = tmp_path / "run"
     code, text, err = command(
         "run", "--model", zoo_folder("llama"), *files, "--limit", 8, "--rounds", 1, "--out", out,
-        "--score-options", "--anyway",
+        "--score-options", "--anyway", "--verbose",
     )  # fmt: skip
     assert code == 0, err
     assert "option text log-odds" in open_run(out).measures

@@ -4,7 +4,6 @@ from hypothesis import given, strategies as st
 
 from morality_lens.interactions.numbers import (
     bounds,
-    decimals,
     is_p,
     number,
     p_value,
@@ -28,7 +27,9 @@ def test_numbers_read_plainly(value, text):
         ((0.0893, 0.0707, 0.108), "+0.089 [+0.071, +0.108]"),
         ((-12.34, -15.1, -9.6), "-12.3 [-15.1, -9.6]"),
         ((31.2, 11.0, 51.0), "+31 [+11, +51]"),
-        ((0.05, 0.004, 0.1), "+0.050 [+0.004, +0.100]"),
+        ((0.05, 0.004, 0.1), "+0.05 [+0.004, +0.10]"),
+        ((0.1, -0.004, 300.0), "0 [-0.004, +300]"),
+        ((0.31, -2.7, 3.3), "+0.3 [-2.7, +3.3]"),
         ((0.5, 0.5, 0.5), "+0.500 [+0.500, +0.500]"),
         ((0.2, np.nan, np.nan), "+0.200"),
         ((np.nan, np.nan, np.nan), "none"),
@@ -42,7 +43,7 @@ def test_decimals_come_from_the_interval(ends, text):
 def test_whether_an_interval_holds_zero_can_be_read(low, width):
     high = low + width
     text = bounds(low, high, signed=True).strip("[]").split(", ")
-    if min(abs(low), abs(high)) > 10.0 ** -(decimals(low, high) + 1) * 5:
+    if min(abs(low), abs(high)) > 1e-9:
         assert (float(text[0]) <= 0 <= float(text[1])) == (low <= 0 <= high)
 
 
@@ -60,7 +61,15 @@ def test_what_is_printed_is_near_what_is_meant(middle, half):
         (0.001, 2000.0, ".001"),
         (0.0123, 2000.0, ".012"),
         (0.344, 2000.0, ".34"),
-        (0.999, 2000.0, "1"),
+        (0.9996, 2000.0, ".9996"),
+        (0.9951, 2000.0, ".995"),
+        (1.0, 2000.0, "1"),
+        (0.04996, 2000.0, ".04996"),
+        (0.0504, 2000.0, ".0504"),
+        (0.05, 2000.0, ".050"),
+        (1 / 700, 700.0, "≤ .0015"),
+        (1 / 300, 300.0, "≤ .0034"),
+        (1 / 32, 32.0, "≤ .032"),
         (1e-30, 0.0, "≤ .0001"),
         (np.nan, 0.0, "none"),
     ],

@@ -51,3 +51,9 @@ def test_one_effect_is_a_table_of_one_row():
 def test_what_is_no_result_is_refused():
     with pytest.raises(ValueError, match="effects_table needs a result of factorial_effects"):
         effects_table(xr.Dataset({"a": ("x", [1.0])}))
+
+
+def test_markdown_keeps_signs_and_zeros_as_printed():
+    table = effects_table(make_effects(sites=None, layers=None).sel(round=4), text=True)
+    told = table.to_markdown(index=False, disable_numparse=True)
+    assert all(estimate in told for estimate in table["estimate"])

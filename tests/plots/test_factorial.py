@@ -343,7 +343,7 @@ def test_refused_layers_are_grey_in_every_figure_over_layers():
         ):
             grey = {(s.x0, s.x1) for s in fig.layout.shapes if s.fillcolor == style.REFUSED_COLOR}
             assert grey == {(0.5, 1.5)}
-            assert "grey: no stable direction" in texts(fig)
+            assert "grey: refused" in texts(fig)
     line = lines(plots.effects(effects, effect="cot"))[1]
     assert np.isnan(line.y[2])
     assert np.isfinite(np.delete(line.y, 2)).all()
@@ -368,3 +368,23 @@ def test_a_long_subtitle_is_wrapped_rather_than_clipped():
     assert (
         plots.effects(long).layout.margin.t > plots.effects(make_effects(rounds=1, layers=3)).layout.margin.t
     )
+
+
+def test_the_fifteen_effects_of_four_factors_have_colours_of_their_own():
+    assert len(set(style.EFFECT_COLORS)) == 15
+
+
+def test_the_summary_names_what_it_cannot_draw():
+    behaviour = make_effects(sites=None, layers=None)
+    with pytest.raises(ValueError, match="no layer 99 in effects"):
+        plots.summary(make_effects(), behaviour, layer=99)
+    with pytest.raises(ValueError, match="needs effects from factorial_effects"):
+        plots.summary(behaviour, make_effects())
+    with pytest.raises(ValueError, match="needs effects from factorial_effects"):
+        plots.summary(make_effects().sel(effect="cot"))
+
+
+def test_a_direction_without_a_moral_unit_is_not_called_moral():
+    effects = make_effects(rounds=1, layers=3).assign_attrs(units="on-off gap of cot")
+    for fig in (plots.effects(effects), plots.effects_map(effects, effect="cot"), plots.summary(effects)):
+        assert "toward" not in fig.to_json()

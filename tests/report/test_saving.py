@@ -129,7 +129,7 @@ def test_a_table_is_saved_as_csv_markdown_and_latex(browser, page, saved):
         f"document.querySelector('{tools}').parentElement.nextElementSibling.id = 'result-tools'"
     )
     rows = list(csv.reader(io.StringIO(saved('#result-tools [data-table="csv"]').read_text("utf-8"))))
-    assert rows[0][:3] == ["effect", "share correct, round 4: estimate", "share correct, round 4: p"]
+    assert rows[0][:3] == ["effect", "share correct, round 4: estimate", "share correct, round 4: adj. p"]
     assert len(rows) == 8
     assert len({len(row) for row in rows}) == 1
     assert rows[5][0] == "instruction:feedback"

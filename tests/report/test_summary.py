@@ -117,3 +117,12 @@ def test_an_interaction_is_told_by_its_sign_alone():
     rows = {r.effect: r.sentence for r in summarize(Analysis(behaviour_effects=one)).rows}
     assert rows["cot:feedback"] == "Negative from round 0 on."
     assert rows["cot"] == "Lowers the share correct from round 0 on."
+
+
+def test_an_effect_that_is_the_same_everywhere_is_told_as_such():
+    one = make_effects(rounds=1, sites=None, layers=None)
+    one.attrs |= {"outcome": "share correct"}
+    one["p_adj"] = one["p_adj"] * 0 + 0.01
+    one["estimate"] = one["estimate"] * 0 + 1.0
+    one["se"] = one["se"] * 0
+    assert "signature of position or template" in summarize(Analysis(behaviour_effects=one)).rows[0].sentence

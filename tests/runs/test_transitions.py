@@ -1,5 +1,6 @@
 """Answers between rounds are counted as by hand, whatever is missing."""
 
+import inspect
 import itertools
 
 import numpy as np
@@ -175,6 +176,21 @@ def test_the_figures_hold_the_counts():
     np.testing.assert_array_equal(matrix.text, [[1, 1, 0], [1, 0, 0], [1, 0, 0]])
     with pytest.raises(ValueError, match="no transitions from round 0 to 2"):
         transition_matrices(flow, before=0, round=2)
+
+
+def test_a_table_that_was_sorted_draws_the_same_numbers():
+    flow = answer_transitions(make_run(), pairs=[(0, 1)])
+    turned = flow.sort_values(["condition", "to", "from"])
+    for one, other in zip(transition_matrices(flow).data, transition_matrices(turned).data, strict=True):
+        assert one.text == other.text
+        assert one.y == other.y
+    twice = answer_transitions(make_run(), pairs=[(0, 1), (0, 1)])
+    assert transition_matrices(twice).data[0].text == transition_matrices(flow).data[0].text
+
+
+def test_an_unknown_kind_of_counting_is_refused():
+    with pytest.raises(ValueError, match="counts by one of"):
+        inspect.unwrap(answer_transitions)(make_run(), by="xx")
 
 
 def test_the_section_tells_what_became_right_and_what_is_missing():

@@ -9,11 +9,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import chromium
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from report import test_browser as browsing
 
 import morality_lens as ml
 from morality_lens.items.kinds import OpenPrompt, Statement
@@ -30,7 +30,7 @@ from morality_lens.studies.settings import Material, Settings
 from morality_lens.studies.tasks import stable_layers
 from morality_lens.world.verdicts import planted_verdicts
 
-browser = browsing.browser
+browser = chromium.browser
 
 TINY = Plan(
     rounds=1,
@@ -135,7 +135,7 @@ def test_what_the_organism_was_given_comes_out(quick):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(not (browsing.CHROMIUM and browsing.DRIVER), reason="needs chromium and chromedriver")
+@pytest.mark.skipif(not (chromium.CHROMIUM and chromium.DRIVER), reason="needs chromium and chromedriver")
 @pytest.mark.slow(seconds=10)
 def test_the_report_lives_in_a_browser_without_a_network(quick, browser):
     out, _ = quick
@@ -157,17 +157,17 @@ def test_the_report_lives_in_a_browser_without_a_network(quick, browser):
             "document.querySelectorAll('.figure')[arguments[0]].scrollIntoView({behavior: 'instant'})", i
         )
         drawn = f"return document.querySelectorAll('.figure')[{i}].querySelector('svg.main-svg') !== null"
-        browsing.wait(browser, drawn)
-    before = browser.execute_script(browsing.COLORS)
+        chromium.wait(browser, drawn)
+    before = browser.execute_script(chromium.COLORS)
     sliders = "input[type=range]"
     layers = browser.execute_script(f"return document.querySelector('{sliders}').max")
-    browsing.choose(browser, sliders, str(int(layers) - 1))
-    assert browser.execute_script(browsing.COLORS) != before
-    text = browser.execute_script(browsing.BODY)
-    browsing.choose(
+    chromium.choose(browser, sliders, str(int(layers) - 1))
+    assert browser.execute_script(chromium.COLORS) != before
+    text = browser.execute_script(chromium.BODY)
+    chromium.choose(
         browser, "select", browser.execute_script("return document.querySelector('select').options[1].value")
     )
-    assert browser.execute_script(browsing.BODY) != text
+    assert browser.execute_script(chromium.BODY) != text
     requested = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in requested if not name.startswith(("data:", "blob:"))] == []
     assert browser.get_log("browser") == []
