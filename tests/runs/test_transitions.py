@@ -14,6 +14,7 @@ from morality_lens.items.kinds import OpenPrompt, Question, Rating
 from morality_lens.judges.questions import judge_answers
 from morality_lens.plots import answer_flow, transition_matrices
 from morality_lens.report.flow import flow_section
+from morality_lens.runs import transitions
 from morality_lens.runs.transitions import answer_transitions
 
 DESIGN = Design(factors=(Factor(name="cot"),), rounds=2)
@@ -190,7 +191,7 @@ def test_a_table_that_was_sorted_draws_the_same_numbers():
 
 def test_an_unknown_kind_of_counting_is_refused():
     with pytest.raises(ValueError, match="counts by one of"):
-        inspect.unwrap(answer_transitions)(make_run(), by="xx")
+        inspect.unwrap(transitions._kinds)(make_run(), "xx")
 
 
 def test_the_section_tells_what_became_right_and_what_is_missing():
