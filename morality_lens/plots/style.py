@@ -13,6 +13,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from morality_lens.design import Condition
+from morality_lens.interactions.names import factors_in
 from morality_lens.interactions.numbers import p_value, with_bounds
 
 # From the palette of Okabe and Ito, distinguishable under the common colour-vision deficiencies.
@@ -49,9 +50,14 @@ HOVER = "estimate %{customdata[0]}<br>adjusted p %{customdata[1]}, p %{customdat
 
 
 def effect_colors(data: xr.Dataset) -> dict[str, str]:
-    """A colour per effect: the same in every figure of one result."""
+    """A colour per effect, by its place in the full design: the same in every figure, of a part of it too."""
     names = [str(name) for name in data["effect"].to_numpy()]
-    return dict(zip(names, itertools.cycle(EFFECT_COLORS), strict=False))
+    factors = [str(name) for name in data.attrs.get("factors", ())]
+    subsets = [s for size in range(1, len(factors) + 1) for s in itertools.combinations(factors, size)]
+    places = [subsets.index(own) if (own := factors_in(name)) in subsets else -1 for name in names]
+    if -1 in places or len(set(places)) < len(places):  # simple effects, or contrasts of one's own
+        places = list(range(len(names)))
+    return {name: EFFECT_COLORS[at % len(EFFECT_COLORS)] for name, at in zip(names, places, strict=True)}
 
 
 def condition_colors(labels: Sequence[str]) -> dict[str, str]:

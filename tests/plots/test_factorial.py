@@ -388,3 +388,11 @@ def test_a_direction_without_a_moral_unit_is_not_called_moral():
     effects = make_effects(rounds=1, layers=3).assign_attrs(units="on-off gap of cot")
     for fig in (plots.effects(effects), plots.effects_map(effects, effect="cot"), plots.summary(effects)):
         assert "toward" not in fig.to_json()
+
+
+def test_an_effect_keeps_its_colour_where_others_are_left_out():
+    effects = make_effects()
+    whole = style.effect_colors(effects)
+    part = style.effect_colors(effects.sel(effect=["cot:feedback", "instruction"]))
+    assert part == {name: whole[name] for name in part}
+    assert len(set(whole.values())) == 7
