@@ -187,7 +187,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, title:
         return
     table = Table(title=None if title is None else Text(title))
     for column in columns:
-        table.add_column(Text(column))
+        table.add_column(Text(column), overflow="fold")  # a name that is cut names nothing
     for row in rows:
         table.add_row(*map(Text, row))
     _console().print(table)

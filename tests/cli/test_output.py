@@ -188,3 +188,22 @@ def test_the_whole_is_quiet_in_progress_too(command, analysed, tmp_path):
     assert Path(analysed.path).is_dir()
     code, out, err = command("list", analysed.path.parent, "--quiet")
     assert (code, out, err) == (0, "", "")
+
+
+def test_a_narrow_terminal_folds_the_cells_of_a_table_and_cuts_none(monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    told = io.StringIO()
+    monkeypatch.setattr(console, "_console", lambda: Console(file=told, width=40))
+    console.print_table(
+        ("folder", "what", "model"), [("runs/a-long-name-of-a-run", "run", "a-model/of-a-name")]
+    )
+    text = told.getvalue()
+    assert "…" not in text
+    columns = [
+        [line.split("│")[i].strip() for line in text.splitlines() if line.count("│") == 4] for i in (1, 3)
+    ]
+    assert "".join(columns[0]) == "runs/a-long-name-of-a-run"
+    assert "".join(columns[1]) == "a-model/of-a-name"
