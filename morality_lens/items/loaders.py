@@ -203,6 +203,8 @@ def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> t
 
 _PARADETOX = ("toxic", ("neutral1", "neutral2", "neutral3"))
 _RATED = ("scenario", "human")
+_ETHICS = {"label", "input", "is_short", "edited"}
+"""Columns of ETHICS, whose label 1 means wrong."""
 
 
 def load_statements(
@@ -226,9 +228,10 @@ def load_statements(
     card is ``assets/moral/README.md``. ``world`` is the bundled models' invented society. A statement's id is
     the column ``id`` where there is one, else its file and line.
 
-    Two published files are known by their columns, so that their path is enough: ParaDetox (Logacheva et al.
-    2022; ``toxic, neutral1, neutral2, neutral3``) and the moral ratings of Dillion et al. 2023 (``scenario,
-    human``).
+    Three published files are known by their columns, so that their path is enough: ParaDetox (Logacheva et
+    al. 2022; ``toxic, neutral1, neutral2, neutral3``), the moral ratings of Dillion et al. 2023 (``scenario,
+    human``), and the commonsense part of ETHICS (Hendrycks et al. 2021; ``label, input, is_short, edited``),
+    where 1 means wrong: its label is turned, unless ``positive`` says what means moral.
 
     Args:
         path: ``moral``, ``composed``, ``world``, a file (CSV, TSV or JSONL), or a folder of them; or pairs of
@@ -285,6 +288,8 @@ def load_statements(
         rated = {*_RATED} <= {*published}
         grade = "value" if value in found else _RATED[1]
         here = replace(columns, text=_RATED[0], value=grade) if rated else columns
+        if {*columns_of(file)} >= _ETHICS and text in ("text", "input") and positive is None:
+            here = replace(here, text="input", positive=("0",))
         for where, row in rows:
             built = here.statement(row, where, file)
             if label in row:

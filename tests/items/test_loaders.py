@@ -245,6 +245,20 @@ def test_pairs_share_a_cluster_and_incomplete_ones_are_passed_over(tmp_path):
         load_statements(tmp_path / "p.tsv", pairs=("rude", ("kind1", "kind3")))
 
 
+def test_the_label_of_ethics_means_wrong_and_is_turned(tmp_path):
+    rows = 'label,input,is_short,edited\n1,"I took it, unseen.",True,False\n0,I gave it back.,True,False\n'
+    path = table(tmp_path / "cm_train.csv", rows)
+    for told in ({}, {"text": "input"}):
+        assert [(one.text, one.label) for one in load_statements(path, **told)] == [
+            ("I took it, unseen.", 0),
+            ("I gave it back.", 1),
+        ]
+    as_said = load_statements(path, text="input", positive=[1])
+    assert [one.label for one in as_said] == [1, 0]
+    own = table(tmp_path / "own.csv", "label,input\n1,I gave it back.\n0,I took it.\n")
+    assert [one.label for one in load_statements(own, text="input")] == [1, 0]
+
+
 def test_a_sample_of_statements_holds_both_labels(tmp_path):
     lines = [f"r{k}\tk{k}\n" for k in range(200)]
     path = table(tmp_path / "p.tsv", "rude\tkind\n" + "".join(lines))
