@@ -18,7 +18,7 @@ from morality_lens.dialogues.turns import evidence_turn
 from morality_lens.dialogues.wording import Wording
 from morality_lens.items.bundled import asset
 from morality_lens.items.choices import parse_choice
-from morality_lens.items.files import data_files, read_jsonl
+from morality_lens.items.files import data_files, read_rows
 from morality_lens.items.kinds import Question
 from morality_lens.models.loading import ModelRecord
 from morality_lens.probes.probe import Probe
@@ -74,7 +74,7 @@ def load_evidence(path: str | Path | None = None) -> tuple[Evidence, ...]:
     """
     found: dict[tuple[str, float], Evidence] = {}
     for file in data_files(asset("world", "evidence.jsonl") if path is None else path):
-        for where, row in read_jsonl(file):
+        for where, row in read_rows(file):
             try:
                 one = TypeAdapter(Evidence).validate_json(json.dumps(row), extra="forbid")
             except ValidationError as error:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from morality_lens.items.files import data_files, read_jsonl, read_table, refuse_duplicates, refuse_missing
+from morality_lens.items.files import data_files, read_rows, read_table, refuse_duplicates, refuse_missing
 from morality_lens.items.kinds import Question, draw, item_from_row
 
 
@@ -68,7 +68,7 @@ def load_bbq(
     swapped = Counter[bool]()
     placed: list[tuple[str, Question]] = []
     for file in files:
-        for where, row in read_jsonl(file):
+        for where, row in read_rows(file):
             question, agrees = _bbq_question(row, table, where)
             placed.append((where, question))
             if question.polarity == "nonneg" and agrees is not None:

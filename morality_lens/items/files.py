@@ -1,7 +1,9 @@
 """Files read with the place of every row, TOML checked against a model, and files replaced whole."""
 
 import csv
+import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -23,8 +25,20 @@ _TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 """Suffixes of tables, and what parts their cells."""
 
 
+ROWS = (".jsonl", ".ndjson", ".parquet", ".csv", ".tsv", ".tab", ".json")
+"""Suffixes of files of rows; in a folder without the first kind of them the next is taken."""
+
+
+def kind_of(file: Path) -> str:
+    """The suffix of a file, or of what is in it where it is compressed (``.gz``)."""
+    return Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+
+
 def data_files(path: str | Path, suffixes: tuple[str, ...] = (".jsonl",)) -> tuple[Path, ...]:
     """The file itself, or a folder's files with these suffixes in the order of their names.
+
+    Files may be compressed (``.jsonl.gz``). A folder that has none with these suffixes gives its files of
+    the first other kind of rows that it has, see :data:`ROWS`.
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without such files.
@@ -34,12 +48,12 @@ def data_files(path: str | Path, suffixes: tuple[str, ...] = (".jsonl",)) -> tup
         return (path,)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} does not exist: give the path of a file or of a folder with files.")
-    files = tuple(sorted(f for f in path.iterdir() if f.suffix in suffixes and f.is_file()))
-    if not files:
-        raise FileNotFoundError(
-            f"the folder {path} has no {' or '.join(suffixes)} file: give the folder that holds the data."
-        )
-    return files
+    there = sorted(file for file in path.iterdir() if file.is_file())
+    for wanted in (suffixes, *((kind,) for kind in ROWS)):
+        if files := tuple(file for file in there if kind_of(file) in wanted):
+            return files
+    kinds = " or ".join(dict.fromkeys((*suffixes, *ROWS)))
+    raise FileNotFoundError(f"the folder {path} has no {kinds} file: give the folder that holds the data.")
 
 
 def place(file: Path, line: int) -> str:
@@ -55,7 +69,7 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             or no row at all.
     """
     empty = True
-    with file.open("rb") as lines:
+    with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -66,6 +80,50 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             empty = False
             yield where, row
     if empty:
+        raise ValueError(f"{file} has no rows.")
+
+
+def _opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
+    """The bytes of a file, decompressed."""
+    return gzip.GzipFile(file, "rb") if file.suffix == ".gz" else file.open("rb")
+
+
+def read_array(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each entry's place and its object, of a JSON array; a file that begins otherwise is read by its lines.
+
+    Raises:
+        ValueError: no JSON, an entry that is no object, or none at all.
+    """
+    with _opened(file) as bytes_:
+        whole = bytes_.read()
+    if not whole.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        yield from read_jsonl(file)
+        return
+    entries = parse_json(whole, file, "a JSON array")
+    for number, row in enumerate(entries, start=1):
+        where = f"{file}, entry {number}"
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: each entry must be a JSON object; got {type(row).__name__}.")
+        yield where, row
+    if not entries:
+        raise ValueError(f"{file} has no rows.")
+
+
+def read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row's place (from one) and its values, of a Parquet file, read in batches.
+
+    Raises:
+        ValueError: no Parquet file, or no row.
+    """
+    from pyarrow import parquet
+
+    number = 0
+    with reading(file, "Parquet file", "give another copy"):
+        for batch in parquet.ParquetFile(file).iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number}", row
+    if not number:
         raise ValueError(f"{file} has no rows.")
 
 
@@ -165,8 +223,8 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
         ValueError: a column named twice, a row longer than the header, a stray quote, text that is not UTF-8,
             or no row.
     """
-    delimiter = _TABLES.get(file.suffix, ",")
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+    delimiter = _TABLES.get(kind_of(file), ",")
+    with io.TextIOWrapper(_opened(file), encoding="utf-8-sig", newline="") as lines:
         if quoted:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
         else:
@@ -201,20 +259,25 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
 
 def columns_of(file: Path) -> tuple[str, ...]:
     """The columns that the first line of a CSV or TSV file names; none of another file."""
-    if file.suffix not in _TABLES:
+    if kind_of(file) not in _TABLES:
         return ()
-    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+    with io.TextIOWrapper(_opened(file), encoding="utf-8-sig", errors="replace") as lines:
         first = lines.readline().strip("\r\n")
-    return tuple(cell.strip('"') for cell in first.split(_TABLES[file.suffix]))
+    return tuple(cell.strip('"') for cell in first.split(_TABLES[kind_of(file)]))
 
 
 def read_rows(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a JSONL, CSV or TSV file, by their suffix."""
-    if file.suffix in _TABLES:
+    """Rows of a file by its suffix: JSON lines, a JSON array, CSV, TSV (also as .gz), or Parquet."""
+    kind = kind_of(file)
+    if kind in _TABLES:
         return read_table(file, quoted=quoted)
-    if file.suffix in (".jsonl", ".ndjson", ".json"):
+    if kind in (".jsonl", ".ndjson"):
         return read_jsonl(file)
-    raise ValueError(f"{file}: expected a .jsonl, .csv or .tsv file; got the suffix {file.suffix!r}.")
+    if kind == ".json":
+        return read_array(file)
+    if file.suffix == ".parquet":
+        return read_parquet(file)
+    raise ValueError(f"{file}: expected one of {', '.join(ROWS)}; got the suffix {file.suffix!r}.")
 
 
 def refuse_duplicates(placed: Iterable[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from morality_lens.items.bbq import load_bbq
 from morality_lens.items.bundled import STATEMENTS, asset
-from morality_lens.items.files import columns_of, data_files, read_jsonl, read_rows, refuse_missing
+from morality_lens.items.files import columns_of, data_files, read_rows, refuse_missing
 from morality_lens.items.kinds import (
     Item,
     OpenPrompt,
@@ -87,9 +87,7 @@ def load_questions(path: str | Path, *, limit: int | None = None, seed: int = 0)
         >>> question.id, question.options[2]
         ('q1', 'Not known')
     """
-    placed = [
-        (w, item_from_row(Question, row, w)) for file in data_files(path) for w, row in read_jsonl(file)
-    ]
+    placed = [(w, item_from_row(Question, row, w)) for file in data_files(path) for w, row in read_rows(file)]
     for where, question in placed:
         if len({" ".join(option.casefold().split()) for option in question.options}) < len(question.options):
             raise ValueError(f"{where}: two options read the same: {question.options}.")
@@ -119,7 +117,7 @@ def load_ratings(
         [(1, 7), (1, 7), (1, 7)]
     """
     files = data_files(asset("world", "ratings.jsonl") if path is None else path)
-    placed = [(w, item_from_row(Rating, row, w)) for file in files for w, row in read_jsonl(file)]
+    placed = [(w, item_from_row(Rating, row, w)) for file in files for w, row in read_rows(file)]
     return draw(placed, limit, seed)
 
 
@@ -157,7 +155,7 @@ def load_prompts(
     placed: list[tuple[str, OpenPrompt]] = []
     for file in files:
         earlier = {prompt for _, prompt in placed}
-        here = ((where, _prompt(row, where, file)) for where, row in read_jsonl(file))
+        here = ((where, _prompt(row, where, file)) for where, row in read_rows(file))
         placed += [(where, prompt) for where, prompt in here if prompt not in earlier]
     if min_toxicity is not None or max_toxicity is not None:
         low = 0 if min_toxicity is None else min_toxicity
@@ -186,7 +184,7 @@ def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> t
         'OpenPrompt'
     """
     file = data_files(path)[0]
-    where, row = next(read_jsonl(file))
+    where, row = next(read_rows(file))
     if "ans0" in row:
         return load_bbq(path, limit=limit, seed=seed)
     if "options" in row:
@@ -275,7 +273,7 @@ def load_statements(
     labels: Counter[str] = Counter()
     columns = _Columns(text=text, label=label, cluster=cluster, value=value, positive=positive)
     named = pairs is not None or value not in (None, "value") or text != "text"
-    for file in data_files(path, (".jsonl", ".csv", ".tsv")):
+    for file in data_files(path, (".jsonl", ".csv", ".tsv", ".tab")):
         found = () if named else columns_of(file)
         published = () if text in found else found  # a text column is somebody's own file
         both = _PARADETOX if value is None and {_PARADETOX[0], *_PARADETOX[1]} <= {*published} else pairs

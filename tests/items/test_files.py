@@ -1,10 +1,13 @@
 """Rows of files, their places, and samples spread over groups."""
 
+import gzip
+import json
 import os
 import stat
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from pydantic import BaseModel
 from safetensors.numpy import save_file
@@ -14,6 +17,7 @@ from morality_lens.items.bundled import asset
 from morality_lens.items.files import (
     append_text,
     data_files,
+    kind_of,
     own_folder,
     parse_json,
     read_jsonl,
@@ -26,6 +30,7 @@ from morality_lens.items.files import (
     write_json,
     write_text,
 )
+from morality_lens.items.loaders import load_prompts
 
 
 def write(path, text):
@@ -41,7 +46,7 @@ def test_a_file_is_itself_and_a_folder_its_files_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist: give the path"):
         data_files(tmp_path / "c.jsonl")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"has no \.jsonl file"):
+    with pytest.raises(FileNotFoundError, match=r"has no \.jsonl or "):
         data_files(tmp_path / "empty")
 
 
@@ -230,3 +235,72 @@ def test_what_a_reader_raises_becomes_one_error_that_names_the_file(tmp_path):
         {}["a"]
     with pytest.raises(MemoryError), reading(tmp_path / "x", "list", "remove it."):
         raise MemoryError
+
+
+ROWS = [{"id": "a", "text": "One, \u201ctwo\u201d."}, {"id": "b", "text": "Drei: \u00e4."}]
+
+
+def written(file):
+    """The rows in a file of the kind that its name says."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+    table = ("id\ttext\n" + "".join(f"{row['id']}\t{row['text']}\n" for row in ROWS)).encode()
+    plain = {
+        ".jsonl": lines,
+        ".ndjson": lines,
+        ".json": b"\xef\xbb\xbf " + json.dumps(ROWS, ensure_ascii=False).encode(),
+        ".tsv": table,
+        ".tab": table,
+        ".csv": pd.DataFrame(ROWS).to_csv(index=False).encode(),
+    }
+    if file.suffix == ".parquet":
+        pd.DataFrame(ROWS).to_parquet(file)
+    elif file.suffix == ".gz":
+        file.write_bytes(gzip.compress(plain[kind_of(file)]))
+    else:
+        file.write_bytes(plain[file.suffix])
+    return file
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "r.jsonl",
+        "r.ndjson",
+        "r.json",
+        "r.csv",
+        "r.tsv",
+        "r.tab",
+        "r.parquet",
+        "r.jsonl.gz",
+        "r.json.gz",
+        "r.csv.gz",
+    ],
+)
+def test_the_same_rows_come_from_every_kind_of_file(tmp_path, name):
+    file = written(tmp_path / name)
+    assert [row for _, row in read_rows(file)] == ROWS
+    assert [prompt.text for prompt in load_prompts(file)] == [row["text"] for row in ROWS]
+    (tmp_path / "notes.txt").write_text("not data")
+    assert data_files(tmp_path) == (file,)
+
+
+def test_lines_of_json_are_read_from_a_file_that_is_named_as_an_array(tmp_path):
+    file = tmp_path / "lines.json"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert [row for _, row in read_rows(file)] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"[1]", r"a\.json, entry 1: each entry must be a JSON object; got int"),
+        ("a.json", b"[]", "has no rows"),
+        ("a.json", b'[{"a": 1}', r"a\.json: not a JSON array"),
+        ("a.parquet", b"no", r"a\.parquet is damaged or no Parquet file"),
+        ("a.xml", b"<a/>", "expected one of"),
+    ],
+)
+def test_a_damaged_file_of_rows_is_refused_by_its_name(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_rows(tmp_path / name))
