@@ -69,7 +69,7 @@ def test_options_are_permuted_and_scored_from_the_shell(command, files, zoo_fold
     assert "right by text per byte" in text
     assert "option text" in open_run(out).measures
     assert command("score", out)[0] == 0  # resumes: nothing is left to do
-    code, text, err = command("analyze", out)
+    code, text, err = command("analyze", out, "--verbose")
     assert code == 0, err
     assert "Full text of the right option" in text
     assert command("report", out)[0] == 0
