@@ -9,15 +9,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from morality_lens.cli.console import print_json, print_lines, print_table, shown
-from morality_lens.cli.places import refuse_empty
+from morality_lens.cli.places import main_runs, refuse_empty
 from morality_lens.design import design_from
 from morality_lens.items.files import read_json
 from morality_lens.runs.manifest import missing_parts, read_manifest
 
 MARKS = {"run": "manifest.json", "study": "study.json"}
 """The file by which each is known."""
-MAIN_RUNS = ("questions", "prompts")
-"""The runs of a study of which one at least is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +127,7 @@ def _of_run(folder: Path) -> dict[str, Any]:
 
 def _of_study(folder: Path) -> dict[str, Any]:
     read_json(folder / "study.json")
-    runs = [_of_run(folder / name) for name in MAIN_RUNS if (folder / name / "manifest.json").is_file()]
+    runs = [_of_run(place) for place in main_runs(folder)]
     done = (folder / "verdicts.json").is_file() and all(one["state"] == "finished" for one in runs)
     told = {} if not runs else {**runs[0], "items": sum(one["items"] for one in runs)}
     return {**told, "state": "finished" if done and runs else "unfinished"}

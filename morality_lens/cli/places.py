@@ -97,6 +97,11 @@ def refuse_in_the_way(out: str | Path, what: str) -> None:
         raise ValueError(f"{above} is no folder, so {folder} cannot be made; give another output folder.")
 
 
+def main_runs(study: Path) -> list[Path]:
+    """The folders of a study's main runs that are there, its questions first."""
+    return [study / name for name in ("questions", "prompts") if (study / name / "manifest.json").is_file()]
+
+
 def open_whole(folder: Path) -> "Run":
     """The run in a folder, whose manifest and items could be read.
 

@@ -16,7 +16,7 @@ import typer
 
 from morality_lens.cli.console import print_lines, print_whole, reload
 from morality_lens.cli.model_options import Device
-from morality_lens.cli.places import open_whole, refuse_missing
+from morality_lens.cli.places import main_runs, open_whole, refuse_missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from morality_lens.runs.run import Run
     from morality_lens.runs.token_view import TokenView
 
-PARTS_OF_A_STUDY = ("questions", "prompts")
-"""The runs of a study, the one that is shown first."""
-PROBE = "probe.safetensors"
-MAIN = "moral"
-"""What the direction is called that was kept with the run or the study."""
 HELD_DIALOGUES = 8
 """Dialogues whose values are held."""
 HELD_PATTERNS = 2
@@ -81,16 +76,18 @@ def run_folder(folder: Path) -> Path:
     """The folder of a run: that which was given, or the first run of a study."""
     if (folder / "manifest.json").is_file():
         return folder
-    found = [folder / name for name in PARTS_OF_A_STUDY if (folder / name / "manifest.json").is_file()]
-    return found[0] if found else folder
+    return next(iter(main_runs(folder)), folder)
 
 
 def find_probes(folder: Path) -> list[Path]:
     """The probes kept with a run, else those of the study that it is part of, the main one first."""
+    from morality_lens.studies.folder import DIRECTIONS, MAIN, direction_file
+
     for place in (folder, folder.resolve().parent):
-        if (place / PROBE).is_file() and (place == folder or (place / "study.json").is_file()):
-            beside = [] if place == folder else sorted((place / "directions").glob("*.safetensors"))
-            return [place / PROBE, *beside]
+        kept = direction_file(place, MAIN)
+        if kept.is_file() and (place == folder or (place / "study.json").is_file()):
+            beside = [] if place == folder else sorted((place / DIRECTIONS).glob("*.safetensors"))
+            return [kept, *beside]
     return []
 
 
@@ -101,19 +98,15 @@ def read_probes(played: "Run", paths: Sequence[Path]) -> "dict[str, Probe]":
         ValueError: two of one name, or one that was fitted on another model.
     """
     from morality_lens.probes.probe import load_probe
+    from morality_lens.studies.folder import MAIN, direction_file
 
     found: dict[str, Probe] = {}
     for path in paths:
-        name = MAIN if path.name == PROBE else path.stem
+        name = MAIN if path == direction_file(path.parent, MAIN) else path.stem
         if name in found:
             raise ValueError(f"two probes are called {name}; rename a file, so that they can be told apart.")
         one = load_probe(path)
-        ran, fitted = played.manifest["study"]["model"]["fingerprint"], one.training["model_fingerprint"]
-        if ran != fitted:
-            raise ValueError(
-                f"{path} was fitted on another model (weights {fitted[:12]}, the run's are {ran[:12]}); give "
-                "a probe of the run's own model."
-            )
+        one.refuse_other_model(played, called=str(path))
         found[name] = one
     return found
 
@@ -181,6 +174,7 @@ def serve(played: "Run", model: Model, *, port: int, open_browser: bool) -> None
     from morality_lens.report.browser import opened
     from morality_lens.report.serving import HOST, browser_app
     from morality_lens.report.writing import kept_transcripts
+    from morality_lens.studies.folder import MAIN
 
     with listening(HOST, port) as held:
         port = held.getsockname()[1]

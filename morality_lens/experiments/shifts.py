@@ -54,8 +54,7 @@ def round_shifts(
         ('instruction', 'cot', 'feedback', 'round')
     """
     probe.project(run.residuals.isel(item=slice(0, 1), site=[0]))  # refuses another model's layers
-    if run.manifest["study"]["model"]["fingerprint"] != probe.training["model_fingerprint"]:
-        raise ValueError("the probe was fitted on another model; fit it with the run's own.")
+    probe.refuse_other_model(run)
     direction = probe.direction.sel(layer=layer).values.astype(np.float64)
     if not np.linalg.norm(direction) > 0:
         raise ValueError(f"the direction is zero at layer {layer}; choose another layer.")

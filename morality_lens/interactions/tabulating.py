@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from morality_lens.interactions.numbers import interval_of, p_value
+from morality_lens.interactions.numbers import p_value, with_bounds
 
 NUMBERS = ("estimate", "se", "df", "p", "ci_low", "ci_high", "p_adj", "band_low", "band_high")
 """The columns of numbers, where a result has them."""
@@ -55,11 +55,8 @@ def effects_table(effects: xr.Dataset, *, text: bool = False) -> pd.DataFrame:
     level = f"{100 * (1 - float(effects.attrs.get('alpha', 0.05))):g} %"
     kind = f"simultaneous {level} band" if corrected else f"pointwise {level} interval"
     draws = float(effects.attrs.get("draws_used", 0)) if corrected else 0.0
-    printed = [
-        interval_of(kept.sel(dict(zip(dims, place, strict=True))), "estimate", low, high, signed=True)
-        for place in frame[dims].itertuples(index=False, name=None)
-    ]
-    parted = [text.partition(" [") for text in printed]
+    numbers = zip(frame["estimate"], frame[low], frame[high], strict=True)
+    parted = [with_bounds(*three, signed=True).partition(" [") for three in numbers]
     p = frame["p_adj" if corrected else "p"] if "p" in frame else np.full(len(frame), np.nan)
     return frame[dims].assign(
         **{

@@ -274,7 +274,8 @@ def load_statements(
     columns = _Columns(text=text, label=label, cluster=cluster, value=value, positive=positive)
     named = pairs is not None or value not in (None, "value") or text != "text"
     for file in data_files(path, (".jsonl", ".csv", ".tsv", ".tab")):
-        found = () if named else columns_of(file)
+        there = columns_of(file)
+        found = () if named else there
         published = () if text in found else found  # a text column is somebody's own file
         both = _PARADETOX if value is None and {_PARADETOX[0], *_PARADETOX[1]} <= {*published} else pairs
         # The published file is a TSV in which a quote is an ordinary character; a CSV cannot do without them.
@@ -286,7 +287,7 @@ def load_statements(
         rated = {*_RATED} <= {*published}
         grade = "value" if value in found else _RATED[1]
         here = replace(columns, text=_RATED[0], value=grade) if rated else columns
-        if {*columns_of(file)} >= _ETHICS and text in ("text", "input") and positive is None:
+        if {*there} >= _ETHICS and text in ("text", "input") and positive is None:
             here = replace(here, text="input", positive=("0",))
         for where, row in rows:
             built = here.statement(row, where, file)

@@ -15,8 +15,8 @@ from morality_lens.plots.style import (
     DASHES,
     HOVER,
     OTHER_COLORS,
+    at_site,
     band,
-    clear,
     condition_panels,
     details,
     effect_colors,
@@ -24,10 +24,12 @@ from morality_lens.plots.style import (
     forest_mark,
     grid,
     interval,
+    layer_map,
     refused_layers,
     round_name,
     round_panels,
     said_refused,
+    select,
     shade_refused,
     significance,
     toward,
@@ -60,7 +62,7 @@ def effects(
         >>> sorted({trace.name for trace in figure.data if trace.name})
         ['feedback', 'instruction']
     """
-    data, site_name = _at_site(effects, site)
+    data, site_name = at_site(effects, site)
     _need(data["estimate"], "plots.effects", ("effect", "layer"))
     names = _effect_names(data, effect)
     low, high, drawn = interval(data.sel(effect=names))
@@ -119,37 +121,19 @@ def effects_map(effects: xr.Dataset, *, effect: str, site: str | None = None) ->
         >>> np.shape(figure.data[0].z)
         (3, 7)
     """
-    data, site_name = _at_site(effects, site)
+    data, site_name = at_site(effects, site)
     _need(data["estimate"], "plots.effects_map", ("effect", "layer", "round"))
     name = _effect_names(data, effect)[0]
     one = data.sel(effect=name).transpose("round", "layer", ...)
-    low, high, drawn = interval(one)
-    refused, layers = refused_layers(data), one["layer"].to_numpy()
-    estimate = one["estimate"].where(~one["layer"].isin(refused)).to_numpy()
-    rounds = np.array([round_name(r) for r in one["round"].to_numpy().tolist()])
-    limit = float(np.nanmax(np.abs(estimate), initial=0.0)) or 1.0
+    refused, drawn = refused_layers(data), interval(one)[2]
+    rounds = [round_name(r) for r in one["round"].to_numpy().tolist()]
     unit = data.attrs.get("units", "").replace(" ", "<br>")
-    heat = go.Heatmap(
-        x=layers,
-        y=rounds,
-        z=estimate,
-        colorscale="RdBu",
-        zmin=-limit,
-        zmax=limit,
-        xgap=1,
-        ygap=1,
-        customdata=details(one, low, high),
-        hovertemplate=f"<b>{name}</b>, %{{y}}, layer %{{x}}<br>{HOVER}",
+    heat, dots = layer_map(
+        one,
+        rounds,
+        hover=f"<b>{name}</b>, %{{y}}",
+        size=7,
         colorbar={"title": {"text": unit, "font": {"size": 13}}, "thickness": 14},
-    )
-    found = np.argwhere(clear(one))
-    dots = go.Scatter(
-        x=layers[found[:, 1]],
-        y=rounds[found[:, 0]],
-        mode="markers",
-        marker={"size": 7, "color": "#111", "line": {"color": "white", "width": 1.2}},
-        hoverinfo="skip",
-        showlegend=False,
     )
     fig = go.Figure([heat, dots])
     shade_refused(fig, refused)
@@ -199,11 +183,11 @@ def trajectories(
     if (ci_low is None) != (ci_high is None):
         raise ValueError("plots.trajectories needs ci_low and ci_high together: got only one of them.")
     parts = {"mean": means, "ci_low": ci_low, "ci_high": ci_high}
-    data, site_name = _at_site(xr.Dataset({k: v for k, v in parts.items() if v is not None}), site)
+    data, site_name = at_site(xr.Dataset({k: v for k, v in parts.items() if v is not None}), site)
     where = _where(site_name)
     if "layer" in data.dims:
         layer = int(data["layer"].to_numpy()[-1]) if layer is None else layer
-        data = _select(data, "layer", layer)
+        data = select(data, "layer", layer)
         where += f", layer {layer}"
     fig = condition_panels(data.to_dataframe().reset_index(), _factors(means), unparsed=False)
     fig.update_yaxes(title_text=with_unit("projection", means.attrs.get("units", "")), col=1)
@@ -325,13 +309,13 @@ def cell_means(
         >>> {"feedback off", "feedback on"} <= {trace.name for trace in figure.data}
         True
     """
-    data, site_name = _at_site(effects, site)
+    data, site_name = at_site(effects, site)
     name = _effect_names(data, effect)[0]
     where = _where(site_name)
     for dim, value in (("round", round), ("layer", layer)):
         if dim in data.dims:
             chosen = int(data[dim].to_numpy()[-1]) if value is None else value
-            data = _select(data, dim, chosen)
+            data = select(data, dim, chosen)
             where += f", {dim} {chosen}"
     one, means = data.sel(effect=name), data["cell_mean"]
     low, high, drawn = interval(one)
@@ -371,20 +355,6 @@ def cell_means(
         legend_rows=1,
         trust=trust(data),
     )
-
-
-def _at_site(data: xr.Dataset, site: str | None) -> tuple[xr.Dataset, str | None]:
-    if "site" not in data.dims:
-        return data, str(data["site"].item()) if "site" in data.coords else None
-    chosen = str(data["site"].to_numpy()[0]) if site is None else site
-    return _select(data, "site", chosen), chosen
-
-
-def _select(data: xr.Dataset, dim: str, value: int | str) -> xr.Dataset:
-    present = data[dim].to_numpy().tolist()
-    if value not in present:
-        raise ValueError(f"no {dim} {value!r} in this result: choose one of {present}.")
-    return data.sel({dim: value})
 
 
 def _need(data: xr.DataArray, who: str, dims: Sequence[str]) -> None:

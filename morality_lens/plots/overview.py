@@ -8,14 +8,13 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from morality_lens.plots.style import (
-    HOVER,
     alpha,
-    clear,
-    details,
+    at_site,
     effect_colors,
     finish,
     forest_mark,
     interval,
+    layer_map,
     refused_layers,
     said_refused,
     shade_refused,
@@ -62,8 +61,8 @@ def summary(
     names = list(dict.fromkeys(str(name) for one in shown for name in one["effect"].to_numpy()))
     titles = []
     if effects is not None:
-        effects = _last(_at(effects, site))
-        where = f", {effects['site'].item()}" if "site" in effects.coords else ""
+        effects, shown_site = at_site(_last(effects), site)
+        where = f", {shown_site}" if shown_site else ""
         titles.append(f"in the representation{where}")
     if behaviour_effects is not None:
         behaviour_effects = _last(behaviour_effects)
@@ -114,15 +113,6 @@ def _check(effects: xr.Dataset | None, behaviour: xr.Dataset | None, layer: int 
         raise ValueError(f"plots.summary has no layer {layer} in effects: choose one of {known}.")
 
 
-def _at(effects: xr.Dataset, site: str | None) -> xr.Dataset:
-    if "site" not in effects.dims:
-        return effects
-    present = effects["site"].to_numpy().tolist()
-    if site is not None and site not in present:
-        raise ValueError(f"no site {site!r} in this result: choose one of {present}.")
-    return effects.sel(site=present[0] if site is None else site)
-
-
 def _last(effects: xr.Dataset) -> xr.Dataset:
     return effects.isel(round=-1) if "round" in effects.dims else effects
 
@@ -131,21 +121,12 @@ def _draw_map(fig: go.Figure, effects: xr.Dataset, layer: int | None) -> list[in
     """The map in the first panel; the refused layers come back."""
     one = effects.transpose("effect", "layer", ...)
     refused = refused_layers(one)
-    names, layers = [str(n) for n in one["effect"].to_numpy()], one["layer"].to_numpy()
-    estimate = one["estimate"].where(~one["layer"].isin(refused)).to_numpy()
-    limit = float(np.nanmax(np.abs(estimate), initial=0.0)) or 1.0
     right = fig.to_dict()["layout"]["xaxis"]["domain"][1] + 0.005
-    heat = go.Heatmap(
-        x=layers,
-        y=names,
-        z=estimate,
-        colorscale="RdBu",
-        zmin=-limit,
-        zmax=limit,
-        xgap=1,
-        ygap=1,
-        customdata=details(one, *interval(one)[:2]),
-        hovertemplate=f"<b>%{{y}}</b>, layer %{{x}}<br>{HOVER}",
+    heat, dots = layer_map(
+        one,
+        [str(name) for name in one["effect"].to_numpy()],
+        hover="<b>%{y}</b>",
+        size=6,
         colorbar={
             "title": {"text": toward(one)[0].replace(" ", "<br>"), "font": {"size": 12}},
             "thickness": 10,
@@ -153,15 +134,6 @@ def _draw_map(fig: go.Figure, effects: xr.Dataset, layer: int | None) -> list[in
             "xpad": 0,
             "tickfont": {"size": 11},
         },
-    )
-    found = np.argwhere(clear(one))
-    dots = go.Scatter(
-        x=layers[found[:, 1]],
-        y=[names[i] for i in found[:, 0]],
-        mode="markers",
-        marker={"size": 6, "color": "#111", "line": {"color": "white", "width": 1}},
-        hoverinfo="skip",
-        showlegend=False,
     )
     fig.add_trace(heat, row=1, col=1)
     fig.add_trace(dots, row=1, col=1)

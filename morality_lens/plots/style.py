@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -122,6 +122,66 @@ def forest_mark(effects: xr.Dataset, name: str, color: str, *, low: str, high: s
         customdata=details(one, low, high),
         hovertemplate=f"<b>{name}</b><br>{HOVER}",
     )
+
+
+def layer_map(
+    one: xr.Dataset, rows: Sequence[str], *, hover: str, size: int, colorbar: Mapping[str, Any]
+) -> tuple[go.Heatmap, go.Scatter]:
+    """Effects over layers as a heat map, blue above zero, and dots where they are clear.
+
+    Args:
+        one: effects over two dimensions, of which ``layer`` is the second; refused layers stay empty.
+        rows: names of the first dimension's places.
+        hover: how a hover text begins.
+        size: of the dots.
+        colorbar: of the map.
+    """
+    layers = one["layer"].to_numpy()
+    estimate = one["estimate"].where(~one["layer"].isin(refused_layers(one))).to_numpy()
+    limit = float(np.nanmax(np.abs(estimate), initial=0.0)) or 1.0
+    heat = go.Heatmap(
+        x=layers,
+        y=list(rows),
+        z=estimate,
+        colorscale="RdBu",
+        zmin=-limit,
+        zmax=limit,
+        xgap=1,
+        ygap=1,
+        customdata=details(one, *interval(one)[:2]),
+        hovertemplate=f"{hover}, layer %{{x}}<br>{HOVER}",
+        colorbar=dict(colorbar),
+    )
+    found = np.argwhere(clear(one))
+    dots = go.Scatter(
+        x=layers[found[:, 1]],
+        y=[rows[i] for i in found[:, 0]],
+        mode="markers",
+        marker={"size": size, "color": "#111", "line": {"color": "white", "width": 1.2}},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    return heat, dots
+
+
+def at_site(data: xr.Dataset, site: str | None) -> tuple[xr.Dataset, str | None]:
+    """The data at one site, the first where None is named, and that site's name."""
+    if "site" not in data.dims:
+        return data, str(data["site"].item()) if "site" in data.coords else None
+    chosen = str(data["site"].to_numpy()[0]) if site is None else site
+    return select(data, "site", chosen), chosen
+
+
+def select(data: xr.Dataset, dim: str, value: int | str) -> xr.Dataset:
+    """The data at one place of a dimension.
+
+    Raises:
+        ValueError: there is no such place.
+    """
+    present = data[dim].to_numpy().tolist()
+    if value not in present:
+        raise ValueError(f"no {dim} {value!r} in this result: choose one of {present}.")
+    return data.sel({dim: value})
 
 
 def refused_layers(data: xr.Dataset) -> list[int]:

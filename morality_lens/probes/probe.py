@@ -149,12 +149,7 @@ class Probe:
                 another probe alone.
         """
         if isinstance(run, Run):
-            ran, fitted = run.manifest["study"]["model"]["fingerprint"], self.training["model_fingerprint"]
-            if ran != fitted:
-                raise ValueError(
-                    f"the probe was fitted on another model (weights {fitted[:12]}, the run's are "
-                    f"{ran[:12]}); fit it with the run's own model."
-                )
+            self.refuse_other_model(run)
             kept = run.manifest["stored"]["keep"] == "projections"
             residuals = run.projections if kept else run.residuals
         else:
@@ -167,6 +162,23 @@ class Probe:
         if isinstance(run, Run) and kept:
             probe._refuse_other_directions(run)
         return probe._projected(residuals, last)
+
+    def refuse_other_model(self, run: Run, *, called: str = "the probe") -> None:
+        """Nothing, where the probe was fitted on the run's model.
+
+        Args:
+            run: a run.
+            called: what the message calls the probe, such as its file.
+
+        Raises:
+            ValueError: it was fitted on other weights.
+        """
+        ran, fitted = run.manifest["study"]["model"]["fingerprint"], self.training["model_fingerprint"]
+        if ran != fitted:
+            raise ValueError(
+                f"{called} was fitted on another model (weights {fitted[:12]}, the run's are {ran[:12]}); "
+                "fit it with the run's own model."
+            )
 
     def at_layers(self, layers: Sequence[int]) -> "Probe":
         """The probe at some of its layers, in that order.

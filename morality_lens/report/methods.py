@@ -97,16 +97,14 @@ def _played(run: Run) -> list[str]:
     study = run.manifest["study"]
     model, limits = study.get("model", {}), study.get("limits", {})
     design, items = run.design, run.items
-    conditions = 1
-    for factor in design.factors:
-        conditions *= len(factor.levels)
     named = ", ".join(f"{factor.name} ({', '.join(factor.levels)})" for factor in design.factors)
     rounds = design.n_rounds - 1
     shared = "combinations which open alike" if design.early else "all combinations"
     lines = [
         f"{_count(len(items), 'item')} in {_count(len(set(items['cluster'])), 'cluster')} "
-        f"{_categories(items)}were played with {_described(model)} in all {conditions} combinations of the "
-        f"factors {named}, over {_count(rounds, 'correction round')} after a first answer that {shared} "
+        f"{_categories(items)}were played with {_described(model)} in all "
+        f"{len(design.conditions)} combinations of the factors {named}, over "
+        f"{_count(rounds, 'correction round')} after a first answer that {shared} "
         "share, as in studies of moral self-correction [liu2024]."
     ]
     if "temperature" in study:

@@ -26,7 +26,7 @@ from morality_lens.report.flow import flow_section
 from morality_lens.report.methods import bibtex, methods_paragraph
 from morality_lens.report.sections import Section
 from morality_lens.report.sparks import spark
-from morality_lens.report.summary import Shown, shown_layer, summarize
+from morality_lens.report.summary import Shown, known_layers, shown_layer, summarize
 from morality_lens.runs.rates import failures, missing_feedback, said_missing
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
@@ -166,12 +166,10 @@ def _group(group: Section, prefix: str) -> dict[str, Any]:
 def _played(run: Run) -> str:
     """What was played, in a line."""
     design, items = run.design, run.items
-    conditions = 1
-    for factor in design.factors:
-        conditions *= len(factor.levels)
     rounds = design.n_rounds - 1
     return (
-        f"{len(items)} items in {items['cluster'].nunique()} clusters, each in {conditions} conditions, "
+        f"{len(items)} items in {items['cluster'].nunique()} clusters, each in "
+        f"{len(design.conditions)} conditions, "
         f"{rounds} correction round{'' if rounds == 1 else 's'}"
     )
 
@@ -254,18 +252,9 @@ def _shown_layer(
     shown = shown_layer(effects, probe)
     if shown is None:
         return None, ""
-    if probe is None or shown not in _known_layers(probe):
+    if probe is None or shown not in known_layers(probe):
         return shown, f"Layer {shown} is the last one that is not refused."
     return shown, f"Layer {shown} is the first with the probe's highest held-out AUROC."
-
-
-def _known_layers(probe: Probe) -> list[int]:
-    """The layers whose held-out AUROC is known."""
-    return (
-        probe.quality["auroc"].dropna("layer")["layer"].to_numpy().tolist()
-        if "auroc" in probe.quality
-        else []
-    )
 
 
 def _findings(title: str, effects: xr.Dataset, early: Sequence[str]) -> dict[str, Any]:

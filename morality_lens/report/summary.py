@@ -1,13 +1,13 @@
 """The result in one table: every effect in the last round, on behaviour and inside."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
 from morality_lens.interactions.names import factors_in
 from morality_lens.interactions.numbers import interval_of, p_value, ranges
-from morality_lens.plots.style import clear, interval
+from morality_lens.plots.style import clear, interval, toward
 from morality_lens.probes.layers import best_layer
 from morality_lens.probes.probe import Probe
 from morality_lens.report.analysis import Analysis
@@ -94,7 +94,7 @@ class Summary:
     layer: int | None = None
     site: str = ""
     units: str = ""
-    refused: tuple[str, ...] = field(default=())
+    refused: tuple[str, ...] = ()
 
 
 def shown_layer(effects: xr.Dataset | None, probe: Probe | None) -> int | None:
@@ -107,11 +107,14 @@ def shown_layer(effects: xr.Dataset | None, probe: Probe | None) -> int | None:
     layers = effects["layer"].to_numpy().tolist()
     if not layers:
         return None
-    if probe is not None and "auroc" in probe.quality:
-        known = probe.quality["auroc"].dropna("layer")["layer"].values.tolist()
-        if set(known) & set(layers):
-            return best_layer(probe, among=[one for one in layers if one in known])
-    return layers[-1]
+    known = [] if probe is None else [one for one in layers if one in known_layers(probe)]
+    return best_layer(probe, among=known) if probe is not None and known else layers[-1]
+
+
+def known_layers(probe: Probe) -> list[int]:
+    """The layers whose held-out AUROC is known."""
+    quality = probe.quality
+    return quality["auroc"].dropna("layer")["layer"].to_numpy().tolist() if "auroc" in quality else []
 
 
 def summarize(found: Analysis, *, probe: Probe | None = None, layer: int | None = None) -> Summary:
@@ -207,7 +210,7 @@ def _inside(effects: xr.Dataset | None, name: str, layer: int | None) -> Shown |
     one = effects.sel(effect=name)
     last = one.isel(round=-1) if "round" in one.dims else one
     words = (
-        _over_layers(last, name, str(effects.attrs.get("units", "")))
+        _over_layers(last, name)
         if last["p_adj"].notnull().any()
         else "no corrected p inside, so nothing is claimed"
     )
@@ -253,11 +256,11 @@ def _over_rounds(one: xr.Dataset, name: str, said: tuple[str, str]) -> str:
     return ", ".join(parts) or _nothing("in behaviour")
 
 
-def _over_layers(one: xr.Dataset, name: str, units: str) -> str:
+def _over_layers(one: xr.Dataset, name: str) -> str:
     """At which layers an effect in the representation is distinguishable from zero, by sign."""
     layers = [int(n) for n in one["layer"].to_numpy()]
     seen, sign = clear(one), np.sign(one["estimate"].to_numpy())
-    said = ("toward moral", "toward immoral") if units.startswith("moral") else ("upward", "downward")
+    said = toward(one)
     parts = [
         f"{_verb(name, said, way > 0)} at {ranges(layers, seen & (sign == way), 'layer')}"
         for way in (1, -1)
