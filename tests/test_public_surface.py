@@ -26,13 +26,15 @@ SURFACE = {
         load_wording
     """,
     "experiments": """
-        Evidence answer_calibration change_cube compare_transitions component_words describe_calibration describe_detection
-        describe_evidence describe_shifts describe_transitions distinguish dose_response evidence_shares expected_maximum
-        follow_cube half_life load_evidence mask_words moved_cube name_groups own_pairs reply_cube round_dynamics
-        round_shifts settling_curve settling_times signal_detection uncertainty_cube weak_evidence without_words
+        Evidence answer_calibration change_cube compare_transitions component_words
+        describe_calibration describe_detection describe_evidence describe_shifts
+        describe_transitions distinguish dose_response evidence_shares expected_maximum follow_cube
+        half_life load_evidence mask_words moved_cube name_groups own_pairs reply_cube
+        round_dynamics round_shifts settling_curve settling_times signal_detection uncertainty_cube
+        weak_evidence without_words
     """,
     "interactions": """
-        attribute_effects between claim_ladder describe describe_claims describe_components
+        attribute_effects between claim_ladder cross_runs describe describe_claims describe_components
         describe_wordings effects_over_wordings effects_table equivalence factorial_effects marginal_log_odds
         mean_over_items negative_control plan
     """,

@@ -5,6 +5,7 @@ from .claims import (
     equivalence as equivalence,
 )
 from .contrasts import between as between
+from .crossing import cross_runs as cross_runs
 from .describing import describe as describe, negative_control as negative_control
 from .effects import factorial_effects as factorial_effects
 from .odds import marginal_log_odds as marginal_log_odds
