@@ -45,7 +45,7 @@ def cross_runs(
         >>> one, other = (ml.judges.behaviour_cube(r, "probability") for r in (run, permuted))
         >>> both = ml.interactions.cross_runs({"given": one, "permuted": other}, "option_order")
         >>> effects = ml.factorial_effects(both.sel(round=2))
-        >>> "feedback:option_order" in effects["effect"].values
+        >>> "option_order[permuted-given]:feedback" in effects["effect"].values
         True
     """
     named = {str(level): cube for level, cube in cubes.items()}

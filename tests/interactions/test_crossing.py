@@ -43,9 +43,9 @@ def test_the_interaction_is_the_difference_of_the_two_runs_effects():
     one, other = cube(), cube(2.0, seed=1)
     effects = factorial_effects(cross_runs({"en": one, "es": other}, "language"))
     simple = [float((c.sel(feedback="on") - c.sel(feedback="off")).mean()) for c in (one, other)]
-    found = effects["estimate"].sel(effect="feedback:language")
+    found = effects["estimate"].sel(effect="language[es-en]:feedback")
     assert float(found) == pytest.approx(simple[1] - simple[0])
-    assert effects["effect"].values.tolist() == ["feedback", "language", "feedback:language"]
+    assert effects["effect"].values.tolist() == ["language[es-en]", "feedback", "language[es-en]:feedback"]
 
 
 def test_what_failed_stays_with_its_run():
