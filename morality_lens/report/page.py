@@ -121,7 +121,9 @@ def _context(page: Page) -> dict[str, Any]:
         "spelled": tables.spelled(study.get("control_tokens", {}), page.run.answers),
         "option_lines": list(found.option_lines),
         "findings": [
-            _findings(title, result, page.run.design.early) for title, result in titled if result is not None
+            _findings(title, result, page.run.design.early_effects)
+            for title, result in titled
+            if result is not None
         ],
         "claims": [describe_claims(ladder).splitlines() for ladder in found.claims],
         "refused": list(found.refused),
