@@ -163,7 +163,7 @@ def _first_still(
     )
     seen = np.stack([np.isfinite(values[..., : n + 1 + still]).all(axis=-1) for n in range(last)], axis=-1)
     same &= seen
-    settled = same.any(axis=-1)
+    settled = np.asarray(same.any(axis=-1))
     return np.where(settled, same.argmax(axis=-1), seen.sum(axis=-1) - 1).astype(float), settled
 
 

@@ -41,7 +41,7 @@ def cross_runs(
             items that are not the same or are in other clusters.
 
     Examples:
-        >>> permuted = ml.play(model, ml.items.permute_options(items), protocol=protocol, out=folder / "p")
+        >>> permuted = ml.play(model, ml.items.permute_options(items), rounds=2, out=folder / "p")
         >>> one, other = (ml.judges.behaviour_cube(r, "probability") for r in (run, permuted))
         >>> both = ml.interactions.cross_runs({"given": one, "permuted": other}, "option_order")
         >>> effects = ml.factorial_effects(both.sel(round=2))

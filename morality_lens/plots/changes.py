@@ -92,7 +92,7 @@ def _difference(one: xr.Dataset, reach: float, bar: bool) -> go.Heatmap:
     text = np.full(estimate.shape, "", dtype=object)
     hover = np.full((*estimate.shape, 3), "none", dtype=object)
     for place in zip(*np.nonzero(np.isfinite(estimate)), strict=True):
-        text[place] = signed(estimate[place], 2) + ("*" if p[place] < level else "")
+        text[place] = signed(float(estimate[place]), 2) + ("*" if p[place] < level else "")
         ends = (float(one[name].values[place]) for name in ("estimate", "ci_low", "ci_high"))
         shares = f"{float(one['off'].values[place]):.0%} off, {float(one['on'].values[place]):.0%} on"
         hover[place] = (with_bounds(*ends, signed=True), p_value(float(p[place]), draws=draws), shares)

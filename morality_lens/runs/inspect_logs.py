@@ -40,6 +40,11 @@ class InspectLog:
         samples: ``item`` (the sample's id), ``epoch``, ``scorer``, ``value`` (NaN where there is none, or it
             is no number), ``answer``, ``text`` (the model's last reply), ``error``, and a column
             ``metadata.NAME`` for each entry of the samples' metadata.
+
+    Examples:
+        >>> log = ml.runs.read_inspect_log(logs["instruction"])
+        >>> float(log.samples["value"].mean())
+        0.5
     """
 
     path: Path
@@ -239,7 +244,7 @@ def inspect_cube(
         attrs={"units": "score", "model": models[0], "task": every[0].task},
     )
     if cluster is not None:
-        cube = cube.assign_coords(cluster=("item", _clusters(every, names.tolist(), cluster)))
+        cube = cube.assign_coords(cluster=("item", _clusters(every, [str(name) for name in names], cluster)))
     single = [dim for dim in ("round", "seed") if cube.sizes[dim] == 1]
     return cube.squeeze(single, drop=True).transpose("item", *levels, ...)
 
