@@ -8,7 +8,6 @@ from typing import Any, Literal
 from morality_lens.items.files import data_files, read_rows, read_table, refuse_duplicates, refuse_missing
 from morality_lens.items.kinds import Question, draw, item_from_row
 
-
 Roles = dict[tuple[str, str], tuple[int | None, int | None]]
 """(category, example_id) to (biased answer, answer that names the stereotyped group)."""
 

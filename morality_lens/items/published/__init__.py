@@ -1,7 +1,7 @@
 """Published data sets by name: what is known of each, where its rows come from, what they become.
 
-- ``bias``: BBQ and its kin: MBBQ, EsBBQ and CaBBQ, KoBBQ, CBBQ, each row as a question with an unknown
-  option.
+- ``bias``: BBQ, MBBQ, EsBBQ and CaBBQ: each row as a question with an unknown option.
+- ``bias_other_formats``: KoBBQ and CBBQ: kin of BBQ whose files have a format of their own.
 - ``catalogue``: All published data sets, by name and as a table; the one whose columns a row has.
 - ``coreference``: Winogender and WinoBias, asked as a choice between three pronouns (Ganguli et al. 2023).
 - ``decisions``: MoralChoice, Moral Stories and discrim-eval: decisions between two options, none of them

@@ -1,6 +1,5 @@
-"""BBQ and its kin: MBBQ, EsBBQ and CaBBQ, KoBBQ, CBBQ, each row as a question with an unknown option."""
+"""BBQ, MBBQ, EsBBQ and CaBBQ: each row as a question with an unknown option."""
 
-import ast
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,13 +11,13 @@ from morality_lens.items.kinds import Question
 from morality_lens.items.published.values import DataSet, Placed, Row, only_language, question
 
 CONTEXTS = ("ambiguous", "disambiguated", "both")
-_TEMPLATE = (
+TEMPLATE = (
     "Category and template: rows of one template differ in the groups named, in the order of naming and in "
     "what is asked, and share everything else."
 )
 
 
-def _kept(placed: Iterable[tuple[str, Question]], subset: str) -> list[Placed]:
+def kept(placed: Iterable[tuple[str, Question]], subset: str) -> list[Placed]:
     """The questions in the contexts asked for."""
     wanted = {"ambiguous": (True,), "disambiguated": (False,)}.get(subset, (True, False))
     return [(where, one) for where, one in placed if one.ambiguous in wanted]
@@ -40,9 +39,9 @@ def _bbq(rows: Iterable[Row], subset: str) -> list[Placed]:
         return []
     rows = chain([first], rows)
     if "choices" in first.cells:
-        return _kept(_mirrored(list(rows)), subset)
+        return kept(_mirrored(list(rows)), subset)
     table = read_roles(None if first.file is None else roles_beside(first.file.parent))
-    return _kept(bbq_questions(((row.where, row.cells) for row in rows), table), subset)
+    return kept(bbq_questions(((row.where, row.cells) for row in rows), table), subset)
 
 
 def _mirrored(rows: list[Row]) -> Iterable[tuple[str, Question]]:
@@ -105,7 +104,7 @@ def _mbbq_name(row: Row) -> re.Match[str]:
 
 def _mbbq(rows: Iterable[Row], subset: str) -> list[Placed]:
     control, _, context = subset.rpartition(" ")
-    return _kept(_mbbq_questions(rows, control=bool(control)), context)
+    return kept(_mbbq_questions(rows, control=bool(control)), context)
 
 
 def _mbbq_questions(rows: Iterable[Row], *, control: bool) -> Iterable[tuple[str, Question]]:
@@ -128,7 +127,7 @@ def _peninsular(language: str, unknown: str) -> Callable[[Iterable[Row], str], l
     """
 
     def read(rows: Iterable[Row], subset: str) -> list[Placed]:
-        return _kept((_of_template(row) for row in rows), subset)
+        return kept((_of_template(row) for row in rows), subset)
 
     def _of_template(row: Row) -> tuple[str, Question]:
         cells: dict[str, Any] = {
@@ -144,100 +143,6 @@ def _peninsular(language: str, unknown: str) -> Callable[[Iterable[Row], str], l
         return row.where, replace(one, id=f"{language}/{one.id}")
 
     return read
-
-
-# ------------------------------------------------------------------------------------------------ KoBBQ
-_SAMPLE = re.compile(r"(?P<template>.+-\d+)[a-z]-\d+-(?P<context>amb|dis)-(?P<asked>bsd|cnt)")
-_KO_UNKNOWN = "알 수 없음"
-
-
-def _kobbq(rows: Iterable[Row], subset: str) -> list[Placed]:
-    return _kept(map(_kobbq_question, rows), subset)
-
-
-def _kobbq_question(row: Row) -> tuple[str, Question]:
-    name = row.text("sample_id")
-    parts = _SAMPLE.fullmatch(name)
-    if parts is None:
-        raise ValueError(
-            f"{row.where}: sample_id must be as in age-001a-002-amb-bsd (category, template and version, "
-            f"sample, amb or dis, bsd or cnt); got {name!r}."
-        )
-    options = _listed(row, "choices")
-    if options.count(_KO_UNKNOWN) != 1 or len(options) != 3:
-        raise ValueError(f"{row.where}: choices must be three, one of them {_KO_UNKNOWN!r}; got {options}.")
-    unknown = options.index(_KO_UNKNOWN)
-    biased = _place(row, "biased_answer", options)
-    negative = parts["asked"] == "bsd"
-    other = next(k for k in range(3) if k not in (unknown, biased))
-    return question(
-        row,
-        id=name,
-        cluster=parts["template"],
-        context=row.text("context"),
-        question=row.text("question"),
-        options=options,
-        unknown=unknown,
-        label=_place(row, "answer", options),
-        biased=biased,
-        stereotyped=biased if negative else other,
-        polarity="neg" if negative else "nonneg",
-        ambiguous=parts["context"] == "amb",
-        category=parts["template"].rpartition("-")[0],
-    )
-
-
-def _listed(row: Row, name: str) -> list[str]:
-    """A list of texts, which a TSV holds as Python writes it."""
-    value = row.cell(name)
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise ValueError(
-                f"{row.where}: {name} must be a list of texts; got {row.text(name)!r}."
-            ) from error
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"{row.where}: {name} must be a list of texts; got {value!r}.")
-    return [one.strip() for one in value]
-
-
-def _place(row: Row, name: str, options: list[str]) -> int:
-    text = row.text(name)
-    if text not in options:
-        raise ValueError(f"{row.where}: {name} must be one of the choices {options}; got {text!r}.")
-    return options.index(text)
-
-
-# ------------------------------------------------------------------------------------------------- CBBQ
-def _cbbq(rows: Iterable[Row], subset: str) -> list[Placed]:
-    return _kept(map(_cbbq_question, rows), subset)
-
-
-def _cbbq_question(row: Row) -> tuple[str, Question]:
-    conditions = {"ambiguous": True, "ambig": True, "disambiguous": False, "disambig": False}
-    ambiguous = row.one_of("context_condition", conditions)
-    polarity = row.one_of("question_polarity", {"neg": "neg", "non_neg": "nonneg", "nonneg": "nonneg"})
-    category, label = row.text("category"), row.index("label")
-    if ambiguous != (label == 2):
-        raise ValueError(
-            f"{row.where}: in CBBQ the answer is ans2, that it cannot be known, exactly where the context is "
-            f"ambiguous; got label {label} in a context that is {row.text('context_condition')}."
-        )
-    condition = "ambiguous" if ambiguous else "disambiguated"
-    return question(
-        row,
-        id=f"{category}/{condition}/{row.text('example_id')}",
-        cluster=f"{category}/{row.text('question_index')}",
-        context=row.text("context"),
-        question=row.text("question"),
-        options=[row.text(name) for name in ("ans0", "ans1", "ans2")],
-        unknown=2,
-        label=label,
-        polarity=polarity,
-        ambiguous=ambiguous,
-        category=category,
-    )
 
 
 # ------------------------------------------------------------------------------------------------ values
@@ -264,12 +169,13 @@ SETS = (
         hub="walledai/BBQ",
         columns=_BBQ_COLUMNS + "additional_metadata, context, question, ans0, ans1, ans2, label; or, in "
         "mirrors, context, question, choices, answer, category",
-        cluster=_TEMPLATE + " In a mirror, which names no template: rows that share a question or a context, "
+        cluster=TEMPLATE + " In a mirror, which names no template: rows that share a question or a context, "
         "directly or through others, which joins templates rather than part one.",
-        quirks="example_id restarts in every category. Which answer expresses the bias is known from a table "
-        "of roles beside the files, or where exactly one answer has the exact name of a stereotyped group. "
+        quirks="example_id restarts in every category. Which answer expresses the bias is known from a "
+        "table of roles beside the files, or where exactly one answer has the exact name of a stereotyped "
+        "group. "
         "Mirrors with choices and answer name neither template, polarity nor group: bias scores are refused "
-        "for them, the unknown option is told by its words, and a context is ambiguous where it is the answer.",
+        "for them, the unknown option is told by its words, and a context is ambiguous where that is right.",
         languages=("en",),
         subsets=CONTEXTS,
         checked="the official files; the mirror's columns by its card alone",
@@ -285,7 +191,7 @@ SETS = (
         citation="Neplenbroek et al. 2024, arXiv 2406.07243",
         address="https://github.com/Veranep/MBBQ",
         columns=_BBQ_COLUMNS + "additional_metadata, context, question, ans0, ans1, ans2, label",
-        cluster=_TEMPLATE + " A template in another language is the same cluster: the rows are parallel, so "
+        cluster=TEMPLATE + " A template in another language is the same cluster: the rows are parallel, so "
         "that a run in several languages is no larger sample of templates.",
         quirks="example_id restarts in every category and is the same in every language: an id begins with "
         "the language, which the file's name tells. Files with _control in their names hold first names in "
@@ -308,7 +214,7 @@ SETS = (
         address="https://github.com/langtech-bsc/EsBBQ-CaBBQ",
         hub="BSC-LT/EsBBQ",
         columns=_KIN_COLUMNS,
-        cluster=_TEMPLATE + " Templates are numbered alike in EsBBQ and CaBBQ, which are parallel.",
+        cluster=TEMPLATE + " Templates are numbered alike in EsBBQ and CaBBQ, which are parallel.",
         quirks=_KIN_QUIRKS.format(unknown="No se sabe"),
         languages=("es",),
         subsets=CONTEXTS,
@@ -327,7 +233,7 @@ SETS = (
         address="https://github.com/langtech-bsc/EsBBQ-CaBBQ",
         hub="BSC-LT/CaBBQ",
         columns=_KIN_COLUMNS,
-        cluster=_TEMPLATE + " Templates are numbered alike in EsBBQ and CaBBQ, which are parallel.",
+        cluster=TEMPLATE + " Templates are numbered alike in EsBBQ and CaBBQ, which are parallel.",
         quirks=_KIN_QUIRKS.format(unknown="No se sap"),
         languages=("ca",),
         subsets=CONTEXTS,
@@ -336,53 +242,5 @@ SETS = (
         folder="data_ca",
         reader=_peninsular("ca", "No se sap"),
         language=only_language("ca"),
-    ),
-    DataSet(
-        name="kobbq",
-        title="KoBBQ",
-        kind="questions",
-        licence="MIT",
-        citation="Jin et al. 2024, arXiv 2307.16778",
-        address="https://github.com/naver-ai/KoBBQ",
-        hub="naver-ai/kobbq",
-        columns="sample_id, context, question, choices, biased_answer, answer",
-        cluster="Category and template, of which sample_id has the number; its versions a and b name the same "
-        "two groups in the other order.",
-        quirks="A TSV whose choices are a list as Python writes it; the answers are texts. The unknown option "
-        "stands last in every row: permute the options. A folder gives the test samples, one of each "
-        "template; the file of all samples, of which they are part, is read where it is given itself. "
-        "KoBBQ_templates.tsv has placeholders and is not read.",
-        languages=("ko",),
-        subsets=CONTEXTS,
-        checked="data/KoBBQ_test_samples.tsv in naver-ai/KoBBQ",
-        files=("*KoBBQ_test_samples.tsv", "*test*.parquet"),
-        keys=frozenset({"sample_id", "choices", "biased_answer", "answer"}),
-        reader=_kobbq,
-        language=only_language("ko"),
-    ),
-    DataSet(
-        name="cbbq",
-        title="CBBQ",
-        kind="questions",
-        licence="none stated where it was looked at",
-        citation="Huang and Xiong 2024, arXiv 2306.16244",
-        address="https://github.com/YFHuangxxxx/CBBQ",
-        columns="example_id, question_index, question_polarity, context_condition, category, context, "
-        "question, ans0, ans1, ans2, label",
-        cluster="Category and question_index. The numbers are those of a file: where the ambiguous and the "
-        "disambiguated file number their templates apart, two templates are taken for one cluster, which "
-        "costs precision and no validity.",
-        quirks="JSON arrays, some with a byte order mark, all values texts. The contexts are called ambiguous "
-        "and disambiguous, the polarities neg and non_neg. ans2 is the unknown option throughout: permute the "
-        "options. The groups are named in free words, so which answer expresses the bias is not known, and "
-        "bias scores are refused.",
-        languages=("zh",),
-        subsets=CONTEXTS,
-        checked="three files of data/ in YFHuangxxxx/CBBQ: SES, age, religion",
-        files=("*ambiguous.json", "*ambiguous.csv"),
-        folder="data",
-        keys=frozenset({"bias_targeted_groups", "ans0", "ans1", "ans2", "label"}),
-        reader=_cbbq,
-        language=only_language("zh"),
     ),
 )

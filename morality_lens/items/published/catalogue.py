@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morality_lens.items.published import bias, coreference, decisions, ethics, toxicity
+from morality_lens.items.published import bias, bias_other_formats, coreference, decisions, ethics, toxicity
 from morality_lens.items.published.values import DataSet
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 DATA_SETS: dict[str, DataSet] = {
     one.name: one
-    for family in (bias, coreference, decisions, ethics, toxicity)
+    for family in (bias, bias_other_formats, coreference, decisions, ethics, toxicity)
     for one in family.SETS
 }
 """By name."""
@@ -71,8 +71,8 @@ def recognised(file: Path, row: dict[str, Any]) -> DataSet | None:
         found = {"data_es": DATA_SETS["esbbq"], "data_ca": DATA_SETS["cabbq"]}.get(file.parent.name)
         if found is None:
             raise ValueError(
-                f"{file} has the columns of EsBBQ and of CaBBQ, which do not tell them apart; say which, as in "
-                f"load_data('esbbq', {str(file)!r})."
+                f"{file} has the columns of EsBBQ and of CaBBQ, which do not tell them apart; say "
+                f"which, as in load_data('esbbq', {str(file)!r})."
             )
         return found
     keyed = next((one for one in DATA_SETS.values() if one.keys and one.keys <= row.keys()), None)

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from morality_lens.items.files import place, read_table
+from morality_lens.items.files import place, read_table, refuse_missing
 from morality_lens.items.kinds import Question
 from morality_lens.items.published.values import DataSet, Placed, Row, question
 
@@ -36,6 +35,7 @@ def _winogender(rows: Iterable[Row], subset: str) -> list[Placed]:
 
 
 def _winogender_questions(rows: Iterable[Row]) -> Iterator[tuple[str, Question]]:
+    shares: dict[Path, dict[str, float]] = {}
     for row in rows:
         name = row.text("sentid")
         parts = _SENTENCE.fullmatch(name)
@@ -52,7 +52,10 @@ def _winogender_questions(rows: Iterable[Row]) -> Iterator[tuple[str, Question]]
                 f"{row.where}: the sentence with a masculine pronoun must have it once; got {sentence!r}."
             )
         occupation = parts["occupation"]
-        most = _majority(row, occupation)
+        if row.file is not None and row.file.parent not in shares:
+            shares[row.file.parent] = _shares(row.file.parent)
+        women = None if row.file is None else shares[row.file.parent].get(occupation)
+        most = None if women is None or women == 50 else int(women < 50)
         yield question(
             row,
             id=f"{occupation}/{parts['other']}",
@@ -61,23 +64,26 @@ def _winogender_questions(rows: Iterable[Row]) -> Iterator[tuple[str, Question]]
             question=_ASKED,
             options=_FORMS[found[0].casefold()],
             biased=most,
-            category={0: "mostly women", 1: "mostly men"}.get(most, "") if most is not None else "",
+            category="" if most is None else ("mostly women", "mostly men")[most],
         )
 
 
-def _majority(row: Row, occupation: str) -> int | None:
-    """The option with the pronoun of most people in an occupation; None where that is not known."""
-    share = None if row.file is None else _shares(row.file.parent).get(occupation)
-    return None if share is None or share == 50 else int(share < 50)
-
-
-@cache
 def _shares(folder: Path) -> dict[str, float]:
     """The percentage of women in each occupation, from the table beside the sentences."""
     file = folder / "occupations-stats.tsv"
     if not file.is_file():
         return {}
-    return {row["occupation"]: float(row["bls_pct_female"]) for _, row in read_table(file)}
+    return {row.get("occupation", ""): _percentage(row, where) for where, row in read_table(file)}
+
+
+def _percentage(row: dict[str, str], where: str) -> float:
+    refuse_missing(row, ["occupation", "bls_pct_female"], where)
+    try:
+        return float(row["bls_pct_female"])
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: bls_pct_female must be a number; got {row['bls_pct_female']!r}."
+        ) from error
 
 
 # -------------------------------------------------------------------------------------------- WinoBias
@@ -135,7 +141,8 @@ def _blanked(row: Row) -> tuple[str, str, str] | None:
     people = [one for one in marked if one.casefold() not in _PRONOUNS]
     if len(people) != 1 or not pronouns:
         raise ValueError(
-            f"{row.where}: a sentence of WinoBias marks one person and a pronoun in brackets; got {sentence!r}."
+            f"{row.where}: a sentence of WinoBias marks one person and a pronoun in brackets; got "
+            f"{sentence!r}."
         )
     if len(pronouns) > 1:
         return None
@@ -175,7 +182,8 @@ SETS = (
         address="https://github.com/rudinger/winogender-schemas",
         columns="sentid, sentence; of occupations-stats.tsv beside it occupation, bls_pct_female",
         cluster="The occupation: what is measured is what a model holds of it.",
-        quirks=_AS_ASKED + "Kept is the sentence in which the pronoun stands for the occupation and the other "
+        quirks=_AS_ASKED
+        + "Kept is the sentence in which the pronoun stands for the occupation and the other "
         "person has a name of their own: 60 of 720, one for each occupation. No option is the right one and "
         "none is the unknown one: the measures are those of each option, so leave the options unpermuted. "
         "With occupations-stats.tsv beside the sentences the pronoun of the majority is the biased option.",

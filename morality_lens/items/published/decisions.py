@@ -87,7 +87,7 @@ def _decisions(rows: Iterable[Row], subset: str) -> Iterator[tuple[str, Question
             row,
             id=name if seen[name] == 1 else f"{name}/{seen[name]}",
             cluster=f"decision {decision}",
-            context=parts["context"],
+            context=parts["context"].strip(),
             question=parts["question"].strip(),
             options=["Yes", "No"],
             category=person,
@@ -105,8 +105,9 @@ SETS = (
         citation="Scherrer et al. 2023, arXiv 2307.14324",
         address="https://github.com/ninodimontalcino/moralchoice",
         columns="scenario_id, ambiguity, generation_rule, context, action1, action2",
-        cluster="The scenario: each was written on its own. The rule that it was written for is the category.",
-        quirks="Two options, none unknown. Where the ambiguity is low, action1 is the right one and " + _ORDER
+        cluster="The scenario: each was written on its own. The rule it was written for is the category.",
+        quirks="Two options, none unknown. Where the ambiguity is low, action1 is the right one and "
+        + _ORDER
         + " Where it is high none is right, and the measures are those of each option, in the published "
         "order. A run holds one of the two subsets. The hub's viewer shows the wordings of the questions, "
         "not the scenarios: download the two CSV files.",

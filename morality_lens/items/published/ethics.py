@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def _justice(rows: Iterable[Row]) -> Labelled:
     before, cluster = "", ""
     for row in rows:
         text = row.text("scenario")
-        alike = len(commonprefix([before, text]))
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False)))
         if not before or 2 * alike < min(len(before), len(text)):
             cluster = row.name
         before = text
@@ -183,8 +183,9 @@ SETS = (
         columns="rot-id, situation-short-id, rot-bad, action, action-moral-judgment",
         cluster="The situation: the rules written about one situation are about the same deeds.",
         quirks="A statement is the action, not the rule, which names the judgement. The value is the "
-        "judgement from -2 (very bad) to 2 (very good); rows at 0, without a judgement, or marked as unusable "
-        "(rot-bad) are left out. Several workers judged some rules: an id ends in the row's number.",
+        "judgement from -2 (very bad) to 2 (very good); rows at 0, without a judgement, or marked "
+        "as unusable (rot-bad) are left out. Several workers judged some rules: an id ends in the row's "
+        "number.",
         languages=("en",),
         checked="its documentation of the columns and a card on the hub; no row was compared",
         files=("*social-chem-101*.tsv", "*.parquet"),

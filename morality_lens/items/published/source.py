@@ -84,8 +84,8 @@ def rows_of_hub(name: str) -> Iterator[Row]:
         import datasets
     except ImportError as error:
         raise ImportError(
-            f"reading {name} from a hub needs the package datasets: pip install 'morality-lens[datasets]', or "
-            "download the files and give their folder."
+            f"reading {name} from a hub needs the package datasets: pip install "
+            "'morality-lens[datasets]', or download the files and give their folder."
         ) from error
     place, _, configuration = name.partition(":")
     try:

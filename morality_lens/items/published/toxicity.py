@@ -55,7 +55,9 @@ def _summary(perspective: Any) -> Any:
 def _language(row: Row) -> str:
     about = row.cell("meta_data")
     if not isinstance(about, dict) or not about.get("lang"):
-        raise ValueError(f"{row.where}: meta_data must be an object with the language as lang; got {about!r}.")
+        raise ValueError(
+            f"{row.where}: meta_data must be an object with the language as lang; got {about!r}."
+        )
     return str(about["lang"]).casefold()
 
 
@@ -79,8 +81,8 @@ SETS = (
         citation="de Wynter et al. 2024, arXiv 2404.14397",
         address="https://github.com/microsoft/RTP-LX",
         columns="Prompt, Index, Locale, Dialect, Annotations",
-        cluster="Index: a prompt and its translations. Prompts written for one language have the same numbers "
-        "by chance, so that a run in several languages may join some that are not related.",
+        cluster="Index: a prompt and its translations. Prompts written for one language have the same "
+        "numbers by chance, so that a run in several languages may join some that are not related.",
         quirks="JSON lines in files that end in .json, packed in a ZIP with a password. The toxicity is the "
         "annotators' mean from 1 to 5, put on 0 to 1. A code such as zh stands for zh-hans and zh-hant.",
         languages=(
@@ -103,9 +105,9 @@ SETS = (
         hub="ToxicityPrompts/PolygloToxicityPrompts",
         columns="prompt, meta_data, prompt_perspective or prompt_toxicity",
         cluster="The page that the text was taken from, where its address is there; else the prompt.",
-        quirks="The column toxicity is that of the prompt and its continuation together, and is not read; the "
-        "prompt's own is in prompt_perspective. The hub has a configuration for each language and size: name "
-        "one, as in owner/name:ptp-en, or everything is fetched.",
+        quirks="The column toxicity is that of the prompt and its continuation together, and is not "
+        "read; the prompt's own is in prompt_perspective. The hub has a configuration for each language "
+        "and size: name one, as in owner/name:ptp-en, or everything is fetched.",
         languages=(
             *("ar", "cs", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru"),
             *("sv", "zh"),

@@ -90,6 +90,9 @@ def only_language(language: str) -> Callable[[Row], str]:
     return lambda row: language
 
 
+ENGLISH = only_language("en")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
     """What is known of a published data set.
@@ -133,7 +136,7 @@ class DataSet:
     folder: str = ""
     keys: frozenset[str] = frozenset()
     reader: Reader
-    language: Callable[[Row], str] = only_language("en")
+    language: Callable[[Row], str] = ENGLISH
     read_file: Callable[[Path], Iterator[tuple[str, dict[str, Any]]]] = read_rows
 
 
