@@ -63,26 +63,13 @@ def test_the_settings_survive_their_toml(tmp_path):
 
 @pytest.mark.slow(seconds=20)
 def test_a_named_data_set_is_played_from_the_shell(command, mbbq, zoo_folder, tmp_path):
+    chosen = ("--data", mbbq, "--dataset", "mbbq", "--language", "es")
     short = ("--answer-tokens", 8, "--rationale-tokens", 8, "--feedback-tokens", 8)
-    options = (
-        "--model",
-        zoo_folder("llama"),
-        "--data",
-        mbbq,
-        "--dataset",
-        "mbbq",
-        "--language",
-        "es",
-        *short,
-    )
-    code, _, err = command(
-        "run", *options, "--rounds", 1, "--statements", "world", "--anyway", "--out", tmp_path / "run"
-    )
+    model = ("--model", zoo_folder("llama"), "--statements", "world", "--rounds", 1, "--anyway")
+    code, _, err = command("run", *model, *chosen, *short, "--out", tmp_path / "run")
     assert code == 0, err
     run = open_run(tmp_path / "run")
-    assert sorted(run.items, key=lambda one: one.id) == sorted(
-        load_data("mbbq", mbbq, language="es"), key=lambda one: one.id
-    )
+    assert set(run.items.index) == {one.id for one in load_data("mbbq", mbbq, language="es")}
     kept = load_study(tmp_path / "run" / "study.toml")
     assert (kept.dataset, kept.language, kept.subset) == ("mbbq", "es", None)
 
