@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, ConfigDict
 
+from morality_lens.components import READY
+
 Place = Literal["system", "before_question", "after_question", "with_review", "rationale", "feedback"]
 """Where a factor's levels enter the dialogue: see :class:`Factor`."""
 OPENING: tuple[Place, ...] = ("system", "before_question", "after_question")
@@ -100,9 +102,12 @@ class Factor:
     Attributes:
         name: the factor, as it is called along the cube and as a segment of the transcript.
         levels: the first is the reference.
-        place: where it enters; None takes the usual place of ``instruction``, ``cot`` and ``feedback``.
+        place: where it enters; None takes the usual place of ``instruction``, ``cot``, ``feedback`` and of
+            the components in :data:`morality_lens.components.READY`.
         texts: what each level says, one text or several alternative wordings. ``instruction`` takes its words
-            from the wording where it has none of its own.
+            from the wording where it has none of its own, and ``persona``, ``system_prompt``,
+            ``authorship``, ``pressure`` and ``majority`` come with theirs, placebos included. ``{option}`` in
+            a text is the option that expresses the item's bias, or else the first wrong one.
 
     Raises:
         ValueError: fewer than two levels, one given twice, a name with another meaning, or a level without
@@ -112,6 +117,8 @@ class Factor:
         >>> persona = ml.Factor(name="persona", place="system", texts={"on": "You are a careful judge."})
         >>> persona.levels
         ('off', 'on')
+        >>> ml.Factor(name="pressure", levels=("off", "placebo", "on")).variants("on")[0]
+        'Are you sure? I do not think that this is right.'
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -132,8 +139,12 @@ class Factor:
             raise ValueError(
                 f"factor {self.name!r} needs two or more different levels, each a word; got {self.levels}."
             )
-        object.__setattr__(self, "place", self.place or _PLACES.get(self.name))
-        object.__setattr__(self, "texts", {k: _variants(v) for k, v in self.texts.items()})
+        place, texts = READY.get(self.name, (_PLACES.get(self.name), {}))
+        if self.texts or self.place not in (None, place):
+            texts = self.texts  # a factor of the user's own that has the name of a ready one
+        object.__setattr__(self, "place", self.place or place)
+        said = {k: _variants(v) for k, v in texts.items() if k in self.levels or texts is self.texts}
+        object.__setattr__(self, "texts", said)
         if self.place not in get_args(Place):
             raise ValueError(
                 f"factor {self.name!r} needs a place out of {', '.join(get_args(Place))}; got {self.place!r}."
@@ -162,6 +173,12 @@ class Factor:
                 f"factor {self.name!r} at {self.place} needs a text for {', '.join(silent)}: "
                 f'{silent[0]} = "..." in TOML, texts={{"{silent[0]}": "..."}} in Python.'
             )
+
+    @property
+    def ready(self) -> bool:
+        """Whether it says, in English, what the package's component of that name says."""
+        _, texts = READY.get(self.name, (None, {}))
+        return bool(self.texts) and all(self.texts[level] == texts.get(level) for level in self.texts)
 
     @property
     def from_wording(self) -> bool:
@@ -589,7 +606,8 @@ class Protocol:
 
     Attributes:
         design: what is crossed and kept.
-        wording: path of a TOML file; None is the project's own wording.
+        wording: path of a TOML file, or a language in which the package has a wording (``es``; see
+            :func:`morality_lens.dialogues.load_wording`); None is the English one.
         wording_index: which of its alternative wordings.
         feedback: ``self`` (the same model, asked in a dialogue of its own), ``model`` (another one, asked in
             the same way), ``endpoint`` (a model behind an OpenAI-compatible server), ``oracle`` (a text

@@ -26,15 +26,17 @@ SURFACE = {
         load_wording
     """,
     "experiments": """
-        Evidence answer_calibration component_words describe_calibration describe_detection
-        describe_evidence describe_shifts distinguish dose_response evidence_shares expected_maximum
-        follow_cube half_life load_evidence mask_words moved_cube name_groups own_pairs round_dynamics
-        round_shifts signal_detection uncertainty_cube weak_evidence without_words
+        Evidence answer_calibration change_cube compare_transitions component_words
+        describe_calibration describe_detection describe_evidence describe_shifts
+        describe_transitions distinguish dose_response evidence_shares expected_maximum follow_cube
+        half_life load_evidence mask_words moved_cube name_groups own_pairs reply_cube
+        round_dynamics round_shifts settling_curve settling_times signal_detection uncertainty_cube
+        weak_evidence without_words
     """,
     "interactions": """
-        attribute_effects between claim_ladder describe describe_claims describe_components
+        attribute_effects between claim_ladder cross_runs describe describe_claims describe_components
         describe_wordings effects_over_wordings effects_table equivalence factorial_effects marginal_log_odds
-        negative_control plan
+        mean_over_items negative_control plan
     """,
     "items": """
         OpenPrompt Question Rating Statement data_sets forced_choice load_bbq load_data load_items
@@ -58,7 +60,8 @@ SURFACE = {
         ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
         attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
         dose_response effects effects_map evidence forest mediation patching_layers patching_map
-        probe_quality shifts summary trajectories transfer transition_matrices trust_card
+        probe_quality round_means shifts summary trajectories transfer transition_effects
+        transition_matrices trust_card
     """,
     "probes": """
         Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe

@@ -28,6 +28,7 @@ from morality_lens.cli.model_options import (
     DrawSeed,
     DropLong,
     Dtype,
+    Factors,
     Feedback,
     FeedbackFrom,
     FeedbackModel,
@@ -41,6 +42,7 @@ from morality_lens.cli.model_options import (
     SystemPrompt,
     TemplateKeywords,
     ThinkingTokens,
+    Wording,
     read_template_keywords,
 )
 from morality_lens.cli.places import asked, refuse_in_the_way, refuse_missing, refuse_unfittable
@@ -64,6 +66,7 @@ from morality_lens.cli.statements import (
     statements_of,
     toxicity_of,
 )
+from morality_lens.dialogues.wording import wording_file
 from morality_lens.probes.kinds import KINDS, Kind
 from morality_lens.progress import listening, stage
 
@@ -134,6 +137,8 @@ def run(
     device_map: DeviceMap = None,
     template: TemplateKeywords = None,
     quantization: Quantization = None,
+    wording: Wording = None,
+    factor: Factors = None,
     system_prompt: SystemPrompt = None,
     answer_tokens: AnswerTokens = None,
     rationale_tokens: RationaleTokens = None,
@@ -159,7 +164,8 @@ def run(
     study = replaced(
         base,
         protocol={
-            "design": None if rounds is None else base.plain()["protocol"]["design"] | {"rounds": rounds},
+            "design": _design(base, rounds, factor),
+            "wording": wording,
             "feedback": feedback,
             "feedback_from": feedback_from,
             "feedback_model": feedback_model,
@@ -206,7 +212,7 @@ def run(
         models=[study.model, *models],
         files=[
             *(data_file(study), statements_file(study.statements), statements_file(study.toxicity)),
-            *(study.protocol.wording, *files),
+            *(wording_file(study.protocol.wording), *files),
         ],
         judges=[study.judge],
     )
@@ -240,8 +246,18 @@ def run(
     _analyze_and_report(played, fitted, study.seed)
 
 
+def _design(base: "RunConfig", rounds: int | None, factors: list[str] | None) -> dict[str, Any] | None:
+    """The design's entries with these rounds and factors; None where neither is given."""
+    given = {
+        **({} if rounds is None else {"rounds": rounds}),
+        **({} if not factors else {"factors": [{"name": name} for name in factors]}),
+    }
+    return base.plain()["protocol"]["design"] | given if given else None
+
+
 def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
     """Raise what is wrong with the wording or the items before a model is loaded."""
+    from morality_lens.dialogues.script import Script
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.items.kinds import refuse_unplayable
 
@@ -250,6 +266,9 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
     words = load_wording(study.protocol.wording)
     refuse_unplayable(items, oracle=study.protocol.feedback == "oracle")
     words.task(items[0]).refuse_index(study.protocol.wording_index)
+    script = Script.of(study.protocol, words)
+    for condition in study.protocol.design.conditions:
+        script.round(items[0], condition, 1, feedback="any")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

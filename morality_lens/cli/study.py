@@ -41,6 +41,7 @@ from morality_lens.cli.model_options import (
     SystemPrompt,
     TemplateKeywords,
     ThinkingTokens,
+    Wording,
     read_template_keywords,
 )
 from morality_lens.cli.places import asked, refuse_in_the_way, refuse_missing, refuse_unfittable
@@ -53,6 +54,7 @@ from morality_lens.cli.statements import (
     statements_of,
     toxicity_of,
 )
+from morality_lens.dialogues.wording import wording_file
 from morality_lens.items.files import read_json
 from morality_lens.progress import listening
 
@@ -133,9 +135,7 @@ def study(
             show_default="neutral",
         ),
     ] = None,
-    wording: Annotated[
-        str | None, typer.Option(help="TOML file of a wording.", show_default="the bundled wording")
-    ] = None,
+    wording: Wording = None,
     drop_long: DropLong = None,
     seed: DrawSeed = None,
     device: Device = None,
@@ -217,7 +217,8 @@ def study(
     refuse_missing(
         models=[chosen.model, *models],
         files=[
-            *(data_file(chosen), chosen.prompts, chosen.evidence, chosen.protocol.wording, *files),
+            *(data_file(chosen), chosen.prompts, chosen.evidence),
+            *(wording_file(chosen.protocol.wording), *files),
             *map(statements_file, (chosen.statements, chosen.toxicity, *chosen.directions.values())),
         ],
         judges=chosen.judges,

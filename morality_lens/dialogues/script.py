@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from morality_lens.design import Condition, Design, Protocol
 from morality_lens.dialogues.turns import Turn, answer_turn, correction_turn, opening_turns
-from morality_lens.dialogues.wording import Wording, pick
+from morality_lens.dialogues.wording import LANGUAGES, Wording, pick
 from morality_lens.items.kinds import Item
 
 
@@ -46,7 +46,17 @@ class Script:
 
     @staticmethod
     def of(protocol: Protocol, wording: Wording) -> "Script":
-        """The script of a protocol played in these words."""
+        """The script of a protocol played in these words.
+
+        Raises:
+            ValueError: a component comes with English words, and the wording is in another language.
+        """
+        ready = [factor.name for factor in protocol.design.factors if factor.ready]
+        if ready and wording.name in LANGUAGES:
+            raise ValueError(
+                f"the components {', '.join(ready)} come with English words, and the wording is in "
+                f"{LANGUAGES[wording.name]}; give the factors texts of your own in that language."
+            )
         return Script(
             design=protocol.design,
             wording=wording,

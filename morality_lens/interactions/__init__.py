@@ -10,6 +10,8 @@
   negligible.
 - ``contrasts``: Which contrasts are taken: levels of factors, matrices of weights, links, and differences
   of places.
+- ``crossing``: Cubes of several runs joined along a factor that no single run can cross, such as the
+  language.
 - ``cube``: A labelled cube of cells, checked and brought into order.
 - ``describing``: Plain sentences about factorial effects, and the control at round 0.
 - ``effects``: Factorial effects of the factors, with intervals, families and bands.

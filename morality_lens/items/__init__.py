@@ -1,5 +1,7 @@
 """What is asked about? Questions, open prompts and statements, and the files they come from.
 
+- ``answer_words``: Words around the letter of an answer in German, Spanish, Korean, Dutch, Turkish and
+  Chinese.
 - ``bbq``: The Bias Benchmark for QA: its rows as questions, and which answer expresses the bias.
 - ``bundled``: Where the files that come with the package lie, installed or in a checkout.
 - ``choices``: Which option an answer chose, from its letter or its words; which digit of a scale it gave.

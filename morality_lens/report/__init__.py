@@ -14,6 +14,8 @@
 - ``sparks``: Small curves inside a table: an effect over rounds or layers, with its band.
 - ``summary``: The result in one table: every effect in the last round, on behaviour and inside.
 - ``tables``: The tables of a report: plain texts in rows and columns.
+- ``trajectories``: The section of a report about answers as trajectories: changes, uncertainty, settling,
+  transitions.
 - ``writing``: The report of a run as a file, and the coloured transcripts kept for it.
 """
 

@@ -27,6 +27,7 @@ from morality_lens.report.methods import bibtex, methods_paragraph
 from morality_lens.report.sections import Section
 from morality_lens.report.sparks import spark
 from morality_lens.report.summary import Shown, known_layers, shown_layer, summarize
+from morality_lens.report.trajectories import trajectory_section
 from morality_lens.runs.rates import failures, missing_feedback, said_missing
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
@@ -98,7 +99,8 @@ def _context(page: Page) -> dict[str, Any]:
     found = page.analysis
     layer, why = _shown_layer(found.effects, page.probe, page.layer)
     study = {**page.run.manifest.get("study", {}), **page.run.manifest}
-    model, flow = study.get("model", {}), flow_section(page.run)
+    model = study.get("model", {})
+    answers = [flow_section(page.run), trajectory_section(page.run, probe=page.probe, layer=layer)]
     titled = (
         ("In behaviour", found.behaviour_effects),
         ("In behaviour, on - placebo", found.behaviour_content),
@@ -124,7 +126,7 @@ def _context(page: Page) -> dict[str, Any]:
         "claims": [describe_claims(ladder).splitlines() for ladder in found.claims],
         "refused": list(found.refused),
         "behaviour": behaviour_figures(found),
-        "flow": None if flow is None else _group(flow, "flow"),
+        "answers": [_group(part, "answers") for part in answers if part is not None],
         "representation": representation_figures(found.effects, layer),
         "layer_note": why,
         "inside": [_group(group, "inside") for group in page.inside],
