@@ -152,8 +152,8 @@ _KIN_COLUMNS = (
     "answer_info, context, question, ans0, ans1, ans2, label"
 )
 _KIN_QUIRKS = (
-    "The third option is the English word unknown in every row and stands last: it is read as {unknown!r}; "
-    "permute the options. instance_id restarts in every category. Which answer expresses the bias is known "
+    "The option that the answer cannot be known is the English word unknown, and stands last: it is read as "
+    "{unknown!r}; permute the options. instance_id restarts in every category. Which answer expresses the bias is known "
     "where exactly one answer has the exact name of a stereotyped group."
 )
 _KIN_CHECKED = "{there} in langtech-bsc/EsBBQ-CaBBQ; the hub's columns by its card alone"
@@ -214,7 +214,8 @@ SETS = (
         address="https://github.com/langtech-bsc/EsBBQ-CaBBQ",
         hub="BSC-LT/EsBBQ",
         columns=_KIN_COLUMNS,
-        cluster=TEMPLATE + " Templates are numbered alike in EsBBQ and CaBBQ, which are parallel.",
+        cluster=TEMPLATE + " EsBBQ and CaBBQ are called parallel; that their templates are "
+        "numbered alike was not compared.",
         quirks=_KIN_QUIRKS.format(unknown="No se sabe"),
         languages=("es",),
         subsets=CONTEXTS,
@@ -233,7 +234,8 @@ SETS = (
         address="https://github.com/langtech-bsc/EsBBQ-CaBBQ",
         hub="BSC-LT/CaBBQ",
         columns=_KIN_COLUMNS,
-        cluster=TEMPLATE + " Templates are numbered alike in EsBBQ and CaBBQ, which are parallel.",
+        cluster=TEMPLATE + " EsBBQ and CaBBQ are called parallel; that their templates are "
+        "numbered alike was not compared.",
         quirks=_KIN_QUIRKS.format(unknown="No se sap"),
         languages=("ca",),
         subsets=CONTEXTS,

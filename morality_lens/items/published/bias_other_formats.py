@@ -115,7 +115,7 @@ SETS = (
         cluster="Category and template, of which sample_id has the number; its versions a and b name the "
         "same two groups in the other order.",
         quirks="A TSV whose choices are a list as Python writes it; the answers are texts. The unknown "
-        "option stands last in every row: permute the options. A folder gives the test samples, one of each "
+        "option stands last: permute the options. A folder gives the test samples, one of each "
         "template; the file of all samples, of which they are part, is read where it is given itself. "
         "KoBBQ_templates.tsv has placeholders and is not read.",
         languages=("ko",),

@@ -88,11 +88,11 @@ def describe_data_sets() -> str:
     """The table of the documentation, as Markdown: an overview, then each data set by itself."""
     lines = ["| name | data set | becomes | languages | subsets | licence |", "|---|---|---|---|---|---|"]
     for one in DATA_SETS.values():
-        link = f"[{one.title}](#{one.name})"
+        link = f"[{one.title}](#{one.title.casefold().replace(' ', '-')})"
         cells = (f"`{one.name}`", link, one.kind, _plain(one.languages), _plain(one.subsets), one.licence)
         lines.append(f"| {' | '.join(cells)} |")
     for one in DATA_SETS.values():
-        lines += ["", f"({one.name})=", f"### {one.title}", f"{one.citation}. <{one.address}>", ""]
+        lines += ["", f"### {one.title}", f"{one.citation}. <{one.address}>", ""]
         lines += [f"- **Name**: `{one.name}`" + (f"; on the hub `{one.hub}`" if one.hub else "")]
         lines += [f"- **{name.capitalize()}**: {getattr(one, name)}" for name in ("licence", "columns")]
         lines += [f"- **{name.capitalize()}**: {getattr(one, name)}" for name in ("cluster", "quirks")]

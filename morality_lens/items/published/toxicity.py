@@ -81,8 +81,9 @@ SETS = (
         citation="de Wynter et al. 2024, arXiv 2404.14397",
         address="https://github.com/microsoft/RTP-LX",
         columns="Prompt, Index, Locale, Dialect, Annotations",
-        cluster="Index: a prompt and its translations. Prompts written for one language have the same "
-        "numbers by chance, so that a run in several languages may join some that are not related.",
+        cluster="Index: a prompt and its translations. That numbers agree over languages was not compared: "
+        "where they do not, a run in several languages joins prompts that are not related, which costs "
+        "precision and no validity.",
         quirks="JSON lines in files that end in .json, packed in a ZIP with a password. The toxicity is the "
         "annotators' mean from 1 to 5, put on 0 to 1. A code such as zh stands for zh-hans and zh-hant.",
         languages=(
