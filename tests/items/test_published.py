@@ -367,7 +367,7 @@ def test_the_chinese_arrays_with_a_byte_order_mark_are_read_and_leave_the_bias_o
         file = tmp_path / "data" / "age" / condition / f"{condition}.json"
         file.parent.mkdir(parents=True)
         file.write_text("\ufeff" + json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-        table(file.with_suffix(".csv"), rows)
+        table(file.with_suffix(".csv"), rows[:1])  # the same in another format: one of them is read
         table(file.parent / "templates_generate_neg.csv", [{"template": 1}])
     questions = load_data("cbbq", tmp_path, subset="both")
     assert [q.id for q in questions] == [
@@ -444,7 +444,7 @@ def test_sentences_of_both_files_ask_for_the_pronoun_in_the_form_that_their_pair
     (folder / ".ipynb_checkpoints").mkdir(parents=True)
     for name, text in (("pro", PRO), ("anti", ANTI)):
         (folder / f"{name}_stereotyped_type1.txt.dev").write_text(text)
-        (folder / ".ipynb_checkpoints" / f"{name}_stereotyped_type1.txt.dev").write_text(text)
+        (folder / ".ipynb_checkpoints" / f"{name}_stereotyped_type1.txt.dev").write_text("An old draft.")
     one, two, three = load_data("winobias", tmp_path)
     assert one.context == "The baker met the rower because ___ was free."
     assert [q.id for q in (one, two, three)] == ["type1/dev/1", "type1/dev/2", "type1/dev/3"]

@@ -153,8 +153,8 @@ _KIN_COLUMNS = (
 )
 _KIN_QUIRKS = (
     "The option that the answer cannot be known is the English word unknown, and stands last: it is read as "
-    "{unknown!r}; permute the options. instance_id restarts in every category. Which answer expresses the bias is known "
-    "where exactly one answer has the exact name of a stereotyped group."
+    "{unknown!r}; permute the options. instance_id restarts in every category. Which answer expresses the "
+    "bias is known where exactly one answer has the exact name of a stereotyped group."
 )
 _KIN_CHECKED = "{there} in langtech-bsc/EsBBQ-CaBBQ; the hub's columns by its card alone"
 
