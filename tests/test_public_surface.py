@@ -70,14 +70,14 @@ SURFACE = {
         run_cell_means split_half_cosine trust_card
     """,
     "report": """
-        Analysis analyze keep_transcripts write_report
+        Analysis analyze keep_transcripts push_run_to_hub write_dataset_card write_report
     """,
     "rounds": """
         Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread
     """,
     "runs": """
-        Estimate Pool Run Storage Verification alignable answer_transitions estimate keep_result kept_results
-        open_run read_result verify_run write_result
+        Estimate InspectLog Pool Run Storage Verification alignable answer_transitions estimate inspect_cube
+        keep_result kept_results open_run read_inspect_log read_result verify_run write_result
     """,
     "studies": """
         Material PROFILES Plan Settings Verdict analyze_study estimate study write_study_report

@@ -51,7 +51,7 @@ class Script:
         Raises:
             ValueError: a component comes with English words, and the wording is in another language.
         """
-        ready = [factor.name for factor in protocol.design.factors if factor.ready]
+        ready = [factor.name for factor in protocol.design.spoken_factors if factor.ready]
         if ready and wording.name in LANGUAGES:
             raise ValueError(
                 f"the components {', '.join(ready)} come with English words, and the wording is in "
@@ -81,7 +81,7 @@ class Script:
             number: of the round.
             feedback: the source's feedback on the last answer; None where none was requested.
         """
-        factors = self.design.factors
+        factors, condition = self.design.spoken_factors, self.design.spoken(condition)
         if number == 0:
             turns = opening_turns(
                 item, condition, self.wording, self.index, factors=factors, system=self.system

@@ -14,6 +14,7 @@ from morality_lens.interactions.cube import cluster_codes
 from morality_lens.interactions.numbers import interval_of, is_p
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.interactions.resampling import MIN_CLUSTERS
+from morality_lens.judges.outcomes import answer_cube
 from morality_lens.runs.run import Run
 from morality_lens.runs.transitions import By, answer_kinds
 
@@ -48,29 +49,11 @@ def reply_cube(run: Run) -> xr.DataArray:
             "free text is no reply to choose from, so it neither changes nor settles; a judge's scores "
             "change by degrees (round_dynamics)."
         )
-    design, table = run.design, run.answers
+    table = run.answers
     read = table["parsed"].eq(True).to_numpy(dtype=bool)
     replies = np.where(read, table["choice"].fillna(0).to_numpy(dtype=float), _UNREAD)
-    items = list(run.asked)
-    levels = design.levels
-    values = np.full((len(items), *map(len, levels.values()), design.n_rounds), np.nan)
-    at = [table["item"].map({name: n for n, name in enumerate(items)}).to_numpy(dtype=int)]
-    for name, own in levels.items():
-        at.append(table[name].map({level: n for n, level in enumerate(own)}).to_numpy(dtype=int))
-    values[(*at, table["round"].to_numpy(dtype=int))] = replies
-    clusters = run.items.loc[items, "cluster"].tolist()
-    return xr.DataArray(
-        values,
-        dims=design.dims,
-        coords={
-            "item": items,
-            "cluster": ("item", clusters),
-            **levels,
-            "round": np.arange(design.n_rounds),
-        },
-        name="reply",
-        attrs={"early": design.early} if design.early else {},
-    )
+    early = run.design.early_effects
+    return answer_cube(run, table, replies).rename("reply").assign_attrs({"early": early} if early else {})
 
 
 def change_cube(run: Run, measure: Change = "changed") -> xr.DataArray:

@@ -15,6 +15,8 @@
 - ``cube``: A labelled cube of cells, checked and brought into order.
 - ``describing``: Plain sentences about factorial effects, and the control at round 0.
 - ``effects``: Factorial effects of the factors, with intervals, families and bands.
+- ``fractions``: Fractions of a design: effects of factors whose levels follow from others, and their
+  aliases.
 - ``intervals``: The test and the interval of a mean over clusters, for skewed contrasts and for no change
   too.
 - ``missing_cells``: Effects from the available cells: least squares with a cluster jackknife, and
