@@ -39,8 +39,8 @@ SURFACE = {
         mean_over_items negative_control plan
     """,
     "items": """
-        OpenPrompt Question Rating Statement forced_choice load_bbq load_data load_items load_prompts
-        load_questions load_ratings load_statements original_options permute_options
+        OpenPrompt Question Rating Statement data_sets forced_choice load_bbq load_data load_items
+        load_prompts load_questions load_ratings load_statements original_options permute_options
     """,
     "judges": """
         behaviour_cube behaviour_table compare_scorings describe_positions fit_toxicity_judge judges_agree
@@ -49,9 +49,9 @@ SURFACE = {
     "ml": """
         Condition Design Factor OpenPrompt Probe Protocol Question Run Statement TranscriptView analyze
         attribute circuits cli describe design dialogues experiments factorial_effects fit_probe
-        interactions items judges load_bbq load_items load_model load_probe load_prompts load_questions
-        load_statements mediate models open_run patch play plots probes report rounds runs steer studies
-        study world write_report
+        interactions items judges load_bbq load_data load_items load_model load_probe load_prompts
+        load_questions load_statements mediate models open_run patch play plots probes report rounds runs
+        steer studies study world write_report
     """,
     "models": """
         load_model record_of

@@ -18,6 +18,7 @@ from morality_lens.cli.console import (
     print_table,
     steps,
 )
+from morality_lens.cli.data_options import Dataset, Language, Subset, data_file, data_of
 from morality_lens.cli.model_options import (
     AnswerPrefix,
     AnswerTokens,
@@ -87,6 +88,9 @@ def run(
     data: Annotated[
         str | None, typer.Option(help="File or folder of items.", show_default="the bundled questions")
     ] = None,
+    dataset: Dataset = None,
+    subset: Subset = None,
+    language: Language = None,
     statements: Statements = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Correction rounds.", show_default="5")] = None,
     limit: Annotated[
@@ -178,6 +182,9 @@ def run(
         entries={
             "model": model,
             "data": data,
+            "dataset": dataset,
+            "subset": subset,
+            "language": language,
             "statements": statements,
             "limit": limit,
             "seed": seed,
@@ -204,7 +211,7 @@ def run(
     refuse_missing(
         models=[study.model, *models],
         files=[
-            *(study.data, statements_file(study.statements), statements_file(study.toxicity)),
+            *(data_file(study), statements_file(study.statements), statements_file(study.toxicity)),
             *(wording_file(study.protocol.wording), *files),
         ],
         judges=[study.judge],
@@ -353,14 +360,20 @@ def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
 
 
 def _items(study: "RunConfig") -> "tuple[Item, ...]":
-    from morality_lens.items.loaders import load_data, load_items
+    from morality_lens.items.kinds import Statement
+    from morality_lens.items.loaders import load_items
     from morality_lens.items.permuting import permute_options
 
-    items: tuple[Item, ...]
-    if study.data is None:
-        items = load_items(limit=study.limit or BUNDLED_LIMIT, seed=study.seed)
-    else:
-        items = load_data(study.data, limit=study.limit, seed=study.seed)
+    found = data_of(study, limit=study.limit) or load_items(
+        limit=study.limit or BUNDLED_LIMIT, seed=study.seed
+    )
+    items = tuple(item for item in found if not isinstance(item, Statement))
+    if len(items) < len(found):
+        raise ValueError(
+            f"{study.dataset or study.data} holds labelled statements, which are no items to play; a "
+            "direction is fitted on them: pass a file of them as --statements, or use ml.fit_probe with "
+            "ml.load_data."
+        )
     return permute_options(items, seed=study.seed) if study.permute_options else items
 
 
