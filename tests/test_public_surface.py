@@ -16,7 +16,8 @@ ROOT = Path(ml.__file__).parent
 SURFACE = {
     "circuits": """
         Activations Batching Doses Moment RandomDirections Reading ablate attribute attribute_answer
-        attribute_tokens mediated_share causal_lines describe_mediation
+        attribute_tokens TunedLens answer_onsets describe_lens lens lens_agreement lens_curves
+        load_tuned_lens mediated_share causal_lines describe_mediation
         mediate patch patch_gradient recovered ablated_share steer steering_slopes steering_cost describe_cost
     """,
     "cli": """
@@ -57,6 +58,7 @@ SURFACE = {
     "plots": """
         ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
         attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
+        lens_agreement lens_curves lens_effects lens_onsets
         dose_response effects effects_map evidence forest mediation patching_layers patching_map
         probe_quality shifts summary trajectories transfer transition_matrices trust_card
     """,

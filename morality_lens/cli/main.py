@@ -11,6 +11,7 @@ from morality_lens.cli import (
     analysing,
     checking,
     circuits,
+    lenses,
     listing,
     probing,
     run,
@@ -37,6 +38,7 @@ COMMANDS = {
         "score": scoring.score,
         "attribute": circuits.attribute,
         "patch": circuits.patch,
+        "lens": lenses.lens,
     },
     "Look first": {"check": checking.check, "estimate": running.estimate, "verify": running.verify},
 }

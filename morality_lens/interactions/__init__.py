@@ -11,6 +11,8 @@
 - ``contrasts``: Which contrasts are taken: levels of factors, matrices of weights, links, and differences
   of places.
 - ``cube``: A labelled cube of cells, checked and brought into order.
+- ``curves``: Means over items along a curve, such as a value at every layer: bands, and from where on
+  it holds.
 - ``describing``: Plain sentences about factorial effects, and the control at round 0.
 - ``effects``: Factorial effects of the factors, with intervals, families and bands.
 - ``intervals``: The test and the interval of a mean over clusters, for skewed contrasts and for no change

@@ -20,6 +20,12 @@ from .interventions import (
     patching_layers as patching_layers,
     patching_map as patching_map,
 )
+from .lenses import (
+    lens_agreement as lens_agreement,
+    lens_curves as lens_curves,
+    lens_effects as lens_effects,
+    lens_onsets as lens_onsets,
+)
 from .overview import summary as summary
 from .probes import (
     direction_cosines as direction_cosines,

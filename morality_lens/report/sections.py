@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens import plots
+from morality_lens.circuits.forming import describe_lens
 from morality_lens.circuits.summaries import describe_cost, describe_mediation
 from morality_lens.interactions.by_component import describe_components
 
@@ -40,6 +41,7 @@ def inside_groups(kept: dict[str, xr.Dataset]) -> list[Section]:
         lines = tuple(_once(describe_mediation(kept["mediated"]).splitlines(), kept["mediated"]))
         figure = ("mediation", plots.mediation(kept["mediated"]), "")
         groups.append(Section(title="Mediation of an interaction", lines=lines, figures=(figure,)))
+    groups.append(_lens(kept))
     return [group for group in groups if group is not None]
 
 
@@ -118,3 +120,30 @@ def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
         lines.append(describe_cost(kept["steering-cost"]))
     shown = [kept[name] for name in ("steered", "ablated-on", "ablated-off") if name in kept]
     return Section(title="Steering and ablation", lines=tuple(_once(lines, *shown)), figures=tuple(figures))
+
+
+def _lens(kept: dict[str, xr.Dataset]) -> Section | None:
+    """What each layer would answer."""
+    drawn = (
+        (
+            "lens-answer",
+            plots.lens_curves,
+            "Of the option that the run found most probable at each place, without a letter's leaning.",
+        ),
+        ("lens-curves", plots.lens_curves, ""),
+        ("lens-effects", plots.lens_effects, ""),
+        ("lens-onsets", plots.lens_onsets, ""),
+        ("lens-agreement", plots.lens_agreement, "Conditions alone: each item's own mean is taken away."),
+    )
+    figures = [(name, draw(kept[name]), note) for name, draw, note in drawn if name in kept]
+    if not figures:
+        return None
+    lines = describe_lens(kept["lens-onsets"]).splitlines() if "lens-onsets" in kept else []
+    lines.append(
+        "A lens shows what a layer says in the last layer's terms; what it does not show may be there in "
+        "others. Half of the value and the difference from zero are two marks of one curve, not two events."
+    )
+    shown = [kept[name] for name, *_ in figures]
+    return Section(
+        title="What each layer would answer", lines=tuple(_once(lines, *shown)), figures=tuple(figures)
+    )

@@ -30,6 +30,11 @@ RESULTS = (
     "ablated-on",
     "ablated-off",
     "mediated",
+    "lens-curves",
+    "lens-answer",
+    "lens-effects",
+    "lens-onsets",
+    "lens-agreement",
 )
 """What can be kept with a run."""
 
