@@ -10,6 +10,8 @@
   settles.
 - ``decomposition``: A batch of dialogues, each site split into what components add and what heads read from
   which segment.
+- ``feature_tokens``: Which tokens of the dialogues switch a sparse feature on: the transcripts read once
+  more.
 - ``forming``: When an answer forms: lens curves with bands, the layers from which they hold, a probe
   beside them.
 - ``intervening``: A change of the residual stream at given tokens, and its effect on the answer.

@@ -6,6 +6,7 @@ from .attribution import (
 )
 from .attribution_patching import patch_gradient as patch_gradient
 from .costs import steering_cost as steering_cost
+from .feature_tokens import feature_tokens as feature_tokens
 from .forming import (
     answer_onsets as answer_onsets,
     describe_lens as describe_lens,

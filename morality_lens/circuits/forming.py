@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from morality_lens.interactions.contrasts import read_contrasts
-from morality_lens.interactions.cube import factors_of, read_cube
+from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.curves import (
     Resampled,
     correlations,
     earlier_or_later,
+    item_contrasts,
     mean_curves,
     onsets,
 )
@@ -98,28 +98,6 @@ def answer_onsets(
         found[name] = later[part].where(known).reindex(curve=found["curve"])
     about = {name: str(own.attrs.get(key, "")) for name, key in (("answer", "of"), ("letters", "letters"))}
     return found.assign_attrs({**_told(odds), **about})
-
-
-def item_contrasts(values: xr.DataArray, factors: Sequence[str]) -> xr.DataArray:
-    """The contrast of every effect in every item, by ``item``, ``effect`` and the other dims.
-
-    Their means over items are the estimates of ``factorial_effects``.
-    """
-    wanted = read_contrasts(tuple(factors), None, "total", None, values)
-    cube = read_cube(values, wanted.levels, missing="refuse", link="identity")
-    each = np.einsum("ec,icf->ief", wanted.matrix, cube.values)
-    coords = {n: c for n, c in cube.coords.items() if n in cube.rest}
-    whole = xr.DataArray(
-        each.reshape(*each.shape[:2], *cube.rest_shape),
-        dims=("item", "effect", *cube.rest),
-        coords={"item": values["item"].values, "effect": wanted.names, **coords},
-        attrs=dict(values.attrs),
-    )
-    return (
-        whole.assign_coords(cluster=("item", values["cluster"].values))
-        if "cluster" in values.coords
-        else whole
-    )
 
 
 def lens_agreement(odds: xr.DataArray, moral: xr.DataArray, *, alpha: float = 0.05) -> xr.Dataset:

@@ -61,8 +61,8 @@ class TunedLens:
         """
         if (self.d_model, len(self.weight)) != (d_model, n_layers):
             raise ValueError(
-                f"the tuned lens of {self.base_model} has {len(self.weight)} layers x "
-                f"{self.d_model}, and the run's model has {n_layers} layers x {d_model}; take a lens that was tuned on this model."
+                f"the tuned lens of {self.base_model} has {len(self.weight)} layers x {self.d_model}, "
+                f"and the run's model {n_layers} layers x {d_model}; take a lens tuned on this model."
             )
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@
 - ``run_config``: The configuration of a run as one value that a TOML file can hold.
 - ``running``: The commands about a run's folder and who fills it: work, verify and estimate.
 - ``scoring``: The command that scores the options of a run by their full text.
+- ``sparse``: The command that reads the sparse features of a run: ``morality-lens features``.
 - ``statements``: The labelled statements that a command reads: those of the options, or those that fit the
   model.
 - ``view``: The command that shows the dialogues of a run in a browser, from a small server of this machine.

@@ -7,7 +7,7 @@ import typer
 
 from morality_lens.cli.console import phase, print_lines, print_report, reload, steps
 from morality_lens.cli.model_options import MOST_SEED, Device
-from morality_lens.cli.places import open_whole, refuse_missing
+from morality_lens.cli.places import open_whole, probe_of, refuse_missing
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -34,7 +34,7 @@ def lens(
     outcome = outcome_of(played)
     places_of(played)
     read = None if tuned is None else load_tuned_lens(tuned)
-    fitted = _probe(played)
+    fitted = probe_of(played)
     steps.start(3)
     with phase("loading the model and running its self-test"):
         loaded = reload(played, device)
@@ -45,14 +45,6 @@ def lens(
     with phase("writing the report"):
         written = write_report(played, path=played.path / "report.html", probe=fitted)
     print_report(written)
-
-
-def _probe(played: "Run") -> "Probe | None":
-    """The run's probe, where it has one."""
-    from morality_lens.probes.probe import load_probe
-
-    file = played.path / "probe.safetensors"
-    return load_probe(file) if file.is_file() else None
 
 
 def _keep(played: "Run", loaded: Any, tuned: Any, outcome: Any, fitted: "Probe | None", seed: int) -> None:

@@ -17,6 +17,7 @@ from morality_lens.cli import (
     run,
     running,
     scoring,
+    sparse,
     study,
     view,
 )
@@ -39,6 +40,7 @@ COMMANDS = {
         "attribute": circuits.attribute,
         "patch": circuits.patch,
         "lens": lenses.lens,
+        "features": sparse.features,
     },
     "Look first": {"check": checking.check, "estimate": running.estimate, "verify": running.verify},
 }

@@ -10,7 +10,8 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 
-from morality_lens.interactions.cube import cluster_codes
+from morality_lens.interactions.contrasts import read_contrasts
+from morality_lens.interactions.cube import cluster_codes, read_cube
 from morality_lens.interactions.effects import Families
 from morality_lens.interactions.intervals import (
     cluster_sums,
@@ -247,6 +248,28 @@ def correlations(one: xr.DataArray, other: xr.DataArray, *, alpha: float = 0.05)
         {name: (("across", *places), part) for name, part in zip(("r", "low", "high"), stacked, strict=True)},
         coords=coords,
         attrs={"alpha": alpha, "n_items": one.sizes["item"], "n_clusters": int(codes.max()) + 1},
+    )
+
+
+def item_contrasts(values: xr.DataArray, factors: Sequence[str]) -> xr.DataArray:
+    """The contrast of every effect in every item, by ``item``, ``effect`` and the other dims.
+
+    Their means over items are the estimates of ``factorial_effects``.
+    """
+    wanted = read_contrasts(tuple(factors), None, "total", None, values)
+    cube = read_cube(values, wanted.levels, missing="refuse", link="identity")
+    each = np.einsum("ec,icf->ief", wanted.matrix, cube.values)
+    coords = {n: c for n, c in cube.coords.items() if n in cube.rest}
+    whole = xr.DataArray(
+        each.reshape(*each.shape[:2], *cube.rest_shape),
+        dims=("item", "effect", *cube.rest),
+        coords={"item": values["item"].values, "effect": wanted.names, **coords},
+        attrs=dict(values.attrs),
+    )
+    return (
+        whole.assign_coords(cluster=("item", values["cluster"].values))
+        if "cluster" in values.coords
+        else whole
     )
 
 

@@ -12,6 +12,7 @@ from .factorial import (
     effects_map as effects_map,
     trajectories as trajectories,
 )
+from .features import feature_effects as feature_effects, feature_shares as feature_shares
 from .flow import answer_flow as answer_flow, transition_matrices as transition_matrices
 from .interventions import (
     ablations as ablations,

@@ -35,6 +35,8 @@ RESULTS = (
     "lens-effects",
     "lens-onsets",
     "lens-agreement",
+    "features-effects",
+    "features-shares",
 )
 """What can be kept with a run."""
 

@@ -17,13 +17,13 @@ from morality_lens.circuits import lenses
 from morality_lens.circuits.forming import (
     answer_onsets,
     describe_lens,
-    item_contrasts,
     lens_agreement,
     lens_curves,
 )
 from morality_lens.circuits.lenses import LastStep, lens, outcome_of
 from morality_lens.circuits.tuned_lenses import TunedLens, load_tuned_lens
 from morality_lens.design import Design, Protocol
+from morality_lens.interactions.curves import item_contrasts
 from morality_lens.interactions.effects import factorial_effects
 from morality_lens.items.kinds import OpenPrompt, Rating
 from morality_lens.models.loading import load_model, record_of
@@ -368,7 +368,7 @@ def test_a_tuned_lens_maps_each_layer_before_the_norm(played, tmp_path, safe):
 def test_tuned_lenses_of_other_kinds_and_shapes_are_refused(played, tmp_path):
     model, run = played("llama")
     write_lens(tmp_path / "deep", 32, 4)
-    with pytest.raises(ValueError, match=r"has 4 layers x 32, and the run's model has 3 layers x 32"):
+    with pytest.raises(ValueError, match=r"has 4 layers x 32, and the run's model 3 layers x 32"):
         lens(model, run, tuned=load_tuned_lens(tmp_path / "deep"))
     write_lens(tmp_path / "odd", 32, 3, lens_type="mlp")
     with pytest.raises(ValueError, match="only affine ones"):
