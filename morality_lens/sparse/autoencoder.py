@@ -56,12 +56,12 @@ class SparseAutoencoder:
     """
 
     encoder: Float[np.ndarray, "d_model feature"]
-    encoder_bias: Float[np.ndarray, " feature"]
-    decoder: Float[np.ndarray, "feature d_model"]
-    decoder_bias: Float[np.ndarray, " d_model"]
+    encoder_bias: Float[np.ndarray, " _"]
+    decoder: Float[np.ndarray, "_ _"]
+    decoder_bias: Float[np.ndarray, " _"]
     layer: int
     activation: Activation = "relu"
-    threshold: Float[np.ndarray, " feature"] | None = None
+    threshold: Float[np.ndarray, " _"] | None = None
     k: int | None = None
     subtract_bias: bool = False
     scaling: Scaling = "none"
@@ -81,8 +81,8 @@ class SparseAutoencoder:
             found = None if value is None else value.shape
             if found != shape:
                 raise ValueError(
-                    f"the autoencoder from {self.source} has an encoder of {width} x {count}, so it needs a "
-                    f"{name} of shape {shape}; got {found}."
+                    f"the autoencoder from {self.source} has an encoder of {width} x {count} and "
+                    f"needs {name} of shape {shape}; got {found}."
                 )
         if self.activation == "topk" and not (self.k and 0 < self.k <= count):
             raise ValueError(

@@ -188,5 +188,8 @@ def batches(run: Run, sae: SparseAutoencoder, places: dict[str, list]) -> Iterat
 
 def _range(values: np.ndarray, places: int = 2) -> str:
     """The smallest and the largest, once where they are alike."""
-    low, high = (f"{v:.{places}f}" for v in (np.nanmin(values), np.nanmax(values)))
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return "an unknown share"
+    low, high = (f"{v:.{places}f}" for v in (known.min(), known.max()))
     return low if low == high else f"{low} to {high}"

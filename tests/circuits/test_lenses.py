@@ -402,3 +402,13 @@ def test_the_probe_of_a_tiny_model_has_an_agreement_at_every_layer(played):
     agreed = lens_agreement(lens(model, run), made_up_probe(model).project(run))
     assert agreed["r"].dims == ("across", "round", "layer")
     assert bool(np.isnan(agreed["low"]).all())  # two clusters say nothing about others
+
+
+def test_the_command_refuses_before_it_loads_a_model(played, tmp_path, zoo_folder, command):
+    code, _, err = command("lens", tmp_path / "none")
+    assert code == 2
+    assert "none" in err
+    _, run = played("gpt2")
+    code, _, err = command("lens", run.path, "--tuned", tmp_path / "nolens")
+    assert code == 2
+    assert "nolens does not exist" in err

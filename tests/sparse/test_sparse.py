@@ -1,6 +1,7 @@
 """Sparse features: published formats, exact numbers, a check that refuses, effects, and shares that add up."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_what_is_scaled_is_scaled_back(scaling):
     whole = {"encoder": np.hstack([axes, -axes]), "encoder_bias": np.zeros(12), "decoder_bias": np.zeros(6)}
     sae = SparseAutoencoder(**whole, decoder=np.vstack([axes.T, -axes.T]), layer=0, scaling=scaling)
     x = 50 * rng.normal(size=(20, 6)) + 10
-    np.testing.assert_allclose(sae.decode(sae.encode(x), x), x, rtol=1e-5)
+    np.testing.assert_allclose(sae.decode(sae.encode(x), x), x, rtol=1e-4)
     if scaling == "constant_norm_rescale":
         np.testing.assert_allclose((sae.encode(x) ** 2).sum(axis=1), 6.0)
     else:
@@ -97,9 +98,9 @@ def test_what_is_scaled_is_scaled_back(scaling):
 
 
 def test_arrays_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"needs a encoder_bias of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"encoder_bias of shape \(3,\)"):
         by_hand(encoder_bias=np.zeros(2))
-    with pytest.raises(ValueError, match=r"needs a threshold of shape \(3,\); got None"):
+    with pytest.raises(ValueError, match=r"threshold of shape \(3,\); got None"):
         by_hand(activation="jumprelu")
     with pytest.raises(ValueError, match="keeps the k largest of 3 features; got k=4"):
         by_hand(activation="topk", k=4)
@@ -309,7 +310,7 @@ def played(tmp_path_factory):
     return model, run, ml.fit_probe(model, ml.load_statements("world", limit=240))
 
 
-def train(x: np.ndarray, *, width: int = 96, steps: int = 600, seed: int = 0) -> SparseAutoencoder:
+def train(x: np.ndarray, *, width: int, penalty: float, steps: int = 400, seed: int = 0) -> SparseAutoencoder:
     """A small autoencoder trained on residuals: ReLU, an L1 penalty, Adam."""
     torch.manual_seed(seed)
     data = torch.tensor(x, dtype=torch.float32)
@@ -323,7 +324,7 @@ def train(x: np.ndarray, *, width: int = 96, steps: int = 600, seed: int = 0) ->
         some = data[torch.randint(len(data), (256,))]
         active = torch.relu(some @ encoder + bias)
         unit = torch.nn.functional.normalize(decoder, dim=1)
-        loss = (some - active @ unit).pow(2).sum(1).mean() + 0.05 * active.sum(1).mean()
+        loss = (some - active @ unit).pow(2).sum(1).mean() + penalty * active.sum(1).mean()
         fit.zero_grad()
         loss.backward()
         fit.step()
@@ -338,36 +339,50 @@ def train(x: np.ndarray, *, width: int = 96, steps: int = 600, seed: int = 0) ->
     )
 
 
+SIMPLE = re.compile(r"^(?:[A-Z]\w+|The \w+ \w+) \w+ the \w+( woman| man)?\.$")
+"""Someone did something to someone, and no more was said."""
+
+
+@pytest.mark.slow(seconds=12)
+def test_a_trained_autoencoder_names_the_planted_valence(played):
+    """The world gives every act a valence in [-2, 2]; of unseen acts two features say which sign it has."""
+    model = played[0]
+    every = [one for one in ml.load_statements("world") if SIMPLE.match(one.text)]
+    x = ml.probes.read_statements(model, every).sel(layer=LAYER).values
+    valence = np.array([one.value for one in every])
+    rng = np.random.default_rng(0)
+    seen = rng.permutation(len(every)) < len(every) // 2
+    sae = train(x[seen], width=16, penalty=0.3)
+    active, known = sae.encode(x[~seen]), valence[~seen]
+
+    def correlations(values):
+        return np.nan_to_num([np.corrcoef(one, values)[0, 1] if one.any() else 0.0 for one in active.T])
+
+    r = correlations(known)
+    for_moral, for_immoral = int(r.argmax()), int(r.argmin())
+    assert r[for_moral] > 0.45
+    assert r[for_immoral] < -0.45
+    assert np.abs(correlations(rng.permutation(known))).max() < 0.25  # what chance gives
+    on = active > 0.1 * active.max(axis=0)
+    assert (known[on[:, for_moral]] > 0).mean() > 0.95
+    assert (known[on[:, for_immoral]] < 0).mean() > 0.95
+    along = x[seen][valence[seen] > 0].mean(axis=0) - x[seen][valence[seen] < 0].mean(axis=0)
+    assert sae.decoder[for_moral] @ along > 0 > sae.decoder[for_immoral] @ along
+    rebuilt = sae.decode(active, x[~seen])
+    assert ((x[~seen] - rebuilt) ** 2).sum() < 0.25 * ((x[~seen] - x[~seen].mean(axis=0)) ** 2).sum()
+
+
 @pytest.fixture(scope="module")
 def trained(played):
-    """A small autoencoder trained on the residuals of statements and of the run."""
-    model, run, _ = played
-    statements = ml.load_statements("world", limit=240)
-    read = ml.probes.read_statements(model, statements).sel(layer=LAYER)
+    """A small autoencoder trained on the run's residuals."""
+    _, run, _ = played
     here = run.residuals.sel(site="answer_start", layer=LAYER).values.reshape(-1, 128)
-    x = np.concatenate([read.values.reshape(-1, 128), np.unique(here, axis=0)])
-    return train(x), statements, read
-
-
-@pytest.mark.slow(seconds=10)
-def test_a_trained_autoencoder_names_the_planted_valence_feature(trained):
-    sae, statements, read = trained
-    active = sae.encode(read.values.reshape(-1, 128))
-    label = np.array([s.label for s in statements], dtype=float)
-    label = label[: len(active)]
-    on = active.std(axis=0) > 0
-    r = np.array([np.corrcoef(a, label)[0, 1] if use else 0.0 for a, use in zip(active.T, on, strict=True)])
-    top = np.argsort(-np.abs(r))[:3]
-    assert np.abs(r[top[0]]) > 0.7, r[top]
-    probe_axis = read.values[label == 1].mean(0) - read.values[label == 0].mean(0)
-    decoder = sae.decoder[top[0]] * np.sign(r[top[0]])
-    cosine = decoder @ probe_axis.ravel() / np.linalg.norm(decoder) / np.linalg.norm(probe_axis)
-    assert cosine > 0.4
+    return train(np.unique(here, axis=0), width=48, penalty=0.05)
 
 
 @pytest.mark.slow(seconds=3)
 def test_the_trained_autoencoder_rebuilds_the_run_and_its_features_move(trained, played):
-    sae = trained[0]
+    sae = trained
     _, run, _ = played
     checked = check_sae(run, sae, sites=["answer_start"])
     assert float(checked["fvu"].max()) < 0.3
@@ -597,6 +612,7 @@ def test_tokens_are_read_where_the_site_is(played):
     np.testing.assert_allclose(sae.encode(read[place][None])[0, :3], want, atol=1e-3)
 
 
+@pytest.mark.slow(seconds=15)
 def test_the_command_keeps_effects_cards_and_shares(played, tmp_path, command):
     model, _, probe = played
     run = ml.play(model, ml.load_items(limit=16), rounds=1, out=tmp_path / "run", progress=False)
