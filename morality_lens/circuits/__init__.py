@@ -10,8 +10,6 @@
   settles.
 - ``decomposition``: A batch of dialogues, each site split into what components add and what heads read from
   which segment.
-- ``feature_tokens``: Which tokens of the dialogues switch a sparse feature on: the transcripts read once
-  more.
 - ``forming``: When an answer forms: lens curves with bands, the layers from which they hold, a probe
   beside them.
 - ``intervening``: A change of the residual stream at given tokens, and its effect on the answer.
@@ -23,6 +21,8 @@
   them.
 - ``patching``: Activation patching between conditions: one prompt's end, run with activations of the other
   prompt.
+- ``reading_features``: Which tokens of the dialogues switch a sparse feature on: the transcripts read
+  once more.
 - ``settings``: Settings of an intervention: which dialogues, which activations, what is read, and how large
   a pass is.
 - ``steering``: Steering: a direction added at a layer in several doses, with random directions as a

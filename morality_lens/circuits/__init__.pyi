@@ -6,7 +6,6 @@ from .attribution import (
 )
 from .attribution_patching import patch_gradient as patch_gradient
 from .costs import steering_cost as steering_cost
-from .feature_tokens import feature_tokens as feature_tokens
 from .forming import (
     answer_onsets as answer_onsets,
     describe_lens as describe_lens,
@@ -16,6 +15,7 @@ from .forming import (
 from .lenses import lens as lens
 from .mediation import mediate as mediate
 from .patching import patch as patch
+from .reading_features import feature_tokens as feature_tokens
 from .settings import (
     Activations as Activations,
     Batching as Batching,

@@ -96,7 +96,7 @@ def _foremost(effects: "xr.Dataset", shown: str) -> list[int]:
 
 def _tokens(played: "Run", sae: "SparseAutoencoder", named: list[int], device: str | None) -> Any:
     """The tokens of each feature, from the run's dialogues read once more."""
-    from morality_lens.circuits.feature_tokens import feature_tokens
+    from morality_lens.circuits.reading_features import feature_tokens
 
     with phase("loading the model and reading the dialogues again"):
         return feature_tokens(reload(played, device), played, sae, named)

@@ -1,4 +1,4 @@
-"""Sparse features: published formats, exact numbers, a check that refuses, effects, and shares that add up."""
+"""Sparse features: published formats, exact numbers, a check that refuses, effects, shares that add up."""
 
 import json
 import re
@@ -113,9 +113,13 @@ WEIGHTS = {
     "W_dec": np.arange(6, dtype=np.float32).reshape(3, 2) / 2,
     "b_dec": np.array([0.25, -0.5], np.float32),
 }
-NEW = {"d_in": 2, "d_sae": 3, "dtype": "float32", "metadata": {"hook_name": "blocks.4.hook_resid_post", "model_name": "m"}}  # fmt: skip
+NEW = {
+    "d_in": 2, "d_sae": 3, "dtype": "float32",
+    "metadata": {"hook_name": "blocks.4.hook_resid_post", "model_name": "m"},
+}  # fmt: skip
 OLD = {
-    "d_in": 2, "d_sae": 3, "hook_point": "blocks.4.hook_resid_pre", "hook_point_layer": 4, "model_name": "gpt2-small",
+    "d_in": 2, "d_sae": 3, "hook_point": "blocks.4.hook_resid_pre", "hook_point_layer": 4,
+    "model_name": "gpt2-small",
     "activation_fn_str": "relu", "normalize_activations": False,
 }  # fmt: skip
 
@@ -161,7 +165,7 @@ def test_saelens_jumprelu_and_topk(tmp_path):
                 "activation_fn_str": "topk",
                 "activation_fn_kwargs": {"k": 2},
             },
-        )  # fmt: skip
+        )
     )
     assert (new.activation, new.k, old.activation, old.k) == ("topk", 2, "topk", 2)
 
@@ -233,8 +237,9 @@ def test_gemma_scope_and_gemma_scope_2(tmp_path):
         load_sae(heads)
     second = tmp_path / "resid_post" / "layer_7_width_16k_l0_medium"
     second.mkdir(parents=True)
-    config = {"architecture": "jump_relu", "model_name": "google/gemma-3-1b-it", "l0": 60, "width": 3, "type": "sae",
-              "hf_hook_point_in": "model.layers.7.output", "hf_hook_point_out": "model.layers.7.output"}  # fmt: skip
+    config = {"architecture": "jump_relu", "model_name": "google/gemma-3-1b-it", "l0": 60, "width": 3,
+              "type": "sae", "hf_hook_point_in": "model.layers.7.output",
+              "hf_hook_point_out": "model.layers.7.output"}  # fmt: skip
     (second / "config.json").write_text(json.dumps(config))
     save_file(SCOPE, second / "params.safetensors")
     two = load_sae(second)
@@ -287,7 +292,7 @@ def test_what_cannot_be_read_is_refused_in_words(tmp_path):
         load_sae(tmp_path / "part")
     (tmp_path / "part" / "cfg.json").write_text(json.dumps(NEW))
     (tmp_path / "part" / "sae_weights.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    with pytest.raises(ValueError, match="damaged or no file|is no file of safetensors"):
+    with pytest.raises(ValueError, match=r"damaged or no file|is no file of safetensors"):
         load_sae(tmp_path / "part")
 
 
@@ -463,7 +468,7 @@ def test_another_layer_width_model_or_scaling_is_refused(played):
     )
     with pytest.raises(ValueError, match="of layer 9, and this run stored the layers -1, 0"):
         features(run, replace(sae, layer=9), sites=["answer_start"])
-    with pytest.raises(ValueError, match="residuals of width 2 .* of this run have 128"):
+    with pytest.raises(ValueError, match=r"residuals of width 2 .* of this run have 128"):
         features(run, by_hand())
     with pytest.raises(ValueError, match="this run has the sites"):
         features(run, sae, sites=["nowhere"])
@@ -489,7 +494,8 @@ def made_up(on: np.ndarray, clusters: int = 20) -> xr.DataArray:
     return xr.DataArray(
         on[:, :, None, None, :], dims=("item", "a", "round", "site", "feature"),
         coords={
-            "item": [f"i{i}" for i in range(items)], "a": ["off", "on"], "round": [1], "site": ["answer_start"],
+            "item": [f"i{i}" for i in range(items)], "a": ["off", "on"], "round": [1],
+            "site": ["answer_start"],
             "feature": [4, 8, 15, 16], "cluster": ("item", [f"c{i % clusters}" for i in range(items)]),
             "frequency": ("feature", np.full(4, 0.5)), "power": ("feature", np.ones(4)),
         },
@@ -601,7 +607,7 @@ def test_tokens_are_read_where_the_site_is(played):
     sae = axes_sae(run)
     item, cell = next(iter(run.asked)), run.design.conditions[-1]
     y = features(run, sae, sites=["answer_start"], choice=Choice(named=[0, 1, 2]))
-    from morality_lens.circuits.feature_tokens import _residuals
+    from morality_lens.circuits.reading_features import _residuals
     from morality_lens.models.loading import record_of
     from morality_lens.runs.passages import passages
 
