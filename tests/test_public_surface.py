@@ -27,19 +27,21 @@ SURFACE = {
         load_wording
     """,
     "experiments": """
-        Evidence answer_calibration component_words describe_calibration describe_detection
-        describe_evidence describe_shifts distinguish dose_response evidence_shares expected_maximum
-        follow_cube half_life load_evidence mask_words moved_cube name_groups own_pairs round_dynamics
-        round_shifts signal_detection uncertainty_cube weak_evidence without_words
+        Evidence answer_calibration change_cube compare_transitions component_words
+        describe_calibration describe_detection describe_evidence describe_shifts
+        describe_transitions distinguish dose_response evidence_shares expected_maximum follow_cube
+        half_life load_evidence mask_words moved_cube name_groups own_pairs reply_cube
+        round_dynamics round_shifts settling_curve settling_times signal_detection uncertainty_cube
+        weak_evidence without_words
     """,
     "interactions": """
-        attribute_effects between claim_ladder describe describe_claims describe_components
+        attribute_effects between claim_ladder cross_runs describe describe_claims describe_components
         describe_wordings effects_over_wordings effects_table equivalence factorial_effects marginal_log_odds
-        negative_control plan
+        mean_over_items negative_control plan
     """,
     "items": """
-        OpenPrompt Question Rating Statement forced_choice load_bbq load_data load_items load_prompts
-        load_questions load_ratings load_statements original_options permute_options
+        OpenPrompt Question Rating Statement data_sets forced_choice load_bbq load_data load_items
+        load_prompts load_questions load_ratings load_statements original_options permute_options
     """,
     "judges": """
         behaviour_cube behaviour_table compare_scorings describe_positions fit_toxicity_judge judges_agree
@@ -50,7 +52,7 @@ SURFACE = {
         attribute circuits cli describe design dialogues experiments factorial_effects features fit_probe
         interactions items judges load_bbq load_items load_model load_probe load_sae load_prompts
         load_questions load_statements mediate models open_run patch play plots probes report rounds runs
-        sparse steer studies study world write_report
+        sparse steer studies study world write_report load_data
     """,
     "models": """
         load_model record_of
@@ -60,7 +62,7 @@ SURFACE = {
         attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
         lens_agreement lens_curves lens_effects lens_onsets dose_response effects effects_map evidence
         feature_effects feature_shares forest mediation patching_layers patching_map probe_quality shifts
-        summary trajectories transfer transition_matrices trust_card
+        summary trajectories transfer transition_matrices trust_card round_means transition_effects
     """,
     "probes": """
         Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe
@@ -69,14 +71,14 @@ SURFACE = {
         run_cell_means split_half_cosine trust_card
     """,
     "report": """
-        Analysis analyze keep_transcripts write_report
+        Analysis analyze keep_transcripts push_run_to_hub write_dataset_card write_report
     """,
     "rounds": """
         Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread
     """,
     "runs": """
-        Estimate Pool Run Storage Verification alignable answer_transitions estimate keep_result kept_results
-        open_run read_result verify_run write_result
+        Estimate InspectLog Pool Run Storage Verification alignable answer_transitions estimate inspect_cube
+        keep_result kept_results open_run read_inspect_log read_result verify_run write_result
     """,
     "sparse": """
         Choice FeatureCard SparseAutoencoder check_sae describe_shares direction_shares feature_cards

@@ -1,5 +1,7 @@
 """What does a result look like? Figures by Plotly, and transcripts to read.
 
+- ``changes``: Figures of answers as trajectories: means by round and condition, settling, transitions
+  compared.
 - ``components``: Figures of attribution: components with intervals, layers, heads, segments.
 - ``factorial``: Figures of factorial effects, cell means and behaviour; they compute nothing.
 - ``features``: Figures of sparse features: the effects on them, and the share of a direction's effect that

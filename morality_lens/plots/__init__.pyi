@@ -1,3 +1,4 @@
+from .changes import round_means as round_means, transition_effects as transition_effects
 from .components import (
     attribution as attribution,
     attribution_heads as attribution_heads,

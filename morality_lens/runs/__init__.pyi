@@ -1,4 +1,9 @@
 from .alignment import alignable as alignable
+from .inspect_logs import (
+    InspectLog as InspectLog,
+    inspect_cube as inspect_cube,
+    read_inspect_log as read_inspect_log,
+)
 from .results import (
     keep_result as keep_result,
     kept_results as kept_results,
