@@ -18,7 +18,7 @@ PANELS = {
     "Dialogues": """feedback feedback_from feedback_model feedback_named feedback_placebo wording factor
         system_prompt answer_tokens rationale_tokens feedback_tokens thinking_tokens answer_prefix anyway""",
     "Direction and interventions": """probe kind effect site layer round source target at factors random
-        where""",
+        where tuned sae hook feature tokens""",
     "Model": """model device dtype revision device_map template quantization generate_from generate_model
         n_layers d_model""",
     "Computation and storage": """batch_size layers keep store_as workers gpus_per_worker ray_address prepare

@@ -11,11 +11,13 @@ from morality_lens.cli import (
     analysing,
     checking,
     circuits,
+    lenses,
     listing,
     probing,
     run,
     running,
     scoring,
+    sparse,
     study,
     view,
 )
@@ -37,6 +39,8 @@ COMMANDS = {
         "score": scoring.score,
         "attribute": circuits.attribute,
         "patch": circuits.patch,
+        "lens": lenses.lens,
+        "features": sparse.features,
     },
     "Look first": {"check": checking.check, "estimate": running.estimate, "verify": running.verify},
 }
