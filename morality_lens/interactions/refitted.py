@@ -243,7 +243,10 @@ def _over_places(layers: xr.DataArray, cube: Cube) -> Bool[np.ndarray, "..."]:
 
 
 def _named(values: xr.DataArray, where: xr.DataArray) -> str:
-    """The layers where something holds, with their values where they have some."""
+    """The layers where something holds, with their values where they have some; of several axes, each."""
+    if "axis" in values.dims:
+        each = ((str(one), values.sel(axis=one), where.sel(axis=one)) for one in values["axis"].values)
+        return "; ".join(f"{name}: {_named(v, there)}" for name, v, there in each if bool(there.any()))
     labels = np.atleast_1d(values.coords["layer"].values if "layer" in values.coords else "given")
     numbers, there = np.atleast_1d(values.values), np.atleast_1d(where.values)
     shown = [f"{n} ({v:.2f})" if np.isfinite(v) else f"{n}" for n, v in zip(labels, numbers, strict=True)]

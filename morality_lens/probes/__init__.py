@@ -1,5 +1,8 @@
 """Which direction is the moral one, and can it be trusted?
 
+- ``axes``: Several named directions of one model as one value: its folder, its projection of a run.
+- ``axes_fitting``: Named axes fitted on the residuals of their statements: together or apart, with or without
+  nuisances.
 - ``card``: The trust card of a direction as a value: its lines, their rules and verdicts, one sentence,
   JSON.
 - ``closed_form``: Directions with a closed form: fitted for all layers and many weightings of the
@@ -31,6 +34,9 @@
   the statements.
 - ``refits``: How far a direction depends on its training statements: refits, halves, and projections on
   refits.
+- ``relations``: How several axes lie to each other: what each reads in the others' statements, and their
+  cosines.
+- ``removal``: What is taken out of residuals before a direction is fitted: nuisances, and the other axes.
 - ``statements``: Statements read through a model once, for probes.
 - ``training_data``: The training examples of a direction, checked: residuals, classes, values and
   clusters.
