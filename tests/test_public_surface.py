@@ -56,18 +56,19 @@ SURFACE = {
     """,
     "plots": """
         ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
+        axes_cosines axes_cost axes_effects axes_transfer
         attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
         dose_response effects effects_map evidence forest mediation patching_layers patching_map
         probe_quality shifts summary trajectories transfer transition_matrices trust_card
     """,
     "probes": """
-        Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe
-        fit_probes for_file from_hub load_probe
+        Axes Probe TrustCard card_table condition_direction direction_cosines fit_axes fit_leace fit_on_run
+        fit_probe fit_probes for_file from_hub load_axes load_probe
         project_means push_to_hub random_model_residuals read_pairs read_statements refit_directions
         run_cell_means split_half_cosine trust_card
     """,
     "report": """
-        Analysis analyze keep_transcripts write_report
+        Analysis analyze effects_on_axes keep_transcripts write_report
     """,
     "rounds": """
         Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread

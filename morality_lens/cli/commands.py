@@ -17,7 +17,8 @@ PANELS = {
         limit items seed drop_long permute_options score_options part""",
     "Dialogues": """feedback feedback_from feedback_model feedback_named feedback_placebo wording
         system_prompt answer_tokens rationale_tokens feedback_tokens thinking_tokens answer_prefix anyway""",
-    "Direction and interventions": """probe kind effect site layer round source target at factors random
+    "Direction and interventions": """probe kind remove method together
+        effect site layer round source target at factors random
         where""",
     "Model": """model device dtype revision device_map template quantization generate_from generate_model
         n_layers d_model""",

@@ -9,6 +9,7 @@ import typer
 from morality_lens import __version__
 from morality_lens.cli import (
     analysing,
+    axes,
     checking,
     circuits,
     listing,
@@ -34,6 +35,7 @@ COMMANDS = {
     },
     "Ask the model more": {
         "probe": probing.probe,
+        "axes": axes.axes,
         "score": scoring.score,
         "attribute": circuits.attribute,
         "patch": circuits.patch,

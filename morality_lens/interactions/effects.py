@@ -564,7 +564,9 @@ class Families:
         outside = [axis for axis in axes if axis not in inside]
         pattern = f"({' '.join(axes)}) -> ({' '.join(outside)}) ({' '.join(inside)})"
         together = " x ".join(
-            f"{n} {'axes' if dim == 'axis' and n > 1 else dim + 's' * (n > 1)}" for dim, n in zip(dims, shape, strict=True) if dim in family
+            f"{n} {'axes' if dim == 'axis' and n > 1 else dim + 's' * (n > 1)}"
+            for dim, n in zip(dims, shape, strict=True)
+            if dim in family
         )
         apart = [dim for dim in dims if dim not in family]
         n_tests = math.prod(axes[axis] for axis in inside)

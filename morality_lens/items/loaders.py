@@ -235,9 +235,9 @@ def load_statements(
     where 1 means wrong: its label is turned, unless ``positive`` says what means moral.
 
     Args:
-        path: ``moral``, ``composed``, ``world``, a named axis's set, a file (CSV, TSV or JSONL), or a folder of them; or pairs of
-            a text and its label, 1 for moral and 0 for immoral, each a cluster of its own, whose ids are
-            their numbers. The arguments about columns are for files.
+        path: a set's name (``moral``, ``composed``, ``world``, ``care``, ...), a file (CSV, TSV or JSONL), or
+            a folder of them; or pairs of a text and its label, 1 for moral and 0 for immoral, each a cluster
+            of its own, whose ids are their numbers. The arguments about columns are for files.
         text: column of the text.
         label: column of the label: 1 (or true) for moral, 0 (or false) for immoral.
         cluster: column of the family; by default ``cluster`` where there is one, else each on its own.

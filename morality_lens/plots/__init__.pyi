@@ -1,3 +1,9 @@
+from .axes import (
+    axes_cosines as axes_cosines,
+    axes_cost as axes_cost,
+    axes_effects as axes_effects,
+    axes_transfer as axes_transfer,
+)
 from .components import (
     attribution as attribution,
     attribution_heads as attribution_heads,

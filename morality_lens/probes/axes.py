@@ -37,7 +37,7 @@ class Axes(Mapping[str, Probe]):
             out on the diagonal. ``cosine`` over ``first`` and ``second``, and ``null``, the 95 % quantile of
             its size where labels mean nothing. Where something was taken out of the axes also what that cost,
             see :func:`morality_lens.probes.relations.cost_table`. ``attrs`` hold ``together``, ``removed``,
-            ``method`` and ``refused``.
+            ``method``, ``refused``, and for every axis the number of its statements, ``statements``.
         nuisances: the directions of what was taken out, by name; empty where nothing was.
 
     Examples:
@@ -91,16 +91,8 @@ class Axes(Mapping[str, Probe]):
 
     @property
     def layer(self) -> int:
-        """The layer that is shown first, chosen by held-out AUROC alone: the highest mean over the axes.
-
-        Of layers at which something can be claimed of every axis, where there are such.
-        """
-        layers = self.relations["layer"].values.tolist()
-        sound = set.intersection(*(set(sound_layers(probe)) for probe in self.probes.values()))
-        among = [one for one in layers if one in sound] or layers
-        held_out = [probe.quality["auroc"].sel(layer=among).values for probe in self.probes.values()]
-        best = highest(np.mean(held_out, axis=0))
-        return among[best or 0]
+        """The layer that is shown first, see :func:`shown_layer`."""
+        return int(self.relations.attrs["layer"])
 
     def project(self, run: Run | xr.DataArray) -> xr.DataArray:
         """Projections on all axes, with the residuals' dims without ``d_model`` and with ``axis``.
@@ -138,10 +130,10 @@ class Axes(Mapping[str, Probe]):
         A folder that holds axes already is replaced.
 
         Raises:
-            FileExistsError: there is something else.
+            FileExistsError: there is a folder with something else.
         """
         target = Path(folder)
-        if target.exists() and not _holds_axes(target):
+        if target.exists() and not _holds_axes(target) and any(target.iterdir()):
             raise FileExistsError(f"{target} exists and holds no axes; give a new folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.part")
@@ -155,7 +147,7 @@ class Axes(Mapping[str, Probe]):
             shutil.rmtree(target)
         return draft.rename(target)
 
-    def _rows(self) -> list[tuple[str, ...]]:
+    def rows(self) -> list[tuple[str, ...]]:
         """Name, number of statements, and held-out AUROC at the shown layer."""
         rows = []
         for name, probe in self.probes.items():
@@ -166,16 +158,31 @@ class Axes(Mapping[str, Probe]):
 
     def __repr__(self) -> str:
         how = "together" if self.together else "apart"
-        without = f", without {', '.join(self.removed)} ({self.relations.attrs['method']})" * bool(self.removed)
-        read = ", ".join(f"{name} {auroc}" for name, _, auroc, _ in self._rows())
+        without = f", without {', '.join(self.removed)} ({self.relations.attrs['method']})" * bool(
+            self.removed
+        )
+        read = ", ".join(f"{name} {auroc}" for name, _, auroc, _ in self.rows())
         return f"<Axes, {how}{without}; held-out AUROC at layer {self.layer}: {read}>"
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{h}</th>" for h in ("axis", "statements", "held-out AUROC", "95 % interval"))
-        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self._rows())
+        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self.rows())
         rows = "".join(f"<tr>{row}</tr>" for row in cells)
         refused = "".join(f"<p>{html.escape(line)}</p>" for line in self.refused.values())
         return f"<p>{html.escape(repr(self)[1:-1])}</p><table><tr>{head}</tr>{rows}</table>{refused}"
+
+
+def shown_layer(probes: Mapping[str, Probe]) -> int:
+    """The layer at which several axes are shown, chosen by held-out AUROC alone: the highest mean over them.
+
+    Of layers at which something can be claimed of every axis; where there are none, of those at which it can
+    be of most axes.
+    """
+    layers = next(iter(probes.values())).quality["layer"].values
+    sound = np.sum([np.isin(layers, sound_layers(probe)) for probe in probes.values()], axis=0)
+    held_out = np.mean([probe.quality["auroc"].values for probe in probes.values()], axis=0)
+    best = highest(np.where(sound == sound.max(), held_out, np.nan))
+    return int(layers[best or 0])
 
 
 def load_axes(folder: str | Path) -> Axes:
@@ -210,7 +217,7 @@ def _beside(cubes: Mapping[str, xr.DataArray]) -> xr.DataArray:
     """Projections of several axes as one cube, with the last dim ``axis``."""
     first, names = next(iter(cubes.values())), list(cubes)
     guards = _guards({name: cube.coords.to_dataset() for name, cube in cubes.items()})
-    coords: dict[str, Any] = {name: c for name, c in first.coords.items() if name not in GUARDS}
+    coords: dict[str, Any] = {str(name): c for name, c in first.coords.items() if name not in GUARDS}
     found = xr.DataArray(
         np.stack([cube.values for cube in cubes.values()], axis=-1),
         dims=(*first.dims, "axis"),

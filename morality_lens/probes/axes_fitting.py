@@ -7,14 +7,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from morality_lens.probes.axes import UNITS, Axes
+from morality_lens.probes.axes import UNITS, Axes, shown_layer
 from morality_lens.probes.fitting import fit_directions
-from morality_lens.probes.kinds import Kind
+from morality_lens.probes.kinds import Kind, Method
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.refits import refit_directions, split_half_cosine, with_refits
 from morality_lens.probes.relations import cosine_table, cost_table, transfer_table
 from morality_lens.probes.removal import (
-    Method,
     Removal,
     drawn_again,
     mean_differences,
@@ -118,6 +117,8 @@ def axes_of(residuals: Sets, fit: Fit) -> Axes:
         "method": fit.method if fit.remove else "",
         "refused": refused,
         "kind": fit.kind,
+        "layer": shown_layer(kept),
+        "statements": {name: int(probe.training["n"]) for name, probe in every.items()},
         "model_fingerprint": next(iter(plain.values())).training["model_fingerprint"],
     }
     nuisances = {name: plain[name] for name in fit.remove}
@@ -132,7 +133,9 @@ def _told(name: str, probe: Probe, used: tuple[str, ...], fit: Fit) -> Probe:
     return replace(probe, training={**probe.training, **more})
 
 
-def _without(plain: Probe, residuals: xr.DataArray, removal: Removal, used: tuple[str, ...], fit: Fit) -> Probe:
+def _without(
+    plain: Probe, residuals: xr.DataArray, removal: Removal, used: tuple[str, ...], fit: Fit
+) -> Probe:
     """The direction fitted on residuals from which something was taken out, as it reads whole residuals."""
     inside = fit_directions(removal(residuals), kind=fit.kind, seed=fit.seed)
     direction = removal.read(inside.direction.values)
@@ -155,13 +158,17 @@ def _lost(before: Probe, after: Probe) -> bool:
 
 def _nothing_left(name: str, used: tuple[str, ...]) -> str:
     return (
-        f"Nothing is left of the axis {name!r} without {', '.join(used)}: at no layer do its statements have a "
-        "gap there that can be told from none. Leave the axis out, or take less out."
+        f"Nothing is left of the axis {name!r} without {', '.join(used)}: at no layer do its statements have "
+        "a gap that can be told from none. Leave the axis out, or take less out."
     )
 
 
 def with_errors(
-    fitted: Mapping[str, Probe], plain: Mapping[str, Probe], residuals: Sets, removals: Mapping[str, Removal], fit: Fit
+    fitted: Mapping[str, Probe],
+    plain: Mapping[str, Probe],
+    residuals: Sets,
+    removals: Mapping[str, Removal],
+    fit: Fit,
 ) -> dict[str, Probe]:
     """The axes with refits on bootstrap samples, and with how far halves of their statements agree.
 

@@ -32,7 +32,7 @@ class Eraser:
         return differences - (differences @ self.across)[..., None] * self.along
 
     def read(self, directions: Float[np.ndarray, "... d_model"]) -> Float[np.ndarray, "... d_model"]:
-        """Directions that read from points what the given ones read from the erased points, but for a constant.
+        """Directions that read from points what the given ones read from erased points, but for a constant.
 
         The constant is what the given ones read from the erased point 0: ``directions @ self(0)``.
         """

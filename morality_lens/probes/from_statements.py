@@ -17,11 +17,10 @@ from morality_lens.models.loading import record_of
 from morality_lens.probes.axes import Axes
 from morality_lens.probes.axes_fitting import Fit, axes_of
 from morality_lens.probes.fitting import fit_directions
-from morality_lens.probes.kinds import CARDED, KINDS, ON_LABELS, Kind, check_kind
+from morality_lens.probes.kinds import CARDED, KINDS, ON_LABELS, Kind, Method, check_kind, check_method
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.random_models import random_model_residuals
 from morality_lens.probes.refits import with_refits
-from morality_lens.probes.removal import Method, check_method
 from morality_lens.probes.statements import Read, read_pairs, read_statements
 from morality_lens.probes.training_data import check_statements
 from morality_lens.probes.trust_checks import trust_card
@@ -254,7 +253,9 @@ def fit_axes(
         Traceback (most recent call last):
         ValueError: Nothing is left of the axis 'first' without second: ...
     """
-    fit = check_axes(sets, together=together, remove=remove, method=method, kind=kind, refits=refits, seed=seed)
+    fit = check_axes(
+        sets, together=together, remove=remove, method=method, kind=kind, refits=refits, seed=seed
+    )
     stage(f"reading {sum(map(len, sets.values())):,} statements of {len(sets)} sets")
     residuals = read_sets(model, sets, read=read)
     stage("fitting the axes")
@@ -284,8 +285,8 @@ def check_axes(
     unknown = [name for name in remove if name not in sets]
     if unknown or len(sets) <= len(set(remove)):
         raise ValueError(
-            f"fit_axes needs an axis or more, and statements of every nuisance; got the sets {list(sets)}, of "
-            f"which {list(remove)} are to be removed."
+            f"fit_axes needs an axis or more, and statements of every nuisance; got the sets {list(sets)}, "
+            f"of which {list(remove)} are to be removed."
         )
     for name, statements in sets.items():
         if not re.fullmatch(r"\w[\w-]*", name):
@@ -314,9 +315,7 @@ def read_sets(
     model: TransformerBridge, sets: Mapping[str, Sequence[Statement]], *, read: Read = "end"
 ) -> dict[str, xr.DataArray]:
     """The residuals of several sets of statements, read in one pass, by name."""
-    every = [
-        replace(one, id=f"{name}/{one.id}") for name, statements in sets.items() for one in statements
-    ]
+    every = [replace(one, id=f"{name}/{one.id}") for name, statements in sets.items() for one in statements]
     residuals = read_statements(model, every, read=read)
     found, start = {}, 0
     for name, statements in sets.items():

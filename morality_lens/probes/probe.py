@@ -275,7 +275,9 @@ class Probe:
             made: whether they are dot products.
         """
         intercept = float(self.intercept[number])
-        values = read[..., 0] + intercept if made else projection(read, self.direction.values[number], intercept)
+        values = (
+            read[..., 0] + intercept if made else projection(read, self.direction.values[number], intercept)
+        )
         if self.refits is None or item is None:
             return values, None
         means = cell_means(read, item)

@@ -11,9 +11,9 @@ from morality_lens.probes.closed_form import Labels
 from morality_lens.probes.comparing import direction_cosines
 from morality_lens.probes.controls import directions, make_folds, shuffle_labels
 from morality_lens.probes.fitting import fit_directions
-from morality_lens.probes.kinds import Kind
+from morality_lens.probes.kinds import Kind, Method
 from morality_lens.probes.probe import Probe
-from morality_lens.probes.removal import Method, Removal, removal_of, seed_of
+from morality_lens.probes.removal import Removal, removal_of, seed_of
 from morality_lens.probes.training_data import as_features
 
 FOLDS, DRAWS, SHUFFLES = 5, 500, 200
@@ -58,10 +58,10 @@ def transfer_table(
             if test in used[train]:
                 scores = _without_each_fold(train, test, residuals, removing, kind, seed)
             else:
-                scores = np.einsum("lnd,ld->ln", as_features(residuals[test])[0], probes[train].direction.values)
-            values[:, i, j] = quality.auroc(
-                scores, labels, clusters, draws=DRAWS, seed=seed_of(test, seed)
-            )
+                scores = np.einsum(
+                    "lnd,ld->ln", as_features(residuals[test])[0], probes[train].direction.values
+                )
+            values[:, i, j] = quality.auroc(scores, labels, clusters, draws=DRAWS, seed=seed_of(test, seed))
     named = zip(("auroc", "auroc_low", "auroc_high"), values, strict=True)
     return xr.Dataset(
         {name: (("train", "test", "layer"), array) for name, array in named},
@@ -94,7 +94,10 @@ def _without_each_fold(
 
 
 def cosine_table(
-    probes: Mapping[str, Probe], residuals: Mapping[str, xr.DataArray], removals: Mapping[str, Removal], seed: int
+    probes: Mapping[str, Probe],
+    residuals: Mapping[str, xr.DataArray],
+    removals: Mapping[str, Removal],
+    seed: int,
 ) -> xr.Dataset:
     """The cosines of directions, and how far from 0 they lie where labels mean nothing.
 
@@ -190,7 +193,7 @@ def cost_table(
 def _left_over(
     nuisance: xr.DataArray, method: Method | None, kind: Kind, seed: int
 ) -> Float[np.ndarray, "when layer"]:
-    """The AUROC of a nuisance's own direction before and after an eraser that was fitted on other clusters."""
+    """The AUROC of a nuisance's own direction before and after an eraser of other clusters."""
     names, member = np.unique(nuisance["cluster"].values.astype(str), return_inverse=True)
     first = np.random.default_rng(seed).permutation(len(names))[: len(names) // 2]
     inside = np.isin(member, first)

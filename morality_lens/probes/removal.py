@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -12,10 +11,9 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from morality_lens.probes.closed_form import class_means, class_sums
 from morality_lens.probes.erasure import Eraser, fit_leace
+from morality_lens.probes.kinds import Method
 from morality_lens.probes.training_data import as_features
 
-Method = Literal["project", "leace"]
-"""How a nuisance is taken out; see :func:`removal_of`."""
 ByLayer = Float[np.ndarray, "*fit layer d_model"]
 
 
@@ -72,18 +70,6 @@ class Removal:
 def nothing_removed(layers: int) -> Removal:
     """The removal that leaves residuals as they are."""
     return Removal(erasers=((),) * layers)
-
-
-def check_method(method: str) -> Method:
-    """The method of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for known in get_args(Method):
-        if known == method:
-            return known
-    raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}.")
 
 
 def removal_of(nuisances: Mapping[str, xr.DataArray], method: Method) -> Removal:

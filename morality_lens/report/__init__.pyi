@@ -1,2 +1,3 @@
 from .analysis import Analysis as Analysis, analyze as analyze
+from .axes import effects_on_axes as effects_on_axes
 from .writing import keep_transcripts as keep_transcripts, write_report as write_report
