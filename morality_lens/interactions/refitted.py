@@ -259,5 +259,6 @@ def _spanned(values: xr.DataArray, where: xr.DataArray) -> str:
     layers, there = np.atleast_1d(values["layer"].values), np.atleast_1d(where.values)
     known = np.atleast_1d(values.values)[there]
     known = known[np.isfinite(known)]
-    told = f" ({known.min():.2f} to {known.max():.2f})" if known.size else ""
+    ends = dict.fromkeys(f"{end:.2f}" for end in (known.min(), known.max())) if known.size else ()
+    told = f" ({' to '.join(ends)})" if ends else ""
     return f"{ranges(layers.tolist(), there, 'layer').partition(' ')[2]}{told}"

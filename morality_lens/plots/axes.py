@@ -148,7 +148,7 @@ def axes_effects(
         here = select(here, "round", which)
     names = here["axis"].to_numpy().tolist()
     low, high, drawn = interval(effects)
-    columns = min(4, len(names))
+    columns = len(names) if len(names) <= 5 else -(-len(names) // -(-len(names) // 4))
     fig = grid(names, columns=columns)
     colors = effect_colors(effects)
     for number, name in enumerate(names):
@@ -159,11 +159,15 @@ def axes_effects(
     rows = -(-len(names) // columns)
     fig.add_vline(x=0, line={"color": "#777", "dash": "dash"}, layer="below")
     fig.update_yaxes(autorange="reversed", automargin=True)
-    for column in range(columns):
-        fig.update_xaxes(title_text=with_unit("effect", "gaps"), row=rows, col=column + 1)
+    fig.update_xaxes(showticklabels=True)
+    for number in range(max(0, len(names) - columns), len(names)):
+        place = {"row": number // columns + 1, "col": number % columns + 1}
+        fig.update_xaxes(title_text=with_unit("effect", "gaps"), **place)
     place = ", ".join(filter(None, [f"layer {layer}", f"round {which}" * (which is not None), at]))
     height = 130 + rows * (70 + 24 * len(colors))
-    return finish(fig, f"Effects on each axis, {place}", f"{drawn}; corrected over axes too", height=height)
+    refused = "; no bar: nothing is claimed there" if bool(here["se"].isnull().any()) else ""
+    subtitle = f"{drawn}; corrected over axes too{refused}"
+    return finish(fig, f"Effects on each axis, {place}", subtitle, height=height)
 
 
 def axes_cost(relations: xr.Dataset, *, layer: int | None = None) -> go.Figure:

@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 
 from morality_lens.interactions.carried import GUARDS, REFITS, CarriedRefits
-from morality_lens.probes.layers import sound_layers
 from morality_lens.probes.probe import Probe, load_probe, projected
 from morality_lens.probes.quality import highest
 from morality_lens.runs.results import read_result, write_result
@@ -173,15 +172,9 @@ class Axes(Mapping[str, Probe]):
 
 
 def shown_layer(probes: Mapping[str, Probe]) -> int:
-    """The layer at which several axes are shown, chosen by held-out AUROC alone: the highest mean over them.
-
-    Of layers at which something can be claimed of every axis; where there are none, of those at which it can
-    be of most axes.
-    """
+    """The layer at which several axes are shown: the first with the highest mean held-out AUROC of them."""
     layers = next(iter(probes.values())).quality["layer"].values
-    sound = np.sum([np.isin(layers, sound_layers(probe)) for probe in probes.values()], axis=0)
-    held_out = np.mean([probe.quality["auroc"].values for probe in probes.values()], axis=0)
-    best = highest(np.where(sound == sound.max(), held_out, np.nan))
+    best = highest(np.mean([probe.quality["auroc"].values for probe in probes.values()], axis=0))
     return int(layers[best or 0])
 
 

@@ -109,11 +109,13 @@ def cost_lines(relations: xr.Dataset) -> list[str]:
 
 
 def _opening(relations: xr.Dataset, layer: int) -> str:
-    names = ", ".join(map(str, relations["train"].values))
+    removed = list(relations.attrs["removed"])
+    names = ", ".join(str(name) for name in relations["train"].values if name not in removed)
+    without = f", without {' and '.join(removed)}" if removed else ""
     how = "together: each is what the others do not hold" if relations.attrs["together"] else "apart"
     return (
-        f"Directions for {names}, fitted {how}. Layer {layer} is shown, chosen by the axes' mean held-out "
-        "AUROC and never by an effect."
+        f"Directions for {names}{without}, fitted {how}. Layer {layer} is shown, chosen by their mean "
+        "held-out AUROC and never by an effect."
     )
 
 
