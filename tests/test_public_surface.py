@@ -62,10 +62,10 @@ SURFACE = {
         probe_quality shifts summary trajectories transfer transition_matrices trust_card
     """,
     "probes": """
-        Axes Probe TrustCard card_table condition_direction direction_cosines fit_axes fit_leace fit_on_run
-        fit_probe fit_probes for_file from_hub load_axes load_probe
-        project_means push_to_hub random_model_residuals read_pairs read_statements refit_directions
-        run_cell_means split_half_cosine trust_card
+        Axes Probe TrustCard card_table condition_direction direction_cosines export_direction
+        fit_axes fit_leace fit_on_run fit_probe fit_probes for_file from_hub import_direction
+        load_axes load_probe project_direction project_means push_to_hub random_model_residuals
+        read_pairs read_statements refit_directions run_cell_means split_half_cosine trust_card
     """,
     "report": """
         Analysis analyze effects_on_axes keep_transcripts write_report
@@ -74,8 +74,8 @@ SURFACE = {
         Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread
     """,
     "runs": """
-        Estimate Pool Run Storage Verification alignable answer_transitions estimate keep_result kept_results
-        open_run read_result verify_run write_result
+        Estimate Pool Run Storage Verification alignable answer_transitions estimate export_residuals
+        keep_result kept_results open_run read_result verify_run write_result
     """,
     "studies": """
         Material PROFILES Plan Settings Verdict analyze_study estimate study write_study_report

@@ -12,6 +12,7 @@ from morality_lens.cli import (
     axes,
     checking,
     circuits,
+    exporting,
     listing,
     probing,
     run,
@@ -32,6 +33,7 @@ COMMANDS = {
         "analyze": analysing.analyze,
         "report": analysing.report,
         "view": view.view,
+        "export": exporting.export,
     },
     "Ask the model more": {
         "probe": probing.probe,

@@ -161,8 +161,8 @@ def axes_effects(
     fig.update_yaxes(autorange="reversed", automargin=True)
     fig.update_xaxes(showticklabels=True)
     for number in range(max(0, len(names) - columns), len(names)):
-        place = {"row": number // columns + 1, "col": number % columns + 1}
-        fig.update_xaxes(title_text=with_unit("effect", "gaps"), **place)
+        row, column = divmod(number, columns)
+        fig.update_xaxes(title_text=with_unit("effect", "gaps"), row=row + 1, col=column + 1)
     place = ", ".join(filter(None, [f"layer {layer}", f"round {which}" * (which is not None), at]))
     height = 130 + rows * (70 + 24 * len(colors))
     refused = "; no bar: nothing is claimed there" if bool(here["se"].isnull().any()) else ""
@@ -181,11 +181,12 @@ def axes_cost(relations: xr.Dataset, *, layer: int | None = None) -> go.Figure:
         ValueError: nothing was taken out, or no such layer.
 
     Examples:
-        >>> sets = {"all": statements, "half": statements[::2], "other": statements[1::2]}
-        >>> axes = ml.probes.fit_axes(model, sets, together=True)
+        >>> from dataclasses import replace
+        >>> long = [replace(one, label=int(len(one.text) > 40)) for one in statements]
+        >>> axes = ml.probes.fit_axes(model, {"moral": statements, "long": long}, remove=["long"])
         >>> figure = ml.plots.axes_cost(axes.relations)
-        >>> [trace.name for trace in figure.data]
-        ['before', 'after']
+        >>> list(figure.data[0].y)
+        ['moral', 'long (nuisance)']
     """
     if "before" not in relations:
         raise ValueError("plots.axes_cost needs axes out of which something was taken; nothing was.")

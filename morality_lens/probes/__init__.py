@@ -21,6 +21,8 @@
   and trust card.
 - ``gaps``: The gap of the class means along a direction, as statements show it that it has not seen.
 - ``hub``: Probes shared through the Hugging Face Hub, or through a folder.
+- ``interchange``: Directions in the forms of other tools: control vectors of llama.cpp and repeng, steering
+  vectors.
 - ``kinds``: The kinds of direction: what each is fitted on, and what it can be used for. Nothing heavy is
   imported.
 - ``layers``: Which layers a direction is read at: chosen by held-out quality, never by the size of an

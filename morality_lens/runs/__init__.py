@@ -9,6 +9,7 @@
 - ``cube``: Arrays of a run as one lazy array: items in their own order, round 0 expanded to all
   conditions.
 - ``datasets``: Results of any shape on disk, one file each: a zip archive of zarr arrays, replaced whole.
+- ``exporting``: A run's residuals for other tools: shards of safetensors with a table of rows beside them.
 - ``manifest``: The manifest of a run: what is played, by what, in which parts, and how far it is.
 - ``option_notes``: Whether the signs of the replies (letters, digits) are what the model says next, in
   sentences.

@@ -1,4 +1,5 @@
 from .alignment import alignable as alignable
+from .exporting import export_residuals as export_residuals
 from .results import (
     keep_result as keep_result,
     kept_results as kept_results,
