@@ -52,8 +52,8 @@ def export_direction(
     """Write a direction as a vector for other tools to add; the file's path.
 
     The vector of a layer is the shortest one that moves the projection there by ``gaps``: added once, it
-    takes a residual from the mean immoral statement to the mean moral one, as far as the direction says. It is
-    to be added after block l, for this package's layer l; + is the pole with the label 1. Layers at which
+    takes a residual from the mean immoral statement to the mean moral one, as far as the direction says. It
+    is to be added after block l, for this package's layer l; + is the pole with the label 1. Layers at which
     nothing is claimed for lack of a gap are left out, and so are those that the form has no place for: the
     embedding, and in ``gguf`` block 0, as llama.cpp refuses ``direction.0``.
 
