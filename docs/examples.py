@@ -1,5 +1,6 @@
 """What the examples of the reference start from: a small run of the bundled model, and its study."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -37,3 +38,18 @@ plan = ml.studies.Plan(
 material = ml.studies.Material(questions=items[:8], statements=statements)
 settings = ml.studies.Settings(plan=plan)
 ml.study(model, material, settings, out=folder / "study", progress=False)
+
+logs = {}
+for label, right in {"none": 2, "instruction": 5, "feedback": 4, "instruction+feedback": 9}.items():
+    logs[label] = folder / f"{label}.json"
+    samples = [
+        {
+            "id": f"q{k}",
+            "epoch": 1,
+            "metadata": {"template": f"t{k}"},
+            "scores": {"choice": {"value": "C" if k < right else "I"}},
+        }
+        for k in range(10)
+    ]
+    log = {"status": "success", "eval": {"task": "bbq", "model": "some/model"}, "samples": samples}
+    logs[label].write_text(json.dumps(log))

@@ -24,6 +24,7 @@ from .items import (
     Question as Question,
     Statement as Statement,
     load_bbq as load_bbq,
+    load_data as load_data,
     load_items as load_items,
     load_prompts as load_prompts,
     load_questions as load_questions,

@@ -364,6 +364,14 @@ class MadeRun(Run):
         shape = (*map(len, coords.values()), 3)
         return xr.DataArray(np.full(shape, 1 / 3), dims=(*coords, "option"), coords=coords)
 
+    @property
+    def residuals(self) -> xr.DataArray:
+        raise ValueError("this run was made without residuals.")
+
+    @property
+    def option_mass(self) -> xr.DataArray:
+        return xr.ones_like(self.option_probabilities.isel(option=0, drop=True))
+
 
 def _cells() -> list[dict[str, str]]:
     return [dict(zip(FACTORS, levels, strict=True)) for levels in itertools.product(LEVELS, repeat=3)]

@@ -1,6 +1,7 @@
 """Factors of one's own: from a TOML table to effects, patches and verdicts, beside the three or instead."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny import made_up_probe
 
 import morality_lens as ml
 from morality_lens.cli.run_config import load_study
+from morality_lens.components import READY
 from morality_lens.design import (
     COMPONENTS,
     RESERVED,
@@ -21,6 +23,7 @@ from morality_lens.design import (
     condition_of,
     design_from,
 )
+from morality_lens.dialogues.script import Script
 from morality_lens.dialogues.turns import correction_turn, opening_turns
 from morality_lens.dialogues.wording import load_wording
 from morality_lens.experiments.masking import mask_words
@@ -123,7 +126,7 @@ def test_a_condition_that_the_design_lacks_is_refused_with_what_there_is():
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"name": "persona", "place": "system"}, "needs a text for on"),
+        ({"name": "reader", "place": "system"}, "needs a text for on"),
         ({"name": "option", "place": "system", "texts": {"on": "x"}}, "means nothing else"),
         ({"name": "a b", "place": "system", "texts": {"on": "x"}}, "letters, digits"),
         (
@@ -146,7 +149,11 @@ def test_a_factor_that_cannot_be_is_refused(wrong, match):
     ("old", "new", "match"),
     [
         ('place = "system"', 'place = "somewhere"', "place"),
-        ('on = "A fair reader looks at the text."', "", "needs a text for on"),
+        (
+            FOUR[FOUR.index('name = "persona"') :],
+            'name = "reader"\nplace = "system"',
+            "needs a text for on",
+        ),
         ('on = "A fair', 'judge = "A fair', "judge"),
         ('name = "persona"', 'name = "cot"', "two or more|different factors|no texts"),
     ],
@@ -156,6 +163,73 @@ def test_a_faulty_table_is_told_with_its_place(old, new, match, tmp_path):
     (tmp_path / "study.toml").write_text(FOUR.replace(old, new))
     with pytest.raises(ValueError, match=rf"study.toml.*factors.*{match}"):
         load_study(tmp_path / "study.toml")
+
+
+# ------------------------------------------------------------------------------------- components with words
+@pytest.mark.parametrize("name", READY)
+def test_a_component_with_words_has_five_and_a_placebo_for_each_of_the_same_form(name):
+    factor = Factor(name=name, levels=("off", "placebo", "on"))
+    assert factor.ready
+    said, neutral = factor.variants("on"), factor.variants("placebo")
+    assert len(set(said)) == len(set(neutral)) == len(said) >= 5
+    for real, placebo in zip(said, neutral, strict=True):
+        assert real != placebo
+        assert abs(len(real.split()) - len(placebo.replace("one of the list.", "{option}").split())) <= 3
+        assert "{option}" not in placebo
+    assert design_from(Design(factors=(factor,)).manifest()).factors == (factor,)
+
+
+def test_a_component_with_words_needs_its_name_alone_and_takes_the_words_of_the_levels_it_has():
+    assert Factor(name="persona").place == "system"
+    assert set(Factor(name="persona").texts) == {"on"}
+    own = Factor(name="persona", texts={"on": "You are a clerk."}, place="after_question")
+    assert (own.place, own.variants("on"), own.ready) == ("after_question", ("You are a clerk.",), False)
+    with pytest.raises(ValueError, match="needs a text for on"):
+        Factor(name="persona", place="after_question")
+    with pytest.raises(ValueError, match="needs a text for student"):
+        Factor(name="authorship", levels=("off", "student"))
+
+
+def test_a_majority_names_the_biased_option_or_else_the_first_wrong_one(questions):
+    factors = (Factor(name="majority", levels=("off", "placebo", "on")),)
+
+    def told(question, level):
+        turn = correction_turn(question, Condition(majority=level), WORDING, factors=factors)
+        return next(s.text for s in turn.segments if s.name == "majority")
+
+    biased = next(q for q in questions if q.biased is not None)
+    shown = f"{biased.replies[biased.biased]}. {biased.options[biased.biased]}"
+    assert told(biased, "on").endswith(shown)
+    assert not any(option in told(biased, "placebo") for option in biased.options)
+    plain = replace(biased, biased=None)
+    wrong = min(n for n in range(len(plain.options)) if n not in (plain.label, plain.unknown))
+    assert told(plain, "on").endswith(f"{plain.replies[wrong]}. {plain.options[wrong]}")
+    with pytest.raises(ValueError, match="'majority' names a wrong option"):
+        told(replace(plain, label=None), "on")
+    with pytest.raises(ValueError, match="'majority' names a wrong option"):
+        told(ml.OpenPrompt(id="p", cluster="p", text="The baker said"), "on")
+
+
+def test_components_with_english_words_are_refused_beside_a_wording_in_another_language():
+    design = Design(factors=(Factor(name="instruction"), Factor(name="pressure")), rounds=1)
+    with pytest.raises(ValueError, match=r"pressure come with English words.*Spanish"):
+        Script.of(Protocol(design=design, wording="es"), load_wording("es"))
+    own = Factor(name="pressure", texts={"on": "¿De verdad?"})
+    assert Script.of(Protocol(design=Design(factors=(own,)), wording="es"), load_wording("es"))
+
+
+def test_every_component_with_words_is_played_and_has_an_effect_of_its_own(tmp_path):
+    factors = tuple(Factor(name=name) for name in ("persona", "pressure", "majority"))
+    model, items = load_model(), ml.load_items(limit=4)
+    protocol = Protocol(design=Design(factors=factors, rounds=1))
+    run = play(model, items, protocol=protocol, out=tmp_path / "run")
+    table = run.transcripts
+    told = {span["name"] for spans in table["spans"] for span in spans}
+    assert {"persona", "pressure", "majority"} <= told
+    effects = factorial_effects(run.option_probabilities.isel(option=0, drop=True), factors=run.design.names)
+    assert {"persona", "pressure", "majority", "persona:pressure"} <= set(effects["effect"].values.tolist())
+    early = effects["estimate"].sel(round=0)
+    assert float(early.sel(effect="pressure")) == 0.0  # said after the first answer
 
 
 # ------------------------------------------------------------------------------------------- what is said

@@ -26,19 +26,21 @@ SURFACE = {
         load_wording
     """,
     "experiments": """
-        Evidence answer_calibration component_words describe_calibration describe_detection
-        describe_evidence describe_shifts distinguish dose_response evidence_shares expected_maximum
-        follow_cube half_life load_evidence mask_words moved_cube name_groups own_pairs round_dynamics
-        round_shifts signal_detection uncertainty_cube weak_evidence without_words
+        Evidence answer_calibration change_cube compare_transitions component_words
+        describe_calibration describe_detection describe_evidence describe_shifts
+        describe_transitions distinguish dose_response evidence_shares expected_maximum follow_cube
+        half_life load_evidence mask_words moved_cube name_groups own_pairs reply_cube
+        round_dynamics round_shifts settling_curve settling_times signal_detection uncertainty_cube
+        weak_evidence without_words
     """,
     "interactions": """
-        attribute_effects between claim_ladder describe describe_claims describe_components
+        attribute_effects between claim_ladder cross_runs describe describe_claims describe_components
         describe_wordings effects_over_wordings effects_table equivalence factorial_effects marginal_log_odds
-        negative_control plan
+        mean_over_items negative_control plan
     """,
     "items": """
-        OpenPrompt Question Rating Statement forced_choice load_bbq load_data load_items load_prompts
-        load_questions load_ratings load_statements original_options permute_options
+        OpenPrompt Question Rating Statement data_sets forced_choice load_bbq load_data load_items
+        load_prompts load_questions load_ratings load_statements original_options permute_options
     """,
     "judges": """
         behaviour_cube behaviour_table compare_scorings describe_positions fit_toxicity_judge judges_agree
@@ -47,9 +49,9 @@ SURFACE = {
     "ml": """
         Condition Design Factor OpenPrompt Probe Protocol Question Run Statement TranscriptView analyze
         attribute circuits cli describe design dialogues experiments factorial_effects fit_probe
-        interactions items judges load_bbq load_items load_model load_probe load_prompts load_questions
-        load_statements mediate models open_run patch play plots probes report rounds runs steer studies
-        study world write_report
+        interactions items judges load_bbq load_data load_items load_model load_probe load_prompts
+        load_questions load_statements mediate models open_run patch play plots probes report rounds runs
+        steer studies study world write_report
     """,
     "models": """
         load_model record_of
@@ -59,7 +61,8 @@ SURFACE = {
         axes_cosines axes_cost axes_effects axes_transfer
         attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
         dose_response effects effects_map evidence forest mediation patching_layers patching_map
-        probe_quality shifts summary trajectories transfer transition_matrices trust_card
+        probe_quality round_means shifts summary trajectories transfer transition_effects
+        transition_matrices trust_card
     """,
     "probes": """
         Axes Probe TrustCard card_table condition_direction direction_cosines export_direction
@@ -68,14 +71,15 @@ SURFACE = {
         read_pairs read_statements refit_directions run_cell_means split_half_cosine trust_card
     """,
     "report": """
-        Analysis analyze effects_on_axes keep_transcripts write_report
+        Analysis analyze effects_on_axes keep_transcripts push_run_to_hub write_dataset_card write_report
     """,
     "rounds": """
         Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread
     """,
     "runs": """
-        Estimate Pool Run Storage Verification alignable answer_transitions estimate export_residuals
-        keep_result kept_results open_run read_result verify_run write_result
+        Estimate InspectLog Pool Run Storage Verification alignable answer_transitions estimate
+        export_residuals inspect_cube keep_result kept_results open_run read_inspect_log read_result
+        verify_run write_result
     """,
     "studies": """
         Material PROFILES Plan Settings Verdict analyze_study estimate study write_study_report

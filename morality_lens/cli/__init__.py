@@ -6,6 +6,7 @@
 - ``circuits``: The commands for circuits inside the model: attribute and patch.
 - ``commands``: What every command has: its options in panels, its texts as they are, and how much it prints.
 - ``console``: What all commands print: steps, sentences, tables and JSON, with every text as it is.
+- ``data_options``: Which data a command plays: a file, or a published data set by its name.
 - ``exporting``: The command that writes a run's direction, or its residuals, for other tools.
 - ``listing``: The command that lists the runs and studies in a folder: ``morality-lens list``.
 - ``main``: The command line: its commands, and how it ends.

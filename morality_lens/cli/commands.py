@@ -13,9 +13,9 @@ from morality_lens.cli.console import showing
 from morality_lens.cli.stopping import say_stopped
 
 PANELS = {
-    "What is played": """config data prompts statements toxicity direction evidence judge profile plan rounds
-        limit items seed drop_long permute_options score_options part""",
-    "Dialogues": """feedback feedback_from feedback_model feedback_named feedback_placebo wording
+    "What is played": """config data dataset subset language prompts statements toxicity direction evidence
+        judge profile plan rounds limit items seed drop_long permute_options score_options part""",
+    "Dialogues": """feedback feedback_from feedback_model feedback_named feedback_placebo wording factor
         system_prompt answer_tokens rationale_tokens feedback_tokens thinking_tokens answer_prefix anyway""",
     "Direction and interventions": """probe kind axis remove method together
         effect site layer round source target at factors random

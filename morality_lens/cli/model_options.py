@@ -72,6 +72,20 @@ GenerateFrom = Annotated[
     typer.Option(help="Address of a server that writes the replies, which this model then reads once."),
 ]
 GenerateModel = Annotated[str | None, typer.Option(help="The same model's name on that server.")]
+Wording = Annotated[
+    str | None,
+    typer.Option(
+        help="TOML file of a wording, or a language: de, es, ko, nl, tr, zh.", show_default="English"
+    ),
+]
+Factors = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="""Component that is crossed (repeatable): instruction, cot, feedback, persona, system_prompt,
+            authorship, pressure, majority.""",
+        show_default="the first three",
+    ),
+]
 SystemPrompt = Annotated[
     str | None, typer.Option(help="System prompt of every dialogue that the model holds.")
 ]

@@ -18,6 +18,7 @@ from morality_lens.cli.console import (
     print_table,
     steps,
 )
+from morality_lens.cli.data_options import Dataset, Language, Subset, data_file, data_of
 from morality_lens.cli.model_options import (
     AnswerPrefix,
     AnswerTokens,
@@ -27,6 +28,7 @@ from morality_lens.cli.model_options import (
     DrawSeed,
     DropLong,
     Dtype,
+    Factors,
     Feedback,
     FeedbackFrom,
     FeedbackModel,
@@ -40,6 +42,7 @@ from morality_lens.cli.model_options import (
     SystemPrompt,
     TemplateKeywords,
     ThinkingTokens,
+    Wording,
     read_template_keywords,
 )
 from morality_lens.cli.places import asked, refuse_in_the_way, refuse_missing, refuse_unfittable
@@ -63,6 +66,7 @@ from morality_lens.cli.statements import (
     statements_of,
     toxicity_of,
 )
+from morality_lens.dialogues.wording import wording_file
 from morality_lens.probes.kinds import KINDS, Kind
 from morality_lens.progress import listening, stage
 
@@ -84,6 +88,9 @@ def run(
     data: Annotated[
         str | None, typer.Option(help="File or folder of items.", show_default="the bundled questions")
     ] = None,
+    dataset: Dataset = None,
+    subset: Subset = None,
+    language: Language = None,
     statements: Statements = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Correction rounds.", show_default="5")] = None,
     limit: Annotated[
@@ -130,6 +137,8 @@ def run(
     device_map: DeviceMap = None,
     template: TemplateKeywords = None,
     quantization: Quantization = None,
+    wording: Wording = None,
+    factor: Factors = None,
     system_prompt: SystemPrompt = None,
     answer_tokens: AnswerTokens = None,
     rationale_tokens: RationaleTokens = None,
@@ -155,7 +164,8 @@ def run(
     study = replaced(
         base,
         protocol={
-            "design": None if rounds is None else base.plain()["protocol"]["design"] | {"rounds": rounds},
+            "design": _design(base, rounds, factor),
+            "wording": wording,
             "feedback": feedback,
             "feedback_from": feedback_from,
             "feedback_model": feedback_model,
@@ -172,6 +182,9 @@ def run(
         entries={
             "model": model,
             "data": data,
+            "dataset": dataset,
+            "subset": subset,
+            "language": language,
             "statements": statements,
             "limit": limit,
             "seed": seed,
@@ -198,8 +211,8 @@ def run(
     refuse_missing(
         models=[study.model, *models],
         files=[
-            *(study.data, statements_file(study.statements), statements_file(study.toxicity)),
-            *(study.protocol.wording, *files),
+            *(data_file(study), statements_file(study.statements), statements_file(study.toxicity)),
+            *(wording_file(study.protocol.wording), *files),
         ],
         judges=[study.judge],
     )
@@ -233,8 +246,18 @@ def run(
     _analyze_and_report(played, fitted, study.seed)
 
 
+def _design(base: "RunConfig", rounds: int | None, factors: list[str] | None) -> dict[str, Any] | None:
+    """The design's entries with these rounds and factors; None where neither is given."""
+    given = {
+        **({} if rounds is None else {"rounds": rounds}),
+        **({} if not factors else {"factors": [{"name": name} for name in factors]}),
+    }
+    return base.plain()["protocol"]["design"] | given if given else None
+
+
 def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
     """Raise what is wrong with the wording or the items before a model is loaded."""
+    from morality_lens.dialogues.script import Script
     from morality_lens.dialogues.wording import load_wording
     from morality_lens.items.kinds import refuse_unplayable
 
@@ -243,6 +266,9 @@ def _refuse_early(study: "RunConfig", items: "tuple[Item, ...]") -> None:
     words = load_wording(study.protocol.wording)
     refuse_unplayable(items, oracle=study.protocol.feedback == "oracle")
     words.task(items[0]).refuse_index(study.protocol.wording_index)
+    script = Script.of(study.protocol, words)
+    for condition in study.protocol.design.conditions:
+        script.round(items[0], condition, 1, feedback="any")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -334,14 +360,20 @@ def _analyze_and_report(played: "Run", fitted: "Probe", seed: int) -> None:
 
 
 def _items(study: "RunConfig") -> "tuple[Item, ...]":
-    from morality_lens.items.loaders import load_data, load_items
+    from morality_lens.items.kinds import Statement
+    from morality_lens.items.loaders import load_items
     from morality_lens.items.permuting import permute_options
 
-    items: tuple[Item, ...]
-    if study.data is None:
-        items = load_items(limit=study.limit or BUNDLED_LIMIT, seed=study.seed)
-    else:
-        items = load_data(study.data, limit=study.limit, seed=study.seed)
+    found = data_of(study, limit=study.limit) or load_items(
+        limit=study.limit or BUNDLED_LIMIT, seed=study.seed
+    )
+    items = tuple(item for item in found if not isinstance(item, Statement))
+    if len(items) < len(found):
+        raise ValueError(
+            f"{study.dataset or study.data} holds labelled statements, which are no items to play; a "
+            "direction is fitted on them: pass a file of them as --statements, or use ml.fit_probe with "
+            "ml.load_data."
+        )
     return permute_options(items, seed=study.seed) if study.permute_options else items
 
 

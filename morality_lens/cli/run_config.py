@@ -35,6 +35,10 @@ class Config(BaseModel):
     Attributes:
         model: hub name, folder (of a model or an adapter) or .gguf file; None is the bundled model.
         data: BBQ files, RealToxicityPrompts or questions (a file or a folder); None is the bundled questions.
+        dataset: name of the published data set that ``data`` holds, which may then be a name on the hub; None
+            tells it by the columns. See :func:`morality_lens.items.load_data`; so for the next two.
+        subset: which of its subsets; None is its first one.
+        language: which of its languages; None keeps all.
         statements: labelled statements for the probe (a file, ``moral``, ``composed`` or ``world``); None is
             ``moral``, or for a bundled model ``world``.
         toxicity: labelled statements of toxic and neutral language; None is, for a bundled model, ``world``.
@@ -60,6 +64,9 @@ class Config(BaseModel):
 
     model: Words | None = None
     data: Words | None = None
+    dataset: Words | None = None
+    subset: Words | None = None
+    language: Words | None = None
     statements: Words | None = None
     toxicity: Words | None = None
     limit: Annotated[int, Field(ge=1)] | None = None

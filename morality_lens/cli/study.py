@@ -20,6 +20,7 @@ from morality_lens.cli.console import (
     shown,
     steps,
 )
+from morality_lens.cli.data_options import Dataset, Language, Subset, data_file, data_of
 from morality_lens.cli.model_options import (
     AnswerPrefix,
     AnswerTokens,
@@ -40,6 +41,7 @@ from morality_lens.cli.model_options import (
     SystemPrompt,
     TemplateKeywords,
     ThinkingTokens,
+    Wording,
     read_template_keywords,
 )
 from morality_lens.cli.places import asked, refuse_in_the_way, refuse_missing, refuse_unfittable
@@ -52,6 +54,7 @@ from morality_lens.cli.statements import (
     statements_of,
     toxicity_of,
 )
+from morality_lens.dialogues.wording import wording_file
 from morality_lens.items.files import read_json
 from morality_lens.progress import listening
 
@@ -74,6 +77,9 @@ def study(
             show_default="without --prompts, the bundled questions and prompts",
         ),
     ] = None,
+    dataset: Dataset = None,
+    subset: Subset = None,
+    language: Language = None,
     prompts: Annotated[str | None, typer.Option(help="Open prompts for detoxification.")] = None,
     statements: Statements = None,
     toxicity: Toxicity = None,
@@ -129,9 +135,7 @@ def study(
             show_default="neutral",
         ),
     ] = None,
-    wording: Annotated[
-        str | None, typer.Option(help="TOML file of a wording.", show_default="the bundled wording")
-    ] = None,
+    wording: Wording = None,
     drop_long: DropLong = None,
     seed: DrawSeed = None,
     device: Device = None,
@@ -185,6 +189,9 @@ def study(
         entries={
             "model": model,
             "data": data,
+            "dataset": dataset,
+            "subset": subset,
+            "language": language,
             "prompts": prompts,
             "statements": statements,
             "toxicity": toxicity,
@@ -210,7 +217,8 @@ def study(
     refuse_missing(
         models=[chosen.model, *models],
         files=[
-            *(chosen.data, chosen.prompts, chosen.evidence, chosen.protocol.wording, *files),
+            *(data_file(chosen), chosen.prompts, chosen.evidence),
+            *(wording_file(chosen.protocol.wording), *files),
             *map(statements_file, (chosen.statements, chosen.toxicity, *chosen.directions.values())),
         ],
         judges=chosen.judges,
@@ -356,10 +364,12 @@ def _material(asked: "StudyConfig", *, world: bool) -> "Material":
     """Questions, prompts, statements and weak evidence: the bundled ones where none are given."""
     data, prompts, evidence, seed = asked.data, asked.prompts, asked.evidence, asked.seed
     from morality_lens.experiments.evidence import load_evidence
+    from morality_lens.items.data import load_data
     from morality_lens.items.kinds import OpenPrompt, Question
-    from morality_lens.items.loaders import load_data, load_items, load_prompts, load_statements
+    from morality_lens.items.loaders import load_items, load_prompts, load_statements
     from morality_lens.studies.settings import Material
 
+    items = data_of(asked, limit=None)
     if not world and data is None and prompts is None:
         raise ValueError(
             "the bundled questions are of the bundled models' invented world, whose words this model does "
@@ -380,7 +390,6 @@ def _material(asked: "StudyConfig", *, world: bool) -> "Material":
             **judged,
             evidence=load_evidence(evidence or None),
         )
-    items = load_data(data, seed=seed) if data else ()
     found = tuple(item for item in items if isinstance(item, Question))
     if len(found) < len(items):
         raise ValueError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from morality_lens.design import Condition, Design, Protocol
 from morality_lens.dialogues.turns import Turn, answer_turn, correction_turn, opening_turns
-from morality_lens.dialogues.wording import Wording, pick
+from morality_lens.dialogues.wording import LANGUAGES, Wording, pick
 from morality_lens.items.kinds import Item
 
 
@@ -46,7 +46,17 @@ class Script:
 
     @staticmethod
     def of(protocol: Protocol, wording: Wording) -> "Script":
-        """The script of a protocol played in these words."""
+        """The script of a protocol played in these words.
+
+        Raises:
+            ValueError: a component comes with English words, and the wording is in another language.
+        """
+        ready = [factor.name for factor in protocol.design.spoken_factors if factor.ready]
+        if ready and wording.name in LANGUAGES:
+            raise ValueError(
+                f"the components {', '.join(ready)} come with English words, and the wording is in "
+                f"{LANGUAGES[wording.name]}; give the factors texts of your own in that language."
+            )
         return Script(
             design=protocol.design,
             wording=wording,
@@ -71,7 +81,7 @@ class Script:
             number: of the round.
             feedback: the source's feedback on the last answer; None where none was requested.
         """
-        factors = self.design.factors
+        factors, condition = self.design.spoken_factors, self.design.spoken(condition)
         if number == 0:
             turns = opening_turns(
                 item, condition, self.wording, self.index, factors=factors, system=self.system

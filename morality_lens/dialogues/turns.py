@@ -53,8 +53,30 @@ def factor_segments(
             texts = words.instruction if level == "on" else words.instruction_placebo
         else:
             texts = factor.variants(level)
-        segments.append(Segment(name=factor.name, text=pick(texts, index)))
+        text = pick(texts, index)
+        if "{option}" in text:
+            text = text.replace("{option}", _wrong_option(item, factor.name))
+        segments.append(Segment(name=factor.name, text=text))
     return tuple(segments)
+
+
+def _wrong_option(item: Item, name: str) -> str:
+    """The option that expresses the bias, or else the first wrong one, with its letter.
+
+    Raises:
+        ValueError: the item has no options, or none that is wrong.
+    """
+    wrong = []
+    if isinstance(item, Question):
+        passed = (item.label, item.unknown)
+        wrong = [n for n in range(len(item.options)) if item.label is not None and n not in passed]
+        wrong = wrong if item.biased is None else [item.biased]
+    if not wrong or not isinstance(item, Question):
+        raise ValueError(
+            f"the factor {name!r} names a wrong option, so it needs questions with a right option or one "
+            f"that expresses a bias; item {item.id!r} has none."
+        )
+    return f"{item.replies[wrong[0]]}. {item.options[wrong[0]]}"
 
 
 def opening_turn(item: Item, wording: Wording, index: int = 0) -> Turn:

@@ -117,8 +117,31 @@ class Wording(_Strict):
         return hashlib.sha256(self.model_dump_json(include={"name", *tasks}).encode()).hexdigest()
 
 
+LANGUAGES = {
+    "de": "German",
+    "es": "Spanish",
+    "ko": "Korean",
+    "nl": "Dutch",
+    "tr": "Turkish",
+    "zh": "Chinese",
+}
+"""The languages, beside English, in which the package has a wording, by its name."""
+
+
+def wording_file(path: str | Path | None) -> Path | None:
+    """The file of a user's own wording; None where it is one of the package's, by name or by default."""
+    return None if path is None or str(path) in LANGUAGES else Path(path)
+
+
 def load_wording(path: str | Path | None = None) -> Wording:
-    """The wording in a TOML file; the project's own where ``path`` is None.
+    """The wording in a TOML file, or one of the package's: English, or the language of that name.
+
+    The wordings of :data:`LANGUAGES` say what the English one says, sentence by sentence, and their placebos
+    have the form of what they stand for. They have no words for ratings.
+
+    Args:
+        path: the file; ``de``, ``es``, ``ko``, ``nl``, ``tr`` or ``zh`` for the package's wording in that
+            language; None for the English one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -127,9 +150,16 @@ def load_wording(path: str | Path | None = None) -> Wording:
     Examples:
         >>> ml.dialogues.load_wording().name
         'default'
+        >>> ml.dialogues.load_wording("es").choice.answer_request[0]
+        'Responde con la letra de una opción.'
     """
-    file = Path(__file__).with_name("wording.toml") if path is None else Path(path)
-    return read_toml(file, Wording, "copy of the package's wording.toml")
+    file = wording_file(path)
+    if file is None:
+        here = Path(__file__).parent
+        file = here / "wording.toml" if path is None else here / "wordings" / f"{path}.toml"
+    return read_toml(
+        file, Wording, f"copy of the package's wording.toml, or a name out of {', '.join(LANGUAGES)}"
+    )
 
 
 def pick(variants: Variants, index: int) -> str:

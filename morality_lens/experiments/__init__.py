@@ -16,6 +16,8 @@
   both orders.
 - ``shifts``: Shifts of the residual stream between rounds: their alignment with the moral direction and
   random ones.
+- ``trajectories``: Answers as trajectories over the rounds: changes, returns, transitions compared, and when
+  they settle.
 """
 
 import lazy_loader as lazy

@@ -24,3 +24,11 @@ from .robustness import (
 )
 from .self_distinguish import distinguish as distinguish, name_groups as name_groups, own_pairs as own_pairs
 from .shifts import describe_shifts as describe_shifts, round_shifts as round_shifts
+from .trajectories import (
+    change_cube as change_cube,
+    compare_transitions as compare_transitions,
+    describe_transitions as describe_transitions,
+    reply_cube as reply_cube,
+    settling_curve as settling_curve,
+    settling_times as settling_times,
+)

@@ -75,7 +75,7 @@ def mask_words(
         run=run,
         probe=probe,
         sites=list(sites),
-        hidden={name for f in run.design.factors if f.name in components for name in f.segments},
+        hidden={name for f in run.design.spoken_factors if f.name in components for name in f.segments},
     )
     whole, _ = in_parts(
         run.items.index.tolist(),

@@ -10,9 +10,13 @@
   negligible.
 - ``contrasts``: Which contrasts are taken: levels of factors, matrices of weights, links, and differences
   of places.
+- ``crossing``: Cubes of several runs joined along a factor that no single run can cross, such as the
+  language.
 - ``cube``: A labelled cube of cells, checked and brought into order.
 - ``describing``: Plain sentences about factorial effects, and the control at round 0.
 - ``effects``: Factorial effects of the factors, with intervals, families and bands.
+- ``fractions``: Fractions of a design: effects of factors whose levels follow from others, and their
+  aliases.
 - ``intervals``: The test and the interval of a mean over clusters, for skewed contrasts and for no change
   too.
 - ``missing_cells``: Effects from the available cells: least squares with a cluster jackknife, and

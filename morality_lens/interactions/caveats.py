@@ -258,6 +258,15 @@ def notes_on_result(
     return notes
 
 
+def words_on_aliases(aliases: Mapping[str, str]) -> str:
+    """What the effects of a fraction of a design cannot be told from."""
+    told = "; ".join(f"{name} from {other}" for name, other in aliases.items())
+    return (
+        "A fraction of the combinations was played, so effects come in sums; not to be told apart are "
+        f"{told}. Each is that of its name if the others are nil."
+    )
+
+
 def words_on_skew(
     names: list[str],
     shape: tuple[int, ...],

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -38,6 +38,7 @@ class Contrasts:
         matrix: weights of the cells.
         crossed: which crossed factors each effect is of; None for explicit contrasts.
         words: what is compared with what.
+        aliases: in a fraction of a design, by effect, what it cannot be told from.
     """
 
     held: tuple[str, ...]
@@ -47,6 +48,7 @@ class Contrasts:
     matrix: Float[np.ndarray, "effect cell"]
     crossed: list[tuple[int, ...]] | None
     words: str
+    aliases: dict[str, str] = field(default_factory=dict)
 
 
 def read_contrasts(

@@ -65,7 +65,9 @@ def describe(
     indices = list(itertools.product(*(range(effects.sizes[dim]) for dim in apart)))
     panels = [effects.isel(dict(zip(apart, index, strict=True))) for index in indices]
     lines = [_panel(panel, name, level) for name in names for panel in panels]
-    return "\n".join([*lines, _footing(effects)])
+    aliases = effects.attrs.get("aliases", {})
+    told = [f"{name} is not to be told from {aliases[name]} here." for name in names if name in aliases]
+    return "\n".join([*lines, *told, _footing(effects)])
 
 
 def _with_family(effects: xr.Dataset) -> xr.Dataset:

@@ -19,6 +19,7 @@ from morality_lens.interactions.caveats import (
     reason_to_withhold,
     scope,
     too_many_failed,
+    words_on_aliases,
     words_on_skew,
 )
 from morality_lens.interactions.contrasts import (
@@ -38,6 +39,7 @@ from morality_lens.interactions.cube import (
     failed_trials,
     read_cube,
 )
+from morality_lens.interactions.fractions import with_aliases
 from morality_lens.interactions.intervals import (
     Pointwise,
     cluster_sums,
@@ -174,6 +176,7 @@ def factorial_effects(
             "y.isnull() as an outcome first, then use 'available'."
         )
     wanted = read_contrasts(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
+    wanted = with_aliases(wanted, y)
     check_dims(y, wanted.levels, wanted.at, family)
     notes = check_input(y, accept_normalised=accept_normalised)
     cube = read_cube(y.sel(wanted.at), wanted.levels, missing=missing, link=link)
@@ -203,6 +206,7 @@ def factorial_effects(
     notes += notes_on_result(
         wanted.names, shape, zero=tests.zero, constant=tests.constant, estimate=tests.judged.estimate
     )
+    notes += [words_on_aliases(wanted.aliases)] if wanted.aliases else []
     notes += [*stale, *([withheld] if withheld else []), *refused.words]
     vouch = "" if symmetric or withheld else words_on_skew(wanted.names, shape, tests.skewness, tests.sizes)
     notes += [vouch] if vouch else []
@@ -231,6 +235,7 @@ def factorial_effects(
         "critical_pointwise": float(np.min(tests.judged.critical)),
         "vouch": vouch,
         "notes": [scope(y, refits), *notes],
+        **({"aliases": wanted.aliases} if wanted.aliases else {}),
     }
     return xr.Dataset(data, coords={**cube.coords, "effect": wanted.names, **wanted.levels}, attrs=attrs)
 

@@ -8,9 +8,10 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from scipy.special import logit
 
-from morality_lens.interactions.caveats import check_input, too_many_failed
+from morality_lens.interactions.caveats import check_input, too_many_failed, words_on_aliases
 from morality_lens.interactions.contrasts import Comparison, at_suffix, read_contrasts
 from morality_lens.interactions.cube import check_dims, check_labelled, factors_of, read_cube
+from morality_lens.interactions.fractions import with_aliases
 from morality_lens.interactions.intervals import bell_mccaffrey_df, cluster_sums, judge, skewness
 
 RAREST = 3
@@ -56,9 +57,11 @@ def marginal_log_odds(
         True
     """
     wanted = read_contrasts(factors_of(y) if factors is None else factors, at, compare, contrasts, y)
+    wanted = with_aliases(wanted, y)
     check_dims(y, wanted.levels, wanted.at, ())
     check_labelled(y, "marginal_log_odds")
     notes = check_input(y, accept_normalised=False)
+    notes += [words_on_aliases(wanted.aliases)] if wanted.aliases else []
     cube = read_cube(y.sel(wanted.at), wanted.levels, missing="refuse")
     if cube.values.min() < 0 or cube.values.max() > 1:
         raise ValueError(

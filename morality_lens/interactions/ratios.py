@@ -37,6 +37,11 @@ def mean_over_items(
 
     Raises:
         ValueError: missing values, shares outside [0, 1], or fewer than two clusters.
+
+    Examples:
+        >>> found = ml.interactions.mean_over_items(correct, share=True)
+        >>> bool((found["ci_low"] <= found["estimate"]).all())
+        True
     """
     rest = [d for d in values.dims if d != "item"]
     moved = values.transpose("item", *rest)

@@ -1,4 +1,5 @@
 from .bbq import load_bbq as load_bbq
+from .data import load_data as load_data
 from .kinds import (
     OpenPrompt as OpenPrompt,
     Question as Question,
@@ -7,7 +8,6 @@ from .kinds import (
     forced_choice as forced_choice,
 )
 from .loaders import (
-    load_data as load_data,
     load_items as load_items,
     load_prompts as load_prompts,
     load_questions as load_questions,
@@ -15,3 +15,4 @@ from .loaders import (
     load_statements as load_statements,
 )
 from .permuting import original_options as original_options, permute_options as permute_options
+from .published.catalogue import data_sets as data_sets

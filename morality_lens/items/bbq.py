@@ -1,12 +1,15 @@
 """The Bias Benchmark for QA: its rows as questions, and which answer expresses the bias."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from morality_lens.items.files import data_files, read_rows, read_table, refuse_duplicates, refuse_missing
 from morality_lens.items.kinds import Question, draw, item_from_row
+
+Roles = dict[tuple[str, str], tuple[int | None, int | None]]
+"""(category, example_id) to (biased answer, answer that names the stereotyped group)."""
 
 
 def load_bbq(
@@ -64,21 +67,9 @@ def load_bbq(
     _refuse_choice("context", context, ("ambiguous", "disambiguated", "both"))
     _refuse_choice("polarity", polarity, ("neg", "nonneg", "both"))
     files = data_files(path)
-    table = _read_roles(roles if roles is not None else _roles_beside(files[0].parent))
-    swapped = Counter[bool]()
-    placed: list[tuple[str, Question]] = []
-    for file in files:
-        for where, row in read_rows(file):
-            question, agrees = _bbq_question(row, table, where)
-            placed.append((where, question))
-            if question.polarity == "nonneg" and agrees is not None:
-                swapped[not agrees] += 1
-    refuse_duplicates((where, question.id) for where, question in placed)
-    if swapped[True] > swapped[False]:
-        raise ValueError(
-            "target_loc in the table of roles is not the biased answer: in nonneg questions it must name the "
-            "group that is not stereotyped. A column with the stereotyped group is stereotyped_group_loc."
-        )
+    table = read_roles(roles if roles is not None else roles_beside(files[0].parent))
+    rows = (placed for file in files for placed in read_rows(file))
+    placed = bbq_questions(rows, table)
     there = {question.category for _, question in placed}
     wanted = there if categories is None else {categories} if isinstance(categories, str) else set(categories)
     if not wanted <= there:
@@ -95,11 +86,30 @@ def load_bbq(
     return draw(kept, limit, seed)
 
 
-Roles = dict[tuple[str, str], tuple[int | None, int | None]]
-"""(category, example_id) to (biased answer, answer that names the stereotyped group)."""
+def bbq_questions(rows: Iterable[tuple[str, dict[str, Any]]], table: Roles) -> list[tuple[str, Question]]:
+    """The questions of BBQ's rows, each with its place.
+
+    Raises:
+        ValueError: with file and line: a malformed row, one without an unknown option, or an id used before;
+            or a table of roles that names groups, not biased answers.
+    """
+    swapped = Counter[bool]()
+    placed: list[tuple[str, Question]] = []
+    for where, row in rows:
+        question, agrees = bbq_question(row, table, where)
+        placed.append((where, question))
+        if question.polarity == "nonneg" and agrees is not None:
+            swapped[not agrees] += 1
+    refuse_duplicates((where, question.id) for where, question in placed)
+    if swapped[True] > swapped[False]:
+        raise ValueError(
+            "target_loc in the table of roles is not the biased answer: in nonneg questions it must name the "
+            "group that is not stereotyped. A column with the stereotyped group is stereotyped_group_loc."
+        )
+    return placed
 
 
-def _bbq_question(row: dict[str, Any], table: Roles, where: str) -> tuple[Question, bool | None]:
+def bbq_question(row: dict[str, Any], table: Roles, where: str) -> tuple[Question, bool | None]:
     """The question, and whether table and metadata name the same biased answer (None: one is silent)."""
     options = ("ans0", "ans1", "ans2")
     columns = "example_id question_index question_polarity context_condition category answer_info"
@@ -167,12 +177,18 @@ def _name(group: object) -> str:
     return "".join(filter(str.isalnum, str(group).casefold()))
 
 
-def _roles_beside(folder: Path) -> Path | None:
+def roles_beside(folder: Path) -> Path | None:
+    """The table of roles in a folder; None where there is none."""
     names = ("answer_roles.csv", "additional_metadata.csv")
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _read_roles(path: str | Path | None) -> Roles:
+def read_roles(path: str | Path | None) -> Roles:
+    """The roles in a table; none without one.
+
+    Raises:
+        ValueError: with file and line: a column is missing.
+    """
     table: Roles = {}
     if path is None:
         return table

@@ -69,7 +69,7 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             or no row at all.
     """
     empty = True
-    with _opened(file) as lines:
+    with opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -83,7 +83,7 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{file} has no rows.")
 
 
-def _opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
+def opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
     """The bytes of a file, decompressed."""
     return gzip.GzipFile(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
@@ -94,7 +94,7 @@ def read_array(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         ValueError: no JSON, an entry that is no object, or none at all.
     """
-    with _opened(file) as bytes_:
+    with opened(file) as bytes_:
         whole = bytes_.read()
     if not whole.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         yield from read_jsonl(file)
@@ -224,7 +224,7 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
             or no row.
     """
     delimiter = _TABLES.get(kind_of(file), ",")
-    with io.TextIOWrapper(_opened(file), encoding="utf-8-sig", newline="") as lines:
+    with io.TextIOWrapper(opened(file), encoding="utf-8-sig", newline="") as lines:
         if quoted:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
         else:
@@ -261,7 +261,7 @@ def columns_of(file: Path) -> tuple[str, ...]:
     """The columns that the first line of a CSV or TSV file names; none of another file."""
     if kind_of(file) not in _TABLES:
         return ()
-    with io.TextIOWrapper(_opened(file), encoding="utf-8-sig", errors="replace") as lines:
+    with io.TextIOWrapper(opened(file), encoding="utf-8-sig", errors="replace") as lines:
         first = lines.readline().strip("\r\n")
     return tuple(cell.strip('"') for cell in first.split(_TABLES[kind_of(file)]))
 

@@ -1,4 +1,4 @@
-"""Loaders of questions, ratings, open prompts and statements: bundled, public data sets, your own files."""
+"""Loaders of questions, ratings, open prompts and statements: bundled, or from files of one kind."""
 
 import math
 from collections import Counter
@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from morality_lens.items.bbq import load_bbq
 from morality_lens.items.bundled import AXES, STATEMENTS, asset
 from morality_lens.items.files import columns_of, data_files, read_rows, refuse_missing
 from morality_lens.items.kinds import (
-    Item,
     OpenPrompt,
     Question,
     Rating,
@@ -164,39 +162,6 @@ def load_prompts(
         if not placed:
             raise ValueError(f"no prompt in {path or files[0]} has a toxicity from {low} to {high}.")
     return draw(placed, limit, seed)
-
-
-def load_data(path: str | Path, *, limit: int | None = None, seed: int = 0) -> tuple[Item, ...]:
-    """Items from files of any known kind, recognised by the keys of the first row.
-
-    BBQ (``ans0``), RealToxicityPrompts (``prompt``), questions of your own (``options``), ratings
-    (``low_label``) or open prompts (``text``), each read by its loader with that loader's defaults.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: rows of no known kind, or what the loader refuses.
-
-    Examples:
-        >>> file = folder / "prompts.jsonl"
-        >>> _ = file.write_text('{"id": "p1", "text": "The baker looked up and"}')
-        >>> [item] = ml.items.load_data(file)
-        >>> type(item).__name__
-        'OpenPrompt'
-    """
-    file = data_files(path)[0]
-    where, row = next(read_rows(file))
-    if "ans0" in row:
-        return load_bbq(path, limit=limit, seed=seed)
-    if "options" in row:
-        return load_questions(path, limit=limit, seed=seed)
-    if "low_label" in row:
-        return load_ratings(path, limit=limit, seed=seed)
-    if "prompt" in row or "text" in row:
-        return load_prompts(path, limit=limit, seed=seed)
-    raise ValueError(
-        f"{where}: rows of an unknown kind, with the keys {sorted(row)}. Known are BBQ (ans0, ans1, ans2), "
-        "RealToxicityPrompts (prompt), questions (options), ratings (low_label) and open prompts (text)."
-    )
 
 
 _PARADETOX = ("toxic", ("neutral1", "neutral2", "neutral3"))

@@ -120,7 +120,7 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
         raise ValueError(f"measure must be one of {', '.join((*run.measures, 'unparsed'))}; got {measure!r}.")
     if measure == "unparsed":
         values = 1.0 - run.answers["parsed"].to_numpy(float)
-        return _cube(run, run.answers, values).rename("share unparsed").assign_attrs(units="share")
+        return answer_cube(run, run.answers, values).rename("share unparsed").assign_attrs(units="share")
     if measure not in run.measures:
         advice = (
             "; score them with a judge first"
@@ -139,20 +139,22 @@ def behaviour_cube(run: Run, measure: str = "correct") -> xr.DataArray:
     if one.source == "judge":
         table = run.scores
         table = table.loc[table["judge"] == table["judge"].iloc[0]]
-        cube = _cube(run, table, table["score"].to_numpy(float))
+        cube = answer_cube(run, table, table["score"].to_numpy(float))
     elif one.source == "probabilities":
         cube = _expected(run.option_probabilities.load(), chosen)
     elif one.source in ("texts", "text scores"):
         cube = _of_texts(run, one, chosen)
     else:
-        cube = _cube(run, run.answers, _chosen(run.answers, chosen))
+        cube = answer_cube(run, run.answers, _chosen(run.answers, chosen))
     note = option_note(run) if one.source == "probabilities" else ""
     if one.source == "answer" and one.unreadable is not None:
-        cube = cube.assign_coords(failed=_cube(run, run.answers, ~run.answers["parsed"].to_numpy(bool)) == 1)
+        cube = cube.assign_coords(
+            failed=answer_cube(run, run.answers, ~run.answers["parsed"].to_numpy(bool)) == 1
+        )
     failed = too_many_failed(cube)
     return cube.rename(one.title).assign_attrs(
         **({"failed": failed} if failed else {}),
-        **({"early": run.design.early} if run.design.early else {}),
+        **({"early": run.design.early_effects} if run.design.early else {}),
         units=one.units,
         **({"oriented": True} if one.oriented else {}),
         **({NOTE: note} if note else {}),
@@ -263,7 +265,8 @@ def reply_shares(run: Run) -> pd.DataFrame | None:
     return pd.DataFrame(means).reset_index()
 
 
-def _cube(run: Run, table: pd.DataFrame, values: np.ndarray) -> xr.DataArray:
+def answer_cube(run: Run, table: pd.DataFrame, values: np.ndarray) -> xr.DataArray:
+    """A number of each answer of a table as item x factors x round; NaN where the table has no row."""
     coords: dict[str, list] = {
         "item": run.items.index.tolist(),
         **run.design.levels,
@@ -273,7 +276,7 @@ def _cube(run: Run, table: pd.DataFrame, values: np.ndarray) -> xr.DataArray:
     place = {dim: {key: i for i, key in enumerate(keys)} for dim, keys in coords.items()}
     out[tuple([place[dim][key] for key in table[dim]] for dim in coords)] = values
     cube = xr.DataArray(out, dims=run.design.dims, coords=coords)
-    return cube.assign_coords(cluster=("item", run.items["cluster"].tolist()))
+    return cube.assign_coords(cluster=("item", run.items["cluster"].tolist()), **run.design.coords)
 
 
 def behaviour_table(cube: xr.DataArray, *, unparsed: xr.DataArray | None = None) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from .axes import (
     axes_effects as axes_effects,
     axes_transfer as axes_transfer,
 )
+from .changes import round_means as round_means, transition_effects as transition_effects
 from .components import (
     attribution as attribution,
     attribution_heads as attribution_heads,

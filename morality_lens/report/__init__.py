@@ -4,6 +4,8 @@
 - ``axes``: Several axes in the report: effects on each, what each reads, and what a removal cost.
 - ``browser``: A run's dialogues to browse in its report: as many as fit into the page, and how to see all of
   them.
+- ``card``: A run's summary as a data set of the Hub: a card, the tables behind it, and nothing of the
+  residuals.
 - ``figures``: Figures as the page takes them: a heading, a legend and the numbers, in a reader's order.
 - ``flow``: The section of a report about answers between rounds: what became right, and what became wrong.
 - ``methods``: A methods paragraph and references, generated from what a run and its analysis record.
@@ -16,6 +18,8 @@
 - ``sparks``: Small curves inside a table: an effect over rounds or layers, with its band.
 - ``summary``: The result in one table: every effect in the last round, on behaviour and inside.
 - ``tables``: The tables of a report: plain texts in rows and columns.
+- ``trajectories``: The section of a report about answers as trajectories: changes, uncertainty, settling,
+  transitions.
 - ``writing``: The report of a run as a file, and the coloured transcripts kept for it.
 """
 

@@ -1,6 +1,7 @@
 """A methods paragraph and references, generated from what a run and its analysis record."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -125,10 +126,16 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else 'entries' if noun == 'entry' else f'{noun}s'}"
 
 
+def shown_name(model: Mapping[str, Any]) -> str:
+    """The model as a title shows it: a folder or file without the path that leads to it."""
+    name = str(model.get("name", "a language model"))
+    local = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    shown = (Path(name).stem if name.endswith(".gguf") else Path(name).name) if local else name
+    return "the bundled model" if name == "bundled" else shown
+
+
 def _described(model: Mapping[str, Any]) -> str:
-    name = str(model.get("name", "a language model")).replace("\\", "/").rsplit("/", 1)[-1]
-    if model.get("name", "").count("/") == 1:
-        name = str(model["name"])
+    name = shown_name(model)
     revision = f", revision {model['revision']}" if model.get("revision") else ""
     organism = ", a bundled model organism whose effects are planted" if model.get("organism") else ""
     if "n_layers" not in model:

@@ -23,10 +23,11 @@ from morality_lens.report.analysis import Analysis
 from morality_lens.report.browser import browser_html
 from morality_lens.report.figures import behaviour_figures, figure_entry, representation_figures
 from morality_lens.report.flow import flow_section
-from morality_lens.report.methods import bibtex, methods_paragraph
+from morality_lens.report.methods import bibtex, methods_paragraph, shown_name
 from morality_lens.report.sections import Section
 from morality_lens.report.sparks import spark
 from morality_lens.report.summary import Shown, known_layers, shown_layer, summarize
+from morality_lens.report.trajectories import trajectory_section
 from morality_lens.runs.rates import failures, missing_feedback, said_missing
 from morality_lens.runs.run import Run
 from morality_lens.runs.token_view import TokenView
@@ -98,7 +99,8 @@ def _context(page: Page) -> dict[str, Any]:
     found = page.analysis
     layer, why = _shown_layer(found.effects, page.probe, page.layer)
     study = {**page.run.manifest.get("study", {}), **page.run.manifest}
-    model, flow = study.get("model", {}), flow_section(page.run)
+    model = study.get("model", {})
+    answers = [flow_section(page.run), trajectory_section(page.run, probe=page.probe, layer=layer)]
     titled = (
         ("In behaviour", found.behaviour_effects),
         ("In behaviour, on - placebo", found.behaviour_content),
@@ -106,7 +108,7 @@ def _context(page: Page) -> dict[str, Any]:
         ("In the representation", found.effects),
     )
     return {
-        "title": f"Moral self-correction in {_model_name(model)}",
+        "title": f"Moral self-correction in {shown_name(model)}",
         "played": _played(page.run),
         "question": _question(page.run),
         "result": _result(found, page.probe, layer),
@@ -119,12 +121,14 @@ def _context(page: Page) -> dict[str, Any]:
         "spelled": tables.spelled(study.get("control_tokens", {}), page.run.answers),
         "option_lines": list(found.option_lines),
         "findings": [
-            _findings(title, result, page.run.design.early) for title, result in titled if result is not None
+            _findings(title, result, page.run.design.early_effects)
+            for title, result in titled
+            if result is not None
         ],
         "claims": [describe_claims(ladder).splitlines() for ladder in found.claims],
         "refused": list(found.refused),
         "behaviour": behaviour_figures(found),
-        "flow": None if flow is None else _group(flow, "flow"),
+        "answers": [_group(part, "answers") for part in answers if part is not None],
         "representation": representation_figures(found.effects, layer),
         "layer_note": why,
         "inside": [_group(group, "inside") for group in page.inside],
@@ -218,14 +222,6 @@ def _result(found: Analysis, probe: Probe | None, layer: int | None) -> dict[str
 
 def _spark(shown: Shown | None, name: str, color: str) -> Markup:
     return Markup("") if shown is None or shown.curve is None else spark(shown.curve, color=color, name=name)
-
-
-def _model_name(model: Mapping[str, Any]) -> str:
-    """The model as a title shows it: a folder or file without the path that leads to it."""
-    name = str(model.get("name", "a language model"))
-    local = Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    shown = (Path(name).stem if name.endswith(".gguf") else Path(name).name) if local else name
-    return "the bundled model" if name == "bundled" else shown
 
 
 def _headless(line: str, name: str) -> str:

@@ -82,7 +82,7 @@ def longest_dialogues(
     renderer: Renderer, items: Sequence[Item], protocol: Protocol, wording: Wording
 ) -> list[int]:
     """An upper bound of the tokens of each item's longest dialogue, before anything is played."""
-    if protocol.system_prompt or any(factor.place == "system" for factor in protocol.design.factors):
+    if protocol.system_prompt or any(factor.place == "system" for factor in protocol.design.spoken_factors):
         rendering.check_system(renderer)
     script, blank, limits = Script.of(protocol, wording), Transcript(), protocol.limits
     rewriting = rendering.rewrites_history(renderer)

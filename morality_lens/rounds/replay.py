@@ -12,7 +12,7 @@ from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.script import Exchange, Script
 from morality_lens.dialogues.thinking import THOUGHT
-from morality_lens.dialogues.wording import Wording, load_wording
+from morality_lens.dialogues.wording import LANGUAGES, Wording, load_wording
 from morality_lens.items.kinds import Item
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.probe import Probe
@@ -25,12 +25,15 @@ def wording_of(run: Run, path: str | None = None) -> Wording:
 
     Args:
         run: a run.
-        path: file of its wording; None is the package's own.
+        path: file of its wording; None is the package's own, in the run's language.
 
     Raises:
         ValueError: the run was played in another wording.
     """
-    wording, stored = load_wording(path), run.manifest["study"]["wording"]
+    stored = run.manifest["study"]["wording"]
+    if path is None and stored["name"] in LANGUAGES:
+        path = str(stored["name"])
+    wording = load_wording(path)
     if wording.hash_of(run.task) != stored["sha256"]:
         raise ValueError(
             f"the run was played in the wording {stored['name']!r}, and this is {wording.name!r} with other "

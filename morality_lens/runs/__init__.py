@@ -10,6 +10,8 @@
   conditions.
 - ``datasets``: Results of any shape on disk, one file each: a zip archive of zarr arrays, replaced whole.
 - ``exporting``: A run's residuals for other tools: shards of safetensors with a table of rows beside them.
+- ``inspect_logs``: Evaluation logs of Inspect as cubes of behaviour: what was played elsewhere, without
+  residuals.
 - ``manifest``: The manifest of a run: what is played, by what, in which parts, and how far it is.
 - ``option_notes``: Whether the signs of the replies (letters, digits) are what the model says next, in
   sentences.

@@ -1,5 +1,10 @@
 from .alignment import alignable as alignable
 from .exporting import export_residuals as export_residuals
+from .inspect_logs import (
+    InspectLog as InspectLog,
+    inspect_cube as inspect_cube,
+    read_inspect_log as read_inspect_log,
+)
 from .results import (
     keep_result as keep_result,
     kept_results as kept_results,

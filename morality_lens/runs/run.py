@@ -218,7 +218,7 @@ class Run:
             "cluster": ("item", [item.cluster for item in items]),
             "round": np.arange(self.design.n_rounds),
         }
-        coords |= self.design.levels
+        coords |= self.design.coords
         if "site" in others:
             coords |= {"site": list(self.design.sites), "layer": list(self.layers)}
         return coords

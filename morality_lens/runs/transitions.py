@@ -89,6 +89,27 @@ def _kinds(run: Run, by: By) -> tuple[tuple[str, ...], list[str]]:
     return (*max((item.replies for item in items.values()), key=len), UNPARSED), list(items)
 
 
+def answer_kinds(run: Run, by: By = "outcome") -> tuple[tuple[str, ...], list[str], np.ndarray]:
+    """The kinds of answers, the items that are counted, and the kind of each of their answers as its number.
+
+    Args:
+        run: a run of questions or ratings.
+        by: as in :func:`answer_transitions`.
+
+    Returns:
+        The kinds in their order; the ids of the items; item x factors x round, -1 where there is no answer.
+
+    Raises:
+        ValueError: free text, or no question with roles.
+    """
+    kinds, items = _kinds(run, by)
+    wide = _kind_by_round(run, by, items)
+    number = {kind: n for n, kind in enumerate(kinds)}
+    codes = np.array([[number.get(kind, -1) for kind in row] for row in wide.to_numpy(object)])
+    codes = codes.reshape(*map(len, run.design.levels.values()), len(items), -1)
+    return kinds, items, np.moveaxis(codes, -2, 0)
+
+
 def has_roles(item: Item) -> bool:
     """Whether an item's options are a stereotyped one, one other, and at most an unknown one beside them."""
     if not isinstance(item, Question) or item.biased is None:

@@ -25,6 +25,7 @@ from morality_lens.dialogues.wording import load_wording
 from morality_lens.experiments.evidence import Evidence, weak_evidence
 from morality_lens.experiments.masking import component_words
 from morality_lens.experiments.self_distinguish import name_groups, own_pairs
+from morality_lens.items.data import load_data
 from morality_lens.items.kinds import (
     OpenPrompt,
     Question,
@@ -36,7 +37,7 @@ from morality_lens.items.kinds import (
     items_to_jsonl,
     refuse_unplayable,
 )
-from morality_lens.items.loaders import load_data, load_items, load_prompts, load_questions, load_ratings
+from morality_lens.items.loaders import load_items, load_prompts, load_questions, load_ratings
 from morality_lens.judges.outcomes import behaviour_cube, reply_shares
 from morality_lens.judges.questions import accuracy, bias_scores, join_questions, judge_answers
 from morality_lens.models.loading import load_model, record_of

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from morality_lens.items.data import load_data
 from morality_lens.items.kinds import OpenPrompt, Question
-from morality_lens.items.loaders import load_data, load_items, load_prompts, load_questions, load_statements
+from morality_lens.items.loaders import load_items, load_prompts, load_questions, load_statements
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data are not at ../shared/data")
