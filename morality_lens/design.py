@@ -50,6 +50,7 @@ _ALONG_CUBES |= {
     "refit",
 }
 _ALONG_CUBES |= {"probe_draw", "draw", "strength", "version", "part", "history", "dose", "direction", "way"}
+_ALONG_CUBES |= {"axis"}
 _ALONG_CUBES |= {"measure", "better", "feature", "position", "name", "bound", "step", "label", "statement"}
 _IN_TABLES = {
     "text",

@@ -59,26 +59,28 @@ SURFACE = {
     """,
     "plots": """
         ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
+        axes_cosines axes_cost axes_effects axes_transfer
         attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
         lens_agreement lens_curves lens_effects lens_onsets dose_response effects effects_map evidence
         feature_effects feature_shares forest mediation patching_layers patching_map probe_quality shifts
         summary trajectories transfer transition_matrices trust_card round_means transition_effects
     """,
     "probes": """
-        Probe TrustCard card_table condition_direction direction_cosines fit_leace fit_on_run fit_probe
-        fit_probes for_file from_hub load_probe
-        project_means push_to_hub random_model_residuals read_pairs read_statements refit_directions
-        run_cell_means split_half_cosine trust_card
+        Axes Probe TrustCard card_table condition_direction direction_cosines export_direction
+        fit_axes fit_leace fit_on_run fit_probe fit_probes for_file from_hub import_direction
+        load_axes load_probe project_direction project_means push_to_hub random_model_residuals
+        read_pairs read_statements refit_directions run_cell_means split_half_cosine trust_card
     """,
     "report": """
-        Analysis analyze keep_transcripts push_run_to_hub write_dataset_card write_report
+        Analysis analyze effects_on_axes keep_transcripts push_run_to_hub write_dataset_card write_report
     """,
     "rounds": """
         Execution Fitting Selection finish play play_parts prepare read_transcripts score_options spread
     """,
     "runs": """
-        Estimate InspectLog Pool Run Storage Verification alignable answer_transitions estimate inspect_cube
-        keep_result kept_results open_run read_inspect_log read_result verify_run write_result
+        Estimate InspectLog Pool Run Storage Verification alignable answer_transitions estimate
+        export_residuals inspect_cube keep_result kept_results open_run read_inspect_log read_result
+        verify_run write_result
     """,
     "sparse": """
         Choice FeatureCard SparseAutoencoder check_sae describe_shares direction_shares feature_cards

@@ -1,11 +1,13 @@
 """The command line: what can be done from a shell.
 
 - ``analysing``: The commands that read a finished run without a model: analyze and report.
+- ``axes``: The command that fits several named axes on a run's model, and keeps their effects with the run.
 - ``checking``: The command that loads a model and tests it: ``morality-lens check``.
 - ``circuits``: The commands for circuits inside the model: attribute and patch.
 - ``commands``: What every command has: its options in panels, its texts as they are, and how much it prints.
 - ``console``: What all commands print: steps, sentences, tables and JSON, with every text as it is.
 - ``data_options``: Which data a command plays: a file, or a published data set by its name.
+- ``exporting``: The command that writes a run's direction, or its residuals, for other tools.
 - ``lenses``: The command that reads a run's residuals through a lens: ``morality-lens lens``.
 - ``listing``: The command that lists the runs and studies in a folder: ``morality-lens list``.
 - ``main``: The command line: its commands, and how it ends.

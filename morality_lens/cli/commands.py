@@ -17,13 +17,13 @@ PANELS = {
         judge profile plan rounds limit items seed drop_long permute_options score_options part""",
     "Dialogues": """feedback feedback_from feedback_model feedback_named feedback_placebo wording factor
         system_prompt answer_tokens rationale_tokens feedback_tokens thinking_tokens answer_prefix anyway""",
-    "Direction and interventions": """probe kind effect site layer round source target at factors random
-        where tuned sae hook feature tokens""",
+    "Direction and interventions": """probe kind axis remove method together effect site layer round source
+        target at factors random where tuned sae hook feature tokens""",
     "Model": """model device dtype revision device_map template quantization generate_from generate_model
         n_layers d_model""",
     "Computation and storage": """batch_size layers keep store_as workers gpus_per_worker ray_address prepare
         dry_run yes""",
-    "Output": "out port open_browser json quiet verbose version help install_completion show_completion",
+    "Output": "out form port open_browser json quiet verbose version help install_completion show_completion",
 }
 """The panels of ``--help`` in their order, each with its options; the same in every command."""
 PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}

@@ -9,8 +9,10 @@ import typer
 from morality_lens import __version__
 from morality_lens.cli import (
     analysing,
+    axes,
     checking,
     circuits,
+    exporting,
     lenses,
     listing,
     probing,
@@ -33,9 +35,11 @@ COMMANDS = {
         "analyze": analysing.analyze,
         "report": analysing.report,
         "view": view.view,
+        "export": exporting.export,
     },
     "Ask the model more": {
         "probe": probing.probe,
+        "axes": axes.axes,
         "score": scoring.score,
         "attribute": circuits.attribute,
         "patch": circuits.patch,

@@ -167,25 +167,23 @@ def _same_and_varying(one: Float[np.ndarray, " cell"], other: Float[np.ndarray, 
     return np.array_equal(one, other, equal_nan=True) and bool(np.nanmin(one) < np.nanmax(one))
 
 
-def split_halves(y: xr.DataArray) -> xr.DataArray:
-    """Split-half cosines of the direction (coordinate ``split_half``), without layers that have none."""
-    if "split_half" not in y.coords:
-        return xr.DataArray(np.ones(0), dims="layer")
-    halves = y.coords["split_half"]
-    halves = halves if halves.ndim else halves.expand_dims("layer")
-    return halves[np.isfinite(halves.values)]
+def split_halves(y: xr.DataArray) -> Float[np.ndarray, " direction"]:
+    """Split-half cosines of the directions (coordinate ``split_half``), without layers that have none."""
+    halves = np.atleast_1d(y.coords["split_half"].values if "split_half" in y.coords else np.ones(0))
+    return halves[np.isfinite(halves)]
 
 
 def scope(y: xr.DataArray, refits: xr.DataArray | None) -> str:
     """The conditions under which every sentence about the result holds."""
+    which = "the direction of each axis" if "axis" in y.coords else "the morality direction"
     if refits is None:
         return (
             "Conditional on one wording of the components and, for a projection, on one fitted direction: "
-            "the intervals say whether this direction moves, not whether the morality direction moves."
+            f"the intervals say whether this direction moves, not whether {which} moves."
         )
     return (
         f"Conditional on one wording of the components. The variance over {refits.sizes['probe_draw']} "
-        "refits of the probe is in every interval: they say whether the morality direction moves, as far as "
+        f"refits of the probe is in every interval: they say whether {which} moves, as far as "
         "its training statements are a sample of all."
     )
 

@@ -89,7 +89,7 @@ def check_dims(
                 f"factorial_effects needs the factor {name!r} at the levels {wanted}, once each; got "
                 f"{there}. Run these levels, relabel them, or choose another comparison (compare=...)."
             )
-    known = {*map(str, y.dims), "round", "site", "layer", "effect"} - {"item", *levels, *at, *REPEATS}
+    known = {*map(str, y.dims), "round", "site", "layer", "axis", "effect"} - {"item", *levels, *at, *REPEATS}
     unknown = [dim for dim in family if dim not in known]
     if unknown:
         raise ValueError(

@@ -85,7 +85,7 @@ def factorial_effects(
     method: Method = "auto",
     draws: int = 2000,
     alpha: float = 0.05,
-    family: Sequence[str] = ("round", "layer"),
+    family: Sequence[str] = ("round", "layer", "axis"),
     seed: int = 0,
     missing: Missing = "refuse",
     symmetric: bool = False,
@@ -128,8 +128,8 @@ def factorial_effects(
             with fewer than 8 clusters.
         draws: resamples, the observed data among them.
         alpha: level of the intervals (pointwise) and bands (simultaneous).
-        family: dims over which p is corrected together (max-|t|); every effect and every index of the other
-            dims is a family of its own, unless ``effect`` is named too.
+        family: dims over which p is corrected together (max-|t|), those of them that ``y`` has; every effect
+            and every index of the other dims is a family of its own, unless ``effect`` is named too.
         seed: seed of the draws.
         missing: ``refuse`` NaN; use the ``available`` cells by least squares with item fixed effects and a
             cluster jackknife; or ``complete_items`` only (a sensitivity check).
@@ -569,7 +569,9 @@ class Families:
         outside = [axis for axis in axes if axis not in inside]
         pattern = f"({' '.join(axes)}) -> ({' '.join(outside)}) ({' '.join(inside)})"
         together = " x ".join(
-            f"{n} {dim}{'s' * (n > 1)}" for dim, n in zip(dims, shape, strict=True) if dim in family
+            f"{n} {'axes' if dim == 'axis' and n > 1 else dim + 's' * (n > 1)}"
+            for dim, n in zip(dims, shape, strict=True)
+            if dim in family
         )
         apart = [dim for dim in dims if dim not in family]
         n_tests = math.prod(axes[axis] for axis in inside)

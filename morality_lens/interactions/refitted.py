@@ -12,6 +12,7 @@ from morality_lens.interactions.carried import GUARDS, REFITS, CarriedRefits
 from morality_lens.interactions.caveats import POPULATION
 from morality_lens.interactions.contrasts import Contrasts
 from morality_lens.interactions.cube import REPEATS, Cube
+from morality_lens.interactions.numbers import ranges
 
 FEWEST_DRAWS = 20
 """Refits whose variance is taken."""
@@ -243,8 +244,21 @@ def _over_places(layers: xr.DataArray, cube: Cube) -> Bool[np.ndarray, "..."]:
 
 
 def _named(values: xr.DataArray, where: xr.DataArray) -> str:
-    """The layers where something holds, with their values where they have some."""
+    """The layers where something holds, with their values where they have some; of several axes, of each."""
+    if "axis" in values.dims:
+        each = ((str(one), values.sel(axis=one), where.sel(axis=one)) for one in values["axis"].values)
+        return "; ".join(f"of {name}: {_spanned(v, there)}" for name, v, there in each if bool(there.any()))
     labels = np.atleast_1d(values.coords["layer"].values if "layer" in values.coords else "given")
     numbers, there = np.atleast_1d(values.values), np.atleast_1d(where.values)
     shown = [f"{n} ({v:.2f})" if np.isfinite(v) else f"{n}" for n, v in zip(labels, numbers, strict=True)]
     return ", ".join(np.array(shown)[there])
+
+
+def _spanned(values: xr.DataArray, where: xr.DataArray) -> str:
+    """The same with runs of layers, and the lowest and the highest value."""
+    layers, there = np.atleast_1d(values["layer"].values), np.atleast_1d(where.values)
+    known = np.atleast_1d(values.values)[there]
+    known = known[np.isfinite(known)]
+    ends = dict.fromkeys(f"{end:.2f}" for end in (known.min(), known.max())) if known.size else ()
+    told = f" ({' to '.join(ends)})" if ends else ""
+    return f"{ranges(layers.tolist(), there, 'layer').partition(' ')[2]}{told}"

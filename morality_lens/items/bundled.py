@@ -5,13 +5,18 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 # In a wheel the assets lie inside the package; in a checkout they lie beside it.
 _FOLDERS = (_PACKAGE / "assets", _PACKAGE.parent / "assets")
+FOUNDATIONS = ("care", "fairness", "loyalty", "authority", "purity")
+"""Sets of statements for an axis each: deeds that keep or break one moral foundation."""
+AXES = (*FOUNDATIONS, "truth", "refusal", "sentiment")
+"""All sets for named axes, none of them graded."""
 STATEMENTS = {
     "moral": ("moral", "statements.jsonl"),
     "composed": ("moral", "composed.jsonl"),
     "world": ("world", "statements.jsonl"),
+    **{name: ("moral", f"{name}.jsonl") for name in AXES},
 }
 """Sets of statements that come with the package: short and explicit ones in plain English; subtle ones whose
-words stand on both sides; the bundled world's."""
+words stand on both sides; the bundled world's; those of the named axes."""
 
 
 def asset(*parts: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from morality_lens.items.bundled import STATEMENTS, asset
+from morality_lens.items.bundled import AXES, STATEMENTS, asset
 from morality_lens.items.files import columns_of, data_files, read_rows, refuse_missing
 from morality_lens.items.kinds import (
     OpenPrompt,
@@ -188,8 +188,11 @@ def load_statements(
     ``moral`` is minimal pairs of short, explicit deeds in plain English, graded from -3 to 3: the commands'
     default for every model that is not a bundled one. ``composed`` is longer pairs whose words stand on both
     sides, so that the deed has to be understood: harder, for larger models, and a test of transfer. Their
-    card is ``assets/moral/README.md``. ``world`` is the bundled models' invented society. A statement's id is
-    the column ``id`` where there is one, else its file and line.
+    card is ``assets/moral/README.md``. ``world`` is the bundled models' invented society. For named axes
+    (``probes.fit_axes``) there are ``care``, ``fairness``, ``loyalty``, ``authority`` and ``purity`` (deeds
+    that keep or break one moral foundation), ``truth`` (1: a true plain fact), ``refusal`` (1: a request that
+    an assistant should decline) and ``sentiment`` (1: pleasant, without any moral content): minimal pairs,
+    not graded. A statement's id is the column ``id`` where there is one, else its file and line.
 
     Three published files are known by their columns, so that their path is enough: ParaDetox (Logacheva et
     al. 2022; ``toxic, neutral1, neutral2, neutral3``), the moral ratings of Dillion et al. 2023 (``scenario,
@@ -197,9 +200,9 @@ def load_statements(
     where 1 means wrong: its label is turned, unless ``positive`` says what means moral.
 
     Args:
-        path: ``moral``, ``composed``, ``world``, a file (CSV, TSV or JSONL), or a folder of them; or pairs of
-            a text and its label, 1 for moral and 0 for immoral, each a cluster of its own, whose ids are
-            their numbers. The arguments about columns are for files.
+        path: a set's name (``moral``, ``composed``, ``world``, ``care``, ...), a file (CSV, TSV or JSONL), or
+            a folder of them; or pairs of a text and its label, 1 for moral and 0 for immoral, each a cluster
+            of its own, whose ids are their numbers. The arguments about columns are for files.
         text: column of the text.
         label: column of the label: 1 (or true) for moral, 0 (or false) for immoral.
         cluster: column of the family; by default ``cluster`` where there is one, else each on its own.
@@ -233,7 +236,7 @@ def load_statements(
     if not isinstance(path, str | Path):
         return draw(_from_pairs(path), limit, seed, group=lambda s: s.label)
     if path in STATEMENTS:
-        path, value = asset(*STATEMENTS[str(path)]), "value"
+        path, value = asset(*STATEMENTS[str(path)]), None if path in AXES else "value"
     placed: list[tuple[str, Statement]] = []
     labels: Counter[str] = Counter()
     columns = _Columns(text=text, label=label, cluster=cluster, value=value, positive=positive)

@@ -1,5 +1,6 @@
 """What does a result look like? Figures by Plotly, and transcripts to read.
 
+- ``axes``: Figures of several axes: what each reads of the others' statements, cosines, effects, costs.
 - ``changes``: Figures of answers as trajectories: means by round and condition, settling, transitions
   compared.
 - ``components``: Figures of attribution: components with intervals, layers, heads, segments.

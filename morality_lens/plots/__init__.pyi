@@ -1,3 +1,9 @@
+from .axes import (
+    axes_cosines as axes_cosines,
+    axes_cost as axes_cost,
+    axes_effects as axes_effects,
+    axes_transfer as axes_transfer,
+)
 from .changes import round_means as round_means, transition_effects as transition_effects
 from .components import (
     attribution as attribution,

@@ -1,5 +1,8 @@
 """Which direction is the moral one, and can it be trusted?
 
+- ``axes``: Several named directions of one model as one value: its folder, its projection of a run.
+- ``axes_fitting``: Named axes fitted on the residuals of their statements: together or apart, with or without
+  nuisances.
 - ``card``: The trust card of a direction as a value: its lines, their rules and verdicts, one sentence,
   JSON.
 - ``closed_form``: Directions with a closed form: fitted for all layers and many weightings of the
@@ -18,6 +21,8 @@
   and trust card.
 - ``gaps``: The gap of the class means along a direction, as statements show it that it has not seen.
 - ``hub``: Probes shared through the Hugging Face Hub, or through a folder.
+- ``interchange``: Directions in the forms of other tools: control vectors of llama.cpp and repeng, steering
+  vectors.
 - ``kinds``: The kinds of direction: what each is fitted on, and what it can be used for. Nothing heavy is
   imported.
 - ``layers``: Which layers a direction is read at: chosen by held-out quality, never by the size of an
@@ -31,6 +36,9 @@
   the statements.
 - ``refits``: How far a direction depends on its training statements: refits, halves, and projections on
   refits.
+- ``relations``: How several axes lie to each other: what each reads in the others' statements, and their
+  cosines.
+- ``removal``: What is taken out of residuals before a direction is fitted: nuisances, and the other axes.
 - ``statements``: Statements read through a model once, for probes.
 - ``training_data``: The training examples of a direction, checked: residuals, classes, values and
   clusters.

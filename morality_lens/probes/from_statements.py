@@ -1,6 +1,8 @@
 """From a model and labelled statements to a probe with its held-out quality, refits and trust card."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import xarray as xr
 from transformer_lens.model_bridge import TransformerBridge
@@ -9,14 +11,18 @@ from morality_lens.dialogues import rendering
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.turns import statement_turn
 from morality_lens.items.files import spread
-from morality_lens.items.kinds import Statement
+from morality_lens.items.kinds import Statement, items_hash
+from morality_lens.items.repeats import joined_clusters
 from morality_lens.models.loading import record_of
+from morality_lens.probes.axes import Axes
+from morality_lens.probes.axes_fitting import Fit, axes_of
 from morality_lens.probes.fitting import fit_directions
-from morality_lens.probes.kinds import CARDED, KINDS, Kind, check_kind
+from morality_lens.probes.kinds import CARDED, KINDS, ON_LABELS, Kind, Method, check_kind, check_method
 from morality_lens.probes.probe import Probe
 from morality_lens.probes.random_models import random_model_residuals
 from morality_lens.probes.refits import with_refits
 from morality_lens.probes.statements import Read, read_pairs, read_statements
+from morality_lens.probes.training_data import check_statements
 from morality_lens.probes.trust_checks import trust_card
 from morality_lens.progress import stage
 
@@ -190,3 +196,132 @@ def fit_probes(
         )
         probes[name] = probes[name].with_card(made)
     return probes
+
+
+def fit_axes(
+    model: TransformerBridge,
+    sets: Mapping[str, Sequence[Statement]],
+    *,
+    together: bool = False,
+    remove: Sequence[str] = (),
+    method: Method = "project",
+    kind: Kind = "mean_difference",
+    read: Read = "end",
+    refits: int | None = None,
+    seed: int = 0,
+) -> Axes:
+    """Several named directions of one model, each fitted on statements of its own.
+
+    Every statement is read once, those of all sets in one pass. Fitted apart, each axis is what
+    :func:`fit_probe` makes of its statements, and directions may overlap: a projection on one then moves with
+    another. Fitted ``together``, what lies along the mean differences of all other axes is taken out of each
+    (of the residuals of its statements too, so its quality and its unit are those of what is left): the axis
+    is the partial direction given the others, as coefficients of a multiple regression are. If a residual
+    changes by any sum of the axes' mean differences, each projection says how much of its own was in it, and
+    does not move with the others.
+
+    A nuisance in ``remove`` is taken out of every axis and is none itself. Of what that costs
+    :attr:`Axes.relations` has the numbers: each axis's AUROC before and after, the cosine between its old and
+    its new direction, and what a new direction still finds of the nuisance in statements that the removal has
+    not seen. An axis of which nothing is left is refused, in words, in :attr:`Axes.refused`. Refits take the
+    nuisances and the other axes out anew, on samples of their statements, so that this error is in the
+    intervals of ``factorial_effects`` too.
+
+    Args:
+        model: from ``load_model``.
+        sets: labelled statements by name, of axes and nuisances: 1 for the pole that + stands for.
+        together: whether the other axes are taken out of each.
+        remove: names of sets that are nuisances.
+        method: ``project`` takes out the component along a nuisance's mean difference; ``leace`` takes it out
+            where linear classifiers look for it (:func:`fit_leace`, with a shrunk covariance).
+        kind: ``mean_difference``, ``lda`` or ``logistic``.
+        read: as in :func:`read_statements`.
+        refits: refits on bootstrap samples; None: 50 for mean differences, else none.
+        seed: of folds and draws.
+
+    Raises:
+        ValueError: no axis, a nuisance that is not among the sets, a set without both labels or with fewer
+            than three clusters in a class, another kind or method, refits of another kind without nuisances
+            or other axes, or nothing left of any axis.
+
+    Examples:
+        >>> sets = {"first": statements[::2], "second": statements[1::2]}
+        >>> axes = ml.probes.fit_axes(model, sets)
+        >>> bool(axes.cosines.sel(first="first", second="second", layer=3) > 0.8)
+        True
+        >>> partial = ml.probes.fit_axes(model, {**sets, "third": statements[:60]}, remove=["second"])
+        Traceback (most recent call last):
+        ValueError: Nothing is left of the axis 'first' without second: ...
+    """
+    fit = check_axes(
+        sets, together=together, remove=remove, method=method, kind=kind, refits=refits, seed=seed
+    )
+    stage(f"reading {sum(map(len, sets.values())):,} statements of {len(sets)} sets")
+    residuals = read_sets(model, sets, read=read)
+    stage("fitting the axes")
+    return axes_of(residuals, fit)
+
+
+def check_axes(
+    sets: Mapping[str, Sequence[Statement]],
+    *,
+    together: bool,
+    remove: Sequence[str],
+    method: str,
+    kind: str,
+    refits: int | None,
+    seed: int,
+) -> Fit:
+    """How axes are fitted, where they can be; needs no model.
+
+    Raises:
+        ValueError: as :func:`fit_axes`.
+    """
+    chosen = check_kind(kind)
+    if isinstance(remove, str):
+        raise ValueError(f"remove needs a list of names, as remove=({remove!r},).")
+    if chosen not in ON_LABELS:
+        raise ValueError(f"axes are fitted as {', '.join(ON_LABELS)}; got {kind!r}.")
+    unknown = [name for name in remove if name not in sets]
+    if unknown or len(sets) <= len(set(remove)):
+        raise ValueError(
+            f"fit_axes needs an axis or more, and statements of every nuisance; got the sets {list(sets)}, "
+            f"of which {list(remove)} are to be removed."
+        )
+    for name, statements in sets.items():
+        if not re.fullmatch(r"\w[\w-]*", name):
+            raise ValueError(f"an axis needs a name of letters, digits, _ and -; got {name!r}.")
+        try:
+            check_statements(statements, chosen)
+        except ValueError as error:
+            raise ValueError(f"the axis {name!r}: {error}") from error
+    draws = KINDS[chosen].refits or 0 if refits is None else refits
+    if draws and (together or remove) and chosen != "mean_difference":
+        raise ValueError(
+            "refits without nuisances or other axes can be made of mean differences; got the kind "
+            f"{kind!r} with refits={draws}. Leave refits out, or fit mean differences."
+        )
+    return Fit(
+        together=together,
+        remove=tuple(sorted(set(remove))),
+        method=check_method(method),
+        kind=chosen,
+        refits=draws,
+        seed=seed,
+    )
+
+
+def read_sets(
+    model: TransformerBridge, sets: Mapping[str, Sequence[Statement]], *, read: Read = "end"
+) -> dict[str, xr.DataArray]:
+    """The residuals of several sets of statements, read in one pass, by name."""
+    every = [replace(one, id=f"{name}/{one.id}") for name, statements in sets.items() for one in statements]
+    residuals = read_statements(model, every, read=read)
+    found, start = {}, 0
+    for name, statements in sets.items():
+        mine = residuals.isel(statement=slice(start, start + len(statements)))
+        start += len(statements)
+        clusters = [one.cluster for one in joined_clusters(statements)]
+        mine = mine.assign_coords(statement=[one.id for one in statements], cluster=("statement", clusters))
+        found[name] = mine.assign_attrs(statements_sha256=items_hash(statements))
+    return found

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["mean_difference", "logistic", "lda", "ridge", "ccs"]
 """The names of :data:`KINDS`, for signatures and the command line."""
+Method = Literal["project", "leace"]
+"""How a nuisance is taken out of residuals; see :func:`morality_lens.probes.removal.removal_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +63,15 @@ def check_kind(kind: str) -> Kind:
         if known == kind:
             return known
     raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
+
+
+def check_method(method: str) -> Method:
+    """The way to take out a nuisance that has that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for known in get_args(Method):
+        if known == method:
+            return known
+    raise ValueError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}.")

@@ -218,14 +218,21 @@ class Probe:
 
     def _projected(self, residuals: xr.DataArray, last: str) -> xr.DataArray:
         """Projections of residuals, or of dot products that were made before, of this probe's layers."""
-        dims = tuple(str(d) for d in residuals.dims if d not in (last, "layer"))
+        return projected([self], residuals, last)[0]
+
+    def room_for(self, residuals: xr.DataArray, last: str) -> tuple[np.ndarray, np.ndarray]:
+        """Where the projections of residuals go, and the cell means on the refits: layer last."""
+        dims = [d for d in residuals.dims if d not in (last, "layer")]
         draws = 0 if self.refits is None or "item" not in dims else self.refits.sizes["probe_draw"]
-        values = np.empty([*(residuals.sizes[d] for d in dims), residuals.sizes["layer"]])
+        layers = residuals.sizes["layer"]
         cells = [residuals.sizes[d] for d in dims if d != "item"] if draws else []
-        drawn = np.empty([draws, *cells, residuals.sizes["layer"]])
-        for number in range(residuals.sizes["layer"]):
-            at_layer = residuals.isel(layer=number).transpose(*dims, last)
-            self._project_layer(at_layer, number, values[..., number], drawn[..., number])
+        return np.empty([*(residuals.sizes[d] for d in dims), layers]), np.empty([draws, *cells, layers])
+
+    def labelled(
+        self, values: np.ndarray, drawn: np.ndarray, residuals: xr.DataArray, last: str
+    ) -> xr.DataArray:
+        """Projections with the labels of the residuals, and with what this probe says of them."""
+        dims = tuple(str(d) for d in residuals.dims if d not in (last, "layer"))
         coords = {name: c for name, c in residuals.coords.items() if last not in c.dims}
         for name in GUARDS:
             if name in self.quality:
@@ -233,7 +240,7 @@ class Probe:
         attrs = {**self.told, "leakage": _leakage(self.training, residuals), **_flat(self.training)}
         attrs |= {name: note for name, note in residuals.attrs.items() if name == "cluster_note"}
         found = xr.DataArray(values, dims=(*dims, "layer"), coords=coords, name="projection", attrs=attrs)
-        return found.assign_attrs({REFITS: self._carried(found, drawn)}) if draws else found
+        return found.assign_attrs({REFITS: self._carried(found, drawn)}) if len(drawn) else found
 
     def _carried(self, found: xr.DataArray, drawn: np.ndarray) -> CarriedRefits:
         """The cell means on the refits, with those of the projections."""
@@ -256,24 +263,26 @@ class Probe:
         """Projections of residuals of all the probe's layers, as plain arrays."""
         return projections(residuals, self.direction.values, self.intercept.values)
 
-    def _project_layer(
-        self, at_layer: xr.DataArray, number: int, values: np.ndarray, drawn: np.ndarray
-    ) -> None:
-        """Fill in the projections at one layer, and their cell means on the refits; one site at a time."""
-        direction, intercept = self.direction.values[number], float(self.intercept[number])
-        refits = None if self.refits is None or not len(drawn) else self.refits.values[:, number]
-        by_site = "site" in at_layer.dims
-        for site in range(at_layer.sizes["site"]) if by_site else (0,):
-            one = at_layer.isel(site=[site]) if by_site else at_layer
-            at = tuple(slice(site, site + 1) if d == "site" else slice(None) for d in one.dims[:-1])
-            read = one.values
-            made = one.dims[-1] == "direction"
-            values[at] = read[..., 0] + intercept if made else projection(read, direction, intercept)
-            if refits is not None:
-                means = cell_means(read, one.dims.index("item"))
-                on_refits = means[..., 1:] if made else means @ refits.T.astype(np.float64)
-                places = tuple(here for here, d in zip(at, one.dims, strict=False) if d != "item")
-                drawn[(slice(None), *places)] = np.moveaxis(on_refits, -1, 0)
+    def project_place(
+        self, read: np.ndarray, item: int | None, number: int, *, made: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Projections of the residuals of one layer and site, and their cell means on the refits.
+
+        Args:
+            read: residuals, or dot products that were made before, on the last axis.
+            item: the axis of the items; None where there is none.
+            number: the layer's place among the probe's.
+            made: whether they are dot products.
+        """
+        intercept = float(self.intercept[number])
+        values = (
+            read[..., 0] + intercept if made else projection(read, self.direction.values[number], intercept)
+        )
+        if self.refits is None or item is None:
+            return values, None
+        means = cell_means(read, item)
+        refits = self.refits.values[:, number].astype(np.float64)
+        return values, np.moveaxis(means[..., 1:] if made else means @ refits.T, -1, 0)
 
     def save(self, path: str | Path) -> Path:
         """Write the probe as safetensors with its training record as metadata."""
@@ -315,6 +324,37 @@ class Probe:
         )
         caption = f"{repr(self)[1:-1]}{'. ' if self.trust else ''}{self.trust}"
         return f"<p>{html.escape(caption)}</p><table><tr>{head}</tr>{rows}</table>"
+
+
+def projected(probes: Sequence[Probe], residuals: xr.DataArray, last: str) -> list[xr.DataArray]:
+    """Projections of residuals on several probes that have their layers, in one pass over them.
+
+    One site and layer is read at a time, once for all probes.
+
+    Args:
+        probes: at the layers of the residuals.
+        residuals: with ``layer`` and the dim ``last``.
+        last: ``d_model``, or ``direction`` for dot products that were made before.
+    """
+    dims = tuple(str(d) for d in residuals.dims if d not in (last, "layer"))
+    item = dims.index("item") if "item" in dims else None
+    rooms = [probe.room_for(residuals, last) for probe in probes]
+    sites = range(residuals.sizes["site"]) if "site" in dims else (0,)
+    for number in range(residuals.sizes["layer"]):
+        at_layer = residuals.isel(layer=number).transpose(*dims, last)
+        for site in sites:
+            at = tuple(slice(site, site + 1) if d == "site" else slice(None) for d in dims)
+            read = (at_layer.isel(site=[site]) if "site" in dims else at_layer).values
+            places = tuple(here for here, d in zip(at, dims, strict=True) if d != "item")
+            for probe, (values, drawn) in zip(probes, rooms, strict=True):
+                found, refits = probe.project_place(read, item, number, made=last == "direction")
+                values[(*at, number)] = found
+                if refits is not None:
+                    drawn[(slice(None), *places, number)] = refits
+    return [
+        probe.labelled(values, drawn, residuals, last)
+        for probe, (values, drawn) in zip(probes, rooms, strict=True)
+    ]
 
 
 def load_probe(path: str | Path) -> Probe:

@@ -101,7 +101,7 @@ def _size(value: xr.Dataset | xr.DataArray | pd.DataFrame | tuple) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Request:
+class Request:
     """What is estimated from which run, and how the bands are resampled."""
 
     run: Run
@@ -138,7 +138,7 @@ def analyze(
     refusals = Refusals()
     if not run.complete:
         refusals.add("The run is not finished: the estimates rest on the items played so far.")
-    request = _Request(
+    request = Request(
         run=run,
         measure=run.measures[0] if measure is None else measure,
         draws=draws,
@@ -148,7 +148,7 @@ def analyze(
     found = _on_behaviour(request)
     if probe is not None:
         projections = probe.project(run)
-        found = replace(found, projections=projections, effects=_on_projections(request, projections))
+        found = replace(found, projections=projections, effects=on_projections(request, projections))
     return replace(
         found,
         text_effects=_text_effects(request),
@@ -161,7 +161,7 @@ def analyze(
     )
 
 
-def _on_behaviour(request: _Request) -> Analysis:
+def _on_behaviour(request: Request) -> Analysis:
     """Means, effects and claims of one measure of behaviour."""
     outcome = request.refusals.attempt("Behaviour", lambda: behaviour_cube(request.run, request.measure))
     if outcome is None:
@@ -182,7 +182,7 @@ def _on_behaviour(request: _Request) -> Analysis:
     )
 
 
-def _behaviour_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None:
+def _behaviour_effects(request: Request, outcome: xr.DataArray) -> xr.Dataset | None:
     return request.refusals.attempt(
         "Effects on behaviour",
         lambda: factorial_effects(
@@ -191,7 +191,7 @@ def _behaviour_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset |
     )
 
 
-def _text_effects(request: _Request) -> xr.Dataset | None:
+def _text_effects(request: Request) -> xr.Dataset | None:
     """Effects on the share of the good option's full text, where the options were scored by it."""
     if OPTION_TEXT not in request.run.measures or request.measure == OPTION_TEXT:  # none is the right one
         return None
@@ -212,7 +212,7 @@ def _scored(run: Run) -> bool:
     return any(name.startswith(OPTION_TEXT) for name in run.measures)
 
 
-def _calibration(request: _Request) -> xr.Dataset | None:
+def _calibration(request: Request) -> xr.Dataset | None:
     if option_masses(request.run) is None:
         return None
     return request.refusals.attempt(
@@ -220,13 +220,13 @@ def _calibration(request: _Request) -> xr.Dataset | None:
     )
 
 
-def _positions(request: _Request) -> xr.Dataset | None:
+def _positions(request: Request) -> xr.Dataset | None:
     if not all(isinstance(item, Question) for item in request.run.asked.values()):
         return None
     return request.refusals.attempt("Position bias", lambda: position_bias(request.run))
 
 
-def _content_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None:
+def _content_effects(request: Request, outcome: xr.DataArray) -> xr.Dataset | None:
     placebo = [f.name for f in request.run.design.factors if "placebo" in f.levels]
     if not placebo:
         return None
@@ -243,7 +243,7 @@ def _content_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | N
     )
 
 
-def _odds_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None:
+def _odds_effects(request: Request, outcome: xr.DataArray) -> xr.Dataset | None:
     if not request.run.measure(request.measure).binary:
         return None
     return request.refusals.attempt(
@@ -251,7 +251,7 @@ def _odds_effects(request: _Request, outcome: xr.DataArray) -> xr.Dataset | None
     )
 
 
-def _claims(request: _Request, outcome: xr.DataArray) -> tuple[xr.Dataset, ...]:
+def _claims(request: Request, outcome: xr.DataArray) -> tuple[xr.Dataset, ...]:
     """For every two components, the claims about their interaction in the last round.
 
     They are corrected over all rounds, as are the effects that the sentences beside them describe.
@@ -268,7 +268,7 @@ def _claims(request: _Request, outcome: xr.DataArray) -> tuple[xr.Dataset, ...]:
     return tuple(ladder for ladder in found if ladder is not None)
 
 
-def _on_projections(request: _Request, projections: xr.DataArray) -> xr.Dataset | None:
+def on_projections(request: Request, projections: xr.DataArray) -> xr.Dataset | None:
     """Factorial effects of the projections at every site where they can be estimated."""
 
     def effects_at(site: str) -> xr.Dataset:

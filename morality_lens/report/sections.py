@@ -1,38 +1,20 @@
 """Results from inside the model as sections of the report: sentences and figures."""
 
-from dataclasses import dataclass
-from typing import Any
-
-import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens import plots
 from morality_lens.circuits.forming import describe_lens
 from morality_lens.circuits.summaries import describe_cost, describe_mediation
 from morality_lens.interactions.by_component import describe_components
+from morality_lens.report.axes import axes_section
+from morality_lens.report.section import Section as Section
 from morality_lens.sparse.shares import describe_shares
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A heading with its sentences and figures.
-
-    Attributes:
-        title: the heading.
-        lines: sentences.
-        figures: name, figure and note of each.
-        tables: caption, columns and rows of each.
-    """
-
-    title: str
-    lines: tuple[str, ...]
-    figures: tuple[tuple[str, go.Figure, str], ...] = ()
-    tables: tuple[dict[str, Any], ...] = ()
 
 
 def inside_groups(kept: dict[str, xr.Dataset]) -> list[Section]:
     """Sentences and figures of the stored results, in reading order."""
     groups = [
+        axes_section(kept),
         _attributed(kept, "effects", "Components that carry the effects on the projection"),
         _attributed(kept, "answer", "The direct path to the answer"),
         _patched(kept),

@@ -9,6 +9,7 @@
 - ``cube``: Arrays of a run as one lazy array: items in their own order, round 0 expanded to all
   conditions.
 - ``datasets``: Results of any shape on disk, one file each: a zip archive of zarr arrays, replaced whole.
+- ``exporting``: A run's residuals for other tools: shards of safetensors with a table of rows beside them.
 - ``inspect_logs``: Evaluation logs of Inspect as cubes of behaviour: what was played elsewhere, without
   residuals.
 - ``manifest``: The manifest of a run: what is played, by what, in which parts, and how far it is.

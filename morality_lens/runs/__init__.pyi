@@ -1,4 +1,5 @@
 from .alignment import alignable as alignable
+from .exporting import export_residuals as export_residuals
 from .inspect_logs import (
     InspectLog as InspectLog,
     inspect_cube as inspect_cube,

@@ -19,6 +19,8 @@ RESULTS = (
     "effects-layer",
     "effects-layer-and-segment",
     "effects-head-and-segment",
+    "axes",
+    "axes-effects",
     "answer-component",
     "answer-head-and-segment",
     "patched-residual",
