@@ -102,7 +102,7 @@ def lens(
         **({} if chosen is None else {"letters": _one_letter(chosen)}),
         **({"tuned_on": tuned.base_model} if tuned is not None else {}),
         **({NOTE: note} if (note := option_note(run, rounds=at.rounds)) else {}),
-        **({"early": run.design.early} if run.design.early else {}),
+        **({"early": run.design.early_effects} if run.design.early else {}),
         **({"cluster_note": run.cluster_note} if run.cluster_note else {}),
     )
 

@@ -134,7 +134,7 @@ def features(
             "layer": sae.layer,
             "checked": said,
             "rule": choice.words,
-            **({"early": run.design.early} if run.design.early else {}),
+            **({"early": run.design.early_effects} if run.design.early else {}),
             **({"cluster_note": run.cluster_note} if run.cluster_note else {}),
         },
     )
