@@ -146,6 +146,10 @@ def _features(kept: dict[str, xr.Dataset]) -> Section | None:
     if shares is not None:
         figures.append(("features-shares", plots.feature_shares(shares, effect=shown), ""))
         lines += [describe_shares(shares, str(name)) for name in shares["effect"].values]
+        lines.append(
+            f"The named features are those that {shown} moves most in this run, so that their share of that "
+            "effect is rather too large."
+        )
     cards = list(effects.attrs["cards"])
     notes = dict.fromkeys(str(card["note"]) for card in cards)
     lines += [note for note in notes if note]
