@@ -31,6 +31,15 @@ few = ml.circuits.RandomDirections(count=2)
 evidence = ml.experiments.load_evidence()
 given = ml.experiments.weak_evidence(model, run, evidence, selection=last, execution=quiet)
 
+# an autoencoder of principal axes, in both signs, which stands for a trained one
+points = run.residuals.sel(site="answer_start", layer=3).values.reshape(-1, 128)
+_, _, axes = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
+both_signs = np.concatenate([axes[:32], -axes[:32]])
+sae = ml.sparse.SparseAutoencoder(
+    encoder=both_signs.T.copy(), encoder_bias=np.zeros(64, np.float32), decoder=both_signs,
+    decoder_bias=points.mean(axis=0), layer=3, subtract_bias=True,
+)  # fmt: skip
+
 plan = ml.studies.Plan(
     rounds=1, placebo_items=8, placebo_rounds=1, wordings=2, wording_items=8, wording_rounds=1,
     samples=2, sample_rounds=1, random_models=0,

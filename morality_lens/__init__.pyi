@@ -13,6 +13,7 @@ from . import (
     report as report,
     rounds as rounds,
     runs as runs,
+    sparse as sparse,
     studies as studies,
     world as world,
 )
@@ -36,6 +37,7 @@ from .probes import Probe as Probe, fit_probe as fit_probe, load_probe as load_p
 from .report import analyze as analyze, write_report as write_report
 from .rounds import play as play
 from .runs import Run as Run, open_run as open_run
+from .sparse import features as features, load_sae as load_sae
 from .studies import study as study
 
 __version__: str

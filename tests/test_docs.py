@@ -103,7 +103,7 @@ def test_the_tutorial_leads_from_questions_to_a_figure(tmp_path, monkeypatch, co
 
 
 @pytest.mark.slow(seconds=8)
-@pytest.mark.parametrize("page", ["howto/own-judge.md", "howto/sae.md"])
+@pytest.mark.parametrize("page", ["howto/lenses.md", "howto/own-judge.md", "howto/sae.md"])
 def test_the_code_of_a_how_to_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for language, text in blocks(page):

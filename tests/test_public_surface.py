@@ -16,8 +16,9 @@ ROOT = Path(ml.__file__).parent
 SURFACE = {
     "circuits": """
         Activations Batching Doses Moment RandomDirections Reading ablate attribute attribute_answer
-        attribute_tokens mediated_share causal_lines describe_mediation
-        mediate patch patch_gradient recovered ablated_share steer steering_slopes steering_cost describe_cost
+        attribute_tokens TunedLens answer_onsets describe_lens feature_tokens lens lens_agreement
+        lens_curves load_tuned_lens mediated_share causal_lines describe_mediation mediate patch
+        patch_gradient recovered ablated_share steer steering_slopes steering_cost describe_cost
     """,
     "cli": """
         RunConfig StudyConfig load_study load_study_config
@@ -48,10 +49,10 @@ SURFACE = {
     """,
     "ml": """
         Condition Design Factor OpenPrompt Probe Protocol Question Run Statement TranscriptView analyze
-        attribute circuits cli describe design dialogues experiments factorial_effects fit_probe
-        interactions items judges load_bbq load_data load_items load_model load_probe load_prompts
+        attribute circuits cli describe design dialogues experiments factorial_effects features fit_probe
+        interactions items judges load_bbq load_items load_model load_probe load_sae load_prompts
         load_questions load_statements mediate models open_run patch play plots probes report rounds runs
-        steer studies study world write_report
+        sparse steer studies study world write_report load_data
     """,
     "models": """
         load_model record_of
@@ -60,9 +61,9 @@ SURFACE = {
         ForestRow TranscriptView ablations accuracy answer_flow attribution attribution_heads
         axes_cosines axes_cost axes_effects axes_transfer
         attribution_layers attribution_segments behaviour_effects cell_means direction_cosines
-        dose_response effects effects_map evidence forest mediation patching_layers patching_map
-        probe_quality round_means shifts summary trajectories transfer transition_effects
-        transition_matrices trust_card
+        lens_agreement lens_curves lens_effects lens_onsets dose_response effects effects_map evidence
+        feature_effects feature_shares forest mediation patching_layers patching_map probe_quality shifts
+        summary trajectories transfer transition_matrices trust_card round_means transition_effects
     """,
     "probes": """
         Axes Probe TrustCard card_table condition_direction direction_cosines export_direction
@@ -80,6 +81,10 @@ SURFACE = {
         Estimate InspectLog Pool Run Storage Verification alignable answer_transitions estimate
         export_residuals inspect_cube keep_result kept_results open_run read_inspect_log read_result
         verify_run write_result
+    """,
+    "sparse": """
+        Choice FeatureCard SparseAutoencoder check_sae describe_shares direction_shares feature_cards
+        feature_effects features load_sae split_direction
     """,
     "studies": """
         Material PROFILES Plan Settings Verdict analyze_study estimate study write_study_report

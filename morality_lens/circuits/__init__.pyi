@@ -6,8 +6,16 @@ from .attribution import (
 )
 from .attribution_patching import patch_gradient as patch_gradient
 from .costs import steering_cost as steering_cost
+from .forming import (
+    answer_onsets as answer_onsets,
+    describe_lens as describe_lens,
+    lens_agreement as lens_agreement,
+    lens_curves as lens_curves,
+)
+from .lenses import lens as lens
 from .mediation import mediate as mediate
 from .patching import patch as patch
+from .reading_features import feature_tokens as feature_tokens
 from .settings import (
     Activations as Activations,
     Batching as Batching,
@@ -26,3 +34,4 @@ from .summaries import (
     recovered as recovered,
     steering_slopes as steering_slopes,
 )
+from .tuned_lenses import TunedLens as TunedLens, load_tuned_lens as load_tuned_lens

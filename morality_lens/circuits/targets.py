@@ -124,10 +124,7 @@ class AnswerTarget:
     ) -> tuple[Float[Tensor, "row place d_model"], Float[Tensor, "row place"]]:
         """The answer's log-odds as a linear function of the final norm's output, at each place."""
         head: Any = self.record.lm.head
-        config = self.record.lm.module.config.get_text_config()
-        cap = getattr(config, "final_logit_softcapping", None)
-        factor = float(getattr(config, "logit_scale", None) or 1.0)
-        factor /= float(getattr(config, "logits_scaling", None) or 1.0)
+        factor, cap = factor_and_cap(self.record)
         pulls, constants = [], []
         for row, passage in enumerate(batch):
             item = self.items[passage.item]
@@ -148,3 +145,15 @@ class AnswerTarget:
             pulls.append(pull)
             constants.append(constant)
         return torch.stack(pulls), torch.stack(constants)
+
+
+def factor_and_cap(record: ModelRecord) -> tuple[float, float | None]:
+    """What a model does to its logits after the unembedding: a factor, then a soft cap or None.
+
+    Cohere's models multiply (``logit_scale``), Granite's divide (``logits_scaling``), Gemma's cap
+    (``final_logit_softcapping``).
+    """
+    config = record.lm.module.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    factor = float(getattr(config, "logit_scale", None) or 1.0)
+    return factor / float(getattr(config, "logits_scaling", None) or 1.0), cap

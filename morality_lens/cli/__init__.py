@@ -8,6 +8,7 @@
 - ``console``: What all commands print: steps, sentences, tables and JSON, with every text as it is.
 - ``data_options``: Which data a command plays: a file, or a published data set by its name.
 - ``exporting``: The command that writes a run's direction, or its residuals, for other tools.
+- ``lenses``: The command that reads a run's residuals through a lens: ``morality-lens lens``.
 - ``listing``: The command that lists the runs and studies in a folder: ``morality-lens list``.
 - ``main``: The command line: its commands, and how it ends.
 - ``model_options``: The options of the commands that load a model, and how they are read.
@@ -18,6 +19,7 @@
 - ``run_config``: The configuration of a run as one value that a TOML file can hold.
 - ``running``: The commands about a run's folder and who fills it: work, verify and estimate.
 - ``scoring``: The command that scores the options of a run by their full text.
+- ``sparse``: The command that reads the sparse features of a run: ``morality-lens features``.
 - ``statements``: The labelled statements that a command reads: those of the options, or those that fit the
   model.
 - ``view``: The command that shows the dialogues of a run in a browser, from a small server of this machine.

@@ -17,9 +17,8 @@ PANELS = {
         judge profile plan rounds limit items seed drop_long permute_options score_options part""",
     "Dialogues": """feedback feedback_from feedback_model feedback_named feedback_placebo wording factor
         system_prompt answer_tokens rationale_tokens feedback_tokens thinking_tokens answer_prefix anyway""",
-    "Direction and interventions": """probe kind axis remove method together
-        effect site layer round source target at factors random
-        where""",
+    "Direction and interventions": """probe kind axis remove method together effect site layer round source
+        target at factors random where tuned sae hook feature tokens""",
     "Model": """model device dtype revision device_map template quantization generate_from generate_model
         n_layers d_model""",
     "Computation and storage": """batch_size layers keep store_as workers gpus_per_worker ray_address prepare

@@ -13,11 +13,13 @@ from morality_lens.cli import (
     checking,
     circuits,
     exporting,
+    lenses,
     listing,
     probing,
     run,
     running,
     scoring,
+    sparse,
     study,
     view,
 )
@@ -41,6 +43,8 @@ COMMANDS = {
         "score": scoring.score,
         "attribute": circuits.attribute,
         "patch": circuits.patch,
+        "lens": lenses.lens,
+        "features": sparse.features,
     },
     "Look first": {"check": checking.check, "estimate": running.estimate, "verify": running.verify},
 }

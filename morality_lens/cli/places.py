@@ -13,6 +13,7 @@ from morality_lens.runs.manifest import read_manifest
 if TYPE_CHECKING:
     from morality_lens.items.kinds import Statement
     from morality_lens.probes.kinds import Kind
+    from morality_lens.probes.probe import Probe
     from morality_lens.runs.run import Run
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
@@ -100,6 +101,14 @@ def refuse_in_the_way(out: str | Path, what: str) -> None:
 def main_runs(study: Path) -> list[Path]:
     """The folders of a study's main runs that are there, its questions first."""
     return [study / name for name in ("questions", "prompts") if (study / name / "manifest.json").is_file()]
+
+
+def probe_of(played: "Run") -> "Probe | None":
+    """The probe in a run's folder, where there is one."""
+    from morality_lens.probes.probe import load_probe
+
+    file = played.path / "probe.safetensors"
+    return load_probe(file) if file.is_file() else None
 
 
 def open_whole(folder: Path) -> "Run":

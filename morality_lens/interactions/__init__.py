@@ -13,6 +13,8 @@
 - ``crossing``: Cubes of several runs joined along a factor that no single run can cross, such as the
   language.
 - ``cube``: A labelled cube of cells, checked and brought into order.
+- ``curves``: Means over items along a curve, such as a value at every layer: bands, and from where on
+  it holds.
 - ``describing``: Plain sentences about factorial effects, and the control at round 0.
 - ``effects``: Factorial effects of the factors, with intervals, families and bands.
 - ``fractions``: Fractions of a design: effects of factors whose levels follow from others, and their

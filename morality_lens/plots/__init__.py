@@ -5,8 +5,12 @@
   compared.
 - ``components``: Figures of attribution: components with intervals, layers, heads, segments.
 - ``factorial``: Figures of factorial effects, cell means and behaviour; they compute nothing.
+- ``features``: Figures of sparse features: the effects on them, and the share of a direction's effect that
+  they carry.
 - ``flow``: Figures of the answers between rounds: which became right or wrong, condition by condition.
 - ``interventions``: Figures of interventions: patches by place and layer, doses, ablations, mediation.
+- ``lenses``: Figures of lenses: what every layer would answer, effects on it, when it is there, a probe
+  beside it.
 - ``overview``: One figure of the result: every effect over layers, and beside it on behaviour.
 - ``probes``: Figures of a direction: its held-out quality, its trust card, its transfer.
 - ``study``: Figures of a study's parts: forest plots, weak evidence, shifts from round to round.

@@ -19,6 +19,7 @@ from .factorial import (
     effects_map as effects_map,
     trajectories as trajectories,
 )
+from .features import feature_effects as feature_effects, feature_shares as feature_shares
 from .flow import answer_flow as answer_flow, transition_matrices as transition_matrices
 from .interventions import (
     ablations as ablations,
@@ -26,6 +27,12 @@ from .interventions import (
     mediation as mediation,
     patching_layers as patching_layers,
     patching_map as patching_map,
+)
+from .lenses import (
+    lens_agreement as lens_agreement,
+    lens_curves as lens_curves,
+    lens_effects as lens_effects,
+    lens_onsets as lens_onsets,
 )
 from .overview import summary as summary
 from .probes import (

@@ -114,7 +114,7 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
             continue
         curve = Curve.of(one, "layer", ("ratio", "low", "high"))
         fig.add_trace(curve.band(color, of))
-        fig.add_trace(_line(curve, label, color, group=of))
+        fig.add_trace(curve.line(label, color, group=of))
     for level in (0.0, 1.0):
         fig.add_hline(y=level, line={"color": "#777", "dash": "dash"}, layer="below")
     fig.update_xaxes(title_text="layer of the patch (-1: embedding)")
@@ -125,7 +125,7 @@ def patching_layers(patched: xr.Dataset, *, place: str | None = None) -> go.Figu
     return finish(fig, title, sub, height=420, legend_rows=1, trust=provisos(patched))
 
 
-def _simplest(labels: Sequence[str]) -> list[str]:
+def simplest(labels: Sequence[str]) -> list[str]:
     """The labels of conditions without a rationale or other levels than on; no more than four."""
     plain = [n for n in labels if "cot" not in n.split("+") and "(" not in n]
     return plain[:4]
@@ -166,11 +166,11 @@ def dose_response(steered: xr.Dataset, *, conditions: Sequence[str] = ()) -> go.
     own = mean.sel(direction="probe")
     curve = Curve.of(own, "dose", ("estimate", "ci_low", "ci_high"))
     fig.add_trace(curve.band(OTHER_COLORS[0], "probe"))
-    fig.add_trace(_line(curve, "the direction", OTHER_COLORS[0], group="probe"))
+    fig.add_trace(curve.line("the direction", OTHER_COLORS[0], group="probe"))
     if "baseline" in steered:
         labels = steered["condition"].values.tolist()
         colors = condition_colors(labels)
-        for label in conditions or _simplest(labels):
+        for label in conditions or simplest(labels):
             color = colors[label]
             level = float(steered["baseline"].sel(condition=label))
             fig.add_trace(
@@ -264,10 +264,10 @@ def mediation(mediated: xr.Dataset) -> go.Figure:
         curve = Curve.of(one, "layer", ("mediated", "mediated_low", "mediated_high"))
         fig.add_trace(curve.band(color, str(way)))
         label = "patched: whole site" if way == "whole site" else "patched: along the direction"
-        fig.add_trace(_line(curve, label, color, group=str(way)))
+        fig.add_trace(curve.line(label, color, group=str(way)))
     curve = Curve.of(found, "layer", ("predicted", "predicted_low", "predicted_high"))
     label = "predicted: effect on the projection x steering gain"
-    fig.add_trace(_line(curve, label, OTHER_COLORS[2], dash="dot"))
+    fig.add_trace(curve.line(label, OTHER_COLORS[2], dash="dot"))
     tau = float(found["tau"])
     fig.add_hline(y=tau, line={"color": "#4D4D4D"}, annotation={"text": "total interaction"}, layer="below")
     fig.add_hline(y=0, line={"color": "#777", "dash": "dash"}, layer="below")
@@ -298,20 +298,18 @@ class Curve(NamedTuple):
         """The area between the ends."""
         return band(self.x, self.low, self.high, color, group)
 
-
-def _line(
-    curve: Curve, name: str, color: str, *, dash: str = "solid", group: str | None = None
-) -> go.Scatter:
-    return go.Scatter(
-        x=curve.x,
-        y=curve.y,
-        name=name,
-        legendgroup=group or name,
-        mode="lines+markers",
-        line={"color": color, "width": 2, "dash": dash},
-        customdata=np.stack([curve.low, curve.high], axis=-1),
-        hovertemplate=f"{name}, %{{x}}{ENDS.format(value='y')}",
-    )
+    def line(self, name: str, color: str, *, dash: str = "solid", group: str | None = None) -> go.Scatter:
+        """The estimates, with the ends on hover."""
+        return go.Scatter(
+            x=self.x,
+            y=self.y,
+            name=name,
+            legendgroup=group or name,
+            mode="lines+markers",
+            line={"color": color, "width": 2, "dash": dash},
+            customdata=np.stack([self.low, self.high], axis=-1),
+            hovertemplate=f"{name}, %{{x}}{ENDS.format(value='y')}",
+        )
 
 
 def _layer(layer: int) -> str:

@@ -3,10 +3,12 @@
 import xarray as xr
 
 from morality_lens import plots
+from morality_lens.circuits.forming import describe_lens
 from morality_lens.circuits.summaries import describe_cost, describe_mediation
 from morality_lens.interactions.by_component import describe_components
 from morality_lens.report.axes import axes_section
 from morality_lens.report.section import Section as Section
+from morality_lens.sparse.shares import describe_shares
 
 
 def inside_groups(kept: dict[str, xr.Dataset]) -> list[Section]:
@@ -22,6 +24,7 @@ def inside_groups(kept: dict[str, xr.Dataset]) -> list[Section]:
         lines = tuple(_once(describe_mediation(kept["mediated"]).splitlines(), kept["mediated"]))
         figure = ("mediation", plots.mediation(kept["mediated"]), "")
         groups.append(Section(title="Mediation of an interaction", lines=lines, figures=(figure,)))
+    groups += [_lens(kept), _features(kept)]
     return [group for group in groups if group is not None]
 
 
@@ -100,3 +103,68 @@ def _steered(kept: dict[str, xr.Dataset]) -> Section | None:
         lines.append(describe_cost(kept["steering-cost"]))
     shown = [kept[name] for name in ("steered", "ablated-on", "ablated-off") if name in kept]
     return Section(title="Steering and ablation", lines=tuple(_once(lines, *shown)), figures=tuple(figures))
+
+
+def _lens(kept: dict[str, xr.Dataset]) -> Section | None:
+    """What each layer would answer."""
+    drawn = (
+        (
+            "lens-answer",
+            plots.lens_curves,
+            "Of the option that the run found most probable at each place, without a letter's leaning.",
+        ),
+        ("lens-curves", plots.lens_curves, ""),
+        ("lens-effects", plots.lens_effects, ""),
+        ("lens-onsets", plots.lens_onsets, ""),
+        ("lens-agreement", plots.lens_agreement, "Conditions alone: each item's own mean is taken away."),
+    )
+    figures = [(name, draw(kept[name]), note) for name, draw, note in drawn if name in kept]
+    if not figures:
+        return None
+    lines = describe_lens(kept["lens-onsets"]).splitlines() if "lens-onsets" in kept else []
+    lines.append(
+        "A lens shows what a layer says in the last layer's terms; what it does not show may be there in "
+        "others. Half of the value and the difference from zero are two marks of one curve, not two events."
+    )
+    shown = [kept[name] for name, *_ in figures]
+    return Section(
+        title="What each layer would answer", lines=tuple(_once(lines, *shown)), figures=tuple(figures)
+    )
+
+
+def _features(kept: dict[str, xr.Dataset]) -> Section | None:
+    """Sparse features that the components switch on, with their cards."""
+    effects, shares = kept.get("features-effects"), kept.get("features-shares")
+    if effects is None:
+        return None
+    shown = str(effects.attrs["shown"])
+    figures = [("features-effects", plots.feature_effects(effects, effect=shown), "")]
+    lines = [
+        str(effects.attrs["checked"]),
+        f"Kept are features {effects.attrs['rule']}; p is corrected over {effects.attrs['family']}.",
+    ]
+    if shares is not None:
+        figures.append(("features-shares", plots.feature_shares(shares, effect=shown), ""))
+        lines += [describe_shares(shares, str(name)) for name in shares["effect"].values]
+    cards = list(effects.attrs["cards"])
+    notes = dict.fromkeys(str(card["note"]) for card in cards)
+    lines += [note for note in notes if note]
+    rows = [
+        [
+            str(card["feature"]),
+            f"{card['frequency']:.1%}",
+            f"{row['activation']:.3g}",
+            str(row["item"]),
+            str(row["condition"]),
+            str(row.get("token") or row.get("site", "")),
+            str(row["text"]),
+        ]
+        for card in cards
+        for row in (*card["tokens"], *card["top"])
+    ]
+    table = {
+        "caption": f"Where the features are on that {shown} moves most",
+        "columns": ["feature", "on in", "activation", "item", "condition", "site or token", "text there"],
+        "rows": rows,
+    }
+    return Section(title="Sparse features", lines=tuple(lines), figures=tuple(figures), tables=(table,))

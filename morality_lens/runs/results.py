@@ -32,6 +32,13 @@ RESULTS = (
     "ablated-on",
     "ablated-off",
     "mediated",
+    "lens-curves",
+    "lens-answer",
+    "lens-effects",
+    "lens-onsets",
+    "lens-agreement",
+    "features-effects",
+    "features-shares",
 )
 """What can be kept with a run."""
 

@@ -19,13 +19,14 @@ from morality_lens.runs.results import RESULTS, keep_result, kept_results
 
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory):
-    """A run of the bundled model at which both commands were used."""
+    """A run of the bundled model at which three commands were used."""
     out = tmp_path_factory.mktemp("inside") / "run"
     said = []
     commands = (
         ("run", "--limit", 24, "--rounds", 1, "--out", out),
         ("attribute", out, "--layer", 3, "--limit", 16),
         ("patch", out, "--layer", 3, "--random", 25, "--at", "question"),
+        ("lens", out),
     )
     for arguments in commands:
         capture = pytest.MonkeyPatch()
@@ -38,11 +39,11 @@ def looked(tmp_path_factory):
 
 
 @pytest.mark.slow(seconds=40)
-def test_both_commands_end_well_and_their_results_join_the_report(looked):
+def test_the_commands_end_well_and_their_results_join_the_report(looked):
     out, said = looked
-    assert said == [0, 0, 0]
+    assert said == [0, 0, 0, 0]
     kept = {p.name.removesuffix(SUFFIX) for p in (out / "inside").glob(f"*{SUFFIX}")}
-    assert kept == set(RESULTS)
+    assert kept == {name for name in RESULTS if not name.startswith("features-")}
     html = (out / "report.html").read_text()
     for title in (
         "Inside the model",
@@ -51,9 +52,10 @@ def test_both_commands_end_well_and_their_results_join_the_report(looked):
         "Activation patching",
         "Steering and ablation",
         "Mediation of an interaction",
+        "What each layer would answer",
     ):
         assert title in html
-    assert html.count('data-figure="inside-') == 17
+    assert html.count('data-figure="inside-') == 22
 
 
 @pytest.mark.slow(seconds=1)
