@@ -221,9 +221,24 @@ def _form(path: str | Path, form: str | None) -> Form:
     raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r} for {path}.")
 
 
-def _write_gguf(path: Path, vectors: Mapping[int, np.ndarray], about: Mapping[str, Any]) -> None:
-    import gguf  # an extra, and slow to import
+def _gguf() -> Any:
+    """The package gguf, an extra.
 
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import gguf
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "control vectors of llama.cpp and repeng need the package gguf: pip install morality-lens[gguf]; "
+            "or take the form safetensors."
+        ) from error
+    return gguf
+
+
+def _write_gguf(path: Path, vectors: Mapping[int, np.ndarray], about: Mapping[str, Any]) -> None:
+    gguf = _gguf()
     writer = gguf.GGUFWriter(path, CONTROL)
     writer.add_string(f"{CONTROL}.model_hint", about["model_type"])
     writer.add_uint32(f"{CONTROL}.layer_count", len(vectors))
@@ -237,8 +252,7 @@ def _write_gguf(path: Path, vectors: Mapping[int, np.ndarray], about: Mapping[st
 
 
 def _read_gguf(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
-    import gguf
-
+    gguf = _gguf()
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     if fields.get("general.architecture") != CONTROL:
