@@ -159,9 +159,15 @@ def load_wording(path: str | Path | None = None) -> Wording:
     file = wording_file(path)
     if file is None:
         here = Path(__file__).parent
-        file = here / "wording.toml" if path is None or str(path) == ENGLISH else here / "wordings" / f"{path}.toml"
+        file = (
+            here / "wording.toml"
+            if path is None or str(path) == ENGLISH
+            else here / "wordings" / f"{path}.toml"
+        )
     return read_toml(
-        file, Wording, f"copy of the package's wording.toml, or a name out of {', '.join((ENGLISH, *LANGUAGES))}"
+        file,
+        Wording,
+        f"copy of the package's wording.toml, or a name out of {', '.join((ENGLISH, *LANGUAGES))}",
     )
 
 
