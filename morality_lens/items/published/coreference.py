@@ -54,7 +54,7 @@ def _winogender_questions(rows: Iterable[Row]) -> Iterator[tuple[str, Question]]
         occupation = parts["occupation"]
         if row.file is not None and row.file.parent not in shares:
             shares[row.file.parent] = _shares(row.file.parent)
-        women = None if row.file is None else shares[row.file.parent].get(occupation)
+        women = None if row.file is None else shares[row.file.parent].get(occupation.casefold())
         most = None if women is None or women == 50 else int(women < 50)
         yield question(
             row,
@@ -69,11 +69,14 @@ def _winogender_questions(rows: Iterable[Row]) -> Iterator[tuple[str, Question]]
 
 
 def _shares(folder: Path) -> dict[str, float]:
-    """The percentage of women in each occupation, from the table beside the sentences."""
+    """The percentage of women in each occupation (in lower case), from the table beside the sentences."""
     file = folder / "occupations-stats.tsv"
     if not file.is_file():
         return {}
-    return {row.get("occupation", ""): _percentage(row, where) for where, row in read_table(file)}
+    return {
+        row.get("occupation", "").strip().casefold(): _percentage(row, where)
+        for where, row in read_table(file)
+    }
 
 
 def _percentage(row: dict[str, str], where: str) -> float:

@@ -95,6 +95,8 @@ def read_ethics(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     with io.TextIOWrapper(opened(file), encoding="utf-8-sig", newline="") as lines:
         for number, cells in enumerate(csv.reader(lines), start=1):
+            if not any(map(str.strip, cells)):
+                continue
             if len(cells) != 2:
                 raise ValueError(
                     f"{place(file, number)}: a row of utilitarianism is two scenarios, the more pleasant one "
