@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -514,6 +515,12 @@ def test_sentences_of_both_files_ask_for_the_pronoun_in_the_form_that_their_pair
         ("her", "him", "them"),
     ]
     assert [q.biased for q in (one, two, three)] == [0, 1, 0]
+    zipped = tmp_path / "zipped"
+    zipped.mkdir()
+    for file in folder.glob("*.dev"):
+        (zipped / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    assert load_data("winobias", zipped) == (one, two, three)
+    shutil.rmtree(zipped)
     with pytest.raises(ValueError, match="give the folder with both"):
         load_data("winobias", folder / "pro_stereotyped_type1.txt.dev")
     bad = folder / "pro_stereotyped_type2.txt.dev"
@@ -659,6 +666,14 @@ def test_of_a_pair_the_first_scenario_is_the_more_pleasant_one(ethics):
     assert [one.cluster for one in pairs] == [pairs[0].cluster] * 2 + [pairs[2].cluster] * 2
     assert len({one.id for one in pairs}) == 4
     file = ethics / "utilitarianism" / "util_test.csv"
+    whole = file.read_bytes()
+    for data in (b"\xff" + whole, b"\0" * 5 + gzip.compress(whole)):
+        bad = file.with_name("util_test.csv" if data[0] else "util_test.csv.gz")
+        bad.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{bad.name} is damaged or no (?:CSV|gzip) file"):
+            load_data("ethics", bad, subset="utilitarianism")
+    bad.unlink()
+    file.write_bytes(whole)
     file.write_text(file.read_text(encoding="utf-8").replace("\nI slept", "\n\n , \nI slept") + "\n")
     assert [one.text for one in load_data("ethics", file, subset="utilitarianism")] == [p.text for p in pairs]
     bad = ethics / "utilitarianism" / "util_test.csv"

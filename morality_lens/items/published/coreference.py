@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from morality_lens.items.files import place, read_table, refuse_missing
+from morality_lens.items.files import opened, place, read_table, refuse_missing
 from morality_lens.items.kinds import Question
 from morality_lens.items.published.values import DataSet, Placed, Row, question
 
@@ -102,7 +102,8 @@ def read_sentences(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ValueError: no UTF-8 text, or no line.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        with opened(file) as whole:
+            lines = whole.read().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}).") from error
     if not any(map(str.strip, lines)):

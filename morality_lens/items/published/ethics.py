@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from morality_lens.items.files import kind_of, opened, place, read_rows
+from morality_lens.items.files import kind_of, opened, place, read_rows, reading
 from morality_lens.items.kinds import Rating, Statement, item_from_row
 from morality_lens.items.published.values import DataSet, Placed, Row, statement
 
@@ -93,7 +93,10 @@ def read_ethics(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not file.name.startswith("util") or kind_of(file) != ".csv":
         yield from read_rows(file)
         return
-    with io.TextIOWrapper(opened(file), encoding="utf-8-sig", newline="") as lines:
+    with (
+        reading(file, "CSV file", "give another copy"),
+        io.TextIOWrapper(opened(file), encoding="utf-8-sig", newline="") as lines,
+    ):
         for number, cells in enumerate(csv.reader(lines), start=1):
             if not any(map(str.strip, cells)):
                 continue
