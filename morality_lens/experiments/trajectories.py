@@ -354,7 +354,7 @@ def _compared(ways: _Ways, signs: Bool[np.ndarray, "draw cluster"], alpha: float
             for s in np.array_split(swap, max(1, len(swap) // 100))
         ]
     )
-    most = np.nan_to_num(np.abs(drawn)).max(axis=(1, 2), initial=0.0)
+    most = np.where(np.isnan(drawn), 0.0, np.abs(drawn)).max(axis=(1, 2), initial=0.0)
     exceed = (most[:, None, None] >= np.abs(t) * (1 - 1e-9)).sum(axis=0)
     p = np.where(np.isnan(t), np.nan, (1 + exceed) / (1 + len(most)))
     half = stdtrit(len(ways.off) - 1, 1 - alpha / 2) * se[0]
