@@ -34,8 +34,8 @@ def with_aliases(found: Contrasts, y: xr.DataArray) -> Contrasts:
     if found.at or not whole:
         raise ValueError(
             f"in this fraction of a design {', '.join(generated)} follows from the other factors, so their "
-            "effects exist over all of them, on - off; leave out at=, compare= and factors=, or give "
-            "contrasts of your own."
+            "effects exist over all of them, on - off, within one run; leave out at=, compare= and "
+            "factors=, or play every combination."
         )
     return _named(found, found.crossed, generated)
 
