@@ -112,7 +112,7 @@ def _from_archive(file: Path) -> tuple[dict[str, Any], Iterator[Any]]:
         except (NotImplementedError, OSError, RuntimeError, zipfile.BadZipFile, ValueError) as error:
             raise ValueError(
                 f"{file} is damaged, or compressed in a way that cannot be read here ({error}); convert it "
-                "with `inspect log convert --to json`."
+                "with `inspect log convert LOG --to json --output-dir FOLDER`."
             ) from error
     return _object(first, "the header", file), iter(samples)
 
