@@ -14,6 +14,8 @@ import house
 import pytest
 from test_public_surface import PACKAGES, SURFACE, module
 
+import morality_lens as ml
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -102,10 +104,10 @@ def test_the_tutorial_leads_from_questions_to_a_figure(tmp_path, monkeypatch, co
     assert len(names["run"].items) == 12
 
 
-@pytest.mark.slow(seconds=8)
 SELF_CONTAINED = [f"howto/{name}.md" for name in ("axes", "interchange", "lenses", "own-judge", "sae")]
 
 
+@pytest.mark.slow(seconds=8)
 @pytest.mark.parametrize("page", SELF_CONTAINED)
 def test_the_code_of_a_how_to_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -115,6 +117,7 @@ def test_the_code_of_a_how_to_page_runs(page, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow(seconds=20)
 @pytest.mark.parametrize("page", ["howto/custom-factor.md", "howto/trajectories.md"])
 def test_the_code_of_a_page_that_goes_on_from_a_run_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
