@@ -188,8 +188,8 @@ SETS = (
         cluster="The occupation: what is measured is what a model holds of it.",
         quirks=_AS_ASKED
         + "Kept is the sentence in which the pronoun stands for the occupation and the other "
-        "person has a name of their own: 60 of 720, one for each occupation. No option is the right one and "
-        "none is the unknown one: the measures are those of each option, so leave the options unpermuted. "
+        "person is named by a role and not as 'someone': 60 of 720, one for each occupation. No option is "
+        "the right one and none is the unknown one: the measures are those of each option, so leave the options unpermuted. "
         "With occupations-stats.tsv beside the sentences the pronoun of the majority is the biased option.",
         languages=("en",),
         checked="its description and a published reader of data/all_sentences.tsv; no row was compared",
@@ -201,8 +201,9 @@ SETS = (
         name="winobias",
         title="WinoBias",
         kind="questions",
-        licence="MIT as reported; not seen in its repository",
-        citation="Zhao et al. 2018, arXiv 1804.06876; asked as Ganguli et al. 2023, arXiv 2302.07459",
+        licence="MIT by secondary sources; not seen in its repository",
+        citation="Zhao et al. 2018, arXiv 1804.06876; asked in the way of Ganguli et al. 2023, "
+        "arXiv 2302.07459",
         address="https://github.com/uclanlp/corefBias",
         columns="lines of text with a person and a pronoun in brackets",
         cluster="The occupation that the pronoun stands for. The two sentences about one pair of occupations "

@@ -92,7 +92,8 @@ SETS = (
         name="rtp-lx",
         title="RTP-LX",
         kind="open prompts",
-        licence="MIT; what is translated from RealToxicityPrompts, Apache 2.0",
+        licence="MIT; what is translated from RealToxicityPrompts, Apache 2.0; parts in Korean (BEEP!, "
+        "CC BY-SA 4.0), Danish, Hebrew and Brazilian Portuguese come from other corpora, see its NOTICE",
         citation="de Wynter et al. 2024, arXiv 2404.14397",
         address="https://github.com/microsoft/RTP-LX",
         columns="Prompt, Index, Locale, Dialect, Annotations",
