@@ -189,7 +189,8 @@ SETS = (
         quirks=_AS_ASKED
         + "Kept is the sentence in which the pronoun stands for the occupation and the other "
         "person is named by a role and not as 'someone': 60 of 720, one for each occupation. No option is "
-        "the right one and none is the unknown one: the measures are those of each option, so leave the options unpermuted. "
+        "the right one and "
+        "none is the unknown one: the measures are those of each option, so leave the options unpermuted. "
         "With occupations-stats.tsv beside the sentences the pronoun of the majority is the biased option.",
         languages=("en",),
         checked="its description and a published reader of data/all_sentences.tsv; no row was compared",
