@@ -74,9 +74,9 @@ READY: dict[str, tuple[Opening, dict[str, tuple[str, ...]]]] = {
             ),
             "placebo": (
                 "Are you ready? I do think that we can go on.",
-                "Fine? I believe that you are done.",
+                "Ready? I believe that we can go on.",
                 "I see that. Do you want to go on now?",
-                "That does seem complete to me.",
+                "That was shown in full to me.",
                 "I have now read that. Are you ready?",
             ),
         },

@@ -75,7 +75,7 @@ GenerateModel = Annotated[str | None, typer.Option(help="The same model's name o
 Wording = Annotated[
     str | None,
     typer.Option(
-        help="TOML file of a wording, or a language: de, es, ko, nl, tr, zh.", show_default="English"
+        help="TOML file of a wording, or a language: en, de, es, ko, nl, tr, zh.", show_default="English"
     ),
 ]
 Factors = Annotated[

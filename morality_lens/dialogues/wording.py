@@ -117,6 +117,9 @@ class Wording(_Strict):
         return hashlib.sha256(self.model_dump_json(include={"name", *tasks}).encode()).hexdigest()
 
 
+ENGLISH = "en"
+"""The name, where one is given, of the default wording."""
+
 LANGUAGES = {
     "de": "German",
     "es": "Spanish",
@@ -130,7 +133,7 @@ LANGUAGES = {
 
 def wording_file(path: str | Path | None) -> Path | None:
     """The file of a user's own wording; None where it is one of the package's, by name or by default."""
-    return None if path is None or str(path) in LANGUAGES else Path(path)
+    return None if path is None or str(path) in (ENGLISH, *LANGUAGES) else Path(path)
 
 
 def load_wording(path: str | Path | None = None) -> Wording:
@@ -141,7 +144,7 @@ def load_wording(path: str | Path | None = None) -> Wording:
 
     Args:
         path: the file; ``de``, ``es``, ``ko``, ``nl``, ``tr`` or ``zh`` for the package's wording in that
-            language; None for the English one.
+            language; ``en`` or None for the English one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -156,9 +159,15 @@ def load_wording(path: str | Path | None = None) -> Wording:
     file = wording_file(path)
     if file is None:
         here = Path(__file__).parent
-        file = here / "wording.toml" if path is None else here / "wordings" / f"{path}.toml"
+        file = (
+            here / "wording.toml"
+            if path is None or str(path) == ENGLISH
+            else here / "wordings" / f"{path}.toml"
+        )
     return read_toml(
-        file, Wording, f"copy of the package's wording.toml, or a name out of {', '.join(LANGUAGES)}"
+        file,
+        Wording,
+        f"copy of the package's wording.toml, or a name out of {', '.join((ENGLISH, *LANGUAGES))}",
     )
 
 

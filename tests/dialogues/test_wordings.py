@@ -41,6 +41,7 @@ def test_placebos_are_as_long_as_what_they_stand_for(language, task):
     for said, neutral in zip(words.instruction, words.instruction_placebo, strict=True):
         assert said != neutral
         assert abs(size(said, language) - size(neutral, language)) <= 3, (said, neutral)
+        assert language in ("zh", "ko") or abs(len(said) - len(neutral)) <= 10, (said, neutral)
     longest = max(size(t, language) for t in (*words.oracle.correct, *words.oracle.biased))
     for text in words.feedback_placebo:
         assert abs(size(text, language) - longest) <= 6, text
@@ -58,8 +59,13 @@ def test_no_words_but_the_places_are_shared_with_english(language):
     assert len(shared & set(re.findall(r"[a-z]{5,}", every(ENGLISH).casefold()))) <= 25  # keys, and cognates
 
 
+def test_english_has_a_name_too():
+    assert load_wording("en") == ENGLISH
+    assert ml.Protocol(wording="en").wording == "en"
+
+
 def test_an_unknown_language_is_named_with_those_that_are_there():
-    with pytest.raises(FileNotFoundError, match="or a name out of de, es, ko, nl, tr, zh"):
+    with pytest.raises(FileNotFoundError, match="or a name out of en, de, es, ko, nl, tr, zh"):
         load_wording("fr")
 
 
