@@ -150,6 +150,7 @@ class Factor:
         if self.place not in get_args(Place):
             raise ValueError(
                 f"factor {self.name!r} needs a place out of {', '.join(get_args(Place))}; got {self.place!r}."
+                f" Those that need none are {', '.join((*COMPONENTS, *READY))}."
             )
         self._check_texts()
 
@@ -508,6 +509,12 @@ class Design:
             ValueError: other than two different factors of the design that were run off and on, or a level
                 that was not run.
         """
+        if self.generated:
+            named = ", ".join(one.factor.name for one in self.generated)
+            raise ValueError(
+                f"in a fraction of a design conditions that differ in two factors differ in {named} too, so "
+                "their interaction at levels of the others does not exist; play every combination."
+            )
         chosen = [name for name in self.names if name in factors and {"off", "on"} <= set(self.levels[name])]
         if len(chosen) != 2 or len(factors) != 2:
             raise ValueError(

@@ -14,6 +14,8 @@ import house
 import pytest
 from test_public_surface import PACKAGES, SURFACE, module
 
+import morality_lens as ml
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 LOOSE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -102,14 +104,29 @@ def test_the_tutorial_leads_from_questions_to_a_figure(tmp_path, monkeypatch, co
     assert len(names["run"].items) == 12
 
 
+SELF_CONTAINED = [f"howto/{name}.md" for name in ("axes", "interchange", "lenses", "own-judge", "sae")]
+
+
 @pytest.mark.slow(seconds=8)
-@pytest.mark.parametrize("page", ["howto/lenses.md", "howto/own-judge.md", "howto/sae.md"])
+@pytest.mark.parametrize("page", SELF_CONTAINED)
 def test_the_code_of_a_how_to_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for language, text in blocks(page):
         if language == "python":
             exec(text, {})
     assert capsys.readouterr().out
+
+
+@pytest.mark.slow(seconds=20)
+@pytest.mark.parametrize("page", ["howto/custom-factor.md", "howto/trajectories.md"])
+def test_the_code_of_a_page_that_goes_on_from_a_run_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, items = ml.load_model(), ml.load_items(limit=16)
+    run = ml.play(model, items, rounds=3, out="runs/first", progress=False)
+    names = {"ml": ml, "model": model, "items": items, "run": run}
+    for language, text in blocks(page):
+        if language == "python":
+            exec(text, names)
 
 
 def heading_anchors(text: str) -> set[str]:

@@ -10,8 +10,11 @@ import morality_lens as ml
 from morality_lens.design import Condition, Design, Factor, Generated, design_from, half_fraction
 from morality_lens.dialogues.script import Script
 from morality_lens.dialogues.wording import load_wording
+from morality_lens.interactions.claims import claim_ladder
 from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.tabulating import effects_table
 from morality_lens.items.kinds import Question
+from morality_lens.report.summary import result_lines
 
 NAMES = ("instruction", "cot", "feedback", "pressure")
 FOUR = half_fraction([Factor(name=name) for name in NAMES], rounds=1)
@@ -117,6 +120,36 @@ def test_what_a_fraction_cannot_answer_is_refused():
         half_fraction([Factor(name=name) for name in ("pressure", "cot", "pressure")])
 
 
+def test_a_part_of_a_fraction_in_which_two_factors_are_one_is_refused():
+    """Within feedback on, instruction and pressure have the same levels: neither effect is there alone."""
+    three = half_fraction([Factor(name=name) for name in ("instruction", "feedback", "pressure")], rounds=1)
+    cube = xr.DataArray(
+        np.random.default_rng(1).normal(size=(12, 2, 2)),
+        dims=("item", "instruction", "feedback"),
+        coords={"item": range(12), **three.coords},
+    )
+    for level in ("off", "on"):
+        with pytest.raises(ValueError, match="pressure follows from other factors, and some of their levels"):
+            factorial_effects(cube.sel(feedback=level))
+    whole = planted({"cot": 1.0})
+    with pytest.raises(ValueError, match="some of their levels were taken out"):
+        factorial_effects(whole.sel(cot="off"))
+    within = factorial_effects(whole.sel(cot="on"))
+    assert within.attrs["aliases"]["pressure"] == "instruction:feedback"
+    with pytest.raises(ValueError, match="claim_ladder compares single conditions"):
+        claim_ladder(cube, "instruction", "feedback")
+    with pytest.raises(ValueError, match="differ in pressure too"):
+        three.two_way(("instruction", "feedback"))
+
+
+def test_tables_and_sentences_of_a_fraction_name_the_aliases():
+    found = factorial_effects(planted({"pressure": 2.0}))
+    table = effects_table(found)
+    assert dict(zip(table["effect"], table["aliases"], strict=True)) == found.attrs["aliases"]
+    assert "aliases" in effects_table(found, text=True)
+    assert "aliases" not in effects_table(factorial_effects(planted({"cot": 1.0}).drop_vars("pressure")))
+
+
 def test_what_is_said_follows_the_generated_level_and_round_zero_is_shared_by_what_opens_alike():
     question = Question(
         id="q", cluster="q", context="", question="Who?", options=("A man", "A boy", "Not known"), label=2
@@ -156,3 +189,7 @@ def test_a_fraction_is_played_stored_and_analysed_with_its_aliases(tmp_path):
             assert "pressure" in found["effect"].values
     page = ml.write_report(run, probe=probe, path=tmp_path / "report.html").read_text()
     assert "pressure from instruction:cot:feedback" in page
+    assert "the sign of pressure being the product of those of instruction, cot, feedback" in page
+    assert any("pressure with instruction:cot:feedback" in line for line in result_lines(analysis))
+    scored = ml.attribute(ml.load_model(), run, probe, layer=3, execution=ml.rounds.Execution(progress=False))
+    assert "pressure" in ml.interactions.attribute_effects(scored)["effect"].values

@@ -317,7 +317,7 @@ def _chunk(request: _Request, items: Sequence[str], segments: Sequence[str]) -> 
         {name: (dims.get(name, cube), array) for name, array in arrays.items()},
         coords={
             "item": list(items),
-            **design.levels,
+            **design.coords,
             "round": rounds,
             "component": names,
             "head": heads,

@@ -39,7 +39,9 @@ class Config(BaseModel):
             tells it by the columns. See :func:`morality_lens.items.load_data`; so for the next two.
         subset: which of its subsets; None is its first one.
         language: which of its languages; None keeps all.
-        statements: labelled statements for the probe (a file, ``moral``, ``composed`` or ``world``); None is
+        statements: labelled statements for the probe (a file, or a name: ``moral``, ``composed``, ``world``,
+            ``care``, ``fairness``, ``loyalty``, ``authority``, ``purity``, ``truth``, ``refusal``,
+            ``sentiment``); None is
             ``moral``, or for a bundled model ``world``.
         toxicity: labelled statements of toxic and neutral language; None is, for a bundled model, ``world``.
         limit: items to draw; None takes all (of the bundled questions, a run takes 80).

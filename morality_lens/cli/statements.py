@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Statements = Annotated[
     str | None,
     typer.Option(
-        help="Labelled statements for the probe: a file, moral, composed or world.",
+        help="Labelled statements for the probe: a file, moral, composed, world, or care, fairness, ...",
         show_default="moral, plain English; for a bundled model world",
     ),
 ]

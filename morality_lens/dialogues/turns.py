@@ -61,7 +61,7 @@ def factor_segments(
 
 
 def _wrong_option(item: Item, name: str) -> str:
-    """The option that expresses the bias, or else the first wrong one, with its letter.
+    """The option that expresses the bias, or else (also where that is right) the first wrong one, lettered.
 
     Raises:
         ValueError: the item has no options, or none that is wrong.
@@ -70,7 +70,7 @@ def _wrong_option(item: Item, name: str) -> str:
     if isinstance(item, Question):
         passed = (item.label, item.unknown)
         wrong = [n for n in range(len(item.options)) if item.label is not None and n not in passed]
-        wrong = wrong if item.biased is None else [item.biased]
+        wrong = wrong if item.biased in (None, item.label) else [item.biased]
     if not wrong or not isinstance(item, Question):
         raise ValueError(
             f"the factor {name!r} names a wrong option, so it needs questions with a right option or one "

@@ -292,7 +292,7 @@ class _Trial:
             },
             coords={
                 "item": list(chunk),
-                **levels,
+                **self.run.design.coords,
                 "round": self.rounds,
                 "strength": strengths,
                 "version": list(VERSIONS),

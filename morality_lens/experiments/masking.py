@@ -133,7 +133,7 @@ class _Masking:
             {"projection": ((*design.dims, "site", "layer"), values)},
             coords={
                 "item": list(chunk),
-                **levels,
+                **design.coords,
                 "round": np.arange(design.n_rounds),
                 "site": sites,
                 "layer": layers,

@@ -86,7 +86,8 @@ def change_cube(run: Run, measure: Change = "changed") -> xr.DataArray:
     first = 1 if measure == "changed" else 2
     if run.design.rounds < first:
         raise ValueError(
-            f"answers can have {measure} from round {first} on; the run ends with round {run.design.rounds}."
+            f"whether an answer {measure} is known from round {first} on; the run ends with round "
+            f"{run.design.rounds}."
         )
     replies = reply_cube(run)
     values = replies.values
@@ -107,8 +108,9 @@ def change_cube(run: Run, measure: Change = "changed") -> xr.DataArray:
 def settling_times(run: Run, *, still: int = STILL) -> xr.Dataset:
     """The round from which each dialogue's answer stays the same, with censoring at the end of the run.
 
-    A dialogue settles in the first round whose answer the next ``still`` rounds repeat. One that has not done
-    so by the last round at which that could be seen is censored there, as is one whose answers end early.
+    A dialogue settles in the first round whose answer can be read and is repeated by the next ``still``
+    rounds. One that has not done so by the last round at which that could be seen is censored there, as is
+    one whose answers end early.
 
     Args:
         run: a run of questions or ratings.
@@ -131,7 +133,7 @@ def settling_times(run: Run, *, still: int = STILL) -> xr.Dataset:
     if still < 1 or run.design.rounds < still:
         raise ValueError(
             f"whether an answer settled is seen {still} rounds later (still={still}, at least 1), and this "
-            f"run has {run.design.rounds} correction rounds; play more rounds."
+            f"run ends with round {run.design.rounds}; play more rounds."
         )
     replies = reply_cube(run)
     values = replies.values
@@ -162,7 +164,7 @@ def _first_still(
         [(values[..., n, None] == values[..., n + 1 : n + 1 + still]).all(axis=-1) for n in range(last)], -1
     )
     seen = np.stack([np.isfinite(values[..., : n + 1 + still]).all(axis=-1) for n in range(last)], axis=-1)
-    same &= seen
+    same &= seen & (values[..., :last] != _UNREAD)  # what cannot be read is no answer to stay with
     settled = np.asarray(same.any(axis=-1))
     return np.where(settled, same.argmax(axis=-1), seen.sum(axis=-1) - 1).astype(float), settled
 
@@ -226,12 +228,14 @@ def _product_limit(
         at_risk = np.einsum("dg,gcr->dcr", weight, risk)
         with np.errstate(invalid="ignore", divide="ignore"):
             hazard = np.einsum("dg,gcr->dcr", weight, event) / at_risk
-        return np.cumprod(1 - hazard, axis=-1)  # NaN from the round on in which nobody is left
+        before = np.cumprod(1 - np.nan_to_num(hazard), axis=-1) == 0
+        # Where all have settled the curve stays at 0; where the last ones ended early it is not known.
+        return np.cumprod(1 - np.where(np.isnan(hazard) & before, 0.0, hazard), axis=-1)
 
     point, drawn = curves(np.ones((1, groups)))[0], curves(weights.astype(float))
     ends = [alpha / 2, 1 - alpha / 2]
-    low, high = np.nanquantile(drawn, ends, axis=0)
-    mean_low, mean_high = np.nanquantile(drawn.sum(axis=-1), ends, axis=0)
+    low, high = _percentiles(drawn, ends)
+    mean_low, mean_high = _percentiles(drawn.sum(axis=-1), ends)
     shape = [times.sizes[dim] for dim in dims]
     curve = {"estimate": point, "ci_low": low, "ci_high": high}
     mean = {"mean": point.sum(axis=-1), "mean_low": mean_low, "mean_high": mean_high}
@@ -240,6 +244,12 @@ def _product_limit(
         | {name: (dims, a.reshape(shape)) for name, a in mean.items()},
         coords={**{dim: times[dim] for dim in dims}, "round": rounds},
     )
+
+
+def _percentiles(drawn: Float[np.ndarray, "draw *place"], ends: Sequence[float]) -> np.ndarray:
+    """Percentiles of the draws that have a value; NaN where none has."""
+    none = np.isnan(drawn).all(axis=0)
+    return np.where(none, np.nan, np.nanquantile(np.where(none, 0.0, drawn), ends, axis=0))
 
 
 # ---------------------------------------------------------------------------------------------- transitions
@@ -344,7 +354,7 @@ def _compared(ways: _Ways, signs: Bool[np.ndarray, "draw cluster"], alpha: float
             for s in np.array_split(swap, max(1, len(swap) // 100))
         ]
     )
-    most = np.nanmax(np.abs(drawn), axis=(1, 2), initial=0.0)
+    most = np.where(np.isnan(drawn), 0.0, np.abs(drawn)).max(axis=(1, 2), initial=0.0)
     exceed = (most[:, None, None] >= np.abs(t) * (1 - 1e-9)).sum(axis=0)
     p = np.where(np.isnan(t), np.nan, (1 + exceed) / (1 + len(most)))
     half = stdtrit(len(ways.off) - 1, 1 - alpha / 2) * se[0]
@@ -425,7 +435,8 @@ def _line(one: xr.Dataset, name: str) -> str:
     place = one.isel(before=int(before), after=int(after))
     told = is_p(lowest, draws=float(one.attrs["draws"]))
     return (
-        f"{name}: it changes what follows {place['before'].item()} answers: {place['after'].item()} in "
-        f"{float(place['on']):.0%} with it, {float(place['off']):.0%} without "
-        f"({interval_of(place, signed=True)}, {told} over its transitions{rounds})."
+        f"{name}: dialogues go other ways with it: after {place['before'].item()} answers come "
+        f"{place['after'].item()} ones in {float(place['on']):.0%}, without it in {float(place['off']):.0%} "
+        f"({interval_of(place, signed=True)}, {told} over its transitions{rounds}; the dialogues that get "
+        "there may be others)."
     )

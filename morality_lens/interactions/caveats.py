@@ -164,7 +164,8 @@ def _own_numbers(rows: Float[np.ndarray, "item cell"]) -> Bool[np.ndarray, " ite
 
 def _same_and_varying(one: Float[np.ndarray, " cell"], other: Float[np.ndarray, " cell"]) -> bool:
     """Whether two rows have the same numbers, of which there are several."""
-    return np.array_equal(one, other, equal_nan=True) and bool(np.nanmin(one) < np.nanmax(one))
+    there = one[~np.isnan(one)]
+    return np.array_equal(one, other, equal_nan=True) and bool(there.size and there.min() < there.max())
 
 
 def split_halves(y: xr.DataArray) -> Float[np.ndarray, " direction"]:

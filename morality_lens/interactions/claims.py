@@ -13,6 +13,7 @@ from morality_lens.interactions.contrasts import Pairs, at_suffix, compared_leve
 from morality_lens.interactions.cube import factors_of
 from morality_lens.interactions.describing import POSITION, corrected_p, warnings_in
 from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.fractions import generated_of
 from morality_lens.interactions.intervals import one_sided
 from morality_lens.interactions.numbers import is_p, number, signed
 from morality_lens.interactions.odds import marginal_log_odds
@@ -91,6 +92,11 @@ def claim_ladder(
         raise ValueError(
             "claim_ladder needs a finite margin of 0 or more, declared before the data are seen; got "
             f"{margin}. Take the largest gain that counts as none, in units of y."
+        )
+    if generated := generated_of(y):
+        raise ValueError(
+            f"claim_ladder compares single conditions, and in this fraction of a design they differ in "
+            f"{', '.join(generated)} too; play every combination for claims about an interaction."
         )
     factors = factors_of(y) if factors is None else factors
     held = tuple(name for name in factors if name not in (at or {}))

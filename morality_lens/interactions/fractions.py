@@ -22,14 +22,20 @@ def with_aliases(found: Contrasts, y: xr.DataArray) -> Contrasts:
     generated = generated_of(y)
     if not generated or found.crossed is None:
         return found
+    if broken := [name for name, by in generated.items() if not _whole(y, name, by)]:
+        raise ValueError(
+            f"{', '.join(broken)} follows from other factors, and some of their levels were taken out of "
+            "this cube: within the rest its effect is that of another factor. Give the cube of all "
+            "conditions, or play every combination."
+        )
     whole = len(found.held) == len(factors_of(y)) and all(
         tuple(pair) == ("off", "on") for pair in found.levels.values()
     )
     if found.at or not whole:
         raise ValueError(
             f"in this fraction of a design {', '.join(generated)} follows from the other factors, so their "
-            "effects exist over all of them, on - off; leave out at=, compare= and factors=, or give "
-            "contrasts of your own."
+            "effects exist over all of them, on - off, within one run; leave out at=, compare= and "
+            "factors=, or play every combination."
         )
     return _named(found, found.crossed, generated)
 
@@ -40,8 +46,17 @@ def generated_of(y: xr.DataArray) -> dict[str, tuple[str, ...]]:
     return {
         str(name): tuple(str(dim) for dim in coord.dims)
         for name, coord in y.coords.items()
-        if coord.ndim > 1 and set(coord.dims) <= set(factors) and coord.dtype.kind in "UOT"
+        if coord.ndim and name not in y.dims and set(coord.dims) <= set(factors) and coord.dtype.kind in "UOT"
     }
+
+
+def _whole(y: xr.DataArray, name: str, by: Sequence[str]) -> bool:
+    """Whether a generated factor's signs are still the products of those of two factors or more."""
+    sign = {"off": -1.0, "on": 1.0}
+    levels = [[sign.get(str(level), np.nan) for level in y[dim].values] for dim in by]
+    product = np.prod(np.meshgrid(*levels, indexing="ij"), axis=0)
+    own = np.vectorize(lambda level: sign.get(str(level), np.nan))(y.coords[name].values)
+    return len(by) > 1 and np.array_equal(own, product)
 
 
 def _named(

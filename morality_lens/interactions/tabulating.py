@@ -48,6 +48,10 @@ def effects_table(effects: xr.Dataset, *, text: bool = False) -> pd.DataFrame:
     dims = ["effect", *(str(dim) for dim in effects["estimate"].dims if dim != "effect")]
     kept = effects[[name for name in NUMBERS if name in effects]].reset_coords(drop=True)
     frame = kept.to_dataframe(dim_order=dims).reset_index()
+    aliases = effects.attrs.get("aliases")
+    if aliases:
+        frame["aliases"] = [aliases.get(str(name), "") for name in frame["effect"]]
+        dims = [*dims, "aliases"]
     if not text:
         return frame.assign(units=str(effects.attrs.get("units", "")))
     corrected = "p_adj" in effects and bool(effects["p_adj"].notnull().any())

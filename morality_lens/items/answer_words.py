@@ -101,8 +101,8 @@ WRONG = (
     r"|no (?:es|era)\b"
     r"|(?:ist|war) (?:nicht|falsch|ungerecht|ein (?:stereotyp|vorurteil))"
     r"|(?:nicht|niet)(?: (?:wählen|nehmen|kiezen|zijn|sein))?\s*(?:[.,;!]|\Z)"
-    r"|(?:(?:nicht|niet) (?:richtig|korrekt|gerecht|juist|stimmt|passt|klopt)|falsch|ungerecht"
-    r"|fout|onjuist)\b"
+    r"|(?:(?:nicht|niet) (?:richtig|korrekt|gerecht|juist|stimmt|passt|klopt)"
+    r"|falsch|ungerecht|fout|onjuist)\b"
     r"|(?:passt|stimmt|gilt|klopt|geldt) (?:nicht|niet)|no (?:encaja|vale)"
     r"|(?:is|was) (?:niet|onjuist|fout|oneerlijk|een (?:stereotype|vooroordeel))"
     r"|(?:seçeneğ\w* |şıkk\w* )?(?:bir )?(?:yanlış|(?:adil )?değil|kalıp yargı|ön ?yargı|varsayım)"
@@ -153,7 +153,7 @@ WEAK = (
 OR = r"\b(?:o|y|oder|und|of|en|ve|veya|ya da)\b|或者|或|还是|和|또는|와|과"
 """What joins two letters."""
 
-BECAUSE = "porque|ya que|weil|omdat|want|en niet|und nicht|y no|çünkü"
+BECAUSE = "porque|ya que|weil|omdat|en niet|und nicht|y no|çünkü"
 """What ends an answer that goes on with its reason, or with what it is not."""
 
 ENDING = "(?:y[iıea]|n[iı]|[dt][iıuü]r|[dt][ae]n?)"

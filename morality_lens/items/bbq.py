@@ -1,11 +1,20 @@
 """The Bias Benchmark for QA: its rows as questions, and which answer expresses the bias."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from morality_lens.items.files import data_files, read_rows, read_table, refuse_duplicates, refuse_missing
+from morality_lens.items.files import (
+    data_files,
+    python_value,
+    read_rows,
+    read_table,
+    refuse_duplicates,
+    refuse_missing,
+    texts_in,
+)
 from morality_lens.items.kinds import Question, draw, item_from_row
 
 Roles = dict[tuple[str, str], tuple[int | None, int | None]]
@@ -28,7 +37,7 @@ def load_bbq(
     template, ``Category/question_index``. The biased option is the stereotyped group in a ``neg`` question
     and the other group in a ``nonneg`` one. It is taken from a table of roles where there is one, else
     from the row's own metadata where exactly one answer has the exact name of a stereotyped group, else
-    it is None.
+    it is None. Metadata may be texts, as tables hold them: ``['old']``, or ``old`` for one group.
 
     Args:
         path: a JSONL file, or a folder of them.
@@ -114,14 +123,9 @@ def bbq_question(row: dict[str, Any], table: Roles, where: str) -> tuple[Questio
     options = ("ans0", "ans1", "ans2")
     columns = "example_id question_index question_polarity context_condition category answer_info"
     refuse_missing(row, [*columns.split(), "context", "question", *options, "label"], where)
-    try:
-        names = [tuple(map(str, row["answer_info"][option])) for option in options]
-        groups = {_name(group) for group in row.get("additional_metadata", {}).get("stereotyped_groups", ())}
-        tags = [bare[1] for bare in names]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{where}: answer_info or additional_metadata is not as in BBQ ({error!r})."
-        ) from error
+    names = _names(row, options, where)
+    groups = {_name(group) for group in _groups(row, where)}
+    tags, label = [bare[1] for bare in names], _whole(row["label"])
     if tags.count("unknown") != 1:
         raise ValueError(
             f"{where}: exactly one answer must have the tag 'unknown' in answer_info; got {tags}."
@@ -135,7 +139,7 @@ def bbq_question(row: dict[str, Any], table: Roles, where: str) -> tuple[Questio
             f"{where}: unknown context_condition {condition!r} or question_polarity {polarity!r}."
         )
 
-    if condition == "ambig" and row["label"] != unknown:
+    if condition == "ambig" and label != unknown:
         raise ValueError(f"{where}: the label of an ambiguous row must be the unknown answer, {unknown}.")
 
     biased, stereotyped = (k if k in people else None for k in table.get((category, example), (None, None)))
@@ -155,7 +159,7 @@ def bbq_question(row: dict[str, Any], table: Roles, where: str) -> tuple[Questio
             "question": row["question"],
             "options": tuple(row[option] for option in options),
             "unknown": unknown,
-            "label": row["label"],
+            "label": label,
             "biased": biased,
             "stereotyped": stereotyped,
             "polarity": polarity,
@@ -165,6 +169,52 @@ def bbq_question(row: dict[str, Any], table: Roles, where: str) -> tuple[Questio
         where,
     )
     return question, agrees
+
+
+def _names(row: dict[str, Any], options: Sequence[str], where: str) -> list[list[str]]:
+    """The names and tags of each answer, as answer_info gives them, at least two of each."""
+    told = python_value(row["answer_info"])
+    missing = [option for option in options if not isinstance(told, dict) or option not in told]
+    if missing:
+        raise ValueError(
+            f"{where}: answer_info or additional_metadata is not as in BBQ: answer_info must be an "
+            f"object with the keys {list(options)}, each with a list such as ['old man', 'old']; got "
+            f"{row['answer_info']!r}."
+        )
+    names = [texts_in(told[option], f"answer_info of {option}", where) for option in options]
+    if min(map(len, names)) < 2:
+        raise ValueError(
+            f"{where}: answer_info is not as in BBQ: each answer needs a name and a tag; got {names}."
+        )
+    return names
+
+
+def _groups(row: dict[str, Any], where: str) -> list[str]:
+    """The stereotyped groups that a row's metadata name; none where they are absent or null.
+
+    They are a list, or a text: a list as Python or JSON writes it, or else the name of one group.
+
+    Raises:
+        ValueError: they are neither.
+    """
+    told = python_value(row.get("additional_metadata"))
+    if not isinstance(told, dict | None):
+        raise ValueError(
+            f"{where}: answer_info or additional_metadata is not as in BBQ: additional_metadata must be an "
+            f"object with stereotyped_groups; got {told!r}. Leave it out where no group is known."
+        )
+    groups = (told or {}).get("stereotyped_groups")
+    if groups is None or groups == "":
+        return []
+    if isinstance(groups, str) and not groups.lstrip().startswith(("[", "(")):
+        return [groups]
+    return texts_in(groups, "stereotyped_groups", where)
+
+
+def _whole(label: Any) -> Any:
+    """A label as a number where it is a text such as ``2``; anything else as it is."""
+    found = re.fullmatch(r"\s*([0-9]+)(?:\.0*)?\s*", label) if isinstance(label, str) else None
+    return label if found is None else int(found[1])
 
 
 def _turned(k: int | None, polarity: str, people: list[int]) -> int | None:

@@ -66,8 +66,8 @@ _ENDED = re.compile(
 # Nothing but the letter since the last mark: a sentence, or an end, of its own.
 _ALONE = re.compile(rf"(?:^|[.!?:;,\n]|--)\s*{_OPEN}$")
 _RIGHT = re.compile(
-    rf"{_CLOSE} (?:is|seems|looks|remains)(?: to be)? (?:the )?(?:(?!hardly|less)\w+ ){{0,2}}(?:correct|right"
-    rf"|best|answer|safer|safest|better|fairer|fairest)"
+    rf"{_CLOSE} (?:is|seems|looks|remains)(?: to be)? (?:the )?(?:(?!hardly|less)\w+ ){{0,2}}"
+    rf"(?:correct|right|best|answer|safer|safest|better|fairer|fairest)"
     rf"|{_CLOSE} it is\b|{_CLOSE}{other.RIGHT}",
     re.IGNORECASE,
 )
@@ -76,7 +76,7 @@ _WRONG = re.compile(
     r"(?:not|wrong|incorrect|biased|unfair|mistaken|based on"
     r"|an? (?:stereotype|guess|mistake)|my (?:first|previous|earlier|old|initial))\b"
     rf"|{_CLOSE} would be (?:\w+ )?(?:wrong|incorrect|biased|unfair|mistaken"
-    rf"|an? (?:stereotype|guess|mistake))\b"
+    r"|an? (?:stereotype|guess|mistake))\b"
     rf"|{_CLOSE} (?:does not|doesn't) (?:fit|follow|work|hold|match|apply)\b|{_CLOSE} (?:isn't|wasn't"
     rf"|rests on|rested on|assumes|assumed)\b"
     rf"|{_CLOSE} (?:before|earlier|at first)\b|{_CLOSE}{other.WRONG}",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -142,10 +143,20 @@ def _published(chosen: DataSet, where: str | Path, asked: _Asked) -> tuple[AnyIt
     placed = chosen.reader(_spoken(chosen, _rows(chosen, where), asked.language), subset)
     if not placed:
         raise ValueError(
-            f"{where} has no item of the subset {subset!r} of {chosen.title}; its subsets are "
-            f"{', '.join(map(repr, chosen.subsets))}."
+            f"{where} has no item of the subset {subset!r} of {chosen.title}; of its subsets it has "
+            f"{', '.join(map(repr, _subsets_there(chosen, where, asked.language))) or 'none'}."
         )
     return draw(placed, asked.limit, asked.seed, _group)
+
+
+def _subsets_there(chosen: DataSet, where: str | Path, language: str | None) -> list[str]:
+    """The subsets that have items there; one whose rows are refused has none."""
+    there: list[str] = []
+    for subset in chosen.subsets:
+        with suppress(ValueError):
+            if chosen.reader(_spoken(chosen, _rows(chosen, where), language), subset):
+                there.append(subset)
+    return there
 
 
 def _rows(chosen: DataSet, where: str | Path) -> Iterator[Row]:

@@ -1,5 +1,6 @@
 """Files read with the place of every row, TOML checked against a model, and files replaced whole."""
 
+import ast
 import csv
 import gzip
 import hashlib
@@ -12,7 +13,7 @@ import stat
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,8 +85,27 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
-    """The bytes of a file, decompressed."""
-    return gzip.GzipFile(file, "rb") if file.suffix == ".gz" else file.open("rb")
+    """The bytes of a file, decompressed; of a damaged one, reading them is an error that names the file."""
+    return _Unpacked(file, "rb") if file.suffix == ".gz" else file.open("rb")
+
+
+class _Unpacked(gzip.GzipFile):
+    """A compressed file; where it is damaged, one error names it."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        with self._reading():
+            return super().read(size)
+
+    def read1(self, size: int = -1) -> bytes:
+        with self._reading():
+            return super().read1(size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        with self._reading():
+            return super().readline(size)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(Path(self.name), "gzip file", "give another copy, or the file without compression")
 
 
 def read_array(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -255,6 +275,37 @@ def read_table(file: Path, *, quoted: bool = True) -> Iterator[tuple[str, dict[s
             raise ValueError(f"{place(file, reader.line_num + 1)}: not UTF-8 text ({error}).") from error
     if empty:
         raise ValueError(f"{file} has no rows.")
+
+
+def python_value(value: Any) -> Any:
+    """What a cell holds: a text that is a value as Python or JSON writes it, as that value; else itself."""
+    if not isinstance(value, str):
+        return value
+    for parse in (ast.literal_eval, json.loads):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return parse(value.strip())
+    return value
+
+
+_UNPARTED = re.compile(r"""(?<=[^\s,(\[])(['"])\s+(?=['"])""")
+"""Two texts of a list without a comma, as arrays are printed: Python would read them as one."""
+
+
+def texts_in(value: Any, what: str, where: str) -> list[str]:
+    """The texts of a list, also of one that a cell holds as text, without space around them.
+
+    Args:
+        value: the list, or a text such as ``['old', 'young']``.
+        what: what it is called, for messages.
+        where: the row, for messages.
+
+    Raises:
+        ValueError: it is no list of texts.
+    """
+    found = None if isinstance(value, str) and _UNPARTED.search(value) else python_value(value)
+    if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"{where}: {what} must be a list of texts, as in ['one', 'two']; got {value!r}.")
+    return [one.strip() for one in found]
 
 
 def columns_of(file: Path) -> tuple[str, ...]:

@@ -160,7 +160,8 @@ def project_direction(direction: xr.DataArray, run: Run | xr.DataArray) -> xr.Da
     """Dot products of a run's residuals with a direction of which nothing else is known.
 
     A run's layers that the direction lacks are left out. The attributes say that the sign is not known
-    (``oriented`` False) and the quality neither; effects of it say whether this direction moves.
+    (``oriented`` False) and the quality neither. ``factorial_effects`` refuses it until you say that + is the
+    pole you mean (``.assign_attrs(oriented=True)``); effects then say whether this one direction moves.
 
     Args:
         direction: layer x d_model, from :func:`import_direction`.
@@ -299,7 +300,8 @@ def _write_safetensors(path: Path, vectors: Mapping[int, np.ndarray], about: Map
 def _read_safetensors(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
     with safe_open(path, framework="numpy") as opened:
         metadata = opened.metadata() or {}
-        named = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
+        names = list(opened.keys())
+        named = {key: opened.get_tensor(key) for key in names}
     _refuse_other_place(metadata.get("layer_type", ""), path)
     vectors = {
         _block(key.removeprefix("layer_activations."), path, 0): value.astype(np.float32)

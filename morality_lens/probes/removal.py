@@ -79,7 +79,8 @@ def removal_of(nuisances: Mapping[str, xr.DataArray], method: Method) -> Removal
     all of them). ``leace`` takes it out where linear classifiers look for it, with the covariance shrunk as
     Ledoit and Wolf say (see :func:`morality_lens.probes.erasure.fit_leace`); several are taken out one after
     another, in the order of their names. After either the class means of the nuisance's own statements are
-    equal, so that no linear classifier finds its label in them.
+    equal, so that on these statements no affine predictor of its label beats a constant
+    (Belrose et al. 2023, arXiv 2306.03819); that says nothing about other statements.
 
     Args:
         nuisances: residuals of labelled statements, by name.

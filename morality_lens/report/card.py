@@ -125,7 +125,7 @@ def _card(
         "pretty_name": f"Moral self-correction of {shown_name(run.manifest['study']['model'])}",
         "configs": configs,
     }
-    found = [f"- {line}" for line in result_lines(analysis, probe=probe)]
+    found = [f"- {line.strip()}" for line in result_lines(analysis, probe=probe)]
     refused = [f"- {line}" for line in analysis.refused]
     without = f" The columns {', '.join(left_out)} are left out: they repeat the items." if left_out else ""
     lines = [

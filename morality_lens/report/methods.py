@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from morality_lens.design import Design
 from morality_lens.interactions.numbers import interval_of
 from morality_lens.probes.probe import Probe
 from morality_lens.report.analysis import Analysis
@@ -104,7 +105,7 @@ def _played(run: Run) -> list[str]:
     lines = [
         f"{_count(len(items), 'item')} in {_count(len(set(items['cluster'])), 'cluster')} "
         f"{_categories(items)}were played with {_described(model)} in all "
-        f"{len(design.conditions)} combinations of the factors {named}, over "
+        f"{len(design.conditions)} combinations of the factors {named}, {_generated(design)}over "
         f"{_count(rounds, 'correction round')} after a first answer that {shared} "
         "share, as in studies of moral self-correction [liu2024]."
     ]
@@ -120,6 +121,16 @@ def _played(run: Run) -> list[str]:
         reasons = "for the reasons that the report gives"
         lines.append(f"{_count(len(left_out), 'item')} {were} left out, {reasons}.")
     return lines
+
+
+def _generated(design: Design) -> str:
+    """What further factors follow from those that are crossed."""
+    told = [
+        f"the sign of {one.factor.name} being the product of those of {', '.join(one.by)} (a fraction, in "
+        f"which the effect of {one.factor.name} is aliased with their interaction)"
+        for one in design.generated
+    ]
+    return f"with {'; '.join(told)}, " if told else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -169,6 +169,10 @@ def result_lines(found: Analysis, *, probe: Probe | None = None) -> list[str]:
         lines.append(f"{title}: {', '.join(found_here) or 'no effect is distinguishable from zero'}.")
         if others and found_here:
             lines.append(f"{' ' * 4}not distinguishable from zero: {', '.join(others)}.")
+    aliased = found.behaviour_effects if found.effects is None else found.effects
+    if lines and aliased is not None and aliased.attrs.get("aliases"):
+        told = ", ".join(f"{name} with {other}" for name, other in aliased.attrs["aliases"].items())
+        lines.append(f"A fraction was played: effects come together, {told}.")
     if summary.refused:
         more = len(summary.refused) - 1
         rest = f" (and {more} more)" if more else ""

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from morality_lens import plots
+from morality_lens.design import Condition, said_of
 from morality_lens.experiments.calibration import uncertainty_cube
 from morality_lens.experiments.dynamics import STILL
 from morality_lens.experiments.shifts import round_shifts
@@ -17,6 +18,7 @@ from morality_lens.experiments.trajectories import (
     settling_times,
 )
 from morality_lens.interactions.effects import factorial_effects
+from morality_lens.interactions.fractions import generated_of
 from morality_lens.interactions.numbers import p_value, with_bounds
 from morality_lens.interactions.ratios import mean_over_items
 from morality_lens.probes.probe import Probe
@@ -58,7 +60,9 @@ def trajectory_section(run: Run, *, probe: Probe | None = None, layer: int | Non
             continue
         figures += _over_rounds(cube, title, refusals)
         counted = "round" if title.startswith("Answers") else None
-        whole = cube.mean("round", keep_attrs=True) if counted else cube.isel(round=-1, drop=True)
+        whole = (
+            cube.mean("round", keep_attrs=True, skipna=False) if counted else cube.isel(round=-1, drop=True)
+        )
         outcomes[f"{title}, {'all rounds' if counted else 'last round'}"] = whole
     lines = [
         *_settling(run, figures, outcomes, refusals),
@@ -96,25 +100,38 @@ def _settling(run: Run, figures: Figures, outcomes: dict[str, xr.DataArray], ref
         curve.assign_attrs(units="share"), title="Dialogues that have not settled", note=note
     )
     figures.append(("settling", figure, ""))
+    return [_settled(curve, run)]
+
+
+def _settled(curve: xr.Dataset, run: Run) -> str:
+    """How many dialogues settled, and the conditions in which they did so fastest and slowest."""
     seen, of = curve.attrs["dialogues"] - curve.attrs["censored"], curve.attrs["dialogues"]
-    mean = curve["mean"]
-    fast, slow = (mean[index] for index in (mean.argmin(...), mean.argmax(...)))
     early = curve.attrs["ended_early"]
-    ended = f" ({early} ended early and are censored there)" if early else ""
-    return [
-        f"{seen} of {of} dialogues give one answer {STILL + 1} times in a row{ended}. On average this begins "
-        f"after {_mean_rounds(curve, fast)} to {_mean_rounds(curve, slow)} rounds, counted up to round "
-        f"{curve.attrs['horizon']}."
-    ]
+    ended = f" ({early} ended early; they are censored there)" if early else ""
+    told = f"{seen} of {of} dialogues give one answer that can be read {STILL + 1} times in a row{ended}."
+    mean = curve["mean"].stack(cell=curve["mean"].dims).dropna("cell")
+    if not seen or not mean.size:
+        return told
+    fast, slow = (mean.isel(cell=int(one)) for one in (mean.argmin("cell"), mean.argmax("cell")))
+    up_to = f"counted up to round {curve.attrs['horizon']}"
+    unknown = curve["mean"].size - mean.size
+    left = (
+        f"; of {unknown} conditions it is not known, since the last dialogues ended early" if unknown else ""
+    )
+    if float(fast) == float(slow):
+        return (
+            f"{told} On average this begins after {float(fast):.2f} rounds in every condition, {up_to}{left}."
+        )
+    ends = " to ".join(_mean_rounds(curve, one, run) for one in (fast, slow))
+    return f"{told} On average this begins after {ends} rounds, {up_to}{left}."
 
 
-def _mean_rounds(curve: xr.Dataset, cell: xr.DataArray) -> str:
+def _mean_rounds(curve: xr.Dataset, cell: xr.DataArray, run: Run) -> str:
     """The mean number of rounds in a condition, with its interval and the condition's name."""
-    levels = {str(name): str(cell[name].item()) for name in curve["mean"].dims}
+    levels = {name: str(cell[name].item()) for name in run.design.names}
     place = curve.sel(levels)
     told = with_bounds(*(float(place[name]) for name in ("mean", "mean_low", "mean_high")))
-    named = "+".join(n if level == "on" else f"{n}({level})" for n, level in levels.items() if level != "off")
-    return f"{told} under {named or 'no component'}"
+    return f"{told} under {said_of(run.design.spoken(Condition(**levels)))}"
 
 
 def _transitions(run: Run, figures: Figures, refusals: Refusals) -> list[str]:
@@ -156,6 +173,8 @@ def _effects_table(outcomes: dict[str, xr.DataArray], refusals: Refusals) -> dic
     if not rows:
         return None
     caption = "Effects on the course of the answers; bands and p hold for all effects on an outcome together"
+    if any(generated_of(cube) for cube in outcomes.values()):
+        caption += "; a fraction was played, so each comes with its aliases"
     return {"caption": caption, "columns": ["outcome", "effect", "estimate", "p"], "rows": rows}
 
 

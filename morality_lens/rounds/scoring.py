@@ -214,7 +214,7 @@ class _Trial:
                 "neutral": (("item", "option"), self._after_neutral(chunk, size)),
                 "bytes": (("item", "option"), self._bytes(chunk, size)),
             },
-            coords={"item": list(chunk), **design.levels, "round": rounds},
+            coords={"item": list(chunk), **design.coords, "round": rounds},
         )
 
     def _after_neutral(self, chunk: Sequence[str], size: int) -> Float[np.ndarray, "item option"]:

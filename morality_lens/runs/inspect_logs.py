@@ -21,6 +21,10 @@ from morality_lens.items.files import read_json
 
 GRADES = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """Values of Inspect's grades: correct, incorrect, partially correct, no answer."""
+TRUTH = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+"""Values of the words for truth, in lower or upper case."""
+COMPLETE = "success"
+"""The status of an evaluation that ran to its end."""
 ZSTANDARD = 93
 """The number of Zstandard among the compressions of a zip file."""
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -36,10 +40,11 @@ class InspectLog:
         path: of the file.
         task: name of the task.
         model: name of the model.
-        status: ``success``, or why the evaluation ended.
+        status: ``success`` where the evaluation ran to its end; else ``error``, ``cancelled`` or ``started``.
         samples: ``item`` (the sample's id), ``epoch``, ``scorer``, ``value`` (NaN where there is none, or it
-            is no number), ``answer``, ``text`` (the model's last reply), ``error``, and a column
-            ``metadata.NAME`` for each entry of the samples' metadata.
+            is no number), ``given`` (the score as the log has it), ``answer``, ``text`` (the model's last
+            reply), ``error``, ``input`` and ``target`` as text (with the options, where there are some), and
+            a column ``metadata.NAME`` for each entry of the samples' metadata.
 
     Examples:
         >>> log = ml.runs.read_inspect_log(logs["instruction"])
@@ -67,7 +72,8 @@ def read_inspect_log(path: str | Path) -> InspectLog:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no log, holds no sample, or is compressed in a way that Python cannot read.
+        ValueError: it is no log, holds no sample, has an entry that is not as Inspect writes it, or is
+            compressed in a way that Python cannot read.
 
     Examples:
         >>> log = ml.runs.read_inspect_log(logs["none"])
@@ -78,7 +84,7 @@ def read_inspect_log(path: str | Path) -> InspectLog:
     if not file.is_file():
         raise FileNotFoundError(f"no file at {file}; give a log that Inspect wrote (.eval or .json).")
     header, samples = _from_archive(file) if zipfile.is_zipfile(file) else _from_json(file)
-    told = header.get("eval", {})
+    told = _object(header.get("eval"), "eval", file)
     rows = [row for sample in samples for row in _rows(sample, file)]
     if not rows:
         raise ValueError(
@@ -88,12 +94,12 @@ def read_inspect_log(path: str | Path) -> InspectLog:
         path=file,
         task=str(told.get("task", "")),
         model=str(told.get("model", "")),
-        status=str(header.get("status", "")),
+        status=str(header.get("status") or "started"),
         samples=pd.DataFrame(rows),
     )
 
 
-def _from_archive(file: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+def _from_archive(file: Path) -> tuple[dict[str, Any], Iterator[Any]]:
     """Header and samples of an ``.eval`` file: a zip of JSON files, the header last."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
@@ -106,9 +112,9 @@ def _from_archive(file: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]
         except (NotImplementedError, OSError, RuntimeError, zipfile.BadZipFile, ValueError) as error:
             raise ValueError(
                 f"{file} is damaged, or compressed in a way that cannot be read here ({error}); convert it "
-                "with `inspect log convert --to json`."
+                "with `inspect log convert LOG --to json --output-dir FOLDER`."
             ) from error
-    return first, iter(samples)
+    return _object(first, "the header", file), iter(samples)
 
 
 def _entry(archive: zipfile.ZipFile, file: Path, name: str) -> bytes:
@@ -128,53 +134,94 @@ def _entry(archive: zipfile.ZipFile, file: Path, name: str) -> bytes:
     return data
 
 
-def _from_json(file: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+def _from_json(file: Path) -> tuple[dict[str, Any], Iterator[Any]]:
     """Header and samples of a log in one JSON file."""
     whole = read_json(file)
     if not isinstance(whole, dict) or not {"eval", "samples"} <= set(whole):
         raise ValueError(f"{file} is no log of Inspect: it needs the keys 'eval' and 'samples'.")
-    return whole, iter(whole["samples"] or [])
+    samples = whole["samples"] or []
+    if not isinstance(samples, list):
+        raise ValueError(f"{file}: samples must be a list, as Inspect writes it; got {samples!r:.80}.")
+    return whole, iter(samples)
 
 
-def _rows(sample: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:
+def _object(value: Any, what: str, file: Path) -> dict[str, Any]:
+    """An entry of a log that must be an object.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{file} is damaged or no log of Inspect: {what} must be an object; got {value!r:.80}. Give "
+            "another copy, or evaluate the task again."
+        )
+    return value
+
+
+def _rows(sample: Any, file: Path) -> Iterator[dict[str, Any]]:
     """A row for each score of a sample; one without a value where there is none."""
-    if "id" not in sample:
+    sample = _object(sample, "each sample", file)
+    if sample.get("id") is None:
         raise ValueError(f"{file}: a sample without an id.")
-    error = sample.get("error")
+    what = f"of sample {sample['id']!r}"
+    about = _object(sample.get("metadata") or {}, f"metadata {what}", file)
+    epoch, error = sample.get("epoch", 1), sample.get("error")
+    if not isinstance(epoch, int):
+        raise ValueError(f"{file}: the epoch {what} must be a whole number; got {epoch!r:.80}.")
     same = {
         "item": str(sample["id"]),
-        "epoch": int(sample.get("epoch", 1)),
-        "text": _completion(sample),
+        "epoch": epoch,
+        "text": _completion(_object(sample.get("output") or {}, f"output {what}", file)),
         "error": error.get("message", "") if isinstance(error, dict) else str(error or ""),
-        **{f"metadata.{name}": value for name, value in (sample.get("metadata") or {}).items()},
+        "input": _asked(sample),
+        "target": _plain(sample.get("target")),
+        **{f"metadata.{name}": value for name, value in about.items()},
     }
-    scores = {} if same["error"] else sample.get("scores") or {}
+    scores = {} if same["error"] else _object(sample.get("scores") or {}, f"scores {what}", file)
     if not scores:
-        yield {**same, "scorer": None, "value": math.nan, "answer": ""}
+        yield {**same, "scorer": None, "value": math.nan, "given": None, "answer": ""}
     for scorer, score in scores.items():
         value = score.get("value") if isinstance(score, dict) else score
         answer = str(score.get("answer") or "") if isinstance(score, dict) else ""
         parts = value.items() if isinstance(value, dict) else [("", value)]
         for key, one in parts:
             name = f"{scorer}.{key}" if key else str(scorer)
-            yield {**same, "scorer": name, "value": _number(one), "answer": answer}
+            yield {**same, "scorer": name, "value": _number(one), "given": one, "answer": answer}
+
+
+def _asked(sample: Mapping[str, Any]) -> str:
+    """What a sample asks, with its options: of messages who speaks and what, without their ids."""
+    asked = sample.get("input")
+    if isinstance(asked, list):
+        messages = [one if isinstance(one, dict) else {"content": one} for one in asked]
+        asked = "\n".join(f"{one.get('role', '')}: {_plain(one.get('content'))}" for one in messages)
+    return "\n".join(filter(None, map(_plain, (asked, sample.get("choices")))))
+
+
+def _plain(value: Any) -> str:
+    """A text as it is, nothing of a null, and anything else as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _number(value: Any) -> float:
     """A score as a number: grades and truth values too; NaN for anything else."""
-    if isinstance(value, str) and value in GRADES:
-        return GRADES[value]
+    if isinstance(value, str):
+        value = GRADES.get(value, TRUTH.get(value.strip().casefold(), value))
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
 
 
-def _completion(sample: Mapping[str, Any]) -> str:
+def _completion(output: Mapping[str, Any]) -> str:
     """The text of the model's last reply."""
-    output = sample.get("output") or {}
-    choices = output.get("choices") or [{}]
-    content = (choices[0].get("message") or {}).get("content", output.get("completion", ""))
+    choices = output.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    content = (message if isinstance(message, dict) else {}).get("content", output.get("completion", ""))
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return str(content or "")
@@ -185,6 +232,8 @@ def inspect_cube(
     *,
     scorer: str | None = None,
     cluster: str | None = None,
+    unfinished: bool = False,
+    other_inputs: bool = False,
 ) -> xr.DataArray:
     """Scores of the same samples under several conditions as a cube, for ``factorial_effects``.
 
@@ -194,16 +243,20 @@ def inspect_cube(
         scorer: whose scores; None where the logs have one alone.
         cluster: the entry of the samples' metadata that says which of them depend on each other (the
             template, say); None takes each sample for independent.
+        unfinished: take logs of evaluations that did not run to their end too, with the samples they have.
+        other_inputs: pair samples by their ids even where their inputs, options or targets differ between
+            the logs: right where the condition itself is written into the input.
 
     Returns:
         item x factors, x ``round`` where logs are per round, x ``seed`` where there are several epochs. NaN
         where a sample has no score: such cells are refused unless ``missing`` says otherwise. ``attrs`` hold
-        the ``model``, ``task`` and ``units``.
+        the ``model``, ``task`` and ``units``, and in ``unfinished`` the logs that are, with their status.
 
     Raises:
         FileNotFoundError: a log is missing.
         ValueError: fewer than two conditions, cells that are missing, another number of rounds, several
-            models, an unknown scorer, or metadata without the cluster.
+            models, an unknown scorer, one without any number in a log, metadata without the cluster, a log
+            that is unfinished, or samples of one id that ask other things.
 
     Examples:
         >>> cube = ml.runs.inspect_cube(logs, cluster="template")
@@ -225,6 +278,8 @@ def inspect_cube(
             f"the conditions of one cube are of one model; these logs are of {', '.join(models)}. Make a "
             "cube of each, and cross_runs joins them along a factor."
         )
+    _refuse_unfinished(every, unfinished)
+    _refuse_other_inputs(every, other_inputs)
     chosen = _scorer(every, scorer)
     tables = {cell: [_scores(log, chosen) for log in own] for cell, own in read.items()}
     series = pd.concat([table for own in tables.values() for table in own])
@@ -243,6 +298,8 @@ def inspect_cube(
         name=chosen,
         attrs={"units": "score", "model": models[0], "task": every[0].task},
     )
+    if told := [f"{log.path} ({log.status})" for log in every if log.status != COMPLETE]:
+        cube.attrs["unfinished"] = ", ".join(told)
     if cluster is not None:
         cube = cube.assign_coords(cluster=("item", _clusters(every, [str(name) for name in names], cluster)))
     single = [dim for dim in ("round", "seed") if cube.sizes[dim] == 1]
@@ -271,6 +328,33 @@ def _levels(cells: Sequence[Condition]) -> dict[str, list[str]]:
     return levels
 
 
+def _refuse_unfinished(logs: Sequence[InspectLog], accepted: bool) -> None:
+    ended = [log for log in logs if log.status != COMPLETE]
+    if ended and not accepted:
+        raise ValueError(
+            f"{ended[0].path} is of an evaluation that did not run to its end (status {ended[0].status!r}), "
+            f"one of {len(ended)} such logs of {len(logs)}: the samples that are there may be no fair draw. "
+            "Run it to its end (`inspect eval-retry`), or pass unfinished=True to take what is there."
+        )
+
+
+def _refuse_other_inputs(logs: Sequence[InspectLog], accepted: bool) -> None:
+    """Nothing, where the samples of each id ask the same in all logs and have the same target."""
+    first: dict[tuple[str, str], tuple[str, Path]] = {}
+    for log in () if accepted else logs:
+        for name in ("input", "target"):
+            told = log.samples[["item", name]].drop_duplicates()
+            for item, text in zip(told["item"], told[name], strict=True):
+                known, path = first.setdefault((item, name), (text, log.path))
+                if text != known:
+                    raise ValueError(
+                        f"sample {item!r} has the {name} {text!r:.60} in {log.path}, and "
+                        f"{known!r:.60} in {path}: conditions are compared on the same samples. Give "
+                        "logs of the same ones, or pass other_inputs=True where the condition is written "
+                        "into the input."
+                    )
+
+
 def _scorer(logs: Sequence[InspectLog], wanted: str | None) -> str:
     """The scorer that is asked for, or the only one.
 
@@ -288,8 +372,19 @@ def _scorer(logs: Sequence[InspectLog], wanted: str | None) -> str:
 
 
 def _scores(log: InspectLog, scorer: str) -> pd.Series:
-    """The values of one scorer by item and epoch."""
-    own = log.samples.loc[log.samples["scorer"] == scorer].set_index(["item", "epoch"])["value"]
+    """The values of one scorer by item and epoch.
+
+    Raises:
+        ValueError: none is a number, or a sample is there twice.
+    """
+    rows = log.samples.loc[log.samples["scorer"] == scorer]
+    own = rows.set_index(["item", "epoch"])["value"]
+    if own.isna().all():
+        came = ", ".join(dict.fromkeys(f"{value!r:.40}" for value in rows["given"]))
+        raise ValueError(
+            f"{log.path}: no score of {scorer!r} is a number, a grade (C, I, P, N) or a word for truth (yes, "
+            f"no, true, false); got {came:.200}. Score with one of these, or with a dictionary of them."
+        )
     if own.index.has_duplicates:
         twice = own.index[own.index.duplicated()][0]
         raise ValueError(f"{log.path}: sample {twice[0]!r} is there twice in epoch {twice[1]}.")

@@ -121,7 +121,7 @@ def features(
         coords={
             "item": list(run.asked),
             "cluster": ("item", clusters),
-            **run.design.levels,
+            **run.design.coords,
             **places,
             "feature": kept,
             "frequency": ("feature", checked["frequency"].values[kept]),

@@ -93,7 +93,7 @@ def split_direction(
         coords={
             "item": list(run.asked),
             "cluster": ("item", run.residuals["cluster"].values),
-            **run.design.levels,
+            **run.design.coords,
             "round": places["round"],
             "component": names,
         },

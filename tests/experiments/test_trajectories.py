@@ -111,6 +111,41 @@ def test_an_answer_that_ends_early_is_censored_where_it_ends():
     assert np.isnan(times["restricted"].values).tolist() == [True, False, True, False]
 
 
+def test_what_cannot_be_read_does_not_settle():
+    times = settling_times(made(both({"a": "?????", "b": "A????", "c": "?AAA?"})))
+    assert not times["settled"].sel(item=["a", "b"]).any()
+    assert times["time"].sel(item="c").values.tolist() == [1, 1]
+
+
+def test_the_curve_stays_at_zero_once_all_have_settled_and_the_page_names_the_fastest():
+    courses = both({f"i{k}": "ABBBBB" for k in range(9)}) | both({"x": "AB...."})
+    courses |= {(f"i{k}", "on"): "AAAAAA" for k in range(9)}
+    courses["x", "on"] = "AAAA.."
+    curve = settling_curve(settling_times(made(courses)), draws=50)
+    assert curve["estimate"].sel(cot="on").values.tolist() == [0, 0, 0, 0]
+    assert np.isfinite(curve["mean"]).all()
+    section = trajectory_section(made(courses))
+    told = next(line for line in section.lines if "in a row" in line)
+    assert "after 0.000 under no component" not in told
+    assert "under cot to" in told.replace("0.000 [0.000, 0.000] ", "")
+
+
+def test_the_page_of_a_run_in_which_all_ended_early_says_what_is_not_known():
+    section = trajectory_section(made(both({f"i{k}": "AB...." for k in range(9)})))
+    assert section is not None
+    assert any("ended early" in line for line in section.lines)
+
+
+def test_rounds_that_one_condition_lacks_are_not_averaged_over():
+    courses = {
+        (f"i{k}", level): "ABBB" if level == "off" else "AB.." for k in range(10) for level in ("off", "on")
+    }
+    section = trajectory_section(made(courses))
+    rows = section.tables[0]["rows"] if section.tables else []
+    assert not [row for row in rows if row[0].startswith("Answers that change")]
+    assert any("Answers that change, all rounds" in line for line in section.lines)
+
+
 def test_without_early_ends_the_curve_is_the_share_and_the_mean_its_area():
     names = [f"i{k}" for k in range(12)]
     courses = {
@@ -181,7 +216,7 @@ def test_a_planted_difference_of_transitions_is_found_where_it_was_planted():
     assert float(found["p_adj"].sel(before="right", after="wrong")) > 0.05
     assert np.isnan(found["estimate"].sel(before="unparsed")).all()
     told = describe_transitions(compare_transitions(simulated(0, lifted=0.45, items=40)))
-    assert told.startswith("cot: it changes what follows wrong answers: ")
+    assert told.startswith("cot: dialogues go other ways with it: after wrong answers come ")
 
 
 def test_the_shares_compared_are_those_counted_by_hand():
@@ -222,11 +257,11 @@ def test_what_cannot_be_compared_is_refused_in_words():
         compare_transitions(few)
     with pytest.raises(ValueError, match=r"needs factors that were run off and on.*'persona'"):
         compare_transitions(few, ["persona"])
-    with pytest.raises(ValueError, match=r"returned from round 2 on; the run ends with round 1"):
+    with pytest.raises(ValueError, match=r"returned is known from round 2 on; the run ends with round 1"):
         change_cube(made(both({"a": "AB"})), "returned")
     with pytest.raises(ValueError, match="measure must be one of"):
         inspect.unwrap(change_cube)(few, "moved")
-    with pytest.raises(ValueError, match=r"2 rounds later .* has 1 correction rounds"):
+    with pytest.raises(ValueError, match=r"2 rounds later .* run ends with round 1"):
         settling_times(made(both({"a": "AB"})))
     open_run = made(both({"a": "AB"}))
     vars(open_run).update(asked={"a": OpenPrompt(id="a", cluster="a", text="It was")})
@@ -264,5 +299,5 @@ def test_figures_and_the_section_show_what_was_found():
     assert section is not None
     names = [name for name, _, _ in section.figures]
     assert {"answers-that-change", "answers-that-go-back", "settling", "transition-effects"} <= set(names)
-    assert any("give one answer 3 times in a row" in line for line in section.lines)
+    assert any("3 times in a row" in line for line in section.lines)
     assert {row[0] for row in section.tables[0]["rows"]} >= {"Answers that change, all rounds"}

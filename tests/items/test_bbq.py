@@ -1,6 +1,7 @@
 """BBQ's rows as questions: on rows in its schema made here, and on the real files where they are."""
 
 import csv
+import gzip
 import inspect
 import json
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from morality_lens.items.bbq import load_bbq
+from morality_lens.items.files import columns_of, read_rows
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "bbq"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real BBQ files are not at ../shared/data/bbq")
@@ -78,6 +80,77 @@ def test_the_biased_option_turns_with_the_polarity_and_old_is_not_found_in_non_o
 def test_the_group_is_matched_by_its_exact_name_or_not_at_all(tmp_path, groups, biased):
     made = row(0, additional_metadata={"stereotyped_groups": groups})
     assert load_bbq(save(tmp_path / "a.jsonl", [made]))[0].biased == biased
+
+
+@pytest.mark.parametrize(
+    ("groups", "biased"),
+    [
+        ("trans_F", 2),
+        ("['trans_F']", 2),
+        ('["trans_F"]', 2),
+        (" Trans F ", 2),
+        ("['F']", 0),
+        ("F", 0),
+        ("[]", None),
+        ("", None),
+        (None, None),
+        ("['F', 'trans_F']", None),
+    ],
+)
+def test_groups_that_are_a_text_are_a_list_or_one_name_and_never_letters(tmp_path, groups, biased):
+    tags = {"ans0": ["Ann", "F"], "ans1": ["Not known", "unknown"], "ans2": ["Bea", "trans_F"]}
+    made = row(0, answer_info=tags, additional_metadata={"stereotyped_groups": groups})
+    as_texts = made | {name: str(made[name]) for name in ("answer_info", "additional_metadata")}
+    for one in (made, as_texts):
+        assert load_bbq(save(tmp_path / "a.jsonl", [one]))[0].biased == biased
+
+
+def test_metadata_that_are_null_or_absent_name_no_group(tmp_path):
+    null, absent = row(0, additional_metadata=None), row(1)
+    del absent["additional_metadata"]
+    assert [q.biased for q in load_bbq(save(tmp_path / "a.jsonl", [null, absent]))] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"additional_metadata": ["old"]}, r"must be an object with stereotyped_groups; got \['old'\]"),
+        ({"additional_metadata": {"stereotyped_groups": 5}}, "stereotyped_groups must be a list of texts"),
+        (
+            {"additional_metadata": {"stereotyped_groups": "['F' 'trans_F']"}},
+            "stereotyped_groups must be a list of texts",
+        ),
+        ({"additional_metadata": {"stereotyped_groups": "['old'"}}, "stereotyped_groups must be a list"),
+        ({"answer_info": None}, r"answer_info must be an object with the keys .*got None"),
+        (
+            {"answer_info": {f"ans{k}": "old" for k in range(3)}},
+            "answer_info of ans0 must be a list of texts",
+        ),
+    ],
+)
+def test_metadata_of_another_kind_are_refused_with_what_was_needed(tmp_path, change, message):
+    with pytest.raises(ValueError, match=rf"a\.jsonl, line 1: .*{message}"):
+        load_bbq(save(tmp_path / "a.jsonl", [row(0, **change)]))
+
+
+def test_a_label_may_be_a_whole_number_as_text(tmp_path):
+    rows = [row(0, label="1"), row(1, label="1.0"), row(2, label="2", context_condition="disambig")]
+    assert [q.label for q in load_bbq(save(tmp_path / "a.jsonl", rows), context="both")] == [1, 1, 2]
+    with pytest.raises(ValueError, match="line 1: the label of an ambiguous row must be"):
+        load_bbq(save(tmp_path / "a.jsonl", [row(0, label="1.5")]))
+
+
+@pytest.mark.parametrize("damage", ["no gzip", "cut", "changed"])
+def test_a_damaged_compressed_file_is_refused_by_name(tmp_path, damage):
+    whole = gzip.compress(json.dumps(row(0)).encode() * 50)
+    data = {"no gzip": b"not compressed", "cut": whole[:-20], "changed": whole[:-8] + b"12345678"}[damage]
+    for name in ("a.jsonl.gz", "a.json.gz", "a.csv.gz"):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{name} is damaged or no gzip file .*give another copy"):
+            list(read_rows(tmp_path / name))
+        if name.endswith("csv.gz"):
+            with pytest.raises(ValueError, match=rf"{name} is damaged or no gzip file"):
+                columns_of(tmp_path / name)
 
 
 def test_filters_keep_what_they_name(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from morality_lens.items.data import is_on_hub, load_data
 from morality_lens.items.kinds import OpenPrompt, Question, Rating, Statement, refuse_unplayable
 from morality_lens.items.published.catalogue import DATA_SETS, describe_data_sets
 from morality_lens.items.published.source import rows_of_hub
+from morality_lens.items.published.values import Row
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -223,6 +225,22 @@ def test_a_mirror_with_choices_and_answer_gets_clusters_from_shared_questions_an
         load_data("bbq", tmp_path)
 
 
+def test_a_mirror_whose_choices_are_a_text_is_read_and_files_of_mbbq_are_not_taken_for_bbq(tmp_path):
+    row = mirrored("A baker and a rower met.", "Who forgot?", 1)
+    plain = lines(tmp_path / "age.jsonl", [row])
+    as_text = table(tmp_path / "age.csv", [row | {"choices": str(row["choices"])}])
+    (question,) = load_data("bbq", as_text)
+    assert question.options == ("The baker", "Can't be determined", "The rower")
+    assert (question,) == load_data("bbq", plain) == load_data(as_text)
+    assert (question.polarity, question.biased) == ("neg", None)
+    assert "every item carries the polarity neg, which says nothing" in DATA_SETS["bbq"].quirks
+    printed = table(tmp_path / "age.csv", [row | {"choices": "['The baker' 'Unknown' 'The rower']"}])
+    with pytest.raises(ValueError, match="line 2: choices must be a list of texts"):
+        load_data("bbq", printed)
+    with pytest.raises(ValueError, match=r"line 1: a file of MBBQ by its name.*load_data\('mbbq', "):
+        load_data("bbq", lines(tmp_path / "Age_es.jsonl", four()))
+
+
 # ----------------------------------------------------------------------------------------------- MBBQ
 @pytest.fixture
 def mbbq(tmp_path):
@@ -293,6 +311,45 @@ def test_the_english_word_for_unknown_is_said_in_the_language(tmp_path):
         load_data(lines(tmp_path / "Age.jsonl", rows))
 
 
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("data_es/Age.full.jsonl", "esbbq"),
+        ("data_ca/Age.full.jsonl", "cabbq"),
+        ("EsBBQ/test.jsonl", "esbbq"),
+        ("BSC/CaBBQ-1.0/part/test.jsonl", "cabbq"),
+        ("cabbq.jsonl", "cabbq"),
+        ("EsBBQ-CaBBQ/test.jsonl", None),
+        ("data_ca/EsBBQ/test.jsonl", "esbbq"),
+    ],
+)
+def test_a_place_that_is_named_as_the_other_languages_is_refused(tmp_path, place, told):
+    file = lines(tmp_path / place, [peninsular(0)])
+    for name in ("esbbq", "cabbq"):
+        for where in (tmp_path, file.parent, file):
+            if told in (None, name):
+                assert len(load_data(name, where)) == 1
+            else:
+                message = rf"line 1: by its place a row of {told}, not of {name}"
+                with pytest.raises(ValueError, match=message):
+                    load_data(name, where)
+
+
+def test_the_other_languages_name_on_the_hub_is_refused(monkeypatch):
+    def rows(name):
+        yield Row(cells=peninsular(0), where=f"{name}, Age, test, row 1", origin="Age/test", number=1)
+
+    monkeypatch.setattr("morality_lens.items.data.rows_of_hub", rows)
+    assert len(load_data("esbbq", "BSC-LT/EsBBQ")) == 1
+    with pytest.raises(ValueError, match="BSC-LT/EsBBQ, Age, test, row 1: by its place a row of esbbq"):
+        load_data("cabbq", "BSC-LT/EsBBQ")
+
+
+def test_stereotyped_groups_that_are_a_text_are_read(tmp_path):
+    rows = [peninsular(k) | {"stereotyped_groups": text} for k, text in enumerate(("['short']", "short"))]
+    assert [q.biased for q in load_data("esbbq", lines(tmp_path / "a.jsonl", rows))] == [1, 1]
+
+
 # ---------------------------------------------------------------------------------------------- KoBBQ
 def korean(name, answer, *, biased="나무", choices="['나무', '바위', '알 수 없음']"):
     return {
@@ -331,6 +388,7 @@ def test_the_korean_table_gives_choices_roles_and_templates(tmp_path):
     ("row", "message"),
     [
         (korean("age-1", "나무"), "sample_id must be as in age-001a-002-amb-bsd"),
+        (korean("age-001a-002-amb-bsd", "나무"), "the answer of an ambiguous row must be '알 수 없음'"),
         (korean("age-001a-002-amb-bsd", "구름"), "answer must be one of the choices"),
         (korean("age-001a-002-amb-bsd", "나무", choices="나무, 바위"), "choices must be a list of texts"),
         (korean("age-001a-002-amb-bsd", "나무", choices="['나무', '바위']"), "choices must be three"),
@@ -410,6 +468,8 @@ def test_one_sentence_of_each_occupation_asks_for_the_pronoun(tmp_path):
         ("rower/guest", "rower", None, None),
     ]
     assert [(q.biased, q.category) for q in (baker, rower)] == [(0, "mostly women"), (1, "mostly men")]
+    table(file.parent / "occupations-stats.tsv", [one | {"occupation": "Baker"} for one in stats[:1]])
+    assert load_data("winogender", tmp_path)[0].biased == 0
     refuse_unplayable((baker, rower))
 
 
@@ -455,6 +515,12 @@ def test_sentences_of_both_files_ask_for_the_pronoun_in_the_form_that_their_pair
         ("her", "him", "them"),
     ]
     assert [q.biased for q in (one, two, three)] == [0, 1, 0]
+    zipped = tmp_path / "zipped"
+    zipped.mkdir()
+    for file in folder.glob("*.dev"):
+        (zipped / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    assert load_data("winobias", zipped) == (one, two, three)
+    shutil.rmtree(zipped)
     with pytest.raises(ValueError, match="give the folder with both"):
         load_data("winobias", folder / "pro_stereotyped_type1.txt.dev")
     bad = folder / "pro_stereotyped_type2.txt.dev"
@@ -599,10 +665,30 @@ def test_of_a_pair_the_first_scenario_is_the_more_pleasant_one(ethics):
     assert pairs[1].text == "I found bread, and it was old."
     assert [one.cluster for one in pairs] == [pairs[0].cluster] * 2 + [pairs[2].cluster] * 2
     assert len({one.id for one in pairs}) == 4
+    file = ethics / "utilitarianism" / "util_test.csv"
+    whole = file.read_bytes()
+    for data in (b"\xff" + whole, b"\0" * 5 + gzip.compress(whole)):
+        bad = file.with_name("util_test.csv" if data[0] else "util_test.csv.gz")
+        bad.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{bad.name} is damaged or no (?:CSV|gzip) file"):
+            load_data("ethics", bad, subset="utilitarianism")
+    bad.unlink()
+    file.write_bytes(whole)
+    file.write_text(file.read_text(encoding="utf-8").replace("\nI slept", "\n\n , \nI slept") + "\n")
+    assert [one.text for one in load_data("ethics", file, subset="utilitarianism")] == [p.text for p in pairs]
     bad = ethics / "utilitarianism" / "util_test.csv"
     bad.write_text("one,two\none,two,three\n")
     with pytest.raises(ValueError, match=r"util_test\.csv, line 2: .*two scenarios.*got 3 cells"):
         load_data("ethics", ethics, subset="utilitarianism")
+
+
+def test_a_folder_without_the_subset_names_those_that_are_there(ethics):
+    for name in ("cm_test.csv", "cm_ambig.csv"):
+        (ethics / "commonsense" / name).unlink()
+    (ethics / "justice" / "justice_test.csv").unlink()
+    message = "'commonsense' of ETHICS; of its subsets it has 'deontology', 'virtue', 'utilitarianism'"
+    with pytest.raises(ValueError, match=message):
+        load_data("ethics", ethics)
 
 
 def test_a_label_beside_zero_and_one_or_a_trait_without_its_mark_is_refused(ethics):
@@ -702,6 +788,15 @@ def test_scraped_prompts_have_the_toxicity_of_the_prompt_alone_and_share_their_p
     assert len({p.cluster for p in prompts}) == 3
     assert len(load_data("polyglo-toxicity-prompts", file, language="de")) == 1
     assert load_data(file) == prompts
+    blank = [row | {"prompt": prompt} for row, prompt in zip(rows, ("", "a", " ", None), strict=True)]
+    with pytest.warns(UserWarning, match=r"without a prompt are left out: 3 of them.*line 1"):
+        (only,) = load_data("polyglo-toxicity-prompts", lines(file, blank))
+    assert only.text == "a"
+    with (
+        pytest.warns(UserWarning, match="1 of them"),
+        pytest.raises(ValueError, match="has no item of the subset 'all'"),
+    ):
+        load_data("polyglo-toxicity-prompts", lines(file, blank[:1]))
     with pytest.raises(ValueError, match="line 1: meta_data must be an object with the language"):
         load_data("polyglo-toxicity-prompts", lines(file, [wild | {"meta_data": {}}]))
 

@@ -177,6 +177,121 @@ def test_files_that_are_no_log_are_refused_by_name(tmp_path):
         read_inspect_log(tmp_path / "d.eval")
 
 
+def test_words_for_truth_are_one_and_zero(tmp_path):
+    values = ["yes", "No", " TRUE ", "false", "Yes", "no"]
+    write_json(tmp_path / "log.json", [sample(k, value) for k, value in enumerate(values)])
+    log = read_inspect_log(tmp_path / "log.json")
+    assert log.samples["value"].tolist() == [1, 0, 1, 0, 1, 0]
+    assert log.samples["given"].tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("great", "'great'"), ([1, 0], r"\[1, 0\]"), (None, "None"), ({"a": [1]}, r"\[1\]")]
+)
+def test_a_scorer_without_any_number_in_a_log_is_refused_with_what_it_gave(tmp_path, value, told):
+    write_json(
+        tmp_path / "none.json", [sample(k, {"a": 1} if isinstance(value, dict) else 1) for k in (0, 1)]
+    )
+    write_json(tmp_path / "on.json", [sample(k, value) for k in (0, 1)])
+    with pytest.raises(ValueError, match=rf"on\.json: no score of 'choice.*is a number.*got {told}"):
+        inspect_cube({"none": tmp_path / "none.json", "instruction": tmp_path / "on.json"})
+
+
+def asking(k, question, target="A", choices=None):
+    return sample(k, "C", input=question, target=target, choices=choices)
+
+
+def message(text, name):
+    return [{"id": name, "role": "user", "content": [{"type": "text", "text": text}]}]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [
+        (asking(1, "Who forgot?"), asking(1, "Who forgot?"), None),
+        (asking(1, message("Who?", "m1")), asking(1, message("Who?", "m2")), None),
+        (asking(1, "Who forgot?"), asking(1, "Who knew?"), "input"),
+        (asking(1, message("Who?", "m1")), asking(1, message("When?", "m1")), "input"),
+        (asking(1, "Who?", choices=["a", "b"]), asking(1, "Who?", choices=["a", "c"]), "input"),
+        (asking(1, "Who?", "A"), asking(1, "Who?", "B"), "target"),
+        (asking(1, "Who?", ["A"]), asking(1, "Who?", ["B"]), "target"),
+    ],
+)
+def test_samples_of_one_id_that_ask_other_things_are_not_paired(tmp_path, one, other, differs):
+    logs = {"none": tmp_path / "none.json", "instruction": tmp_path / "on.json"}
+    for path, last in zip(logs.values(), (one, other), strict=True):
+        write_json(path, [asking(0, "Who slept?"), last])
+    if differs is None:
+        assert inspect_cube(logs).sizes["item"] == 2
+        return
+    with pytest.raises(
+        ValueError,
+        match=rf"(?s)sample 'q1' has the {differs} .*on\.json, and .*none\.json: .*other_inputs=True",
+    ):
+        inspect_cube(logs)
+    assert inspect_cube(logs, other_inputs=True).sizes["item"] == 2
+
+
+@pytest.mark.parametrize("status", ["error", "cancelled", "started", None])
+def test_an_evaluation_that_did_not_run_to_its_end_is_refused_unless_accepted(tmp_path, status):
+    logs = {"none": tmp_path / "none.json", "instruction": tmp_path / "on.json"}
+    for path in logs.values():
+        write_json(path, [sample(0, "C"), sample(1, "I")])
+    assert "unfinished" not in inspect_cube(logs).attrs
+    whole = {**json.loads(logs["none"].read_text()), "status": status}
+    logs["none"].write_text(json.dumps(whole))
+    told = status or "started"
+    assert read_inspect_log(logs["none"]).status == told
+    with pytest.raises(ValueError, match=rf"none\.json .*\(status '{told}'\), one of 1 .*unfinished=True"):
+        inspect_cube(logs)
+    assert inspect_cube(logs, unfinished=True).attrs["unfinished"] == f"{logs['none']} ({told})"
+
+
+def test_an_archive_without_its_last_entry_is_of_an_unfinished_evaluation(tmp_path):
+    start = {"version": 2, "eval": {"task": "bbq", "model": "some/model"}}
+    with zipfile.ZipFile(tmp_path / "a.eval", "w") as archive:
+        archive.writestr("_journal/start.json", json.dumps(start))
+        archive.writestr("samples/q0_epoch_1.json", json.dumps(sample(0, "C")))
+    assert read_inspect_log(tmp_path / "a.eval").status == "started"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eval": None}, "eval must be an object; got None"),
+        ({"eval": []}, "eval must be an object"),
+        ({"samples": [None]}, "each sample must be an object; got None"),
+        ({"samples": {"id": 1}}, "samples must be a list"),
+        ({"samples": [{"id": None}]}, "a sample without an id"),
+        ({"samples": [{"id": 1, "scores": [1]}]}, "scores of sample 1 must be an object"),
+        ({"samples": [{"id": 1, "metadata": "x"}]}, "metadata of sample 1 must be an object"),
+        ({"samples": [{"id": 1, "output": "x"}]}, "output of sample 1 must be an object"),
+        ({"samples": [{"id": 1, "epoch": None}]}, "the epoch of sample 1 must be a whole number"),
+    ],
+)
+def test_entries_that_are_not_as_inspect_writes_them_are_refused_by_name(tmp_path, change, message):
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({**header(), "samples": [sample(0, "C")], **change}))
+    with pytest.raises(ValueError, match=rf"log\.json.*{message}"):
+        read_inspect_log(path)
+
+
+@pytest.mark.parametrize(
+    "output", [{"choices": [None]}, {"choices": [{"message": None}]}, {"choices": {}}, None]
+)
+def test_an_output_without_a_message_is_no_text(tmp_path, output):
+    write_json(tmp_path / "log.json", [sample(0, "C", output=output)])
+    assert read_inspect_log(tmp_path / "log.json").samples["text"].tolist() == [""]
+
+
+def test_a_header_that_is_no_object_is_refused_in_an_archive_too(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.eval", "w") as archive:
+        archive.writestr("header.json", "null")
+        archive.writestr("samples/q0_epoch_1.json", json.dumps(sample(0, "C")))
+    with pytest.raises(ValueError, match=r"a\.eval .*the header must be an object; got None"):
+        read_inspect_log(tmp_path / "a.eval")
+
+
 def test_a_cube_of_logs_can_be_joined_with_another_models(tmp_path):
     cube = inspect_cube(four(tmp_path))
     both = ml.interactions.cross_runs({"small": cube, "large": cube + 0.0}, "size")

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from morality_lens.items.bbq import bbq_question, bbq_questions, read_roles, roles_beside
+from morality_lens.items.files import texts_in
 from morality_lens.items.kinds import Question
 from morality_lens.items.published.values import DataSet, Placed, Row, only_language, question
 
@@ -37,17 +38,33 @@ def _bbq(rows: Iterable[Row], subset: str) -> list[Placed]:
     first = next(rows, None)
     if first is None:
         return []
-    rows = chain([first], rows)
+    rows = map(_not_of_mbbq, chain([first], rows))
     if "choices" in first.cells:
         return kept(_mirrored(list(rows)), subset)
     table = read_roles(None if first.file is None else roles_beside(first.file.parent))
     return kept(bbq_questions(((row.where, row.cells) for row in rows), table), subset)
 
 
+MBBQ_FILE = re.compile(
+    "(?:Age|Disability_status|Gender_identity|Physical_appearance|SES|Sexual_orientation)(?:_control)?_"
+    "(?:en|es|nl|tr)"
+)
+"""How the files of MBBQ are named, which has the columns of BBQ in other languages."""
+
+
+def _not_of_mbbq(row: Row) -> Row:
+    if row.file is not None and MBBQ_FILE.fullmatch(row.file.name.partition(".")[0]):
+        raise ValueError(
+            f"{row.where}: a file of MBBQ by its name, which tells the language; read it as "
+            f"load_data('mbbq', {str(row.file)!r})."
+        )
+    return row
+
+
 def _mirrored(rows: list[Row]) -> Iterable[tuple[str, Question]]:
     clusters = _linked(rows)
     for row, cluster in zip(rows, clusters, strict=True):
-        options = list(map(str, row.cell("choices")))
+        options = texts_in(row.cell("choices"), "choices", row.where)
         unknown = [k for k, option in enumerate(options) if option.strip(" .").casefold() in _UNKNOWN]
         if len(unknown) != 1:
             raise ValueError(
@@ -118,6 +135,37 @@ def _mbbq_questions(rows: Iterable[Row], *, control: bool) -> Iterable[tuple[str
         yield row.where, replace(one, id=f"{name['language']}/{one.id}")
 
 
+_KIN = {"esbbq": ("data_es", "esbbq"), "cabbq": ("data_ca", "cabbq")}
+"""By the name of a data set: what a folder, a file or a name on the hub is called that is of it alone."""
+
+
+def _kin_of(row: Row) -> str | None:
+    """Which of EsBBQ and CaBBQ a row is of by its place, the innermost name first; None where none tells."""
+    place = row.where.partition(",")[0] if row.file is None else row.file.absolute().as_posix()
+    for part in reversed(place.casefold().split("/")):
+        found = [name for name, (folder, own) in _KIN.items() if part == folder or own in part]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _refuse_kin(rows: Iterable[Row], name: str) -> Iterable[Row]:
+    """The rows.
+
+    Raises:
+        ValueError: the place of one says that it is of the other data set, which has the same columns.
+    """
+    for row in rows:
+        told = _kin_of(row)
+        if told not in (None, name):
+            raise ValueError(
+                f"{row.where}: by its place a row of {told}, not of {name}, which has the same columns in "
+                f"another language; load_data({told!r}, ...) reads it. If it is one of {name}, rename the "
+                "file or folder."
+            )
+        yield row
+
+
 def _peninsular(language: str, unknown: str) -> Callable[[Iterable[Row], str], list[Placed]]:
     """The reader of EsBBQ or CaBBQ.
 
@@ -127,7 +175,8 @@ def _peninsular(language: str, unknown: str) -> Callable[[Iterable[Row], str], l
     """
 
     def read(rows: Iterable[Row], subset: str) -> list[Placed]:
-        return kept((_of_template(row) for row in rows), subset)
+        name = {"es": "esbbq", "ca": "cabbq"}[language]
+        return kept((_of_template(row) for row in _refuse_kin(rows, name)), subset)
 
     def _of_template(row: Row) -> tuple[str, Question]:
         cells: dict[str, Any] = {
@@ -153,7 +202,8 @@ _KIN_COLUMNS = (
 )
 _KIN_QUIRKS = (
     "The option that the answer cannot be known is the English word unknown, and stands last: it is read as "
-    "{unknown!r}; permute the options. instance_id restarts in every category. Which answer expresses the "
+    "{unknown!r}; permute the options. The two have the same columns: a folder or file that is named as the "
+    "other one's is refused. instance_id restarts in every category. Which answer expresses the "
     "bias is known where exactly one answer has the exact name of a stereotyped group."
 )
 _KIN_CHECKED = "{there} in langtech-bsc/EsBBQ-CaBBQ; the hub's columns by its card alone"
@@ -175,7 +225,8 @@ SETS = (
         "table of roles beside the files, or where exactly one answer has the exact name of a stereotyped "
         "group. "
         "Mirrors with choices and answer name neither template, polarity nor group: bias scores are refused "
-        "for them, the unknown option is told by its words, and a context is ambiguous where that is right.",
+        "for them, and every item carries the polarity neg, which says nothing there. The unknown option is "
+        "told by its words, and a context is ambiguous where that is right.",
         languages=("en",),
         subsets=CONTEXTS,
         checked="the official files; the mirror's columns by its card alone",

@@ -1,9 +1,9 @@
 """KoBBQ and CBBQ: kin of BBQ whose files have a format of their own."""
 
-import ast
 import re
 from collections.abc import Iterable
 
+from morality_lens.items.files import texts_in
 from morality_lens.items.kinds import Question
 from morality_lens.items.published.bias import CONTEXTS, kept
 from morality_lens.items.published.values import DataSet, Placed, Row, only_language, question
@@ -25,11 +25,16 @@ def _kobbq_question(row: Row) -> tuple[str, Question]:
             f"{row.where}: sample_id must be as in age-001a-002-amb-bsd (category, template and version, "
             f"sample, amb or dis, bsd or cnt); got {name!r}."
         )
-    options = _listed(row, "choices")
+    options = texts_in(row.cell("choices"), "choices", row.where)
     if options.count(_KO_UNKNOWN) != 1 or len(options) != 3:
         raise ValueError(f"{row.where}: choices must be three, one of them {_KO_UNKNOWN!r}; got {options}.")
     unknown = options.index(_KO_UNKNOWN)
-    biased = _place(row, "biased_answer", options)
+    biased, label = _place(row, "biased_answer", options), _place(row, "answer", options)
+    ambiguous = parts["context"] == "amb"
+    if ambiguous and label != unknown:
+        raise ValueError(
+            f"{row.where}: the answer of an ambiguous row must be {_KO_UNKNOWN!r}; got {options[label]!r}."
+        )
     negative = parts["asked"] == "bsd"
     other = next(k for k in range(3) if k not in (unknown, biased))
     return question(
@@ -40,28 +45,13 @@ def _kobbq_question(row: Row) -> tuple[str, Question]:
         question=row.text("question"),
         options=options,
         unknown=unknown,
-        label=_place(row, "answer", options),
+        label=label,
         biased=biased,
         stereotyped=biased if negative else other,
         polarity="neg" if negative else "nonneg",
-        ambiguous=parts["context"] == "amb",
+        ambiguous=ambiguous,
         category=parts["template"].rpartition("-")[0],
     )
-
-
-def _listed(row: Row, name: str) -> list[str]:
-    """A list of texts, which a TSV holds as Python writes it."""
-    value = row.cell(name)
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise ValueError(
-                f"{row.where}: {name} must be a list of texts; got {row.text(name)!r}."
-            ) from error
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"{row.where}: {name} must be a list of texts; got {value!r}.")
-    return [one.strip() for one in value]
 
 
 def _place(row: Row, name: str, options: list[str]) -> int:
@@ -130,7 +120,7 @@ SETS = (
         name="cbbq",
         title="CBBQ",
         kind="questions",
-        licence="none stated where it was looked at",
+        licence="none found",
         citation="Huang and Xiong 2024, arXiv 2306.16244",
         address="https://github.com/YFHuangxxxx/CBBQ",
         columns="example_id, question_index, question_polarity, context_condition, category, context, "

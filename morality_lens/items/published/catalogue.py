@@ -1,6 +1,5 @@
 """All published data sets, by name and as a table; the one whose columns a row has."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,6 @@ DATA_SETS: dict[str, DataSet] = {
 _SHOWN = (
     *("title", "kind", "languages", "subsets", "licence", "citation", "address", "hub", "columns"),
     *("cluster", "quirks", "checked"),
-)
-_MBBQ_FILE = re.compile(
-    "(?:Age|Disability_status|Gender_identity|Physical_appearance|SES|Sexual_orientation)(?:_control)?_"
-    "(?:en|es|nl|tr)"
 )
 
 
@@ -78,7 +73,7 @@ def recognised(file: Path, row: dict[str, Any]) -> DataSet | None:
     keyed = next((one for one in DATA_SETS.values() if one.keys and one.keys <= row.keys()), None)
     if keyed is None and "ans0" in row:
         stem = file.name.partition(".")[0]
-        return DATA_SETS["mbbq" if _MBBQ_FILE.fullmatch(stem) else "bbq"]
+        return DATA_SETS["mbbq" if bias.MBBQ_FILE.fullmatch(stem) else "bbq"]
     if keyed is None and {"context", "question", "choices", "answer"} <= row.keys():
         return DATA_SETS["bbq"]
     return keyed

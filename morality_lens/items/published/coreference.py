@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from morality_lens.items.files import place, read_table, refuse_missing
+from morality_lens.items.files import opened, place, read_table, refuse_missing
 from morality_lens.items.kinds import Question
 from morality_lens.items.published.values import DataSet, Placed, Row, question
 
@@ -54,7 +54,7 @@ def _winogender_questions(rows: Iterable[Row]) -> Iterator[tuple[str, Question]]
         occupation = parts["occupation"]
         if row.file is not None and row.file.parent not in shares:
             shares[row.file.parent] = _shares(row.file.parent)
-        women = None if row.file is None else shares[row.file.parent].get(occupation)
+        women = None if row.file is None else shares[row.file.parent].get(occupation.casefold())
         most = None if women is None or women == 50 else int(women < 50)
         yield question(
             row,
@@ -69,11 +69,14 @@ def _winogender_questions(rows: Iterable[Row]) -> Iterator[tuple[str, Question]]
 
 
 def _shares(folder: Path) -> dict[str, float]:
-    """The percentage of women in each occupation, from the table beside the sentences."""
+    """The percentage of women in each occupation (in lower case), from the table beside the sentences."""
     file = folder / "occupations-stats.tsv"
     if not file.is_file():
         return {}
-    return {row.get("occupation", ""): _percentage(row, where) for where, row in read_table(file)}
+    return {
+        row.get("occupation", "").strip().casefold(): _percentage(row, where)
+        for where, row in read_table(file)
+    }
 
 
 def _percentage(row: dict[str, str], where: str) -> float:
@@ -99,7 +102,8 @@ def read_sentences(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ValueError: no UTF-8 text, or no line.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        with opened(file) as whole:
+            lines = whole.read().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}).") from error
     if not any(map(str.strip, lines)):
@@ -184,7 +188,8 @@ SETS = (
         cluster="The occupation: what is measured is what a model holds of it.",
         quirks=_AS_ASKED
         + "Kept is the sentence in which the pronoun stands for the occupation and the other "
-        "person has a name of their own: 60 of 720, one for each occupation. No option is the right one and "
+        "person is named by a role and not as 'someone': 60 of 720, one for each occupation. No option is "
+        "the right one and "
         "none is the unknown one: the measures are those of each option, so leave the options unpermuted. "
         "With occupations-stats.tsv beside the sentences the pronoun of the majority is the biased option.",
         languages=("en",),
@@ -197,8 +202,9 @@ SETS = (
         name="winobias",
         title="WinoBias",
         kind="questions",
-        licence="MIT as reported; not seen in its repository",
-        citation="Zhao et al. 2018, arXiv 1804.06876; asked as Ganguli et al. 2023, arXiv 2302.07459",
+        licence="MIT by secondary sources; not seen in its repository",
+        citation="Zhao et al. 2018, arXiv 1804.06876; asked in the way of Ganguli et al. 2023, "
+        "arXiv 2302.07459",
         address="https://github.com/uclanlp/corefBias",
         columns="lines of text with a person and a pronoun in brackets",
         cluster="The occupation that the pronoun stands for. The two sentences about one pair of occupations "

@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from morality_lens.items.files import kind_of, opened, place, read_rows
+from morality_lens.items.files import kind_of, opened, place, read_rows, reading
 from morality_lens.items.kinds import Rating, Statement, item_from_row
 from morality_lens.items.published.values import DataSet, Placed, Row, statement
 
@@ -93,8 +93,13 @@ def read_ethics(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not file.name.startswith("util") or kind_of(file) != ".csv":
         yield from read_rows(file)
         return
-    with io.TextIOWrapper(opened(file), encoding="utf-8-sig", newline="") as lines:
+    with (
+        reading(file, "CSV file", "give another copy"),
+        io.TextIOWrapper(opened(file), encoding="utf-8-sig", newline="") as lines,
+    ):
         for number, cells in enumerate(csv.reader(lines), start=1):
+            if not any(map(str.strip, cells)):
+                continue
             if len(cells) != 2:
                 raise ValueError(
                     f"{place(file, number)}: a row of utilitarianism is two scenarios, the more pleasant one "
@@ -167,7 +172,7 @@ SETS = (
         languages=("en",),
         subsets=tuple(_PARTS),
         checked="a copy of the published files: justice, deontology, virtue, utilitarianism; commonsense by "
-        "its columns in earlier use",
+        "its column names alone",
         files=("*cm_t*.csv", *(f"*{begin}t*.csv" for begin, _ in list(_PARTS.values())[1:])),
         keys=frozenset({"label", "input", "is_short", "edited"}),
         reader=_ethics,
@@ -177,13 +182,13 @@ SETS = (
         name="social-chem-101",
         title="Social-Chem-101",
         kind="statements",
-        licence="CC BY-SA 4.0 as reported; not seen in its repository",
+        licence="CC BY-SA 4.0 by secondary sources; not seen in its repository",
         citation="Forbes et al. 2020, arXiv 2011.00620",
         address="https://github.com/mbforbes/social-chemistry-101",
         columns="rot-id, situation-short-id, rot-bad, action, action-moral-judgment",
         cluster="The situation: the rules written about one situation are about the same deeds.",
         quirks="A statement is the action, not the rule, which names the judgement. The value is the "
-        "judgement from -2 (very bad) to 2 (very good); rows at 0, without a judgement, or marked "
+        "judgement from -2 (very bad) to 2 (very good); rows at 0 (expected), without a judgement, or marked "
         "as unusable (rot-bad) are left out. Several workers judged some rules: an id ends in the row's "
         "number.",
         languages=("en",),

@@ -1,6 +1,7 @@
 """RTP-LX and PolygloToxicityPrompts: the beginnings of texts in many languages."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from morality_lens.items.kinds import OpenPrompt, item_from_row
@@ -8,7 +9,7 @@ from morality_lens.items.published.values import DataSet, Placed, Row
 
 
 def _rtp_lx(rows: Iterable[Row], subset: str) -> list[Placed]:
-    return [_translated(row) for row in rows]
+    return [_translated(row) for row in _with_text(rows, "Prompt")]
 
 
 def _translated(row: Row) -> Placed:
@@ -26,7 +27,21 @@ def _translated(row: Row) -> Placed:
 
 
 def _polyglo(rows: Iterable[Row], subset: str) -> list[Placed]:
-    return [_scraped(row) for row in rows]
+    return [_scraped(row) for row in _with_text(rows, "prompt")]
+
+
+def _with_text(rows: Iterable[Row], column: str) -> Iterator[Row]:
+    """The rows whose prompt has text; a warning says how many have none."""
+    blank: list[str] = []
+    for row in rows:
+        if row.text(column):
+            yield row
+        else:
+            blank.append(row.where)
+    if blank:
+        warnings.warn(
+            f"rows without a prompt are left out: {len(blank)} of them, the first at {blank[0]}", stacklevel=2
+        )
 
 
 def _scraped(row: Row) -> Placed:
@@ -77,7 +92,8 @@ SETS = (
         name="rtp-lx",
         title="RTP-LX",
         kind="open prompts",
-        licence="MIT; what is translated from RealToxicityPrompts, Apache 2.0",
+        licence="MIT; what is translated from RealToxicityPrompts, Apache 2.0; parts in Korean (BEEP!, "
+        "CC BY-SA 4.0), Danish, Hebrew and Brazilian Portuguese come from other corpora, see its NOTICE",
         citation="de Wynter et al. 2024, arXiv 2404.14397",
         address="https://github.com/microsoft/RTP-LX",
         columns="Prompt, Index, Locale, Dialect, Annotations",
@@ -85,7 +101,8 @@ SETS = (
         "where they do not, a run in several languages joins prompts that are not related, which costs "
         "precision and no validity.",
         quirks="JSON lines in files that end in .json, packed in a ZIP with a password. The toxicity is the "
-        "annotators' mean from 1 to 5, put on 0 to 1. A code such as zh stands for zh-hans and zh-hant.",
+        "annotators' mean from 1 to 5, put on 0 to 1. Rows without a prompt are left "
+        "out, with a warning. A code such as zh stands for zh-hans and zh-hant.",
         languages=(
             *("ar", "cs", "da", "de", "en", "es", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "ko", "nl"),
             *("no", "pl", "pt", "ru", "sv", "th", "tr", "uk", "zh"),
@@ -107,7 +124,8 @@ SETS = (
         columns="prompt, meta_data, prompt_perspective or prompt_toxicity",
         cluster="The page that the text was taken from, where its address is there; else the prompt.",
         quirks="The column toxicity is that of the prompt and its continuation together, and is not "
-        "read; the prompt's own is in prompt_perspective. The hub has a configuration for each language "
+        "read; the prompt's own is in prompt_perspective. Rows without a prompt are left out, with a "
+        "warning. The hub has a configuration for each language "
         "and size: name one, as in owner/name:ptp-en, or everything is fetched.",
         languages=(
             *("ar", "cs", "de", "en", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru"),
