@@ -54,7 +54,7 @@ from morality_lens.cli.statements import (
     statements_of,
     toxicity_of,
 )
-from morality_lens.dialogues.wording import wording_file
+from morality_lens.dialogues.languages import wording_file
 from morality_lens.items.files import read_json
 from morality_lens.progress import listening
 

@@ -3,6 +3,7 @@
 - ``continuing``: The tokens of a given text as a reply, in their place after a prompt.
 - ``control``: Control tokens that a text spells stay text: they forge no turn, end no reply and begin no
   dialogue.
+- ``languages``: The languages in which the package has a wording, by their names; imports nothing large.
 - ``rendering``: Dialogues as tokens, by the model's own chat template, with the exact span of every
   segment.
 - ``script``: The order of turns: what is said in each round of a dialogue, and which replies follow, said

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from morality_lens.design import Condition, Design, Protocol
+from morality_lens.dialogues.languages import LANGUAGES
 from morality_lens.dialogues.turns import Turn, answer_turn, correction_turn, opening_turns
-from morality_lens.dialogues.wording import LANGUAGES, Wording, pick
+from morality_lens.dialogues.wording import Wording, pick
 from morality_lens.items.kinds import Item
 
 

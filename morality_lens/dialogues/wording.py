@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from morality_lens.dialogues.languages import ENGLISH, LANGUAGES, wording_file
 from morality_lens.items.files import read_toml
 from morality_lens.items.kinds import Item
 
@@ -117,30 +118,12 @@ class Wording(_Strict):
         return hashlib.sha256(self.model_dump_json(include={"name", *tasks}).encode()).hexdigest()
 
 
-ENGLISH = "en"
-"""The name, where one is given, of the default wording."""
-
-LANGUAGES = {
-    "de": "German",
-    "es": "Spanish",
-    "ko": "Korean",
-    "nl": "Dutch",
-    "tr": "Turkish",
-    "zh": "Chinese",
-}
-"""The languages, beside English, in which the package has a wording, by its name."""
-
-
-def wording_file(path: str | Path | None) -> Path | None:
-    """The file of a user's own wording; None where it is one of the package's, by name or by default."""
-    return None if path is None or str(path) in (ENGLISH, *LANGUAGES) else Path(path)
-
-
 def load_wording(path: str | Path | None = None) -> Wording:
     """The wording in a TOML file, or one of the package's: English, or the language of that name.
 
-    The wordings of :data:`LANGUAGES` say what the English one says, sentence by sentence, and their placebos
-    have the form of what they stand for. They have no words for ratings.
+    The wordings of :data:`morality_lens.dialogues.languages.LANGUAGES` say what the English one says,
+    sentence by sentence, and their placebos have the form of what they stand for. They have no words for
+    ratings.
 
     Args:
         path: the file; ``de``, ``es``, ``ko``, ``nl``, ``tr`` or ``zh`` for the package's wording in that

@@ -9,10 +9,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from morality_lens.design import Condition
 from morality_lens.dialogues import rendering
+from morality_lens.dialogues.languages import LANGUAGES
 from morality_lens.dialogues.rendering import Transcript
 from morality_lens.dialogues.script import Exchange, Script
 from morality_lens.dialogues.thinking import THOUGHT
-from morality_lens.dialogues.wording import LANGUAGES, Wording, load_wording
+from morality_lens.dialogues.wording import Wording, load_wording
 from morality_lens.items.kinds import Item
 from morality_lens.models.loading import ModelRecord, record_of
 from morality_lens.probes.probe import Probe

@@ -6,7 +6,8 @@ import pytest
 from conftest import make_questions
 
 import morality_lens as ml
-from morality_lens.dialogues.wording import LANGUAGES, Wording, load_wording
+from morality_lens.dialogues.languages import LANGUAGES
+from morality_lens.dialogues.wording import Wording, load_wording
 from morality_lens.rounds.replay import wording_of
 
 ENGLISH = load_wording()

@@ -333,7 +333,7 @@ def test_the_analysis_side_never_imports_torch():
     ],
 )
 def test_the_title_names_a_local_model_without_its_path(name, shown):
-    assert page._model_name({"name": name}) == shown
+    assert methods.shown_name({"name": name}) == shown
 
 
 def test_the_design_says_what_is_kept_of_the_residuals_where_that_is_not_all():

@@ -47,7 +47,7 @@ def assert_whole(found):
 
 
 def test_several_share_the_parts_and_nothing_is_made_twice(tmp_path):
-    makers, found = [Making(0.02) for _ in range(3)], []
+    makers, found = [Making(0.3) for _ in range(3)], []
 
     def work(make):
         found.append(whole(make, tmp_path / "parts"))
