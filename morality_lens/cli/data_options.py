@@ -25,10 +25,11 @@ Language = Annotated[
 
 def data_file(asked: "Config") -> str | None:
     """The file or folder of the data, which has to be there; None without one, or for a name on a hub."""
+    if asked.data is None or asked.dataset is None:
+        return asked.data
     from morality_lens.items.data import is_on_hub
 
-    there = asked.data is None or (asked.dataset is not None and is_on_hub(asked.data))
-    return None if there else asked.data
+    return None if is_on_hub(asked.data) else asked.data
 
 
 def data_of(asked: "Config", *, limit: int | None) -> "tuple[AnyItem, ...]":

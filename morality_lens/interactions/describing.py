@@ -62,6 +62,7 @@ def describe(
     effects = _at_site(effects if "effect" in effects.dims else effects.expand_dims("effect"), site)
     level = float(effects.attrs["alpha"]) if alpha is None else alpha
     apart = [dim for dim in effects.estimate.dims if dim not in (*WHERE, "effect")]
+    apart.sort(key=lambda dim: (dim != "site", str(dim)))  # one order, whatever that of the dims
     indices = list(itertools.product(*(range(effects.sizes[dim]) for dim in apart)))
     panels = [effects.isel(dict(zip(apart, index, strict=True))) for index in indices]
     lines = [_panel(panel, name, level) for name in names for panel in panels]
@@ -146,7 +147,9 @@ def _panel(panel: xr.Dataset, effect: str, alpha: float) -> str:
     """The sentences about one effect at one site (or one index of any other dim)."""
     chosen = panel.sel(effect=effect)
     fixed = {part.partition("=")[0] for part in chosen.attrs["held_at"].split(",")} | {"effect"}
-    held = [f"{dim} {c.item()}" for dim, c in chosen.coords.items() if c.ndim == 0 and dim not in fixed]
+    places = [(dim, c.item()) for dim, c in chosen.coords.items() if c.ndim == 0 and dim not in fixed]
+    places.sort(key=lambda place: ("site", "axis").index(place[0]) if place[0] in ("site", "axis") else 2)
+    held = [f"{dim} {value}" for dim, value in places]
     head = ", ".join([effect, *held]) + ": "
     judged = chosen.se.notnull().values
     estimate, se = (np.where(judged, chosen[name].values, 0.0) for name in ("estimate", "se"))
