@@ -18,6 +18,7 @@ from morality_lens.circuits.tuned_lenses import TunedLens
 from morality_lens.items.kinds import Rating
 from morality_lens.models.loading import ModelRecord
 from morality_lens.rounds.replay import reply_tokens, same_model
+from morality_lens.runs.choosing import chosen_labels
 from morality_lens.runs.option_notes import NOTE, option_note
 from morality_lens.runs.passages import passages
 from morality_lens.runs.run import Run
@@ -200,18 +201,10 @@ def places_of(run: Run, rounds: Sequence[int] | None = None, layers: Sequence[in
             f"it with the site {SITE} too."
         )
     _ = run.residuals  # refused where a run kept projections alone
-    known = {"round": list(range(run.design.n_rounds)), "layer": list(run.layers)}
-    chosen = {}
-    for name, given in (("round", rounds), ("layer", layers)):
-        wanted = known[name] if given is None else sorted(given)
-        wrong = [one for one in wanted if one not in known[name]]
-        if wrong or not wanted:
-            raise ValueError(
-                f"this run stored the {name}s {', '.join(map(str, known[name]))}; a lens cannot read "
-                f"{', '.join(map(str, wrong)) or 'none'}."
-            )
-        chosen[name] = wanted
-    return Places(rounds=chosen["round"], layers=chosen["layer"])
+    known = {"round": range(run.design.n_rounds), "layer": run.layers}
+    refusal = "this run stored the {name}s {there}; a lens cannot read {wrong}."
+    chosen = chosen_labels(known, {"round": rounds, "layer": layers}, refusal=refusal)
+    return Places(rounds=sorted(chosen["round"]), layers=sorted(chosen["layer"]))
 
 
 def outcome_of(run: Run, of: Outcome | None = None) -> Outcome:

@@ -5,6 +5,7 @@
   can be moved.
 - ``archives``: The file of one part of a run: a zip archive of arrays, tables and a record that checks
   itself.
+- ``choosing``: Which rounds, sites or layers of a run are read: those that were asked for, all of them there.
 - ``claims``: Who works on which part now, so that several processes share the parts of one folder.
 - ``cube``: Arrays of a run as one lazy array: items in their own order, round 0 expanded to all
   conditions.

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from morality_lens.runs.choosing import chosen_labels
 from morality_lens.runs.run import Run
 from morality_lens.sparse.autoencoder import SparseAutoencoder
 
@@ -159,18 +160,10 @@ def places_of(
         ValueError: one is not there, or the autoencoder does not fit the run.
     """
     sae.refuse_other_run(run)
-    known: dict[str, list] = {"round": list(range(run.design.n_rounds)), "site": list(run.design.sites)}
-    found = {}
-    for name, given in (("round", rounds), ("site", sites)):
-        wanted = known[name] if given is None else list(given)
-        wrong = [one for one in wanted if one not in known[name]]
-        if wrong or not wanted:
-            raise ValueError(
-                f"this run has the {name}s {', '.join(map(str, known[name]))}; got "
-                f"{', '.join(map(str, wrong)) or 'none'}."
-            )
-        found[name] = wanted
-    return found
+    return {
+        **chosen_labels({"round": range(run.design.n_rounds)}, {"round": rounds}),
+        **chosen_labels({"site": run.design.sites}, {"site": sites}),
+    }
 
 
 def batches(run: Run, sae: SparseAutoencoder, places: dict[str, list]) -> Iterator[Batch]:
